@@ -1,0 +1,184 @@
+//! Topic names, topic filters and shared subscription filters.
+//!
+//! Bytes are compared as they are: no normalisation, case or otherwise ([MQTT5-4.7.3-4]).
+
+use crate::error::DecodeError;
+use crate::{ReasonCode, Text};
+
+/// A topic name: no wildcard character; empty only where a topic alias stands in for it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct TopicName(Text);
+
+/// A topic filter with its wildcards where they are allowed ([MQTT5-4.7.1-1], [MQTT5-4.7.1-2]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicFilter(Text);
+
+/// The share name of a shared subscription ([MQTT5-4.8.2-1], [MQTT5-4.8.2-2]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShareName(Text);
+
+/// A `$share/{name}/{filter}` taken apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SharedFilter {
+    /// Which group.
+    pub share: ShareName,
+    /// What the group subscribes to.
+    pub filter: TopicFilter,
+}
+
+impl TopicName {
+    /// The empty name that goes with a topic alias.
+    pub const EMPTY: Self = Self(Text::EMPTY);
+
+    /// Checks a topic name of at least one byte.
+    ///
+    /// # Errors
+    /// Topic Name invalid for a wildcard ([MQTT5-3.3.2-2]) or an empty name ([MQTT5-4.7.3-1]).
+    pub fn new(text: Text) -> Result<Self, DecodeError> {
+        let invalid = |what| DecodeError { reason: ReasonCode::TopicNameInvalid, what };
+        if text.is_empty() {
+            return Err(invalid("the topic name is empty [MQTT5-4.7.3-1]"));
+        }
+        if text.as_bytes().iter().any(|&byte| byte == b'+' || byte == b'#') {
+            return Err(invalid("the topic name holds a wildcard [MQTT5-3.3.2-2]"));
+        }
+        Ok(Self(text))
+    }
+
+    /// The text.
+    #[must_use]
+    pub const fn text(&self) -> &Text {
+        &self.0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// True for names that start with `$`, which no leading wildcard matches ([MQTT5-4.7.2-1]).
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.as_bytes().first() == Some(&b'$')
+    }
+
+    /// The levels, in order; at least one, each may be empty.
+    pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
+        self.as_bytes().split(|&byte| byte == b'/')
+    }
+}
+
+impl TopicFilter {
+    /// Checks a topic filter of at least one byte, `$share` grammar included.
+    ///
+    /// # Errors
+    /// Topic Filter invalid for an empty filter ([MQTT5-4.7.3-1]), a misplaced wildcard
+    /// ([MQTT5-4.7.1-1], [MQTT5-4.7.1-2]) or a bad share name ([MQTT5-4.8.2-1], [MQTT5-4.8.2-2]).
+    pub fn new(text: Text) -> Result<Self, DecodeError> {
+        let invalid = |what| DecodeError { reason: ReasonCode::TopicFilterInvalid, what };
+        if text.is_empty() {
+            return Err(invalid("the topic filter is empty [MQTT5-4.7.3-1]"));
+        }
+        let mut levels = text.as_bytes().split(|&byte| byte == b'/').peekable();
+        while let Some(level) = levels.next() {
+            match level {
+                b"+" => {}
+                b"#" if levels.peek().is_none() => {}
+                b"#" => return Err(invalid("# is not the last level [MQTT5-4.7.1-1]")),
+                _ if level.contains(&b'#') => {
+                    return Err(invalid("# shares a level with other characters [MQTT5-4.7.1-1]"));
+                }
+                _ if level.contains(&b'+') => {
+                    return Err(invalid("+ shares a level with other characters [MQTT5-4.7.1-2]"));
+                }
+                _ => {}
+            }
+        }
+        let filter = Self(text);
+        if filter.is_shared() && filter.shared().is_none() {
+            return Err(invalid(
+                "$share needs a name without wildcards and a filter [MQTT5-4.8.2-1]",
+            ));
+        }
+        Ok(filter)
+    }
+
+    /// The text.
+    #[must_use]
+    pub const fn text(&self) -> &Text {
+        &self.0
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+
+    /// The levels, in order; at least one, each may be empty.
+    pub fn levels(&self) -> impl Iterator<Item = &[u8]> {
+        self.as_bytes().split(|&byte| byte == b'/')
+    }
+
+    /// True if some level is `+` or `#`.
+    #[must_use]
+    pub fn has_wildcard(&self) -> bool {
+        self.levels().any(|level| level == b"+" || level == b"#")
+    }
+
+    /// True for filters that start with `$share/`.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.as_bytes().starts_with(b"$share/")
+    }
+
+    /// Takes a `$share/{name}/{filter}` apart; `None` if it is not one.
+    #[must_use]
+    pub fn shared(&self) -> Option<SharedFilter> {
+        let bytes = self.0.bytes();
+        let rest = bytes.strip_prefix(b"$share/".as_slice())?;
+        let slash = rest.iter().position(|&byte| byte == b'/')?;
+        let (share, filter) = rest.split_at_checked(slash)?;
+        let filter = filter.get(1..)?;
+        if share.is_empty() || filter.is_empty() || share.iter().any(|b| matches!(b, b'+' | b'#')) {
+            return None;
+        }
+        Some(SharedFilter {
+            share: ShareName(Text::new(bytes.slice_ref(share)).ok()?),
+            filter: Self(Text::new(bytes.slice_ref(filter)).ok()?),
+        })
+    }
+
+    /// Whether the filter matches the name: the slow, obvious way that tests compare with.
+    #[must_use]
+    pub fn matches(&self, topic: &TopicName) -> bool {
+        let mut names = topic.levels();
+        let mut first = true;
+        for level in self.levels() {
+            let wild = level == b"+" || level == b"#";
+            if first && wild && topic.is_system() {
+                return false;
+            }
+            first = false;
+            match (level, names.next()) {
+                (b"#", _) | (b"+", Some(_)) => {
+                    if level == b"#" {
+                        return true;
+                    }
+                }
+                (literal, Some(name)) if literal == name => {}
+                _ => return false,
+            }
+        }
+        names.next().is_none()
+    }
+}
+
+impl ShareName {
+    /// The text.
+    #[must_use]
+    pub const fn text(&self) -> &Text {
+        &self.0
+    }
+}
