@@ -1,1 +1,32 @@
+//! The broker's mind for one core: pure, synchronous, deterministic.
+//!
+//! A [`Shard`] owns the sessions, subscriptions, shared groups and retained messages whose slot is
+//! homed on it. It is driven by [`Shard::handle`], one [`Input`] at a time, and answers through an
+//! [`Outbox`]. It has no clock, no randomness of its own, no I/O and no error on its public face:
+//! what a client does wrong becomes a DISCONNECT in the outbox.
+//!
+//! It must never block, never call out, and never depend on the number of shards for its keys:
+//! everything is keyed by [`Slot`].
 #![forbid(unsafe_code)]
+
+pub mod config;
+pub mod event;
+pub mod ids;
+pub mod input;
+pub mod message;
+pub mod outbox;
+pub mod peer;
+mod shard;
+
+pub use config::{Limits, ShardConfig};
+pub use event::Event;
+pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
+pub use input::{Input, Now, Origin, Verdict};
+pub use message::Message;
+pub use outbox::{Outbox, Question, Write};
+pub use peer::PeerMessage;
+pub use shard::Shard;
+
+/// Placeholder for the interest table.
+#[derive(Debug, Default)]
+pub struct Interest;

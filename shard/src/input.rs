@@ -1,0 +1,112 @@
+//! Everything that can happen to a shard.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use petrel_proto::{Connect, DecodeError, Packet, ReasonCode};
+
+use crate::{ConnId, PeerMessage, ShardIndex};
+
+/// The time of an input. All shards of a process share the origin of the monotonic clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Now {
+    /// Monotonic, in milliseconds.
+    pub mono_ms: u64,
+}
+
+/// Where a connection came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Position of its listener in the configuration.
+    pub listener: u16,
+    /// Whether the listener lets in clients that prove nothing.
+    pub allow_anonymous: bool,
+    /// The other end.
+    pub address: SocketAddr,
+}
+
+/// One input of [`crate::Shard::handle`].
+#[derive(Debug)]
+pub enum Input {
+    /// A CONNECT whose client identifier is homed here, or is empty. The connection is new to the
+    /// shard; its first packet is never delivered as [`Input::Packet`].
+    Connect {
+        /// The connection, alive until the shard closes it or [`Input::Closed`] arrives.
+        conn: ConnId,
+        /// The packet.
+        connect: Box<Connect>,
+        /// Where it came from.
+        origin: Origin,
+    },
+    /// Any later packet, also a second CONNECT.
+    Packet {
+        /// From this connection.
+        conn: ConnId,
+        /// The packet. Its bytes may be slices of a shared read buffer.
+        packet: Packet,
+    },
+    /// Bytes that are not an acceptable packet.
+    Violation {
+        /// From this connection.
+        conn: ConnId,
+        /// What is wrong with them.
+        error: DecodeError,
+    },
+    /// The transport ended without the shard's doing.
+    Closed {
+        /// This connection; the identifier may be reused with another generation from now on.
+        conn: ConnId,
+    },
+    /// A write to the socket went through, in part or whole.
+    Flushed {
+        /// This connection.
+        conn: ConnId,
+        /// Bytes that still wait for the socket; 0 if it took everything.
+        pending_bytes: usize,
+    },
+    /// Another shard speaks. Messages of one peer arrive in the order they were sent.
+    Peer {
+        /// Who sent it.
+        from: ShardIndex,
+        /// What it says.
+        message: PeerMessage,
+    },
+    /// The answer to a [`crate::Question`].
+    Verdict {
+        /// The connection that was asked about.
+        conn: ConnId,
+        /// The answer.
+        verdict: Verdict,
+    },
+    /// Time has passed; sent at least every quarter of a second while anything can expire.
+    Timer,
+    /// The broker stops: DISCONNECT 0x8B to MQTT 5 clients, then close.
+    Shutdown,
+    /// The operator ends one connection.
+    Kick {
+        /// This connection.
+        conn: ConnId,
+        /// The reason it is told.
+        reason: ReasonCode,
+    },
+}
+
+/// What an authentication method says to one step of an exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send this to the client and wait for its next step.
+    Continue {
+        /// Authentication Data.
+        data: Option<Bytes>,
+    },
+    /// The client is who it says.
+    Accept {
+        /// Authentication Data to send along.
+        data: Option<Bytes>,
+    },
+    /// It is not.
+    Refuse {
+        /// The reason it is told; an error code.
+        reason: ReasonCode,
+    },
+}

@@ -1,0 +1,133 @@
+//! Everything that a shard asks the world to do.
+
+use bytes::{Bytes, BytesMut};
+use petrel_proto::{ClientId, Packet, PublishHead, Text, Version, encode, encoded_len};
+
+use crate::{ConnId, Event, PeerMessage, ShardIndex};
+
+/// Payloads up to this many bytes are copied beside their header; larger ones are shared.
+const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
+
+/// What one or more calls of [`crate::Shard::handle`] produced, in order.
+///
+/// The caller carries everything out at the end of its turn and calls [`Outbox::clear`]. Writes
+/// to one connection leave in their order; a close comes after all writes to that connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Bytes for sockets.
+    pub writes: Vec<Write>,
+    /// Messages for other shards. Those to one shard arrive there in this order.
+    pub peers: Vec<(ShardIndex, PeerMessage)>,
+    /// Connections to close once their writes have left. The shard has forgotten them.
+    pub closes: Vec<ConnId>,
+    /// Questions to other threads; each is answered by [`crate::Input::Verdict`].
+    pub questions: Vec<Question>,
+    /// What happened, for logs and counters.
+    pub events: Vec<Event>,
+    arena: BytesMut,
+}
+
+/// Bytes for one socket: a piece of the outbox's arena, then perhaps a shared payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// For this connection.
+    pub conn: ConnId,
+    head: (u32, u32),
+    /// Follows the head; empty if the payload was small enough to be part of it.
+    pub payload: Bytes,
+}
+
+impl Outbox {
+    /// An empty outbox.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The first part of a write.
+    #[must_use]
+    pub fn head(&self, write: &Write) -> &[u8] {
+        &self.arena[write.head.0 as usize..write.head.1 as usize]
+    }
+
+    /// True if there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+            && self.peers.is_empty()
+            && self.closes.is_empty()
+            && self.questions.is_empty()
+            && self.events.is_empty()
+    }
+
+    /// Bytes held by the writes, heads only; a caller that sees much of it flushes early.
+    #[must_use]
+    pub fn arena_bytes(&self) -> usize {
+        self.arena.len()
+    }
+
+    /// Forgets everything, keeping the memory for the next turn.
+    pub fn clear(&mut self) {
+        self.clear_writes();
+        self.peers.clear();
+        self.closes.clear();
+        self.questions.clear();
+        self.events.clear();
+    }
+
+    /// Forgets the writes only.
+    pub fn clear_writes(&mut self) {
+        self.writes.clear();
+        self.arena.clear();
+    }
+
+    /// Encodes a packet for a connection. Returns its length in bytes.
+    pub(crate) fn packet(&mut self, conn: ConnId, version: Version, packet: &Packet) -> usize {
+        let bytes = encoded_len(packet, version).unwrap_or(0);
+        self.arena.reserve(bytes);
+        let start = self.arena.len();
+        encode(packet, version, &mut self.arena);
+        debug_assert_eq!(self.arena.len() - start, bytes);
+        self.push(conn, start, Bytes::new());
+        bytes
+    }
+
+    /// Encodes a PUBLISH for a connection.
+    pub(crate) fn publish(
+        &mut self,
+        conn: ConnId,
+        version: Version,
+        head: &PublishHead<'_>,
+        payload: &Bytes,
+    ) {
+        let start = self.arena.len();
+        head.encode(version, &mut self.arena);
+        if payload.len() <= INLINE_PAYLOAD_BYTES_MAX {
+            self.arena.extend_from_slice(payload);
+            self.push(conn, start, Bytes::new());
+        } else {
+            self.push(conn, start, payload.clone());
+        }
+    }
+
+    fn push(&mut self, conn: ConnId, start: usize, payload: Bytes) {
+        // An arena of 4 GiB would mean that the caller never flushes.
+        let head = (start as u32, self.arena.len() as u32);
+        self.writes.push(Write { conn, head, payload });
+    }
+}
+
+/// A question to whoever owns the authentication methods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The connection that waits for the answer.
+    pub conn: ConnId,
+    /// Who the client says it is.
+    pub client_id: ClientId,
+    /// Authentication Method.
+    pub method: Text,
+    /// Authentication Data of this step.
+    pub data: Option<Bytes>,
+    /// True for the first step of an exchange, false for those that continue it.
+    pub starts: bool,
+}

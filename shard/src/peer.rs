@@ -1,0 +1,123 @@
+//! What shards say to each other.
+//!
+//! Lanes in rank order: *route* (a message looks for its receivers), *deliver* (it goes to one
+//! session), *return* (it could not be delivered). Handling a message of one lane emits only
+//! messages of later lanes; a returned shared message is routed again at most
+//! [`GROUP_ATTEMPTS_MAX`] times, then it waits in its group. So rings cannot deadlock.
+
+use std::sync::Arc;
+
+use petrel_proto::{Qos, Text, TopicFilter};
+
+use crate::{Message, SessionRef};
+
+/// How often a shared message is offered to members before it waits in the group's queue.
+pub const GROUP_ATTEMPTS_MAX: u8 = 4;
+
+/// Names a shared subscription group in the whole process.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GroupKey {
+    /// Share name.
+    pub share: Text,
+    /// The filter without `$share/{name}/`.
+    pub filter: TopicFilter,
+}
+
+/// What the owner of a group knows of a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Readiness {
+    /// The member has a connection.
+    pub online: bool,
+    /// The member's session takes more without queueing.
+    pub ready: bool,
+}
+
+/// A message from one shard to another. Peers of one shard are trusted.
+#[derive(Debug, Clone)]
+pub enum PeerMessage {
+    /// Route: deliver to your subscriptions and to the groups that you own.
+    Publish(Arc<Message>),
+    /// Route: set, replace or clear the retained message of this topic, which you own.
+    Retain(Arc<Message>),
+    /// Route: send what you retain and this filter matches.
+    RetainedQuery(Box<RetainedQuery>),
+    /// Deliver: an answer to a query.
+    RetainedBatch(Box<RetainedBatch>),
+    /// Route: a session joins a group that you own, or changes its QoS.
+    GroupJoin {
+        /// The group.
+        group: Arc<GroupKey>,
+        /// The session.
+        member: SessionRef,
+        /// Granted QoS.
+        qos: Qos,
+        /// State of the member.
+        readiness: Readiness,
+    },
+    /// Deliver: the join has taken effect, its SUBACK may leave.
+    GroupJoined {
+        /// The group.
+        group: Arc<GroupKey>,
+        /// The session.
+        member: SessionRef,
+    },
+    /// Route: a session leaves a group that you own.
+    GroupLeave {
+        /// The group.
+        group: Arc<GroupKey>,
+        /// The session.
+        member: SessionRef,
+    },
+    /// Route: a member came, went, filled up or drained.
+    GroupReadiness {
+        /// The group.
+        group: Arc<GroupKey>,
+        /// The session.
+        member: SessionRef,
+        /// Its new state.
+        readiness: Readiness,
+    },
+    /// Deliver: a message of a group goes to this member.
+    GroupDeliver(Box<GroupDelivery>),
+    /// Return: the member could not take it, or ended before it acknowledged.
+    GroupReturn(Box<GroupDelivery>),
+}
+
+/// Asks the owner of retained messages for those that a filter matches.
+#[derive(Debug, Clone)]
+pub struct RetainedQuery {
+    /// Who asks.
+    pub asker: SessionRef,
+    /// Tells the asker's queries apart.
+    pub query: u32,
+    /// What to match.
+    pub filter: TopicFilter,
+    /// Resume behind this topic name; `None` at the start.
+    pub after: Option<Text>,
+}
+
+/// Some of the retained messages that a query asked for.
+#[derive(Debug, Clone)]
+pub struct RetainedBatch {
+    /// Who asked.
+    pub asker: SessionRef,
+    /// Which of its queries.
+    pub query: u32,
+    /// Matching messages, in topic order.
+    pub messages: Vec<Arc<Message>>,
+    /// Ask again behind this name for more; `None` at the end.
+    pub next: Option<Text>,
+}
+
+/// A message of a shared group on its way to or back from a member.
+#[derive(Debug, Clone)]
+pub struct GroupDelivery {
+    /// The group.
+    pub group: Arc<GroupKey>,
+    /// The member chosen.
+    pub member: SessionRef,
+    /// The message.
+    pub message: Arc<Message>,
+    /// How many members were tried, this one included.
+    pub attempt: u8,
+}
