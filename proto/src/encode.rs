@@ -1,58 +1,103 @@
 //! Packets to bytes.
+//!
+//! One file per packet below. Each says its fields once; [`sink`] runs that over a counter and then
+//! over the buffer.
 
 use bytes::BufMut;
 
-use crate::{Packet, PacketId, PublishProperties, Qos, Version};
+use crate::decode::PacketType;
+use crate::{Packet, Version};
 
-/// A PUBLISH without its payload, borrowed, with the fields that differ per receiver apart from
-/// the message's own properties.
-#[derive(Debug, Clone, Copy)]
-pub struct PublishHead<'a> {
-    /// Set on a retransmission.
-    pub dup: bool,
-    /// Quality of service.
-    pub qos: Qos,
-    /// RETAIN flag.
-    pub retain: bool,
-    /// Topic name; empty if the alias stands in for it.
-    pub topic: &'a [u8],
-    /// Present exactly when the QoS is 1 or 2.
-    pub packet_id: Option<PacketId>,
-    /// Length of the payload that follows, in bytes.
-    pub payload_bytes: usize,
-    /// Replaces the Message Expiry Interval of `properties`.
-    pub message_expiry_interval_s: Option<u32>,
-    /// Replaces the Topic Alias of `properties`.
-    pub topic_alias: Option<u16>,
-    /// Replaces the Subscription Identifiers of `properties`.
-    pub subscription_identifiers: &'a [u32],
-    /// Everything else comes from here.
-    pub properties: &'a PublishProperties,
-}
+mod ack;
+mod auth;
+mod connack;
+mod connect;
+mod disconnect;
+mod properties;
+mod publish;
+mod sink;
+mod suback;
+mod subscribe;
 
-impl PublishHead<'_> {
-    /// Length of the whole packet on the wire, payload included, in bytes; `None` if no packet
-    /// can be that long.
-    #[must_use]
-    pub fn packet_bytes(&self, version: Version) -> Option<usize> {
-        let _ = version;
-        None
-    }
+pub use publish::PublishHead;
+use sink::{Counter, Section, Sink, Writer, with_length};
 
-    /// Appends everything up to the payload.
-    pub fn encode(&self, version: Version, out: &mut impl BufMut) {
-        let _ = (version, out);
-    }
-}
-
-/// Length of the packet on the wire, in bytes; `None` if no packet can be that long.
+/// Length of the packet on the wire, in bytes.
+///
+/// `None` if no packet can be that long, or if the packet cannot exist in this version: AUTH
+/// before MQTT 5, a password without a user name before MQTT 5 ([MQTT311-3.1.2-22]), a string of
+/// more than 65,535 bytes, a PUBLISH whose QoS and packet identifier contradict each other, a
+/// SUBSCRIBE or UNSUBSCRIBE without a filter.
 #[must_use]
 pub fn encoded_len(packet: &Packet, version: Version) -> Option<usize> {
-    let _ = (packet, version);
-    None
+    if let Packet::Publish(publish) = packet {
+        return PublishHead::of(publish).packet_bytes(version);
+    }
+    with_length(Counter::count(&Body { packet, version })?)?.checked_add(1)
 }
 
-/// Appends the packet, exactly [`encoded_len`] bytes. Properties are left out before MQTT 5.
+/// Appends the packet, exactly [`encoded_len`] bytes; nothing if that is `None`. Properties are
+/// left out before MQTT 5. A CONNECT is written in the version that it names itself.
 pub fn encode(packet: &Packet, version: Version, out: &mut impl BufMut) {
-    let _ = (packet, version, out);
+    if encoded_len(packet, version).is_none() {
+        return;
+    }
+    if let Packet::Publish(publish) = packet {
+        PublishHead::of(publish).encode(version, out);
+        out.put_slice(&publish.payload);
+        return;
+    }
+    let mut out = Writer(out);
+    out.u8(packet_type(packet).first_byte());
+    out.counted(&Body { packet, version });
+}
+
+/// Everything after the fixed header.
+struct Body<'a> {
+    packet: &'a Packet,
+    version: Version,
+}
+
+impl Section for Body<'_> {
+    fn put<S: Sink>(&self, out: &mut S) {
+        let version = self.version;
+        match self.packet {
+            Packet::Connect(connect) => connect.put(out),
+            Packet::ConnAck(connack) => connack::put(connack, version, out),
+            // Goes through `PublishHead`.
+            Packet::Publish(_) | Packet::PingReq | Packet::PingResp => {}
+            Packet::PubAck(ack)
+            | Packet::PubRec(ack)
+            | Packet::PubRel(ack)
+            | Packet::PubComp(ack) => ack::put(ack, version, out),
+            Packet::Subscribe(subscribe) => subscribe::put_subscribe(subscribe, version, out),
+            Packet::SubAck(suback) => suback::put_suback(suback, version, out),
+            Packet::Unsubscribe(unsubscribe) => {
+                subscribe::put_unsubscribe(unsubscribe, version, out);
+            }
+            Packet::UnsubAck(unsuback) => suback::put_unsuback(unsuback, version, out),
+            Packet::Disconnect(disconnect) => disconnect::put(disconnect, version, out),
+            Packet::Auth(auth) => auth::put(auth, version, out),
+        }
+    }
+}
+
+const fn packet_type(packet: &Packet) -> PacketType {
+    match packet {
+        Packet::Connect(_) => PacketType::Connect,
+        Packet::ConnAck(_) => PacketType::ConnAck,
+        Packet::Publish(_) => PacketType::Publish,
+        Packet::PubAck(_) => PacketType::PubAck,
+        Packet::PubRec(_) => PacketType::PubRec,
+        Packet::PubRel(_) => PacketType::PubRel,
+        Packet::PubComp(_) => PacketType::PubComp,
+        Packet::Subscribe(_) => PacketType::Subscribe,
+        Packet::SubAck(_) => PacketType::SubAck,
+        Packet::Unsubscribe(_) => PacketType::Unsubscribe,
+        Packet::UnsubAck(_) => PacketType::UnsubAck,
+        Packet::PingReq => PacketType::PingReq,
+        Packet::PingResp => PacketType::PingResp,
+        Packet::Disconnect(_) => PacketType::Disconnect,
+        Packet::Auth(_) => PacketType::Auth,
+    }
 }

@@ -5,6 +5,10 @@ use smallvec::SmallVec;
 
 use crate::{PayloadFormat, Text};
 
+mod id;
+
+pub(crate) use id::PropertyId;
+
 /// The properties of PUBLISH and of a will message, in the order that the encoder writes them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishProperties {
@@ -60,7 +64,7 @@ impl UserProperties {
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (&'a Text, &'a Text)>) -> Self {
         let mut out = BytesMut::new();
         for (name, value) in pairs {
-            out.put_u8(0x26);
+            out.put_u8(PropertyId::UserProperty as u8);
             for text in [name, value] {
                 // A `Text` is never longer than a u16 can say.
                 out.put_u16(u16::try_from(text.len()).unwrap_or(u16::MAX));

@@ -122,6 +122,20 @@ impl ReasonCode {
         }
     }
 
+    /// The code for a CONNACK return code of MQTT 3.1 and 3.1.1, `None` if it is not defined.
+    #[must_use]
+    pub const fn from_connack_v3(value: u8) -> Option<Self> {
+        Some(match value {
+            0 => Self::Success,
+            1 => Self::UnsupportedProtocolVersion,
+            2 => Self::ClientIdentifierNotValid,
+            3 => Self::ServerUnavailable,
+            4 => Self::BadUserNameOrPassword,
+            5 => Self::NotAuthorized,
+            _ => return None,
+        })
+    }
+
     /// The code for granting a subscription at this QoS.
     #[must_use]
     pub const fn granted(qos: crate::Qos) -> Self {

@@ -1,0 +1,123 @@
+//! PUBLISH (section 3.3).
+
+use bytes::BufMut;
+
+use super::properties::message_properties;
+use super::sink::{Counter, Section, Sink, Writer, with_length};
+use crate::decode::{DUP, PacketType, RETAIN};
+use crate::property::PropertyId;
+use crate::{PacketId, Publish, PublishProperties, Qos, Version, varint};
+
+/// A PUBLISH without its payload, borrowed, with the fields that differ per receiver apart from
+/// the message's own properties.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishHead<'a> {
+    /// Set on a retransmission; left out at QoS 0 ([MQTT5-3.3.1-2]).
+    pub dup: bool,
+    /// Quality of service.
+    pub qos: Qos,
+    /// RETAIN flag.
+    pub retain: bool,
+    /// Topic name; empty if the alias stands in for it.
+    pub topic: &'a [u8],
+    /// Present exactly when the QoS is 1 or 2.
+    pub packet_id: Option<PacketId>,
+    /// Length of the payload that follows, in bytes.
+    pub payload_bytes: usize,
+    /// Replaces the Message Expiry Interval of `properties`.
+    pub message_expiry_interval_s: Option<u32>,
+    /// Replaces the Topic Alias of `properties`.
+    pub topic_alias: Option<u16>,
+    /// Replaces the Subscription Identifiers of `properties`.
+    pub subscription_identifiers: &'a [u32],
+    /// Everything else comes from here.
+    pub properties: &'a PublishProperties,
+}
+
+impl<'a> PublishHead<'a> {
+    /// The head of a publish as it stands.
+    #[must_use]
+    pub fn of(publish: &'a Publish) -> Self {
+        Self {
+            dup: publish.dup,
+            qos: publish.qos,
+            retain: publish.retain,
+            topic: publish.topic.as_bytes(),
+            packet_id: publish.packet_id,
+            payload_bytes: publish.payload.len(),
+            message_expiry_interval_s: publish.properties.message_expiry_interval_s,
+            topic_alias: publish.properties.topic_alias,
+            subscription_identifiers: &publish.properties.subscription_identifiers,
+            properties: &publish.properties,
+        }
+    }
+
+    /// Length of the whole packet on the wire, payload included, in bytes; `None` if no packet
+    /// can be that long, or if QoS and packet identifier contradict each other.
+    #[must_use]
+    pub fn packet_bytes(&self, version: Version) -> Option<usize> {
+        with_length(self.remaining_length(version)?)?.checked_add(1)
+    }
+
+    /// Appends everything up to the payload; nothing if [`Self::packet_bytes`] is `None`.
+    ///
+    /// *Cost*: no allocation of its own.
+    pub fn encode(&self, version: Version, out: &mut impl BufMut) {
+        let Some(remaining) = self.remaining_length(version).and_then(|it| u32::try_from(it).ok())
+        else {
+            return;
+        };
+        if remaining > varint::MAX {
+            return;
+        }
+        let mut out = Writer(out);
+        out.u8(self.first_byte());
+        out.varint(remaining);
+        Variable { head: self, version }.put(&mut out);
+    }
+
+    fn remaining_length(&self, version: Version) -> Option<usize> {
+        if (self.qos == Qos::AtMostOnce) != self.packet_id.is_none() {
+            return None;
+        }
+        Counter::count(&Variable { head: self, version })?.checked_add(self.payload_bytes)
+    }
+
+    fn first_byte(&self) -> u8 {
+        let dup = if self.dup && self.qos != Qos::AtMostOnce { DUP } else { 0 };
+        let retain = if self.retain { RETAIN } else { 0 };
+        PacketType::Publish.first_byte() | dup | ((self.qos as u8) << 1) | retain
+    }
+}
+
+/// Topic name, packet identifier and properties.
+struct Variable<'a> {
+    head: &'a PublishHead<'a>,
+    version: Version,
+}
+
+impl Section for Variable<'_> {
+    fn put<S: Sink>(&self, out: &mut S) {
+        out.prefixed(self.head.topic);
+        if let Some(packet_id) = self.head.packet_id {
+            out.u16(packet_id.get());
+        }
+        if self.version.is_v5() {
+            out.counted(&Properties(self.head));
+        }
+    }
+}
+
+struct Properties<'a>(&'a PublishHead<'a>);
+
+impl Section for Properties<'_> {
+    fn put<S: Sink>(&self, out: &mut S) {
+        let Self(head) = self;
+        out.four_byte_property(PropertyId::MessageExpiryInterval, head.message_expiry_interval_s);
+        out.two_byte_property(PropertyId::TopicAlias, head.topic_alias);
+        for &identifier in head.subscription_identifiers {
+            out.varint_property(PropertyId::SubscriptionIdentifier, Some(identifier));
+        }
+        message_properties(head.properties, out);
+    }
+}
