@@ -1,0 +1,25 @@
+//! TLS on the server side, as a state machine over bytes.
+//!
+//! Owns everything that knows rustls: the next version of that library replaces the interface used
+//! here, and only this module may notice. It has no sockets and does not block; the clock is read only
+//! to choose the key of a session ticket.
+//!
+//! Invariants:
+//! - no plaintext leaves a session before its handshake is complete;
+//! - an idle session holds the state of the library and no buffer of ours;
+//! - a session holds at most [`TAIL_BYTES_MAX`] bytes of input that it could not use yet.
+
+mod config;
+mod error;
+mod session;
+mod tickets;
+
+#[cfg(test)]
+mod tests;
+
+pub use config::{TlsApplication, TlsConfig};
+pub use error::{NotTls, ProtocolFault, TlsError};
+pub use session::{TAIL_BYTES_MAX, TlsProgress, TlsSession};
+pub use tickets::{RandomUnavailable, TicketSecret};
+
+pub use crate::certificate::{CertificateWarning, TlsConfigError};

@@ -1,0 +1,339 @@
+//! One TLS connection, driven by hand.
+
+use std::fmt;
+
+use bytes::BytesMut;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
+};
+
+use super::config::TlsConfig;
+use super::error::{NotTls, ProtocolFault, TlsError};
+
+/// Most bytes of input that a session keeps until the rest of a record arrives.
+///
+/// *Bounds*: the largest TLS 1.3 record (2^14 + 256) and its header; no suite we offer needs more in
+/// TLS 1.2. A handshake message spread over several records has to fit as well.
+pub const TAIL_BYTES_MAX: usize = RECORD_HEADER_LEN + (1 << 14) + 256;
+
+const RECORD_HEADER_LEN: usize = 5;
+const FRAGMENT_BYTES_MAX: usize = 1 << 14;
+/// Header, explicit nonce and tag of TLS 1.2 AES-GCM; the TLS 1.3 overhead is smaller.
+const RECORD_OVERHEAD_MAX: usize = RECORD_HEADER_LEN + 8 + 16;
+/// Room for a key update or an alert that leaves together with application data.
+const CONTROL_ROOM: usize = 128;
+
+const ALERT_DECODE_ERROR: u8 = 50;
+const ALERT_RECORD_OVERFLOW: u8 = 22;
+
+/// The server side of one TLS connection.
+///
+/// One pointer in size; movable between threads at any point, with what it has read but not used.
+pub struct TlsSession(Box<Inner>);
+
+struct Inner {
+    conn: UnbufferedServerConnection,
+    /// Input that is not consumed: a partial record, or in the handshake also whole records that hold
+    /// the beginning of a message. The library keeps offsets from its first byte, and has decrypted
+    /// it in place where it could, so it is neither moved within nor read again from the wire.
+    tail: Vec<u8>,
+    phase: Phase,
+    /// We have said `close_notify`; the library would go on encrypting.
+    write_closed: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing has been received.
+    Fresh,
+    /// The peer's bytes are being read.
+    Open,
+    /// The peer has said `close_notify`: what it sends is ignored, we may still write.
+    PeerClosed,
+    /// The session ended with an error.
+    Failed,
+}
+
+/// Where a session stands after input was fed to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsProgress {
+    /// The handshake is complete, now or since an earlier call.
+    pub handshake_done: bool,
+    /// The peer has closed its direction with `close_notify`, now or in an earlier call.
+    pub peer_closed: bool,
+}
+
+impl TlsSession {
+    /// Begins a session that waits for a ClientHello.
+    pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        let conn = UnbufferedServerConnection::new(config.rustls()).map_err(protocol)?;
+        let inner = Inner { conn, tail: Vec::new(), phase: Phase::Fresh, write_closed: false };
+        Ok(Self(Box::new(inner)))
+    }
+
+    /// Feeds bytes from the wire; they are decrypted in place and need not be kept.
+    ///
+    /// Appends application bytes to `plain`, and handshake messages, tickets and alerts to `wire_out`.
+    ///
+    /// *Bounds*: `plain` grows by less than the input; at most [`TAIL_BYTES_MAX`] bytes are kept.
+    /// *Errors*: the session is over; `plain` may hold what came before the fault, and `wire_out` ends
+    /// with the alert for the peer.
+    pub fn read(
+        &mut self,
+        ciphertext: &mut [u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<TlsProgress, TlsError> {
+        let inner = &mut *self.0;
+        let result = inner.read(ciphertext, plain, wire_out);
+        if result.is_err() {
+            inner.phase = Phase::Failed;
+            inner.tail = Vec::new();
+        }
+        result.map(|()| TlsProgress {
+            handshake_done: !inner.conn.is_handshaking(),
+            peer_closed: inner.phase == Phase::PeerClosed,
+        })
+    }
+
+    /// Encrypts application bytes into `wire_out`: one record for up to 16 KiB.
+    ///
+    /// *Errors*: [`TlsError::NotWritable`] before the handshake is complete and after
+    /// [`TlsSession::close_notify`]; a fault of the library when the keys are used up (TLS 1.2 only).
+    pub fn write(&mut self, plain: &[u8], wire_out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if self.is_handshaking() || self.0.write_closed {
+            return Err(TlsError::NotWritable);
+        }
+        if plain.is_empty() {
+            return Ok(());
+        }
+        let records = plain.len().div_ceil(FRAGMENT_BYTES_MAX);
+        let room = plain.len() + records * RECORD_OVERHEAD_MAX + CONTROL_ROOM;
+        self.0.with_traffic(wire_out, room, |traffic, out| traffic.encrypt(plain, out))
+    }
+
+    /// Says that no more application bytes will follow.
+    ///
+    /// Does nothing before the handshake is complete, after an error, or a second time.
+    pub fn close_notify(&mut self, wire_out: &mut Vec<u8>) {
+        if !self.is_handshaking() && !self.0.write_closed {
+            self.0.write_closed = true;
+            // There is nothing to be told if it fails: the connection is being closed.
+            let _ = self.0.with_traffic(wire_out, CONTROL_ROOM, |t, out| t.queue_close_notify(out));
+        }
+    }
+
+    /// Whether the handshake is not complete yet.
+    pub fn is_handshaking(&self) -> bool {
+        self.0.conn.is_handshaking()
+    }
+
+    /// How many bytes of input are kept until more arrives: 0 between two records.
+    ///
+    /// *Bounds*: at most [`TAIL_BYTES_MAX`]. A caller that cuts slow senders looks here.
+    pub fn tail_bytes(&self) -> usize {
+        self.0.tail.len()
+    }
+}
+
+impl fmt::Debug for TlsSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsSession")
+            .field("phase", &self.0.phase)
+            .field("tail_bytes", &self.0.tail.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn read(
+        &mut self,
+        mut input: &mut [u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<(), TlsError> {
+        match (self.phase, input.first()) {
+            (Phase::Failed, _) => return Err(TlsError::Failed),
+            (Phase::PeerClosed, _) | (_, None) => return Ok(()),
+            (Phase::Fresh, Some(&first)) => {
+                if let Some(guess) = NotTls::judge(first) {
+                    push_plaintext_alert(ALERT_DECODE_ERROR, wire_out);
+                    return Err(TlsError::NotTls(guess));
+                }
+                self.phase = Phase::Open;
+            }
+            (Phase::Open, Some(_)) => {}
+        }
+        // While a tail is kept, only as much input is copied behind it as completes its record; the
+        // rest is decrypted where it lies.
+        while !self.tail.is_empty() && !input.is_empty() {
+            let (head, rest) = input.split_at_mut(missing(&self.tail).min(input.len()));
+            input = rest;
+            let mut tail = std::mem::take(&mut self.tail);
+            tail.reserve_exact(head.len());
+            tail.extend_from_slice(head);
+            let used = self.process(&mut tail, plain, wire_out)?;
+            tail.drain(..used);
+            self.keep(tail, wire_out)?;
+        }
+        if !input.is_empty() {
+            let used = self.process(input, plain, wire_out)?;
+            let rest = input.get(used..).unwrap_or_default().to_vec();
+            self.keep(rest, wire_out)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, tail: Vec<u8>, wire_out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if self.phase == Phase::PeerClosed {
+            return Ok(());
+        }
+        if tail.len() > TAIL_BYTES_MAX {
+            if self.conn.is_handshaking() {
+                push_plaintext_alert(ALERT_RECORD_OVERFLOW, wire_out);
+            }
+            return Err(TlsError::TooLarge);
+        }
+        // An empty vector owns no memory once it has been replaced by a new one.
+        self.tail = if tail.is_empty() { Vec::new() } else { tail };
+        Ok(())
+    }
+
+    /// Runs the library over `input` until it wants more, and returns how much of it is used up.
+    fn process(
+        &mut self,
+        input: &mut [u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<usize, TlsError> {
+        let mut used = 0;
+        loop {
+            let UnbufferedStatus { mut discard, state } =
+                self.conn.process_tls_records(&mut input[used..]);
+            let more = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(protocol)?;
+                        discard += record.discard;
+                        plain.extend_from_slice(record.payload);
+                    }
+                    true
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => {
+                    encode(data, wire_out);
+                    true
+                }
+                Ok(ConnectionState::TransmitTlsData(transmit)) => {
+                    transmit.done();
+                    true
+                }
+                Ok(ConnectionState::PeerClosed) => {
+                    self.phase = Phase::PeerClosed;
+                    false
+                }
+                Ok(_) => false,
+                Err(error) => {
+                    self.flush_alert(&mut input[used + discard..], wire_out);
+                    return Err(protocol(error));
+                }
+            };
+            used += discard;
+            if !more {
+                return Ok(used);
+            }
+        }
+    }
+
+    /// Takes what the library has queued for the peer after an error.
+    ///
+    /// It must not be run once more than there is to send: it would go on with the input that it has
+    /// refused.
+    fn flush_alert(&mut self, input: &mut [u8], wire_out: &mut Vec<u8>) {
+        while self.conn.wants_write() {
+            match self.conn.process_tls_records(input).state {
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, wire_out),
+                _ => return,
+            }
+        }
+    }
+
+    /// Lets `seal` write up to `room` bytes at the end of `wire_out`.
+    fn with_traffic(
+        &mut self,
+        wire_out: &mut Vec<u8>,
+        room: usize,
+        seal: impl Fn(&mut Traffic<'_>, &mut [u8]) -> Result<usize, EncryptError>,
+    ) -> Result<(), TlsError> {
+        if self.phase == Phase::Failed {
+            return Err(TlsError::Failed);
+        }
+        loop {
+            // The tail is shown because the library may hold offsets into it; all that could be read
+            // from it has been read.
+            let UnbufferedStatus { discard, state } = self.conn.process_tls_records(&mut self.tail);
+            debug_assert_eq!(discard, 0);
+            match state.map_err(protocol)? {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    return append(wire_out, room, |out| seal(&mut traffic, out));
+                }
+                ConnectionState::EncodeTlsData(data) => encode(data, wire_out),
+                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                _ => return Err(TlsError::NotWritable),
+            }
+        }
+    }
+}
+
+type Traffic<'c> = WriteTraffic<'c, ServerConnectionData>;
+
+fn protocol(error: rustls::Error) -> TlsError {
+    TlsError::Protocol(ProtocolFault(error))
+}
+
+/// How many bytes a kept tail lacks to be a whole record; everything, when it already is one.
+///
+/// Only a hint for how much to copy: in the handshake the tail may hold several records.
+fn missing(tail: &[u8]) -> usize {
+    let Some(&[_, _, _, high, low]) = tail.first_chunk::<RECORD_HEADER_LEN>() else {
+        return RECORD_HEADER_LEN - tail.len();
+    };
+    let record = RECORD_HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
+    match record.saturating_sub(tail.len()) {
+        0 => usize::MAX,
+        missing => missing,
+    }
+}
+
+/// An alert for a peer with which no keys are shared yet.
+fn push_plaintext_alert(description: u8, wire_out: &mut Vec<u8>) {
+    const ALERT: u8 = 21;
+    const FATAL: u8 = 2;
+    wire_out.extend_from_slice(&[ALERT, 3, 3, 0, 2, FATAL, description]);
+}
+
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, wire_out: &mut Vec<u8>) {
+    let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else {
+        return;
+    };
+    let start = wire_out.len();
+    wire_out.resize(start + size.required_size, 0);
+    let written = data.encode(&mut wire_out[start..]).unwrap_or(0);
+    wire_out.truncate(start + written);
+}
+
+fn append(
+    wire_out: &mut Vec<u8>,
+    room: usize,
+    mut seal: impl FnMut(&mut [u8]) -> Result<usize, EncryptError>,
+) -> Result<(), TlsError> {
+    let start = wire_out.len();
+    wire_out.resize(start + room, 0);
+    let mut written = seal(&mut wire_out[start..]);
+    if let Err(EncryptError::InsufficientSize(size)) = written {
+        wire_out.resize(start + size.required_size, 0);
+        written = seal(&mut wire_out[start..]);
+    }
+    wire_out.truncate(start + written.as_ref().copied().unwrap_or(0));
+    written.map(drop).map_err(|_| protocol(rustls::Error::EncryptError))
+}
