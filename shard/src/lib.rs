@@ -13,10 +13,14 @@ pub mod config;
 pub mod event;
 pub mod ids;
 pub mod input;
+pub mod level_hash;
+pub mod mask;
+pub mod matcher;
 pub mod message;
 pub mod outbox;
 pub mod peer;
 mod shard;
+pub mod wheel;
 
 pub use config::{Limits, ShardConfig};
 pub use event::Event;

@@ -1,0 +1,236 @@
+//! The matcher against the slow, obvious way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use petrel_proto::{Text, TopicName};
+use proptest::prelude::*;
+
+use super::*;
+
+const KEY: HashKey = HashKey::new([11, 12]);
+
+fn filter(text: &str) -> TopicFilter {
+    TopicFilter::new(Text::new(Bytes::copy_from_slice(text.as_bytes())).unwrap()).unwrap()
+}
+
+fn topic(text: &str) -> TopicName {
+    TopicName::new(Text::new(Bytes::copy_from_slice(text.as_bytes())).unwrap()).unwrap()
+}
+
+/// A matcher and, beside it, what should be in it.
+struct Pair {
+    matcher: Matcher,
+    model: BTreeMap<String, FilterId>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self { matcher: Matcher::new(KEY), model: BTreeMap::new() }
+    }
+
+    fn add(&mut self, text: &str) {
+        let (id, new) = self.matcher.intern(&filter(text));
+        assert_eq!(self.matcher.filter(id), text.as_bytes());
+        assert_eq!(self.model.insert(text.to_owned(), id), (!new).then_some(id), "{text}");
+    }
+
+    fn remove(&mut self, text: &str) {
+        let id = self.matcher.find(text.as_bytes());
+        assert_eq!(id, self.model.remove(text), "{text}");
+        if let Some(id) = id {
+            self.matcher.remove(id);
+            assert_eq!(self.matcher.find(text.as_bytes()), None);
+            assert_eq!(self.matcher.filter(id), b"");
+        }
+        assert_eq!(self.matcher.len(), self.model.len());
+    }
+
+    /// The filters that match, checked against the model.
+    fn check(&self, name: &str) -> usize {
+        let levels = TopicLevels::of(&KEY, name.as_bytes());
+        let mut found = Vec::new();
+        self.matcher.matches(name.as_bytes(), &levels, &mut |id| found.push(id));
+        let once: BTreeSet<FilterId> = found.iter().copied().collect();
+        assert_eq!(once.len(), found.len(), "a filter was found twice for {name}");
+        let name = topic(name);
+        let expected: BTreeSet<FilterId> = self
+            .model
+            .iter()
+            .filter(|(text, _)| filter(text).matches(&name))
+            .map(|(_, id)| *id)
+            .collect();
+        assert_eq!(once, expected, "{name:?}");
+        expected.len()
+    }
+}
+
+/// Few words, so that filters meet topics; empty levels and `$` levels among them.
+fn word() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec!["a", "b", "", "$SYS", "temperature", "$", "é"])
+}
+
+fn name() -> impl Strategy<Value = String> {
+    let short = prop::collection::vec(word(), 1..7);
+    let long = (prop::collection::vec(word(), 1..4), 55..70_usize)
+        .prop_map(|(words, len)| words.into_iter().cycle().take(len).collect());
+    prop_oneof![9 => short, 1 => long]
+        .prop_map(|levels| levels.join("/"))
+        .prop_filter("topics have at least one byte", |name| !name.is_empty())
+}
+
+/// A filter made from a topic name, so that long ones match at times.
+fn pattern() -> impl Strategy<Value = String> {
+    (name(), prop::collection::vec(0..4_u8, 1..8), 0..4_u8, any::<prop::sample::Index>())
+        .prop_map(|(name, pluses, tail, cut)| {
+            let mut levels: Vec<&str> = name.split('/').collect();
+            for (level, plus) in levels.iter_mut().zip(pluses.iter().cycle()) {
+                if *plus == 0 {
+                    *level = "+";
+                }
+            }
+            if tail == 0 {
+                levels.truncate(cut.index(levels.len() + 1));
+                levels.push("#");
+            }
+            levels.join("/")
+        })
+        .prop_filter("filters have at least one byte", |filter| !filter.is_empty())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// [MQTT5-4.7.1-1], [MQTT5-4.7.1-2], [MQTT5-4.7.2-1], [MQTT5-4.7.3-4]
+    #[test]
+    fn matcher_equals_the_obvious_one_through_adds_and_removes(
+        patterns in prop::collection::vec(pattern(), 1..120),
+        removed in prop::collection::vec(any::<prop::sample::Index>(), 0..80),
+        names in prop::collection::vec(name(), 1..20),
+    ) {
+        let mut pair = Pair::new();
+        for pattern in &patterns {
+            pair.add(pattern);
+        }
+        for name in &names {
+            pair.check(name);
+        }
+        for index in removed {
+            pair.remove(&patterns[index.index(patterns.len())]);
+        }
+        for name in &names {
+            pair.check(name);
+        }
+        for pattern in patterns.iter().take(20) {
+            pair.add(pattern);
+        }
+        for name in &names {
+            pair.check(name);
+        }
+        for pattern in &patterns {
+            pair.remove(pattern);
+        }
+        prop_assert!(pair.matcher.is_empty());
+        prop_assert_eq!(pair.matcher.masks(), 0);
+        prop_assert!(pair.matcher.trie.is_empty());
+    }
+}
+
+/// Every set of `+` over `depth` levels, spelled from the levels of a topic.
+fn every_mask(levels: &[&str], count: usize) -> impl Iterator<Item = String> {
+    (0..count).map(move |bits| {
+        let level = |(index, level): (usize, &&str)| {
+            if bits >> index & 1 == 1 { "+".to_owned() } else { (*level).to_owned() }
+        };
+        levels.iter().enumerate().map(level).collect::<Vec<_>>().join("/")
+    })
+}
+
+#[test]
+fn as_many_masks_as_the_depth_allows_are_matched_exactly() {
+    for (depth, count) in [(8, 256), (12, 1_000), (15, 2_000)] {
+        let levels: Vec<String> = (0..depth).map(|level| format!("l{level}")).collect();
+        let levels: Vec<&str> = levels.iter().map(String::as_str).collect();
+        let mut pair = Pair::new();
+        for text in every_mask(&levels, count) {
+            pair.add(&text);
+        }
+        assert!(pair.matcher.masks() <= 16, "{} masks", pair.matcher.masks());
+        assert_eq!(pair.check(&levels.join("/")), count);
+        let mut other = levels.clone();
+        other[2] = "x";
+        pair.check(&other.join("/"));
+        for text in every_mask(&levels, count).step_by(2) {
+            pair.remove(&text);
+        }
+        pair.check(&levels.join("/"));
+        for text in every_mask(&levels, count).skip(1).step_by(2) {
+            pair.remove(&text);
+        }
+        assert!(pair.matcher.trie.is_empty());
+    }
+}
+
+#[test]
+fn many_near_misses_in_the_trie_are_no_matches() {
+    // Fill the probed masks, then filters that all fit but for the last level.
+    let mut pair = Pair::new();
+    let levels = ["a"; 10];
+    for text in every_mask(&levels, 1 << 10) {
+        pair.add(&format!("{text}/z"));
+    }
+    assert_eq!(pair.check("a/a/a/a/a/a/a/a/a/a/y"), 0);
+    assert_eq!(pair.check("a/a/a/a/a/a/a/a/a/a/z"), 1 << 10);
+    assert_eq!(pair.check("a/a/a/a/b/a/a/a/a/a/z"), 1 << 9);
+}
+
+#[test]
+fn the_deepest_topics_and_filters_are_matched() {
+    let slashes = "/".repeat(65_535);
+    let mut pair = Pair::new();
+    pair.add(&slashes);
+    pair.add(&format!("{}+", &slashes[..65_534]));
+    pair.add(&format!("{}#", &slashes[..65_534]));
+    pair.add(&format!("+{}", &slashes[..65_534]));
+    pair.add("#");
+    pair.add("+/+/#");
+    assert_eq!(pair.check(&slashes), 4);
+    assert_eq!(pair.check(&slashes[..65_534]), 6 - 1);
+    // Enough to split the trie all the way down.
+    for last in 0..20 {
+        pair.add(&format!("{}+/{last}", &slashes[..65_000]));
+    }
+    assert_eq!(pair.check(&format!("{}/7", &slashes[..65_000])), 3);
+    for last in 0..20 {
+        pair.remove(&format!("{}+/{last}", &slashes[..65_000]));
+    }
+    assert_eq!(pair.check(&slashes), 4);
+}
+
+#[test]
+fn ids_are_used_again() {
+    let mut pair = Pair::new();
+    pair.add("a");
+    pair.add("b/+");
+    let freed = pair.model["a"];
+    pair.remove("a");
+    pair.add("c/#");
+    assert_eq!(pair.model["c/#"], freed);
+    pair.matcher.remove(FilterId(99));
+    assert_eq!(pair.matcher.len(), 2);
+}
+
+/// [MQTT5-4.7.2-1], [MQTT311-4.7.2-1]
+#[test]
+fn system_topics_are_kept_from_leading_wildcards_in_table_and_trie() {
+    let mut pair = Pair::new();
+    for text in every_mask(&["$SYS", "b", "c", "d", "e", "f"], 64) {
+        pair.add(&text);
+    }
+    for text in ["#", "+/#", "$SYS/#", "$SYS/+/#", "+"] {
+        pair.add(text);
+    }
+    assert_eq!(pair.check("$SYS/b/c/d/e/f"), 32 + 2);
+    assert_eq!(pair.check("$SYS"), 1);
+    assert_eq!(pair.check("x/b/c/d/e/f"), 32 + 2);
+}
