@@ -1,0 +1,242 @@
+//! The configuration: one TOML file, read once at start, refused as a whole if anything in it is
+//! wrong.
+//!
+//! `docs/CONFIGURATION.md` documents every key. The tables in [`keys`] say which keys there are,
+//! [`read`] turns text into values and finds what is wrong with each, and [`check`] holds the
+//! rules that concern more than one key. Nothing here opens a port.
+
+mod check;
+mod keys;
+mod problem;
+mod read;
+mod summary;
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use petrel_shard::Limits;
+
+pub(crate) use problem::nearest;
+pub use problem::{ConfigError, Problem};
+
+/// Everything that the file decides, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `[engine]`.
+    pub engine: EngineConfig,
+    /// One per `[[listener]]`, in the file's order; at least one.
+    pub listeners: Vec<Listener>,
+    /// `[limits]`, as far as the shards keep them.
+    pub limits: Limits,
+    /// `[limits]`, as far as the sockets keep them.
+    pub network: NetworkLimits,
+}
+
+/// `[engine]`: how the process runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EngineConfig {
+    /// The number of shards; `None` means one per core that this process may use.
+    pub shards: Option<u16>,
+    /// What drives a shard.
+    pub runtime: RuntimeChoice,
+}
+
+/// What drives a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RuntimeChoice {
+    /// Glommio where the system allows io_uring, else epoll.
+    #[default]
+    Auto,
+    /// Glommio, or no start.
+    Glommio,
+    /// Plain threads with epoll.
+    Epoll,
+}
+
+/// `[[listener]]`: one address that clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// What is spoken there.
+    pub protocol: Protocol,
+    /// Where; port 0 takes a free port.
+    pub address: SocketAddr,
+    /// Whether clients that prove nothing are let in.
+    pub allow_anonymous: bool,
+    /// Present exactly for the protocols over TLS.
+    pub tls: Option<TlsFiles>,
+    /// The URL path of the protocols over WebSocket, with its leading slash; empty for the others.
+    pub path: String,
+}
+
+/// What a listener speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT over TCP.
+    Mqtt,
+    /// MQTT over TLS.
+    Mqtts,
+    /// MQTT over WebSocket.
+    Ws,
+    /// MQTT over WebSocket over TLS.
+    Wss,
+}
+
+/// The PEM files of a listener, with relative paths resolved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate chain, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// The time limits of a connection, in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NetworkLimits {
+    /// From accepting to the whole CONNECT.
+    pub connect_timeout_s: u32,
+    /// From the first byte of a packet to its last.
+    pub packet_timeout_s: u32,
+    /// How long bytes may wait for a socket that takes none.
+    pub write_timeout_s: u32,
+}
+
+impl Default for NetworkLimits {
+    fn default() -> Self {
+        Self { connect_timeout_s: 10, packet_timeout_s: 30, write_timeout_s: 60 }
+    }
+}
+
+impl Default for Config {
+    /// What runs without a file: MQTT and WebSocket on loopback, anonymous clients allowed.
+    fn default() -> Self {
+        Self {
+            engine: EngineConfig::default(),
+            listeners: default_listeners(),
+            limits: Limits::default(),
+            network: NetworkLimits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks a file, certificate files included.
+    ///
+    /// # Errors
+    /// Every problem of the file that can be found at once, each with its place.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let name = file.display().to_string();
+        let unreadable = |reason: String| ConfigError::Unreadable { file: name.clone(), reason };
+        let bytes = fs::read(file).map_err(|error| unreadable(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            unreadable(format!(
+                "it is not UTF-8 text (byte {} and after)",
+                error.utf8_error().valid_up_to()
+            ))
+        })?;
+        let folder = file.parent().unwrap_or(Path::new(""));
+        Self::parse(&text, folder)
+            .map_err(|problems| ConfigError::Invalid { file: name.clone(), problems })
+    }
+
+    /// Checks a text as if it stood in a file of `folder`.
+    ///
+    /// # Errors
+    /// Every problem that can be found at once, in the order of the text.
+    pub fn parse(text: &str, folder: &Path) -> Result<Self, Vec<Problem>> {
+        read::read(text, folder)
+    }
+
+    /// The number of shards that will run.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.engine.shards.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            u16::try_from(cores.min(keys::SHARDS_MAX as usize)).unwrap_or(1)
+        })
+    }
+}
+
+impl RuntimeChoice {
+    /// The names in the file.
+    pub const NAMES: &'static [&'static str] = &["auto", "glommio", "epoll"];
+
+    /// The choice for its name in the file.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "glommio" => Some(Self::Glommio),
+            "epoll" => Some(Self::Epoll),
+            _ => None,
+        }
+    }
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Glommio => "glommio",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl Protocol {
+    /// The names in the file.
+    pub const NAMES: &'static [&'static str] = &["mqtt", "mqtts", "ws", "wss"];
+
+    /// The protocol for its name in the file.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "mqtt" => Some(Self::Mqtt),
+            "mqtts" => Some(Self::Mqtts),
+            "ws" => Some(Self::Ws),
+            "wss" => Some(Self::Wss),
+            _ => None,
+        }
+    }
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mqtt => "mqtt",
+            Self::Mqtts => "mqtts",
+            Self::Ws => "ws",
+            Self::Wss => "wss",
+        }
+    }
+
+    /// Whether it runs over TLS.
+    #[must_use]
+    pub const fn is_tls(self) -> bool {
+        matches!(self, Self::Mqtts | Self::Wss)
+    }
+
+    /// Whether it runs over WebSocket.
+    #[must_use]
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Self::Ws | Self::Wss)
+    }
+}
+
+/// The URL path of WebSocket listeners that name none.
+const DEFAULT_PATH: &str = "/mqtt";
+
+fn default_listeners() -> Vec<Listener> {
+    let on_loopback = |protocol: Protocol, port, path: &str| Listener {
+        protocol,
+        address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        allow_anonymous: true,
+        tls: None,
+        path: path.to_owned(),
+    };
+    vec![on_loopback(Protocol::Mqtt, 1883, ""), on_loopback(Protocol::Ws, 8083, DEFAULT_PATH)]
+}
+
+#[cfg(test)]
+mod tests;

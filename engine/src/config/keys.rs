@@ -1,0 +1,200 @@
+//! Every key of the configuration file: its name, unit, range, default and effect.
+//!
+//! The reader takes what it accepts from these tables, and `docs/CONFIGURATION.md` is held
+//! against them by a test; so a key exists in one place.
+
+use petrel_shard::Limits;
+use petrel_shard::config::QueueFull;
+
+use super::{EngineConfig, NetworkLimits, Protocol, RuntimeChoice};
+
+/// One key of a section whose values are collected in a `T`.
+pub(super) struct Key<T: 'static> {
+    /// As it is written in the file.
+    pub name: &'static str,
+    /// What the number counts; empty for anything but numbers.
+    pub unit: &'static str,
+    /// Which values there are, and how they get into a `T`.
+    pub kind: Kind<T>,
+}
+
+/// The type of a key's value.
+pub(super) enum Kind<T: 'static> {
+    /// A whole number within bounds, both included.
+    Integer { min: u64, max: u64, get: fn(&T) -> Option<u64>, set: fn(&mut T, u64) },
+    /// `true` or `false`.
+    Bool { get: fn(&T) -> Option<bool>, set: fn(&mut T, bool) },
+    /// One of a few words. `set` gets one of `names`.
+    Choice { names: &'static [&'static str], get: fn(&T) -> Option<String>, set: fn(&mut T, &str) },
+    /// Any string.
+    Text { set: fn(&mut T, &str) },
+}
+
+/// The two halves of `[limits]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct AllLimits {
+    /// What the shards keep.
+    pub protocol: Limits,
+    /// What the sockets keep.
+    pub network: NetworkLimits,
+}
+
+/// A `[[listener]]` as it stands in the file, before its rules are checked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct RawListener {
+    pub protocol: Option<Protocol>,
+    pub address: Option<String>,
+    pub allow_anonymous: Option<bool>,
+    pub cert: Option<String>,
+    pub key: Option<String>,
+    pub path: Option<String>,
+}
+
+/// The largest number of shards. Each pair of shards has a ring, so memory grows with the square.
+pub(super) const SHARDS_MAX: u64 = 256;
+
+pub(super) const ENGINE: &[Key<EngineConfig>] = &[
+    Key {
+        name: "shards",
+        unit: "",
+        kind: Kind::Integer {
+            min: 1,
+            max: SHARDS_MAX,
+            get: |engine| engine.shards.map(u64::from),
+            set: |engine, value| engine.shards = Some(narrow(value)),
+        },
+    },
+    Key {
+        name: "runtime",
+        unit: "",
+        kind: Kind::Choice {
+            names: RuntimeChoice::NAMES,
+            get: |engine| Some(engine.runtime.name().to_owned()),
+            set: |engine, name| engine.runtime = RuntimeChoice::from_name(name).unwrap_or_default(),
+        },
+    },
+];
+
+pub(super) const LISTENER: &[Key<RawListener>] = &[
+    Key {
+        name: "protocol",
+        unit: "",
+        kind: Kind::Choice {
+            names: Protocol::NAMES,
+            get: |_| None,
+            set: |listener, name| listener.protocol = Protocol::from_name(name),
+        },
+    },
+    Key {
+        name: "address",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.address = Some(text.to_owned()) },
+    },
+    Key {
+        name: "allow_anonymous",
+        unit: "",
+        kind: Kind::Bool {
+            get: |_| None,
+            set: |listener, value| listener.allow_anonymous = Some(value),
+        },
+    },
+    Key {
+        name: "cert",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.cert = Some(text.to_owned()) },
+    },
+    Key {
+        name: "key",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.key = Some(text.to_owned()) },
+    },
+    Key {
+        name: "path",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.path = Some(text.to_owned()) },
+    },
+];
+
+/// A numeric key of [`AllLimits`] that is named like its field.
+macro_rules! number {
+    ($half:ident . $field:ident, $min:expr, $max:expr, $unit:expr) => {
+        Key {
+            name: stringify!($field),
+            unit: $unit,
+            kind: Kind::Integer {
+                min: $min,
+                max: $max,
+                get: |limits| Some(u64::from(limits.$half.$field)),
+                set: |limits, value| limits.$half.$field = narrow(value),
+            },
+        }
+    };
+}
+
+const U16_MAX: u64 = u16::MAX as u64;
+const U32_MAX: u64 = u32::MAX as u64;
+
+pub(super) const LIMITS: &[Key<AllLimits>] = &[
+    number!(protocol.receive_maximum, 1, U16_MAX, "messages"),
+    number!(protocol.maximum_packet_size_bytes, 64, 268_435_460, "bytes"),
+    number!(protocol.topic_alias_maximum, 0, U16_MAX, "aliases"),
+    number!(protocol.outgoing_topic_alias_maximum, 0, U16_MAX, "aliases"),
+    number!(protocol.server_keep_alive_s, 0, U16_MAX, "seconds"),
+    number!(protocol.session_expiry_max_s, 0, U32_MAX, "seconds"),
+    number!(protocol.maximum_qos, 0, 2, ""),
+    Key {
+        name: "retain_available",
+        unit: "",
+        kind: Kind::Bool {
+            get: |limits| Some(limits.protocol.retain_available),
+            set: |limits, value| limits.protocol.retain_available = value,
+        },
+    },
+    number!(protocol.session_queue_messages, 0, U32_MAX, "messages"),
+    number!(protocol.session_queue_bytes, 0, 1 << 40, "bytes"),
+    Key {
+        name: "session_queue_full",
+        unit: "",
+        kind: Kind::Choice {
+            names: &["drop_newest", "drop_oldest"],
+            get: |limits| {
+                Some(match limits.protocol.session_queue_full {
+                    QueueFull::DropNewest => "drop_newest".to_owned(),
+                    QueueFull::DropOldest => "drop_oldest".to_owned(),
+                })
+            },
+            set: |limits, name| {
+                limits.protocol.session_queue_full = match name {
+                    "drop_oldest" => QueueFull::DropOldest,
+                    _ => QueueFull::DropNewest,
+                };
+            },
+        },
+    },
+    number!(protocol.outgoing_inflight_maximum, 1, U16_MAX, "messages"),
+    number!(protocol.outgoing_bytes_maximum, 1024, 1 << 30, "bytes"),
+    number!(protocol.topic_levels_maximum, 1, U16_MAX, "levels"),
+    number!(protocol.client_id_bytes_maximum, 23, U16_MAX, "bytes"),
+    number!(protocol.session_subscriptions_maximum, 1, U32_MAX, "subscriptions"),
+    number!(network.connect_timeout_s, 1, 3600, "seconds"),
+    number!(network.packet_timeout_s, 1, 3600, "seconds"),
+    number!(network.write_timeout_s, 1, 3600, "seconds"),
+];
+
+/// The value of a key in `from`, as it would be written in the file.
+pub(super) fn value_text<T>(key: &Key<T>, from: &T) -> Option<String> {
+    match key.kind {
+        Kind::Integer { get, .. } => get(from).map(|value| value.to_string()),
+        Kind::Bool { get, .. } => get(from).map(|value| value.to_string()),
+        Kind::Choice { get, .. } => get(from).map(|name| format!("\"{name}\"")),
+        Kind::Text { .. } => None,
+    }
+}
+
+/// A value whose range was checked against its key, in the field's own type.
+fn narrow<T: TryFrom<u64>>(value: u64) -> T {
+    match T::try_from(value) {
+        Ok(value) => value,
+        Err(_) => unreachable!("the range of a key fits its field"),
+    }
+}

@@ -1,0 +1,237 @@
+//! TOML to values: finds unknown keys, wrong types and values out of range, all in one pass.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::check::{self, PlacedListener};
+use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener};
+use super::problem::{Problem, Problems, nearest};
+use super::{Config, EngineConfig, default_listeners};
+
+/// The sections of the file.
+const SECTIONS: &[&str] = &["engine", "listener", "limits"];
+
+/// More listeners than anybody needs, fewer than descriptors run out for.
+const LISTENERS_MAX: usize = 64;
+
+/// Where the value of each key that a section has stands in the text.
+pub(super) type Places = BTreeMap<&'static str, usize>;
+
+/// Reads the whole text. See [`Config::parse`].
+pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems::new(text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in syntax_errors {
+        problems.add(error.span().map_or(0, |span| span.start), syntax_sentence(error.message()));
+    }
+    // What the parser made of a broken text would only earn problems that are not there.
+    if !problems.is_empty() {
+        return Err(problems.into_sorted());
+    }
+
+    let mut engine = EngineConfig::default();
+    let mut limits = AllLimits::default();
+    let mut listeners = None;
+    for (name, value) in document.get_ref() {
+        match (name.get_ref().as_ref(), value.get_ref()) {
+            ("engine", DeValue::Table(table)) => {
+                section(table, "[engine]", ENGINE, &mut engine, &mut problems);
+            }
+            ("limits", DeValue::Table(table)) => {
+                section(table, "[limits]", LIMITS, &mut limits, &mut problems);
+            }
+            ("listener", DeValue::Array(array)) => {
+                listeners = Some(read_listeners(array, value.span().start, &mut problems));
+            }
+            ("listener", _) => problems.add(
+                name.span().start,
+                "a listener is written with two brackets, [[listener]], as there may be several",
+            ),
+            (known @ ("engine" | "limits"), _) => problems.add(
+                name.span().start,
+                format!("`{known}` is a section, written [{known}], not a value"),
+            ),
+            (unknown, value) => {
+                let value_is_section = value.is_table() || value.is_array();
+                problems.add(name.span().start, unknown_at_top(unknown, value_is_section));
+            }
+        }
+    }
+    let listeners = match listeners {
+        Some(raw) => check::listeners(raw, folder, &mut problems),
+        None => default_listeners(),
+    };
+    if problems.is_empty() {
+        Ok(Config { engine, listeners, limits: limits.protocol, network: limits.network })
+    } else {
+        Err(problems.into_sorted())
+    }
+}
+
+/// The elements of `[[listener]]` that are tables.
+fn read_listeners(array: &DeArray<'_>, at: usize, problems: &mut Problems) -> Vec<PlacedListener> {
+    if array.is_empty() {
+        problems.add(at, "the list of listeners is empty, so nobody could connect");
+    }
+    if array.len() > LISTENERS_MAX {
+        problems.add(at, format!("there are {} listeners, at most {LISTENERS_MAX}", array.len()));
+    }
+    let mut listeners = Vec::new();
+    for element in array.iter() {
+        let at = element.span().start;
+        let DeValue::Table(table) = element.get_ref() else {
+            problems.add(at, "a listener is a section, written [[listener]]");
+            continue;
+        };
+        let mut raw = RawListener::default();
+        let places = section(table, "[[listener]]", LISTENER, &mut raw, problems);
+        listeners.push(PlacedListener { raw, at, places });
+    }
+    listeners
+}
+
+/// Reads the keys of one section into `into`; says where the value of each stands. A key whose
+/// value is wrong has a place too, so that it does not count as missing.
+fn section<T>(
+    table: &DeTable<'_>,
+    title: &str,
+    keys: &'static [Key<T>],
+    into: &mut T,
+    problems: &mut Problems,
+) -> Places {
+    let mut places = Places::new();
+    for (name, value) in table {
+        let name_at = name.span().start;
+        let name = name.get_ref().as_ref();
+        match keys.iter().find(|key| key.name == name) {
+            Some(key) => {
+                places.insert(key.name, value.span().start);
+                if let Err(sentence) = set(key, value, into) {
+                    problems.add(value.span().start, sentence);
+                }
+            }
+            None => {
+                let known: Vec<_> = keys.iter().map(|key| key.name).collect();
+                problems.add(name_at, unknown_key(name, title, &known));
+            }
+        }
+    }
+    places
+}
+
+/// Puts one value where it belongs, or says what it should have been.
+fn set<T>(key: &Key<T>, value: &Spanned<DeValue<'_>>, into: &mut T) -> Result<(), String> {
+    let wrong = |wanted: &str| {
+        let hint = match (&key.kind, value.get_ref()) {
+            (Kind::Integer { .. } | Kind::Bool { .. }, DeValue::String(_)) => {
+                " (leave out the quotes)"
+            }
+            (
+                Kind::Choice { .. } | Kind::Text { .. },
+                DeValue::Integer(_) | DeValue::Boolean(_),
+            ) => " (put it in quotes)",
+            _ => "",
+        };
+        Err(format!("`{}` must be {wanted}, not {}{hint}", key.name, shown(value.get_ref())))
+    };
+    match (&key.kind, value.get_ref()) {
+        (&Kind::Integer { min, max, set, .. }, given) => {
+            let of = if key.unit.is_empty() { "" } else { " of " };
+            let wanted = format!("a whole number{of}{} from {min} to {max}", key.unit);
+            let number = given
+                .as_integer()
+                .and_then(|integer| i128::from_str_radix(integer.as_str(), integer.radix()).ok())
+                .and_then(|number| u64::try_from(number).ok())
+                .filter(|number| (min..=max).contains(number));
+            match number {
+                Some(number) => set(into, number),
+                None => return wrong(&wanted),
+            }
+        }
+        (Kind::Bool { set, .. }, DeValue::Boolean(value)) => set(into, *value),
+        (Kind::Bool { .. }, _) => return wrong("true or false"),
+        (Kind::Choice { names, set, .. }, DeValue::String(text)) => {
+            if !names.contains(&text.as_ref()) {
+                let hint = nearest(text, names.iter().copied())
+                    .map_or(String::new(), |near| format!("; did you mean \"{near}\"?"));
+                return wrong(&choices(names)).map_err(|sentence: String| sentence + &hint);
+            }
+            set(into, text);
+        }
+        (Kind::Choice { names, .. }, _) => return wrong(&choices(names)),
+        (Kind::Text { set }, DeValue::String(text)) => set(into, text),
+        (Kind::Text { .. }, _) => return wrong("a string"),
+    }
+    Ok(())
+}
+
+/// `"a", "b" or "c"`.
+pub(super) fn choices(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+/// A value as people write it, cut if it is long.
+fn shown(value: &DeValue<'_>) -> String {
+    match value {
+        DeValue::String(text) => format!("\"{}\"", crate::log::Escaped(text.as_bytes())),
+        DeValue::Integer(number) => number.to_string(),
+        DeValue::Float(number) => number.to_string(),
+        DeValue::Boolean(value) => value.to_string(),
+        DeValue::Datetime(_) => "a date".to_owned(),
+        DeValue::Array(_) => "a list".to_owned(),
+        DeValue::Table(_) => "a section".to_owned(),
+    }
+}
+
+/// The sentence for a key that its section does not have.
+fn unknown_key(name: &str, title: &str, known: &[&str]) -> String {
+    let start = format!("unknown key `{}` in {title}", crate::log::Escaped(name.as_bytes()));
+    if let Some(home) = home_of(name) {
+        return format!("{start}; it belongs under {home}");
+    }
+    match nearest(name, known.iter().copied()) {
+        Some(near) => format!("{start}; did you mean `{near}`?"),
+        None if known.len() <= 8 => format!("{start}; its keys are {}", known.join(", ")),
+        None => format!("{start}; docs/CONFIGURATION.md lists its keys"),
+    }
+}
+
+/// The sentence for something at the top level that is not a section of the file.
+fn unknown_at_top(name: &str, is_section: bool) -> String {
+    let escaped = crate::log::Escaped(name.as_bytes());
+    if let Some(home) = home_of(name).filter(|_| !is_section) {
+        return format!("the key `{escaped}` stands before any section; it belongs under {home}");
+    }
+    let start = format!("unknown {} `{escaped}`", if is_section { "section" } else { "key" });
+    match nearest(name, SECTIONS.iter().copied()) {
+        Some("listener") => format!("{start}; did you mean [[listener]]?"),
+        Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
+        _ => format!("{start}; the file has the sections [engine], [[listener]] and [limits]"),
+    }
+}
+
+/// The section that has a key of this name.
+fn home_of(name: &str) -> Option<&'static str> {
+    if ENGINE.iter().any(|key| key.name == name) {
+        Some("[engine]")
+    } else if LIMITS.iter().any(|key| key.name == name) {
+        Some("[limits]")
+    } else if LISTENER.iter().any(|key| key.name == name) {
+        Some("[[listener]]")
+    } else {
+        None
+    }
+}
+
+/// The parser's own words, on one line.
+fn syntax_sentence(message: &str) -> String {
+    let lines: Vec<_> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    format!("not TOML: {}", lines.join(", "))
+}

@@ -1,0 +1,56 @@
+//! The configuration in a few lines, for `--check-config`.
+
+use std::fmt;
+
+use super::keys::{AllLimits, LIMITS, value_text};
+use super::{Config, Listener};
+
+/// Displays what will run; made by [`Config::summary`].
+pub struct Summary<'a>(&'a Config);
+
+impl Config {
+    /// What will run, in a few lines.
+    #[must_use]
+    pub fn summary(&self) -> Summary<'_> {
+        Summary(self)
+    }
+}
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = self.0;
+        let shards = config.shard_count();
+        let why = if config.engine.shards.is_none() { " (one per core)" } else { "" };
+        writeln!(f, "shards: {shards}{why}, runtime: {}", config.engine.runtime.name())?;
+        for listener in &config.listeners {
+            writeln!(f, "listener: {listener}")?;
+        }
+        let defaults = AllLimits::default();
+        let chosen = AllLimits { protocol: config.limits.clone(), network: config.network };
+        let changed: Vec<_> = LIMITS
+            .iter()
+            .filter_map(|key| {
+                let value = value_text(key, &chosen)?;
+                (value_text(key, &defaults)? != value).then(|| format!("{} = {value}", key.name))
+            })
+            .collect();
+        match changed.is_empty() {
+            true => write!(f, "limits: all at their defaults"),
+            false => write!(f, "limits: {}, the others at their defaults", changed.join(", ")),
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    /// Protocol, address and who is let in.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on {}{}", self.protocol.name(), self.address, self.path)?;
+        if let Some(tls) = &self.tls {
+            write!(f, ", certificate {}", tls.cert.display())?;
+        }
+        f.write_str(match self.allow_anonymous {
+            true => ", anonymous clients allowed",
+            false => ", anonymous clients refused",
+        })
+    }
+}

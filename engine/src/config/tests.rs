@@ -1,0 +1,370 @@
+//! Files in, configurations or exact messages out.
+
+use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, value_text};
+use super::*;
+
+/// What is printed for a file `p.toml` with this text.
+fn messages(text: &str) -> String {
+    match Config::parse(text, Path::new("/etc/petrel")) {
+        Ok(config) => panic!("accepted: {config:?}"),
+        Err(problems) => ConfigError::Invalid { file: "p.toml".to_owned(), problems }.to_string(),
+    }
+}
+
+#[track_caller]
+fn refused(text: &str, expected: &[&str]) {
+    assert_eq!(messages(text), expected.join("\n"), "for the file\n{text}");
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Config {
+    Config::parse(text, Path::new("/etc/petrel")).unwrap_or_else(|problems| {
+        let file = "p.toml".to_owned();
+        panic!("{}", ConfigError::Invalid { file, problems })
+    })
+}
+
+#[test]
+fn an_empty_file_is_the_built_in_default() {
+    let config = accepted("# nothing\n");
+    assert_eq!(config, Config::default());
+    let addresses: Vec<_> =
+        config.listeners.iter().map(|l| format!("{} {}", l.address, l.path)).collect();
+    assert_eq!(addresses, ["127.0.0.1:1883 ", "127.0.0.1:8083 /mqtt"]);
+    assert!(config.listeners.iter().all(|l| l.allow_anonymous && l.tls.is_none()));
+}
+
+#[test]
+fn every_section_is_read() {
+    let config = accepted(
+        r#"
+        [engine]
+        shards = 2
+        runtime = "epoll"
+        [[listener]]
+        protocol = "mqtt"
+        address = "0.0.0.0:1883"
+        allow_anonymous = true
+        [[listener]]
+        protocol = "ws"
+        address = "[::1]:0"
+        path = "/a/b"
+        [limits]
+        receive_maximum = 10
+        maximum_packet_size_bytes = 0x1_0000
+        session_queue_full = "drop_oldest"
+        retain_available = false
+        write_timeout_s = 5
+        "#,
+    );
+    assert_eq!((config.shard_count(), config.engine.runtime), (2, RuntimeChoice::Epoll));
+    assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:1883");
+    assert_eq!(config.listeners[1].address.to_string(), "[::1]:0");
+    assert_eq!(config.listeners[1].path, "/a/b");
+    assert!(config.listeners[1].allow_anonymous);
+    assert_eq!(config.limits.receive_maximum, 10);
+    assert_eq!(config.limits.maximum_packet_size_bytes, 65_536);
+    assert_eq!(config.limits.session_queue_full, petrel_shard::config::QueueFull::DropOldest);
+    assert!(!config.limits.retain_available);
+    assert_eq!(config.network.write_timeout_s, 5);
+    assert_eq!(config.network.packet_timeout_s, 30);
+}
+
+#[test]
+fn an_unknown_key_gets_a_suggestion() {
+    refused(
+        "[limits]\nrecieve_maximum = 5\nkeepalive = 3\n",
+        &[
+            "p.toml:2:1: unknown key `recieve_maximum` in [limits]; did you mean `receive_maximum`?",
+            "p.toml:3:1: unknown key `keepalive` in [limits]; docs/CONFIGURATION.md lists its keys",
+        ],
+    );
+    refused(
+        "[engine]\n  workers = 4\n",
+        &["p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime"],
+    );
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_sent_home() {
+    refused(
+        "receive_maximum = 5\n[engine]\nwrite_timeout_s = 5\n[limits]\nshards = 2\n",
+        &[
+            "p.toml:1:1: the key `receive_maximum` stands before any section; it belongs under [limits]",
+            "p.toml:3:1: unknown key `write_timeout_s` in [engine]; it belongs under [limits]",
+            "p.toml:5:1: unknown key `shards` in [limits]; it belongs under [engine]",
+        ],
+    );
+}
+
+#[test]
+fn an_unknown_section_gets_a_suggestion() {
+    refused(
+        "[limit]\nx = 1\n[[listeners]]\n[storage]\n",
+        &[
+            "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
+            "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
+            "p.toml:4:2: unknown section `storage`; the file has the sections [engine], [[listener]] and [limits]",
+        ],
+    );
+}
+
+#[test]
+fn one_bracket_too_few_is_explained() {
+    refused(
+        "[listener]\nprotocol = \"mqtt\"\n",
+        &[
+            "p.toml:1:2: a listener is written with two brackets, [[listener]], as there may be several",
+        ],
+    );
+    refused("limits = 3\n", &["p.toml:1:1: `limits` is a section, written [limits], not a value"]);
+}
+
+#[test]
+fn a_wrong_type_says_which_type_is_wanted() {
+    refused(
+        "[engine]\nshards = \"2\"\nruntime = 1\n[limits]\nretain_available = \"yes\"\nreceive_maximum = 1.5\n",
+        &[
+            "p.toml:2:10: `shards` must be a whole number from 1 to 256, not \"2\" (leave out the quotes)",
+            "p.toml:3:11: `runtime` must be \"auto\", \"glommio\" or \"epoll\", not 1 (put it in quotes)",
+            "p.toml:5:20: `retain_available` must be true or false, not \"yes\" (leave out the quotes)",
+            "p.toml:6:19: `receive_maximum` must be a whole number of messages from 1 to 65535, not 1.5",
+        ],
+    );
+}
+
+#[test]
+fn a_number_out_of_range_says_the_range() {
+    refused(
+        "[limits]\nreceive_maximum = 0\nserver_keep_alive_s = 65536\nmaximum_qos = 3\nsession_queue_messages = -1\nsession_queue_bytes = 99999999999999999999\n",
+        &[
+            "p.toml:2:19: `receive_maximum` must be a whole number of messages from 1 to 65535, not 0",
+            "p.toml:3:23: `server_keep_alive_s` must be a whole number of seconds from 0 to 65535, not 65536",
+            "p.toml:4:15: `maximum_qos` must be a whole number from 0 to 2, not 3",
+            "p.toml:5:26: `session_queue_messages` must be a whole number of messages from 0 to 4294967295, not -1",
+            "p.toml:6:23: `session_queue_bytes` must be a whole number of bytes from 0 to 1099511627776, not 99999999999999999999",
+        ],
+    );
+}
+
+#[test]
+fn a_misspelt_choice_gets_a_suggestion() {
+    refused(
+        "[engine]\nruntime = \"iouring\"\n[[listener]]\nprotocol = \"mqqt\"\naddress = \"127.0.0.1:1\"\n",
+        &[
+            "p.toml:2:11: `runtime` must be \"auto\", \"glommio\" or \"epoll\", not \"iouring\"",
+            "p.toml:4:12: `protocol` must be \"mqtt\", \"mqtts\", \"ws\" or \"wss\", not \"mqqt\"; did you mean \"mqtt\"?",
+        ],
+    );
+}
+
+#[test]
+fn text_that_is_not_toml_says_where() {
+    refused(
+        "[engine]\nshards = \nruntime = auto\n",
+        &[
+            "p.toml:2:10: not TOML: string values must be quoted, expected literal string",
+            "p.toml:3:11: not TOML: string values must be quoted, expected literal string",
+        ],
+    );
+    refused("[engine]\nshards = 1\nshards = 2\n", &["p.toml:3:1: not TOML: duplicate key"]);
+}
+
+#[test]
+fn an_open_address_without_authentication_is_refused() {
+    for address in ["0.0.0.0:1883", "[::]:1883", "192.0.2.1:1883", "[::ffff:192.0.2.1]:1883"] {
+        for said in ["", "allow_anonymous = false"] {
+            refused(
+                &format!("[[listener]]\nprotocol = \"mqtt\"\naddress = \"{address}\"\n{said}\n"),
+                &[&format!(
+                    "p.toml:3:11: {address} can be reached from other machines and no \
+                     authentication is configured; listen on a loopback address such as \
+                     127.0.0.1:1883, or write `allow_anonymous = true` in this [[listener]] to let \
+                     everybody in"
+                )],
+            );
+        }
+    }
+}
+
+#[test]
+fn loopback_is_open_unless_the_file_says_otherwise() {
+    for address in ["127.0.0.1:1883", "127.8.9.10:1883", "[::1]:1883", "[::ffff:127.0.0.1]:1883"] {
+        let text = format!("[[listener]]\nprotocol = \"mqtt\"\naddress = \"{address}\"\n");
+        assert!(accepted(&text).listeners[0].allow_anonymous, "{address}");
+        let text = text + "allow_anonymous = false\n";
+        assert!(!accepted(&text).listeners[0].allow_anonymous, "{address}");
+    }
+}
+
+#[test]
+fn what_is_not_an_address_gets_a_hint() {
+    let hint = |address: &str| {
+        let text = format!("[[listener]]\nprotocol = \"mqtts\"\naddress = \"{address}\"\n");
+        let message = messages(&text);
+        let line = message.lines().find(|line| line.contains("listen on")).expect(&message);
+        line.split_once("; ").expect(line).1.to_owned()
+    };
+    assert_eq!(hint("127.0.0.1"), "add the port, as in \"127.0.0.1:8883\"");
+    assert_eq!(hint("::1"), "add the port, as in \"[::1]:8883\"");
+    assert_eq!(hint("localhost:1883"), "write \"127.0.0.1:1883\" or \"[::1]:1883\"");
+    assert_eq!(hint(":1883"), "for every interface write \"0.0.0.0:1883\"");
+    assert_eq!(hint("1883"), "write \"127.0.0.1:1883\"");
+    assert_eq!(
+        hint("broker.example:1883"),
+        "write an IP address and a port, as in \"127.0.0.1:1883\""
+    );
+}
+
+#[test]
+fn an_address_is_used_once() {
+    let listener = "[[listener]]\nprotocol = \"mqtt\"\naddress = \"127.0.0.1:1883\"\n";
+    refused(
+        &listener.repeat(2),
+        &["p.toml:6:11: another listener has the address 127.0.0.1:1883 already"],
+    );
+    let free_port = listener.replace("1883", "0").repeat(2);
+    assert_eq!(accepted(&free_port).listeners.len(), 2);
+}
+
+#[test]
+fn a_listener_without_its_required_keys_is_refused() {
+    refused(
+        "[[listener]]\n\n[[listener]]\nprotocol = \"wss\"\naddress = \"127.0.0.1:1\"\n",
+        &[
+            "p.toml:1:1: this [[listener]] has no `address`",
+            "p.toml:1:1: this [[listener]] has no `protocol`",
+            "p.toml:3:1: protocol \"wss\" needs `cert`, and this [[listener]] has none",
+            "p.toml:3:1: protocol \"wss\" needs `key`, and this [[listener]] has none",
+        ],
+    );
+    refused(
+        "listener = []\n",
+        &["p.toml:1:12: the list of listeners is empty, so nobody could connect"],
+    );
+}
+
+#[test]
+fn keys_that_the_protocol_has_no_use_for_are_refused() {
+    refused(
+        "[[listener]]\nprotocol = \"mqtt\"\naddress = \"127.0.0.1:1\"\ncert = \"a\"\nkey = \"b\"\npath = \"/\"\n",
+        &[
+            "p.toml:4:8: `cert` has no use for protocol \"mqtt\", which is not encrypted; write protocol = \"mqtts\" for TLS, or take `cert` out",
+            "p.toml:5:7: `key` has no use for protocol \"mqtt\", which is not encrypted; write protocol = \"mqtts\" for TLS, or take `key` out",
+            "p.toml:6:8: `path` has no use for protocol \"mqtt\"; it is for ws and wss",
+        ],
+    );
+    refused(
+        "[[listener]]\nprotocol = \"ws\"\naddress = \"127.0.0.1:1\"\npath = \"mqtt?x\"\n",
+        &[
+            "p.toml:4:8: `path` must be the path of a URL, as in \"/mqtt\": a slash, then at most 255 characters without spaces, ? and #",
+        ],
+    );
+}
+
+#[test]
+fn a_missing_certificate_file_is_named_in_full() {
+    refused(
+        "[[listener]]\nprotocol = \"mqtts\"\naddress = \"127.0.0.1:1\"\ncert = \"no.pem\"\nkey = \"/nowhere/no.key\"\n",
+        &[
+            "p.toml:4:8: cannot read the certificate file /etc/petrel/no.pem: No such file or directory (os error 2)",
+            "p.toml:5:7: cannot read the key file /nowhere/no.key: No such file or directory (os error 2)",
+        ],
+    );
+}
+
+#[test]
+fn what_the_file_says_cannot_steer_a_terminal() {
+    let message = messages("[engine]\n\"a\\u001b[2Jb\" = 1\nruntime = \"\\u0007\"\n");
+    assert!(message.contains("`a\\u{1b}[2Jb`") && message.contains("\"\\u{7}\""), "{message}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_sentence() {
+    let error = Config::load(Path::new("/nowhere/p.toml")).expect_err("there is no such file");
+    assert_eq!(
+        error.to_string(),
+        "cannot read the configuration file /nowhere/p.toml: No such file or directory (os error 2)"
+    );
+}
+
+#[test]
+fn the_summary_names_what_differs_from_the_defaults() {
+    assert!(Config::default().summary().to_string().ends_with("limits: all at their defaults"));
+    let config = accepted("[engine]\nshards = 3\n[limits]\nmaximum_qos = 1\n");
+    assert_eq!(
+        config.summary().to_string(),
+        "shards: 3, runtime: auto\n\
+         listener: mqtt on 127.0.0.1:1883, anonymous clients allowed\n\
+         listener: ws on 127.0.0.1:8083/mqtt, anonymous clients allowed\n\
+         limits: maximum_qos = 1, the others at their defaults"
+    );
+}
+
+/// The first four cells that the document must have for a key.
+fn row<T: Default>(key: &Key<T>, defaults: &[(&str, &str)]) -> String {
+    let range = match &key.kind {
+        Kind::Integer { min, max, .. } => format!("{min} to {max}"),
+        Kind::Bool { .. } => "`true` or `false`".to_owned(),
+        Kind::Choice { names, .. } => read::choices(names)
+            .split('"')
+            .collect::<Vec<_>>()
+            .chunks(2)
+            .fold(String::new(), |cells, pair| match pair {
+                [between, name] => format!("{cells}{between}`\"{name}\"`"),
+                _ => cells,
+            }),
+        Kind::Text { .. } => "text".to_owned(),
+    };
+    let unit = if key.unit.is_empty() { String::new() } else { format!("{} ", key.unit) };
+    let special = defaults.iter().find(|(name, _)| *name == key.name);
+    let default = special.map(|(_, text)| (*text).to_owned()).or_else(|| {
+        let text = value_text(key, &T::default())?;
+        Some(if text.starts_with('"') { format!("`{text}`") } else { text })
+    });
+    let default = default.unwrap_or_else(|| panic!("{} has no default", key.name));
+    format!("| `{}` | {unit}| {range} | {default} |", key.name)
+}
+
+#[test]
+fn the_document_has_every_key_with_its_unit_range_and_default() {
+    let document = include_str!("../../../docs/CONFIGURATION.md");
+    let listener_defaults = [
+        ("protocol", "required"),
+        ("address", "required"),
+        ("allow_anonymous", "see below"),
+        ("cert", "none"),
+        ("key", "none"),
+        ("path", &format!("`\"{DEFAULT_PATH}\"`")),
+    ];
+    let mut rows: Vec<_> =
+        ENGINE.iter().map(|key| row(key, &[("shards", "one per core")])).collect();
+    rows.extend(LISTENER.iter().map(|key| row::<RawListener>(key, &listener_defaults)));
+    rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
+    for row in &rows {
+        assert!(document.contains(row), "docs/CONFIGURATION.md lacks\n{row}");
+    }
+    let documented = document.lines().filter(|line| line.starts_with("| `")).count();
+    assert_eq!(documented, rows.len(), "docs/CONFIGURATION.md has keys that the code has not");
+}
+
+#[test]
+fn every_limit_of_the_shard_is_a_key() {
+    let debug = format!("{:?}", Limits::default());
+    let fields: Vec<_> = debug
+        .split(['{', ',', '}'])
+        .filter_map(|part| part.split_once(": ").map(|(field, _)| field.trim()))
+        .collect();
+    assert!(fields.contains(&"receive_maximum"), "{debug}");
+    for field in fields {
+        assert!(LIMITS.iter().any(|key| key.name == field), "{field} is not in [limits]");
+    }
+}
+
+#[test]
+fn the_example_of_the_document_is_the_default() {
+    let document = include_str!("../../../docs/CONFIGURATION.md");
+    let example = document.split("```").nth(1).expect("an example");
+    let config = accepted(example.strip_prefix("toml").expect("in TOML"));
+    assert_eq!(config, Config::default());
+}

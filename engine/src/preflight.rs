@@ -1,0 +1,173 @@
+//! What the system allows this process, asked before anything starts.
+
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::config::RuntimeChoice;
+
+/// What drives the shards, chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// Glommio executors on io_uring.
+    Glommio,
+    /// Plain threads on epoll.
+    Epoll,
+}
+
+/// Glommio refuses to start below this limit of locked memory, in bytes.
+const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
+
+/// Below this many connections the operator probably wants to know. A usual soft limit of 1024
+/// raised to its hard limit is far above.
+const CONNECTIONS_EXPECTED: u64 = 10_000;
+
+/// Raises the soft limit of open files to the hard one and says how many connections fit beside
+/// `shards` shards with `listeners` listeners each.
+///
+/// # Errors
+/// A sentence if not even an idle broker fits.
+pub fn open_files(shards: u16, listeners: usize) -> Result<OpenFiles, String> {
+    let limit = raised(Resource::Nofile);
+    let own = own_descriptors(shards, listeners);
+    if limit <= own {
+        return Err(format!(
+            "RLIMIT_NOFILE is {limit} and Petrel needs {own} files before the first connection; \
+             raise it with `ulimit -n` or LimitNOFILE= in the systemd unit"
+        ));
+    }
+    Ok(OpenFiles { limit, connections: limit - own })
+}
+
+/// How many files may be open, and what that means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The limit after raising it; `u64::MAX` if there is none.
+    pub limit: u64,
+    /// How many connections fit.
+    pub connections: u64,
+}
+
+impl OpenFiles {
+    /// A sentence if fewer connections fit than a broker is usually asked for.
+    #[must_use]
+    pub fn warning(&self) -> Option<String> {
+        (self.connections < CONNECTIONS_EXPECTED).then(|| {
+            format!(
+                "RLIMIT_NOFILE is {}, so about {} connections fit; raise the hard limit with \
+                 `ulimit -Hn` or LimitNOFILE= in the systemd unit if that is too few",
+                self.limit, self.connections
+            )
+        })
+    }
+}
+
+/// Chooses the runtime; with `Auto` a sentence says why it is not glommio.
+///
+/// # Errors
+/// A sentence if glommio was asked for by name and cannot run.
+pub fn runtime(choice: RuntimeChoice) -> Result<(Runtime, Option<String>), String> {
+    if choice == RuntimeChoice::Epoll {
+        return Ok((Runtime::Epoll, None));
+    }
+    match (glommio_refused(), choice) {
+        (None, _) => Ok((Runtime::Glommio, None)),
+        (Some(reason), RuntimeChoice::Auto) => {
+            Ok((Runtime::Epoll, Some(format!("{reason}; the epoll runtime runs instead"))))
+        }
+        (Some(reason), _) => Err(format!("{reason}; or write runtime = \"epoll\" under [engine]")),
+    }
+}
+
+/// Why glommio cannot run here, and what to do; `None` if nothing speaks against it.
+fn glommio_refused() -> Option<String> {
+    let memlock = raised(Resource::Memlock);
+    if memlock < MEMLOCK_BYTES_MIN {
+        return Some(memlock_sentence(memlock));
+    }
+    let error = io_uring::IoUring::new(4).err()?;
+    let switch = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
+    Some(io_uring_sentence(&error, switch.as_deref().map(str::trim), memlock))
+}
+
+fn memlock_sentence(bytes: u64) -> String {
+    format!(
+        "RLIMIT_MEMLOCK is {} KiB and glommio needs {} KiB; raise it with `ulimit -l` or \
+         LimitMEMLOCK=8M in the systemd unit",
+        bytes >> 10,
+        MEMLOCK_BYTES_MIN >> 10
+    )
+}
+
+/// What a refused `io_uring_setup` means. `switch` is the value of `kernel.io_uring_disabled`.
+fn io_uring_sentence(error: &io::Error, switch: Option<&str>, memlock_bytes: u64) -> String {
+    match (Errno::from_io_error(error), switch) {
+        (Some(Errno::PERM), Some(value @ ("1" | "2"))) => format!(
+            "io_uring is switched off on this machine (kernel.io_uring_disabled is {value}); \
+             allow it with `sysctl kernel.io_uring_disabled=0`"
+        ),
+        (Some(Errno::PERM | Errno::ACCESS), _) => "io_uring is forbidden to this process, \
+             probably by the seccomp profile of its container; run it under a profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register"
+            .to_owned(),
+        (Some(Errno::NOSYS), _) => "this kernel has no io_uring, or a seccomp profile hides it; \
+             glommio needs Linux 5.8 or later"
+            .to_owned(),
+        (Some(Errno::NOMEM), _) => format!(
+            "there is not enough lockable memory for io_uring (RLIMIT_MEMLOCK is {} KiB); raise \
+             it with `ulimit -l` or LimitMEMLOCK=8M in the systemd unit",
+            memlock_bytes >> 10
+        ),
+        _ => format!("io_uring cannot be set up: {error}"),
+    }
+}
+
+/// Sets the soft limit to the hard one and returns what holds then. A refusal leaves the soft
+/// limit as it was, and the caller sees that in the number.
+fn raised(resource: Resource) -> u64 {
+    let before = getrlimit(resource);
+    // `Resource` is not `Copy`; the limit that holds is what was asked for, or what was before.
+    let raised = Rlimit { current: before.maximum, maximum: before.maximum };
+    let holds = if setrlimit(resource, raised).is_ok() { before.maximum } else { before.current };
+    holds.unwrap_or(u64::MAX)
+}
+
+/// Descriptors that an idle process has open: standard streams and files, and for each shard its
+/// executor's rings and events, its epoll instance and its listening sockets.
+fn own_descriptors(shards: u16, listeners: usize) -> u64 {
+    16 + u64::from(shards) * (8 + listeners as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sentence(errno: Errno, switch: Option<&str>) -> String {
+        io_uring_sentence(&io::Error::from(errno), switch, 64 << 10)
+    }
+
+    #[test]
+    fn a_refused_io_uring_is_explained_by_its_cause() {
+        assert!(sentence(Errno::PERM, Some("2")).contains("kernel.io_uring_disabled is 2"));
+        assert!(sentence(Errno::PERM, Some("0")).contains("seccomp"));
+        assert!(sentence(Errno::PERM, None).contains("seccomp"));
+        assert!(sentence(Errno::NOSYS, None).contains("5.8"));
+        assert!(sentence(Errno::NOMEM, None).contains("64 KiB"));
+        assert!(sentence(Errno::INVAL, None).starts_with("io_uring cannot be set up: "));
+    }
+
+    #[test]
+    fn a_low_file_limit_says_how_many_connections_fit() {
+        let few = OpenFiles { limit: 1024, connections: 990 };
+        assert!(few.warning().expect("too few").contains("about 990 connections fit"));
+        let many = OpenFiles { limit: 1 << 20, connections: (1 << 20) - 34 };
+        assert_eq!(many.warning(), None);
+    }
+
+    #[test]
+    fn the_epoll_runtime_needs_no_permission() {
+        assert_eq!(runtime(RuntimeChoice::Epoll), Ok((Runtime::Epoll, None)));
+    }
+}
