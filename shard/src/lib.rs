@@ -13,6 +13,7 @@ pub mod config;
 pub mod event;
 pub mod ids;
 pub mod input;
+pub mod interest;
 pub mod level_hash;
 pub mod mask;
 pub mod matcher;
@@ -26,11 +27,8 @@ pub use config::{Limits, ShardConfig};
 pub use event::Event;
 pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
 pub use input::{Input, Now, Origin, Verdict};
+pub use interest::{Interest, InterestWriter, ShardMask};
 pub use message::Message;
 pub use outbox::{Outbox, Question, Write};
 pub use peer::PeerMessage;
 pub use shard::Shard;
-
-/// Placeholder for the interest table.
-#[derive(Debug, Default)]
-pub struct Interest;

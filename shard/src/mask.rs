@@ -161,7 +161,13 @@ pub struct MaskTable {
 #[derive(Debug, Default)]
 struct Row {
     used: AtomicU64,
-    slots: [Slot; PLAIN_PER_ROW],
+    slots: [PlainSlot; PLAIN_PER_ROW],
+}
+
+#[derive(Debug, Default)]
+struct PlainSlot {
+    plus: AtomicU64,
+    salt: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -172,6 +178,9 @@ struct Slot {
 }
 
 impl MaskTable {
+    /// What it holds beside its own size.
+    pub(crate) const HEAP_BYTES: usize = size_of::<[Row; LEVELS_KEPT + 1]>();
+
     /// No mask in use.
     #[must_use]
     pub fn new() -> Self {
@@ -232,7 +241,9 @@ impl MaskTable {
             let row = &self.plain[len];
             let used = row.used.load(Ordering::Relaxed);
             let free = used.trailing_ones() as usize;
-            row.slots.get(free)?.set(mask, salt);
+            let slot = row.slots.get(free)?;
+            slot.plus.store(mask.plus, Ordering::Relaxed);
+            slot.salt.store(salt, Ordering::Relaxed);
             row.used.store(used | 1 << free, Ordering::Release);
             return Some(free);
         }
