@@ -110,3 +110,28 @@ fn split_string(input: &[u8]) -> Option<(&str, &[u8])> {
     let (text, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
     Some((std::str::from_utf8(text).ok()?, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Text {
+        Text::try_from(text).unwrap()
+    }
+
+    /// [MQTT5-3.3.2-18]
+    #[test]
+    fn user_properties_come_out_in_the_order_they_went_in() {
+        let pairs = [(text("b"), text("1")), (text("a"), text("")), (text("b"), text("2"))];
+        let block = UserProperties::from_pairs(pairs.iter().map(|(name, value)| (name, value)));
+        assert_eq!(block.iter().collect::<Vec<_>>(), [("b", "1"), ("a", ""), ("b", "2")]);
+        assert_eq!(block.wire().len(), 7 + 6 + 7);
+        assert_eq!(block.to_owned_properties(), block);
+    }
+
+    #[test]
+    fn no_pair_is_no_byte() {
+        assert!(UserProperties::from_pairs([]).is_empty());
+        assert!(ReasonProperties::EMPTY.is_empty());
+    }
+}

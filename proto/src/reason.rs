@@ -146,3 +146,44 @@ impl ReasonCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_comes_back_from_its_wire_value() {
+        let codes: Vec<u8> =
+            (0..=u8::MAX).filter(|&code| ReasonCode::from_u8(code).is_some()).collect();
+        for &code in &codes {
+            assert_eq!(ReasonCode::from_u8(code).map(|reason| reason as u8), Some(code));
+        }
+        // The rows of table 2-6.
+        assert_eq!(codes.len(), 43);
+    }
+
+    #[test]
+    fn errors_begin_at_0x80() {
+        for code in 0..=u8::MAX {
+            if let Some(reason) = ReasonCode::from_u8(code) {
+                assert_eq!(reason.is_error(), code >= 0x80);
+            }
+        }
+    }
+
+    #[test]
+    fn the_return_codes_before_mqtt_5_survive_a_round_trip() {
+        for value in 0..=5 {
+            assert_eq!(ReasonCode::from_connack_v3(value).map(ReasonCode::connack_v3), Some(value));
+        }
+        assert_eq!(ReasonCode::from_connack_v3(6), None);
+    }
+
+    /// Nothing but Success may look like acceptance to an old client.
+    #[test]
+    fn every_error_refuses_an_old_client() {
+        for reason in (0x80..=u8::MAX).filter_map(ReasonCode::from_u8) {
+            assert!((1..=5).contains(&reason.connack_v3()), "{reason:?}");
+        }
+    }
+}

@@ -182,3 +182,124 @@ impl ShareName {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filter(text: &str) -> Result<TopicFilter, DecodeError> {
+        TopicFilter::new(Text::try_from(text).unwrap())
+    }
+
+    fn name(text: &str) -> Result<TopicName, DecodeError> {
+        TopicName::new(Text::try_from(text).unwrap())
+    }
+
+    fn matches(filter_text: &str, name_text: &str) -> bool {
+        filter(filter_text).unwrap().matches(&name(name_text).unwrap())
+    }
+
+    /// [MQTT5-4.7.0-1], [MQTT5-3.3.2-2], [MQTT311-4.7.1-1], [MQTT311-3.3.2-2]
+    #[test]
+    fn a_topic_name_has_no_wildcard() {
+        for text in ["+", "#", "a/+", "a#", "+a", "a/#/b"] {
+            assert_eq!(name(text).unwrap_err().reason, ReasonCode::TopicNameInvalid, "{text}");
+        }
+    }
+
+    /// [MQTT5-4.7.3-1], [MQTT311-4.7.3-1]
+    #[test]
+    fn names_and_filters_have_at_least_one_character() {
+        assert_eq!(name("").unwrap_err().reason, ReasonCode::TopicNameInvalid);
+        assert_eq!(filter("").unwrap_err().reason, ReasonCode::TopicFilterInvalid);
+    }
+
+    /// [MQTT5-4.7.1-1], [MQTT311-4.7.1-2]
+    #[test]
+    fn a_multi_level_wildcard_stands_alone_and_last() {
+        for text in ["#", "a/#", "/#", "+/#"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["a#", "#a", "#/a", "a/#/b", "##", "a/b#", "#+"] {
+            assert_eq!(filter(text).unwrap_err().reason, ReasonCode::TopicFilterInvalid, "{text}");
+        }
+    }
+
+    /// [MQTT5-4.7.1-2], [MQTT311-4.7.1-3]
+    #[test]
+    fn a_single_level_wildcard_fills_its_level() {
+        for text in ["+", "+/a", "a/+/b", "/+", "+/+/#"] {
+            assert!(filter(text).is_ok(), "{text}");
+        }
+        for text in ["a+", "+a", "a/+b/c", "++"] {
+            assert_eq!(filter(text).unwrap_err().reason, ReasonCode::TopicFilterInvalid, "{text}");
+        }
+    }
+
+    /// The examples of section 4.7.1.
+    #[test]
+    fn filters_match_as_the_specification_says() {
+        for topic in
+            ["sport/tennis/player1", "sport/tennis/player1/ranking", "sport/tennis/player1/s/w"]
+        {
+            assert!(matches("sport/tennis/player1/#", topic), "{topic}");
+        }
+        assert!(matches("sport/#", "sport"));
+        assert!(!matches("sport/#", "sports"));
+        assert!(matches("sport/tennis/+", "sport/tennis/player1"));
+        assert!(!matches("sport/tennis/+", "sport/tennis/player1/ranking"));
+        assert!(!matches("sport/+", "sport"));
+        assert!(matches("sport/+", "sport/"));
+        assert!(matches("+/+", "/finance") && matches("/+", "/finance"));
+        assert!(!matches("+", "/finance"));
+        assert!(matches("+/tennis/#", "a/tennis") && matches("#", "a/b"));
+        assert!(!matches("a/b/c", "a/b") && !matches("a/b", "a/b/c"));
+    }
+
+    /// [MQTT5-4.7.2-1], [MQTT311-4.7.2-1]
+    #[test]
+    fn a_leading_wildcard_does_not_match_a_dollar_topic() {
+        assert!(!matches("#", "$SYS"));
+        assert!(!matches("+/monitor", "$SYS/monitor"));
+        assert!(!matches("+", "$SYS"));
+        assert!(matches("$SYS/#", "$SYS/monitor") && matches("$SYS/+", "$SYS/monitor"));
+        assert!(matches("$SYS/#", "$SYS"));
+        assert!(matches("a/#", "a/$SYS") && matches("a/+", "a/$SYS"));
+    }
+
+    /// [MQTT5-4.7.3-4], [MQTT311-4.7.3-4]
+    #[test]
+    fn nothing_is_normalised() {
+        assert!(!matches("ACCOUNTS", "Accounts"));
+        assert!(!matches("/a", "a") && !matches("a", "a/"));
+        assert!(!matches("e\u{301}", "\u{e9}"));
+    }
+
+    /// [MQTT5-4.8.2-1], [MQTT5-4.8.2-2]
+    #[test]
+    fn a_shared_filter_has_a_name_and_a_filter() {
+        for text in ["$share/", "$share//t", "$share/g", "$share/g/", "$share/+/t", "$share/a#/t"] {
+            assert_eq!(filter(text).unwrap_err().reason, ReasonCode::TopicFilterInvalid, "{text}");
+        }
+        let shared = filter("$share/g/a/+/#").unwrap().shared().unwrap();
+        assert_eq!(shared.share.text().as_str(), "g");
+        assert_eq!(shared.filter, filter("a/+/#").unwrap());
+        let slash = filter("$share/g//").unwrap().shared().unwrap();
+        assert_eq!(slash.filter, filter("/").unwrap());
+    }
+
+    #[test]
+    fn what_only_looks_like_a_share_is_an_ordinary_filter() {
+        for text in ["$share", "$shared/g/t", "share/g/t", "$SHARE/g/t"] {
+            let filter = filter(text).unwrap();
+            assert!(!filter.is_shared() && filter.shared().is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn wildcards_are_seen() {
+        for (text, wild) in [("a/b", false), ("a/+", true), ("#", true), ("$share/g/+", true)] {
+            assert_eq!(filter(text).unwrap().has_wildcard(), wild, "{text}");
+        }
+    }
+}

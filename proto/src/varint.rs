@@ -57,3 +57,53 @@ pub fn get(input: &[u8]) -> Varint {
     }
     if input.len() >= 4 { Varint::Malformed } else { Varint::Incomplete }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [MQTT5-1.5.5-1] The borders of table 1-1.
+    #[test]
+    fn the_borders_between_the_lengths_survive_a_round_trip() {
+        let borders = [
+            (0, 1),
+            (127, 1),
+            (128, 2),
+            (16_383, 2),
+            (16_384, 3),
+            (2_097_151, 3),
+            (2_097_152, 4),
+            (MAX, 4),
+        ];
+        for (value, bytes) in borders {
+            let mut out = Vec::new();
+            put(&mut out, value);
+            assert_eq!((out.len(), len(value)), (bytes, bytes), "{value}");
+            assert_eq!(get(&out), Varint::Value(value, bytes));
+            for end in 0..bytes {
+                assert_eq!(get(&out[..end]), Varint::Incomplete, "{value} cut to {end}");
+            }
+        }
+    }
+
+    /// [MQTT5-1.5.5-1]
+    #[test]
+    fn longer_forms_than_needed_are_malformed() {
+        for input in [&[0x80, 0x00][..], &[0xff, 0x00], &[0x80, 0x80, 0x00], &[0xff, 0xff, 0xff, 0]]
+        {
+            assert_eq!(get(input), Varint::Malformed, "{input:02x?}");
+        }
+    }
+
+    /// [MQTT5-1.5.5-1]
+    #[test]
+    fn a_fifth_byte_is_malformed_before_it_arrives() {
+        assert_eq!(get(&[0xff, 0xff, 0xff]), Varint::Incomplete);
+        assert_eq!(get(&[0xff, 0xff, 0xff, 0xff]), Varint::Malformed);
+    }
+
+    #[test]
+    fn what_follows_the_integer_is_not_looked_at() {
+        assert_eq!(get(&[0x05, 0xff, 0xff, 0xff, 0xff]), Varint::Value(5, 1));
+    }
+}
