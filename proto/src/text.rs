@@ -72,6 +72,12 @@ impl Text {
     }
 }
 
+impl std::borrow::Borrow<[u8]> for Text {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl TryFrom<&str> for Text {
     type Error = DecodeError;
     fn try_from(text: &str) -> Result<Self, DecodeError> {

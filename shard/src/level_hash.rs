@@ -86,6 +86,19 @@ impl HashKey {
         self.salt
     }
 
+    /// A keyed hash of any bytes.
+    ///
+    /// *Cost*: one multiplication per 8 bytes and two more.
+    #[must_use]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let step = |state: u64, word: &[u8; 8]| fold(state ^ u64::from_le_bytes(*word), self.first);
+        let state = words.iter().fold(self.seed ^ bytes.len() as u64, step);
+        let mut last = [0u8; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        fold(fold(state ^ u64::from_le_bytes(last), self.first) ^ self.salt, self.second)
+    }
+
     /// A keyed hash of two numbers.
     #[inline]
     #[must_use]

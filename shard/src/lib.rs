@@ -9,7 +9,15 @@
 //! everything is keyed by [`Slot`].
 #![forbid(unsafe_code)]
 
+mod ack;
+mod alias;
+mod auth;
+mod census;
 pub mod config;
+mod connect;
+mod connection;
+mod deliver;
+mod disconnect;
 pub mod event;
 pub mod ids;
 pub mod input;
@@ -19,12 +27,24 @@ pub mod mask;
 pub mod matcher;
 pub mod message;
 pub mod outbox;
+mod packet_ids;
 pub mod peer;
+mod publish;
+mod receivers;
+mod retained;
+mod route;
+mod session;
 mod shard;
+mod share;
+mod subscribe;
+mod table;
+mod timers;
 pub mod wheel;
 
-pub use config::{Limits, ShardConfig};
-pub use event::Event;
+pub use census::Census;
+pub use config::{Limits, QueueFull, ShardConfig};
+pub use connect::refusal;
+pub use event::{DropReason, EndedBy, Event};
 pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
 pub use input::{Input, Now, Origin, Verdict};
 pub use interest::{Interest, InterestWriter, ShardMask};

@@ -108,3 +108,17 @@ fn own_properties(mut properties: Box<PublishProperties>) -> Box<PublishProperti
         properties.correlation_data.as_deref().map(Bytes::copy_from_slice);
     properties
 }
+
+/// The message of a will, as it is published at `now_ms`; its expiry counts from there.
+#[must_use]
+pub fn will_message(will: &petrel_proto::Will, publisher: u64, now_ms: u64) -> Message {
+    Message {
+        topic: will.topic.clone(),
+        payload: will.payload.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        properties: forwarded(will.properties.clone()),
+        publisher,
+        expires_at_ms: expiry(will.properties.message_expiry_interval_s, now_ms),
+    }
+}

@@ -16,7 +16,8 @@ const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
 pub struct Outbox {
     /// Bytes for sockets.
     pub writes: Vec<Write>,
-    /// Messages for other shards. Those to one shard arrive there in this order.
+    /// Messages for other shards. Those to one shard arrive there in this order. One addressed to
+    /// the shard itself comes back to it as [`crate::Input::Peer`] in a later turn.
     pub peers: Vec<(ShardIndex, PeerMessage)>,
     /// Connections to close once their writes have left. The shard has forgotten them.
     pub closes: Vec<ConnId>,

@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use petrel_proto::{Qos, Text, TopicFilter};
+use petrel_proto::{Text, TopicFilter};
 
 use crate::{Message, SessionRef};
 
@@ -24,7 +24,7 @@ pub struct GroupKey {
 }
 
 /// What the owner of a group knows of a member.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Readiness {
     /// The member has a connection.
     pub online: bool,
@@ -43,14 +43,12 @@ pub enum PeerMessage {
     RetainedQuery(Box<RetainedQuery>),
     /// Deliver: an answer to a query.
     RetainedBatch(Box<RetainedBatch>),
-    /// Route: a session joins a group that you own, or changes its QoS.
+    /// Route: a session joins a group that you own.
     GroupJoin {
         /// The group.
         group: Arc<GroupKey>,
         /// The session.
         member: SessionRef,
-        /// Granted QoS.
-        qos: Qos,
         /// State of the member.
         readiness: Readiness,
     },
@@ -120,4 +118,6 @@ pub struct GroupDelivery {
     pub message: Arc<Message>,
     /// How many members were tried, this one included.
     pub attempt: u8,
+    /// The member's home answers with the member's readiness, for more wait.
+    pub more: bool,
 }

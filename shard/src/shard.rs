@@ -2,24 +2,218 @@
 
 use std::sync::Arc;
 
-use crate::Interest;
-use crate::{Input, Now, Outbox, ShardConfig};
+use hashbrown::HashTable;
+use petrel_proto::{Packet, ReasonCode};
+
+use crate::connection::{Connection, Violation};
+use crate::event::EndedBy;
+use crate::interest::{Interest, InterestWriter};
+use crate::level_hash::HashKey;
+use crate::matcher::Matcher;
+use crate::receivers::Receivers;
+use crate::retained::Retained;
+use crate::route::RouteScratch;
+use crate::session::Session;
+use crate::share::Groups;
+use crate::table::Table;
+use crate::timers::{TIMER_SLOTS, TIMER_TICK_MS, Timer};
+use crate::wheel::Wheel;
+use crate::{ConnId, Input, Limits, Now, Outbox, SessionRef, ShardConfig};
 
 /// One core's share of the broker.
+///
+/// It owns the sessions whose client identifiers are homed on it, the retained messages of the
+/// topics and the shared groups that are. Invariants: a session has at most one connection; every
+/// subscription is in the matcher and, before its SUBACK is in the outbox, in the interest table;
+/// a message enters the process-wide order of its publisher at one point, [`crate::route`].
 pub struct Shard {
-    config: ShardConfig,
-    interest: Arc<Interest>,
+    pub(crate) config: ShardConfig,
+    pub(crate) key: HashKey,
+    /// By [`ConnId::index`].
+    pub(crate) conns: Vec<Option<Box<Connection>>>,
+    pub(crate) sessions: Table<Session>,
+    /// Positions in `sessions`, by client identifier.
+    pub(crate) by_client: HashTable<u32>,
+    pub(crate) matcher: Matcher,
+    /// By [`crate::matcher::FilterId`].
+    pub(crate) receivers: Vec<Receivers>,
+    pub(crate) interest: Arc<Interest>,
+    pub(crate) interest_writer: InterestWriter,
+    pub(crate) groups: Groups,
+    pub(crate) retained: Retained,
+    pub(crate) wheel: Wheel<Timer>,
+    pub(crate) scratch: RouteScratch,
+    pub(crate) assigned: u64,
+    pub(crate) stopping: bool,
+}
+
+/// The time and the outbox of the input being handled.
+pub(crate) struct Turn<'a> {
+    pub(crate) now_ms: u64,
+    pub(crate) out: &'a mut Outbox,
 }
 
 impl Shard {
-    /// A shard with no sessions. `interest` is shared by all shards of the process.
+    /// A shard with no sessions. `interest` is shared by all shards of the process and was made
+    /// with the same hash key.
     #[must_use]
     pub fn new(config: ShardConfig, interest: Arc<Interest>) -> Self {
-        Self { config, interest }
+        let key = HashKey::new(config.hash_key);
+        let index = config.index.0;
+        Self {
+            key,
+            conns: Vec::new(),
+            sessions: Table::default(),
+            by_client: HashTable::new(),
+            matcher: Matcher::new(key),
+            receivers: Vec::new(),
+            interest_writer: InterestWriter::new(Arc::clone(&interest), index),
+            interest,
+            groups: Groups::default(),
+            retained: Retained::default(),
+            wheel: Wheel::new(0, TIMER_TICK_MS, TIMER_SLOTS),
+            scratch: RouteScratch::default(),
+            assigned: 0,
+            stopping: false,
+            config,
+        }
     }
 
     /// Handles one input and appends what is to be done about it to `out`.
+    ///
+    /// Inputs for a connection that the shard has closed, or that it never had, do nothing.
+    /// `now` never goes back.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Outbox) {
-        let _ = (now, input, out, &self.config, &self.interest);
+        let turn = &mut Turn { now_ms: now.mono_ms, out };
+        match input {
+            Input::Connect { conn, connect, origin } => {
+                self.on_connect(turn, conn, connect, origin)
+            }
+            Input::Packet { conn, packet } => {
+                if let Some(connection) = self.connection_mut(conn) {
+                    connection.last_packet_ms = turn.now_ms;
+                    if let Err(violation) = self.on_packet(turn, conn, packet) {
+                        self.violate(turn, conn, violation);
+                    }
+                }
+            }
+            Input::Violation { conn, error } => {
+                self.violate(turn, conn, Violation::new(error.reason, error.what));
+            }
+            Input::Closed { conn } => self.on_closed(turn, conn),
+            Input::Flushed { conn, pending_bytes } => self.on_flushed(turn, conn, pending_bytes),
+            Input::Peer { from, message } => self.on_peer(turn, from, message),
+            Input::Verdict { conn, verdict } => self.on_verdict(turn, conn, verdict),
+            Input::Timer => self.on_timer(turn),
+            Input::Shutdown => self.on_shutdown(turn),
+            Input::Kick { conn, reason } => {
+                self.violate(turn, conn, Violation::new(reason, "ended by the operator"));
+            }
+        }
+    }
+
+    fn on_packet(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: Packet,
+    ) -> Result<(), Violation> {
+        let live = self.connection(conn).is_some_and(Connection::is_live);
+        match packet {
+            Packet::Auth(auth) => self.on_auth(turn, conn, *auth),
+            Packet::Disconnect(disconnect) => self.on_disconnect(turn, conn, &disconnect),
+            _ if !live => Err(Violation::protocol(
+                "only AUTH and DISCONNECT may precede CONNACK here [MQTT5-3.1.2-30]",
+            )),
+            Packet::Publish(publish) => self.on_publish(turn, conn, publish),
+            Packet::PubAck(ack) => self.on_puback(turn, conn, &ack),
+            Packet::PubRec(ack) => self.on_pubrec(turn, conn, &ack),
+            Packet::PubRel(ack) => self.on_pubrel(turn, conn, &ack),
+            Packet::PubComp(ack) => self.on_pubcomp(turn, conn, &ack),
+            Packet::Subscribe(subscribe) => self.on_subscribe(turn, conn, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(turn, conn, &unsubscribe),
+            Packet::PingReq => {
+                self.send(turn, conn, &Packet::PingResp);
+                Ok(())
+            }
+            Packet::Connect(_) => Err(Violation::protocol("a second CONNECT [MQTT5-3.1.0-2]")),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                Err(Violation::protocol("a packet that only a server sends"))
+            }
+        }
+    }
+
+    /// The connection, if it is the one that the identifier means.
+    pub(crate) fn connection(&self, conn: ConnId) -> Option<&Connection> {
+        self.conns.get(conn.index as usize)?.as_deref().filter(|c| c.id == conn)
+    }
+
+    /// The connection, if it is the one that the identifier means.
+    pub(crate) fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        self.conns.get_mut(conn.index as usize)?.as_deref_mut().filter(|c| c.id == conn)
+    }
+
+    /// The position of the session behind a connection that has sent its CONNACK.
+    pub(crate) fn session_of(&self, conn: ConnId) -> Option<u32> {
+        self.connection(conn).filter(|c| c.is_live()).map(|c| c.session)
+    }
+
+    /// The connection of a session, if it has one.
+    pub(crate) fn conn_of(&self, session: u32) -> Option<ConnId> {
+        let session = self.sessions.get(session).filter(|s| s.is_online())?;
+        self.conns.get(session.conn as usize)?.as_deref().map(|c| c.id)
+    }
+
+    /// How other shards name a session of this one.
+    pub(crate) fn session_ref(&self, session: u32) -> SessionRef {
+        SessionRef {
+            shard: self.config.index,
+            index: session,
+            generation: self.sessions.generation(session).unwrap_or(0),
+        }
+    }
+
+    /// The position of a session that another shard named, if it still is the same session.
+    pub(crate) fn resolve(&self, named: SessionRef) -> Option<u32> {
+        let current = self.sessions.generation(named.index)? == named.generation;
+        (current && self.sessions.get(named.index).is_some()).then_some(named.index)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    /// Sends a packet other than PUBLISH. What would exceed the client's Maximum Packet Size goes
+    /// without its reason string and user properties ([MQTT5-3.4.2-2] and its kin).
+    pub(crate) fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: &Packet) {
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.pending_bytes += turn.out.packet(conn, connection.version, packet);
+        }
+    }
+
+    /// Ends a connection for something that the client did, or that happened to it.
+    pub(crate) fn violate(&mut self, turn: &mut Turn<'_>, conn: ConnId, violation: Violation) {
+        let Some(connection) = self.connection(conn) else { return };
+        if !connection.is_live() {
+            return self.refuse_pending(turn, conn, violation);
+        }
+        self.send_disconnect(turn, conn, violation);
+        turn.out.closes.push(conn);
+        self.end_connection(turn, conn, EndedBy::Broker, violation.reason, violation.what);
+    }
+
+    fn on_closed(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
+        self.end_connection(turn, conn, EndedBy::Network, ReasonCode::UnspecifiedError, "");
+    }
+
+    /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close. Wills are published as after any
+    /// other close by the server ([MQTT5-3.1.2-8]).
+    fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
+        self.stopping = true;
+        let ids: Vec<ConnId> = self.conns.iter().flatten().map(|c| c.id).collect();
+        let why = Violation::new(ReasonCode::ServerShuttingDown, "the broker stops");
+        for conn in ids {
+            self.violate(turn, conn, why);
+        }
     }
 }

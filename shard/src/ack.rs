@@ -1,0 +1,94 @@
+//! Acknowledgements from a client for what was sent to it ([MQTT5-4.3], [MQTT5-4.9]).
+
+use petrel_proto::{Ack, Packet, Qos, ReasonCode};
+
+use crate::ConnId;
+use crate::connection::Violation;
+use crate::session::{Inflight, Stage};
+use crate::shard::{Shard, Turn};
+
+impl Shard {
+    /// PUBACK ends a QoS 1 delivery, whatever its reason ([MQTT5-4.4.0-2]).
+    pub(crate) fn on_puback(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        ack: &Ack,
+    ) -> Result<(), Violation> {
+        self.finish(
+            turn,
+            conn,
+            ack,
+            |stage| matches!(stage, Stage::Published(delivery) if delivery.qos == Qos::AtLeastOnce),
+        )
+    }
+
+    /// PUBREC: the message is with the client and is released; an error ends the delivery
+    /// ([MQTT5-4.3.3-4], [MQTT5-4.4.0-2]).
+    pub(crate) fn on_pubrec(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        ack: &Ack,
+    ) -> Result<(), Violation> {
+        if ack.reason.is_error() {
+            return self.finish(turn, conn, ack, |stage| {
+                matches!(stage, Stage::Published(delivery) if delivery.qos == Qos::ExactlyOnce)
+            });
+        }
+        let Some(index) = self.session_of(conn) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
+        let found = session.find_inflight(ack.packet_id);
+        let reason = match found.and_then(|at| session.inflight.get_mut(at)) {
+            Some(entry) => {
+                if matches!(&entry.stage, Stage::Published(d) if d.qos != Qos::ExactlyOnce) {
+                    return Err(Violation::protocol("PUBREC for a QoS 1 message"));
+                }
+                // From here the identifier is kept, the message is not ([MQTT5-4.3.3-5]).
+                entry.stage = Stage::Released;
+                entry.sent = true;
+                ReasonCode::Success
+            }
+            None => ReasonCode::PacketIdentifierNotFound,
+        };
+        self.send(turn, conn, &Packet::PubRel(Ack::new(ack.packet_id, reason)));
+        Ok(())
+    }
+
+    /// PUBCOMP ends a QoS 2 delivery.
+    pub(crate) fn on_pubcomp(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        ack: &Ack,
+    ) -> Result<(), Violation> {
+        self.finish(turn, conn, ack, |stage| matches!(stage, Stage::Released))
+    }
+
+    /// Ends a delivery that is at the stage its acknowledgement answers. One for an identifier
+    /// that is not in flight is ignored: it may be the second answer to a retransmission.
+    fn finish(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        ack: &Ack,
+        expected: impl Fn(&Stage) -> bool,
+    ) -> Result<(), Violation> {
+        let Some(index) = self.session_of(conn) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
+        let Some(at) = session.find_inflight(ack.packet_id) else { return Ok(()) };
+        if !session.inflight.get(at).is_some_and(|entry| expected(&entry.stage)) {
+            let what = "an acknowledgement of the wrong kind for its packet identifier";
+            return Err(Violation::protocol(what));
+        }
+        let entry = session.remove_inflight(at);
+        if let Some(Inflight { charged: true, .. }) = entry
+            && let Some(connection) = self.connection_mut(conn)
+        {
+            // [MQTT5-4.9.0-2]: never above what the client asked for.
+            connection.send_quota = (connection.send_quota + 1).min(connection.receive_maximum);
+        }
+        self.drain(turn, index);
+        Ok(())
+    }
+}

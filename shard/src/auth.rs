@@ -1,0 +1,92 @@
+//! AUTH: enhanced authentication and re-authentication ([MQTT5-4.12]).
+//!
+//! The shard leads the exchange; what a step means is decided elsewhere, through
+//! [`Question`] and [`Verdict`].
+
+use bytes::Bytes;
+use petrel_proto::{Auth, Packet, ReasonCode, ReasonProperties};
+
+use crate::connection::{State, Violation};
+use crate::outbox::Question;
+use crate::shard::{Shard, Turn};
+use crate::{ConnId, Verdict};
+
+impl Shard {
+    /// A step of the client.
+    pub(crate) fn on_auth(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: Auth,
+    ) -> Result<(), Violation> {
+        let Some(connection) = self.connection_mut(conn) else { return Ok(()) };
+        let live = connection.is_live();
+        let Some(auth) = connection.auth.as_deref_mut() else {
+            return Err(Violation::protocol("AUTH without a method in CONNECT [MQTT5-4.12.0-6]"));
+        };
+        if packet.method.as_ref() != Some(&auth.method) {
+            let what = "AUTH must name the method of the CONNECT [MQTT5-4.12.0-5]";
+            return Err(Violation::protocol(what));
+        }
+        let starts = match packet.reason {
+            ReasonCode::ReAuthenticate if live && !auth.running => true,
+            ReasonCode::ContinueAuthentication if auth.running && !auth.asked => false,
+            _ => return Err(Violation::protocol("AUTH out of turn [MQTT5-4.12.0-3]")),
+        };
+        auth.running = true;
+        self.ask(turn, conn, packet.data, starts);
+        Ok(())
+    }
+
+    /// Asks what a step of the client means.
+    pub(crate) fn ask(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        data: Option<Bytes>,
+        starts: bool,
+    ) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let Some(auth) = connection.auth.as_deref_mut() else { return };
+        auth.asked = true;
+        let method = auth.method.clone();
+        let client_id = match &connection.state {
+            State::Authenticating(pending) => Some(pending.connect.client_id.clone()),
+            State::Live => {
+                let session = connection.session;
+                self.sessions.get(session).map(|session| session.client_id.clone())
+            }
+        };
+        if let Some(client_id) = client_id {
+            let data = data.as_deref().map(Bytes::copy_from_slice);
+            turn.out.questions.push(Question { conn, client_id, method, data, starts });
+        }
+    }
+
+    /// The answer to a question.
+    pub(crate) fn on_verdict(&mut self, turn: &mut Turn<'_>, conn: ConnId, verdict: Verdict) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let live = connection.is_live();
+        let Some(auth) = connection.auth.as_deref_mut().filter(|auth| auth.asked) else { return };
+        auth.asked = false;
+        let method = auth.method.clone();
+        let step = |reason, data| {
+            let properties = ReasonProperties::EMPTY;
+            Packet::Auth(Box::new(Auth { reason, method: Some(method), data, properties }))
+        };
+        match verdict {
+            Verdict::Continue { data } => {
+                self.send(turn, conn, &step(ReasonCode::ContinueAuthentication, data));
+            }
+            Verdict::Accept { data } if live => {
+                auth.running = false;
+                self.send(turn, conn, &step(ReasonCode::Success, data));
+            }
+            Verdict::Accept { data } => self.accept(turn, conn, data),
+            // [MQTT5-4.12.0-4], [MQTT5-4.12.1-2]
+            Verdict::Refuse { reason } => {
+                self.violate(turn, conn, Violation::new(reason, "authentication failed"));
+            }
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! CONNECT: who may have which session ([MQTT5-3.1], [MQTT5-3.2]).
+
+use petrel_proto::{
+    ClientId, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, Qos, ReasonCode,
+    ReasonProperties, Text, Version,
+};
+
+use crate::alias::OutgoingAliases;
+use crate::connection::{AuthExchange, Connection, PendingConnect, State, Violation};
+use crate::event::{EndedBy, Event};
+use crate::session::{PendingWill, Session};
+use crate::shard::{Shard, Turn};
+use crate::{ConnId, Outbox, input::Origin};
+
+/// Milliseconds that an authentication exchange may be silent.
+const AUTH_SILENCE_MS_MAX: u32 = 10_000;
+
+/// The answer to a first packet that cannot be decoded, if the client is owed one: in MQTT 5 a
+/// CONNACK with the reason, before it only for an unknown protocol level ([MQTT5-3.1.2-2],
+/// [MQTT311-3.1.2-2]). `version` is what the packet seemed to ask for.
+#[must_use]
+pub fn refusal(version: Version, error: &DecodeError) -> Option<Packet> {
+    let owed = version.is_v5() || error.reason == ReasonCode::UnsupportedProtocolVersion;
+    owed.then(|| {
+        let properties = ConnAckProperties::default();
+        Packet::ConnAck(Box::new(ConnAck {
+            session_present: false,
+            reason: error.reason,
+            properties,
+        }))
+    })
+}
+
+impl Shard {
+    pub(crate) fn on_connect(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        mut connect: Box<Connect>,
+        origin: Origin,
+    ) {
+        connect.client_id = connect.client_id.to_owned_text();
+        let assigned = connect.client_id.is_empty();
+        if let Err(violation) = self.check_connect(&connect, origin) {
+            return refuse(turn.out, conn, &connect, violation);
+        }
+        if assigned {
+            connect.client_id = self.assign_client_id();
+        }
+        let method = connect.properties.authentication_method.as_ref().map(Text::to_owned_text);
+        self.add_connection(turn, conn, Box::new(PendingConnect { connect, assigned }));
+        match method {
+            Some(method) => self.begin_authentication(turn, conn, method),
+            None => self.accept(turn, conn, None),
+        }
+    }
+
+    fn check_connect(&self, connect: &Connect, origin: Origin) -> Result<(), Violation> {
+        use ReasonCode as R;
+        let limits = self.limits();
+        let id_bytes = connect.client_id.len();
+        if self.stopping {
+            return Err(Violation::new(R::ServerShuttingDown, "the broker stops"));
+        }
+        if id_bytes == 0 {
+            // [MQTT5-3.1.3-6]; [MQTT311-3.1.3-8]: without an identifier there is nothing to keep.
+            let allowed = match connect.version {
+                Version::V5 => true,
+                Version::V3_1_1 => connect.clean_start,
+                Version::V3_1 => false,
+            };
+            if !allowed {
+                return Err(Violation::new(
+                    R::ClientIdentifierNotValid,
+                    "an empty client identifier",
+                ));
+            }
+        }
+        if id_bytes > usize::from(limits.client_id_bytes_maximum) {
+            let what = "the client identifier is longer than client_id_bytes_maximum";
+            return Err(Violation::new(R::ClientIdentifierNotValid, what));
+        }
+        if let Some(will) = &connect.will {
+            if will.qos as u8 > limits.maximum_qos {
+                return Err(Violation::new(R::QosNotSupported, "will QoS [MQTT5-3.2.2-12]"));
+            }
+            if will.retain && !limits.retain_available {
+                return Err(Violation::new(R::RetainNotSupported, "will retain [MQTT5-3.2.2-13]"));
+            }
+            if let Err(violation) = self.check_publish_topic(&will.topic) {
+                return Err(violation);
+            }
+        }
+        match &connect.properties.authentication_method {
+            // [MQTT5-4.12.0-1]
+            Some(method) if !self.config.auth_methods.iter().any(|m| m == method.as_str()) => {
+                Err(Violation::new(R::BadAuthenticationMethod, "unknown authentication method"))
+            }
+            None if !origin.allow_anonymous => Err(Violation::new(
+                R::NotAuthorized,
+                "the listener does not let in anonymous clients",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_connection(&mut self, turn: &mut Turn<'_>, conn: ConnId, pending: Box<PendingConnect>) {
+        let connect = &pending.connect;
+        let properties = &connect.properties;
+        let limits = self.limits();
+        let alias_maximum =
+            properties.topic_alias_maximum.unwrap_or(0).min(limits.outgoing_topic_alias_maximum);
+        let receive_maximum =
+            properties.receive_maximum.unwrap_or(u16::MAX).min(limits.outgoing_inflight_maximum);
+        let connection = Connection {
+            id: conn,
+            version: connect.version,
+            session: u32::MAX,
+            silence_ms_max: AUTH_SILENCE_MS_MAX,
+            last_packet_ms: turn.now_ms,
+            send_quota: receive_maximum,
+            receive_maximum,
+            inbound_inflight: 0,
+            maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
+            pending_bytes: 0,
+            problem_information: properties.request_problem_information.unwrap_or(true),
+            resending: true,
+            state: State::Authenticating(pending),
+            incoming_aliases: Vec::new(),
+            outgoing_aliases: OutgoingAliases::new(alias_maximum),
+            auth: None,
+        };
+        let at = conn.index as usize;
+        if self.conns.len() <= at {
+            self.conns.resize_with(at + 1, || None);
+        }
+        self.conns[at] = Some(Box::new(connection));
+    }
+
+    /// An identifier that nobody has, homed here ([MQTT5-3.1.3-6], [MQTT5-3.2.2-16]).
+    fn assign_client_id(&mut self) -> ClientId {
+        loop {
+            self.assigned += 1;
+            let mut seed = [0u8; 16];
+            seed[..8].copy_from_slice(&self.config.seed.to_le_bytes());
+            seed[8..].copy_from_slice(&self.assigned.to_le_bytes());
+            let (high, low) = (self.key.hash(&seed), self.key.hash(&seed[1..]));
+            let id = format!("petrel-{high:016x}{:08x}", low as u32);
+            let home = self.config.slots.home_of(id.as_bytes());
+            if let Ok(id) = Text::try_from(id.as_str())
+                && home == self.config.index
+                && self.find_session(&id).is_none()
+            {
+                return id;
+            }
+        }
+    }
+
+    /// The position of the session of a client identifier.
+    pub(crate) fn find_session(&self, client_id: &ClientId) -> Option<u32> {
+        let hash = self.key.hash(client_id.as_bytes());
+        let same = |&index: &u32| {
+            self.sessions.get(index).is_some_and(|session| session.client_id == *client_id)
+        };
+        self.by_client.find(hash, same).copied()
+    }
+
+    /// Accepts a CONNECT: takes the session over or makes one, answers with CONNACK, and sends
+    /// what the session has waiting. `data` ends an authentication exchange.
+    pub(crate) fn accept(&mut self, turn: &mut Turn<'_>, conn: ConnId, data: Option<bytes::Bytes>) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let State::Authenticating(pending) = std::mem::replace(&mut connection.state, State::Live)
+        else {
+            return;
+        };
+        let PendingConnect { mut connect, assigned } = *pending;
+        let session_present = self.take_session(turn, &connect);
+        let index = self.attach_session(turn, conn, &mut connect);
+        let auth_method = self.connection_mut(conn).and_then(|connection| {
+            connection.session = index;
+            connection.auth.as_deref_mut().map(|auth| {
+                auth.running = false;
+                auth.method.clone()
+            })
+        });
+        let client_id = connect.client_id.clone();
+        let expiry_s = self.sessions.get(index).map_or(0, |session| session.expiry_interval_s);
+        let mut properties = self.connack_properties(&connect, expiry_s, assigned);
+        properties.authentication_method = auth_method;
+        properties.authentication_data = data;
+        let reason = ReasonCode::Success;
+        let connack = ConnAck { session_present, reason, properties };
+        self.send(turn, conn, &Packet::ConnAck(Box::new(connack)));
+        self.arm_silence(turn, conn.index);
+        let version = connect.version;
+        turn.out.events.push(Event::Connected { conn, client_id, version, session_present });
+        self.tell_groups(turn, index);
+        self.drain(turn, index);
+    }
+
+    /// Closes the connection that the client still has ([MQTT5-3.1.4-3], [MQTT311-3.1.4-2]) and
+    /// discards its session if a clean start was asked for ([MQTT5-3.1.2-4], [MQTT5-3.1.2-5]).
+    /// Returns Session Present ([MQTT5-3.2.2-2], [MQTT5-3.2.2-3]).
+    fn take_session(&mut self, turn: &mut Turn<'_>, connect: &Connect) -> bool {
+        let Some(index) = self.find_session(&connect.client_id) else { return false };
+        if let Some(old) = self.conn_of(index) {
+            let why = Violation::new(ReasonCode::SessionTakenOver, "another connection took over");
+            // A will with a delay is cancelled by this very connection if the session goes on
+            // ([MQTT5-3.1.3-9]); one without a delay, or whose session ends, is published.
+            self.violate(turn, old, why);
+        }
+        // It may have ended with its connection, when its expiry interval was 0.
+        let Some(index) = self.find_session(&connect.client_id) else { return false };
+        if connect.clean_start {
+            self.end_session(turn, index);
+            return false;
+        }
+        true
+    }
+
+    /// Finds or makes the session and ties it to the connection. Returns its position.
+    fn attach_session(&mut self, turn: &Turn<'_>, conn: ConnId, connect: &mut Connect) -> u32 {
+        let index = self.find_session(&connect.client_id).unwrap_or_else(|| {
+            let hash = self.key.hash(connect.client_id.as_bytes());
+            let (index, _) = self.sessions.insert(Session::new(connect.client_id.clone(), hash));
+            let sessions = &self.sessions;
+            self.by_client.insert_unique(hash, index, |&other| {
+                sessions.get(other).map_or(0, |session| session.client_hash)
+            });
+            index
+        });
+        let expiry_max = self.limits().session_expiry_max_s;
+        let expiry_s = match connect.version {
+            Version::V5 => connect.properties.session_expiry_interval_s.unwrap_or(0),
+            // [MQTT311-3.1.2-4], [MQTT311-3.1.2-6]
+            _ if connect.clean_start => 0,
+            _ => u32::MAX,
+        };
+        let keep_alive_s = self.effective_keep_alive_s(connect);
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.silence_ms_max = u32::from(keep_alive_s) * 1500;
+            connection.last_packet_ms = turn.now_ms;
+        }
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.conn = conn.index;
+            session.expiry_interval_s = expiry_s.min(expiry_max);
+            session.expires_at_ms = u64::MAX;
+            for incoming in &mut session.incoming {
+                incoming.counted = false;
+            }
+            let will = connect
+                .will
+                .take()
+                .map(|will| Box::new(PendingWill { will: own_will(will), fires_at_ms: u64::MAX }));
+            if will.is_some() || session.rare.is_some() {
+                // [MQTT5-3.1.3-9]: a will still waiting for its delay is not sent.
+                session.rare().will = will;
+            }
+        }
+        index
+    }
+
+    fn effective_keep_alive_s(&self, connect: &Connect) -> u16 {
+        match self.limits().server_keep_alive_s {
+            0 => connect.keep_alive_s,
+            imposed if connect.version.is_v5() => imposed,
+            // Before MQTT 5 a client cannot be told, so it is not held to another value.
+            _ => connect.keep_alive_s,
+        }
+    }
+
+    fn connack_properties(
+        &self,
+        connect: &Connect,
+        expiry_s: u32,
+        assigned: bool,
+    ) -> ConnAckProperties {
+        let limits = self.limits();
+        let asked = connect.properties.session_expiry_interval_s.unwrap_or(0);
+        let maximum_qos = Qos::from_u8(limits.maximum_qos).filter(|&qos| qos != Qos::ExactlyOnce);
+        ConnAckProperties {
+            session_expiry_interval_s: (expiry_s != asked).then_some(expiry_s),
+            receive_maximum: (limits.receive_maximum != u16::MAX).then_some(limits.receive_maximum),
+            maximum_qos,
+            retain_available: (!limits.retain_available).then_some(false),
+            maximum_packet_size: Some(limits.maximum_packet_size_bytes),
+            assigned_client_id: assigned.then(|| connect.client_id.clone()),
+            topic_alias_maximum: (limits.topic_alias_maximum > 0)
+                .then_some(limits.topic_alias_maximum),
+            server_keep_alive_s: (limits.server_keep_alive_s > 0)
+                .then_some(limits.server_keep_alive_s),
+            response_information: response_information(connect),
+            ..ConnAckProperties::default()
+        }
+    }
+
+    /// Refuses a CONNECT that was waiting for its authentication.
+    pub(crate) fn refuse_pending(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        violation: Violation,
+    ) {
+        let Some(slot) = self.conns.get_mut(conn.index as usize) else { return };
+        if let Some(connection) = slot.take_if(|c| c.id == conn)
+            && let State::Authenticating(pending) = connection.state
+        {
+            refuse(turn.out, conn, &pending.connect, violation);
+        }
+    }
+
+    fn begin_authentication(&mut self, turn: &mut Turn<'_>, conn: ConnId, method: Text) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.auth = Some(Box::new(AuthExchange { method, asked: false, running: true }));
+        let data = match &connection.state {
+            State::Authenticating(pending) => {
+                pending.connect.properties.authentication_data.clone()
+            }
+            State::Live => None,
+        };
+        self.arm_silence(turn, conn.index);
+        self.ask(turn, conn, data, true);
+    }
+
+    /// The connection is over: its session goes offline, or ends. The transport may be gone.
+    pub(crate) fn end_connection(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        by: EndedBy,
+        reason: ReasonCode,
+        what: &'static str,
+    ) {
+        let Some(slot) = self.conns.get_mut(conn.index as usize) else { return };
+        let Some(connection) = slot.take_if(|c| c.id == conn) else { return };
+        if !connection.is_live() {
+            return;
+        }
+        let index = connection.session;
+        if let Some(session) = self.sessions.get(index) {
+            let client_id = session.client_id.clone();
+            turn.out.events.push(Event::Disconnected { conn, client_id, by, reason, what });
+        }
+        self.session_offline(turn, index);
+    }
+}
+
+/// Answers a CONNECT with a refusal and closes ([MQTT5-3.1.4-1], [MQTT5-3.2.2-6]).
+fn refuse(out: &mut Outbox, conn: ConnId, connect: &Connect, violation: Violation) {
+    let mut properties = ConnAckProperties::default();
+    if connect.properties.request_problem_information.unwrap_or(true) {
+        properties.reason_string = Text::try_from(violation.what).ok();
+    }
+    let reason = violation.reason;
+    let connack = ConnAck { session_present: false, reason, properties };
+    let mut packet = Packet::ConnAck(Box::new(connack));
+    fit(&mut packet, connect.version, connect.properties.maximum_packet_size.unwrap_or(u32::MAX));
+    out.packet(conn, connect.version, &packet);
+    out.closes.push(conn);
+    out.events.push(Event::Refused { conn, client_id: connect.client_id.clone(), reason });
+}
+
+/// Leaves out the reason string if the packet would be larger than the client accepts
+/// ([MQTT5-3.2.2-19], [MQTT5-3.14.2-3]).
+pub(crate) fn fit(packet: &mut Packet, version: Version, bytes_max: u32) {
+    let fits = |packet: &Packet| {
+        petrel_proto::encoded_len(packet, version).is_some_and(|len| len <= bytes_max as usize)
+    };
+    if fits(packet) {
+        return;
+    }
+    match packet {
+        Packet::ConnAck(connack) => connack.properties.reason_string = None,
+        Packet::Disconnect(disconnect) => disconnect.properties = ReasonProperties::EMPTY,
+        _ => {}
+    }
+}
+
+/// A topic prefix that is this client's own, if it asked for one ([MQTT5-3.1.2-28]) and its
+/// identifier can be part of a topic.
+fn response_information(connect: &Connect) -> Option<Text> {
+    let asked = connect.properties.request_response_information == Some(true);
+    let id = connect.client_id.as_str();
+    if !asked || id.is_empty() || id.contains(['+', '#']) {
+        return None;
+    }
+    Text::try_from(format!("response/{id}").as_str()).ok()
+}
+
+/// A copy of a will that pins no read buffer.
+fn own_will(mut will: Box<petrel_proto::Will>) -> Box<petrel_proto::Will> {
+    let message = crate::message::will_message(&will, 0, 0).into_owned();
+    will.topic = message.topic;
+    will.payload = message.payload;
+    let expiry = will.properties.message_expiry_interval_s;
+    will.properties = message.properties.map(|boxed| *boxed).unwrap_or_default();
+    will.properties.message_expiry_interval_s = expiry;
+    will
+}

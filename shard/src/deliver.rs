@@ -1,0 +1,305 @@
+//! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
+//! [MQTT5-4.6], [MQTT5-4.9]).
+
+use petrel_proto::{Ack, Packet, PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
+
+use crate::alias::TopicForm;
+use crate::config::QueueFull;
+use crate::event::{DropReason, Event};
+use crate::session::{Delivery, Inflight, Stage};
+use crate::shard::{Shard, Turn};
+use crate::{ConnId, Message};
+
+/// A session takes no further retained messages or group messages while it holds this many.
+pub(crate) const READY_QUEUE_MAX: usize = 64;
+
+/// How a PUBLISH goes to one connection.
+struct Outgoing<'a> {
+    message: &'a Message,
+    qos: Qos,
+    retain: bool,
+    dup: bool,
+    packet_id: Option<PacketId>,
+    identifiers: &'a [u32],
+}
+
+impl Shard {
+    /// Delivers at QoS 0: now, or not at all.
+    pub(crate) fn deliver_at_most_once(
+        &mut self,
+        turn: &mut Turn<'_>,
+        session: u32,
+        message: &Message,
+        retain: bool,
+        identifiers: &[u32],
+    ) {
+        let Some(conn) = self.conn_of(session) else {
+            return drop_message(turn, DropReason::NotConnected);
+        };
+        if !self.socket_takes(conn) {
+            return drop_message(turn, DropReason::SlowReader);
+        }
+        if message.expired(turn.now_ms) {
+            return drop_message(turn, DropReason::Expired);
+        }
+        let (qos, dup, packet_id) = (Qos::AtMostOnce, false, None);
+        let outgoing = Outgoing { message, qos, retain, dup, packet_id, identifiers };
+        self.send_publish(turn, conn, &outgoing);
+    }
+
+    /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
+    pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, session: u32, delivery: Delivery) {
+        if self.has_room(session) {
+            return self.send_delivery(turn, session, delivery);
+        }
+        self.enqueue(turn, session, delivery);
+        self.tell_groups(turn, session);
+    }
+
+    /// True if the session's next QoS 1 or 2 message may go out at once.
+    fn has_room(&self, index: u32) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        let Some(conn) = self.conn_of(index) else { return false };
+        session.queue.is_empty()
+            && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending)
+            && self.socket_takes(conn)
+    }
+
+    fn socket_takes(&self, conn: ConnId) -> bool {
+        let limit = self.limits().outgoing_bytes_maximum as usize;
+        self.connection(conn).is_some_and(|c| c.is_live() && c.pending_bytes < limit)
+    }
+
+    /// Puts a delivery into the queue, within its bounds.
+    pub(crate) fn enqueue(&mut self, turn: &mut Turn<'_>, index: u32, delivery: Delivery) {
+        let limits = self.limits();
+        let (messages_max, bytes_max) =
+            (limits.session_queue_messages as usize, limits.session_queue_bytes);
+        let policy = limits.session_queue_full;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let queue = &mut session.queue;
+        let bytes = delivery.message.cost_bytes() as u64;
+        let full = |len: usize, held: u64| len + 1 > messages_max || held + bytes > bytes_max;
+        if full(queue.len(), queue.bytes) {
+            let now_ms = turn.now_ms;
+            for _ in queue.extract(|waiting| waiting.message.expired(now_ms)) {
+                drop_message(turn, DropReason::Expired);
+            }
+        }
+        while policy == QueueFull::DropOldest
+            && full(queue.len(), queue.bytes)
+            && queue.pop().is_some()
+        {
+            drop_message(turn, DropReason::QueueFull);
+        }
+        if full(queue.len(), queue.bytes) {
+            return drop_message(turn, DropReason::QueueFull);
+        }
+        queue.push(delivery);
+    }
+
+    /// Sends what a session has waiting, as far as its client and its socket take it: first what
+    /// was in flight when the last connection ended, in order and with its old identifiers
+    /// ([MQTT5-4.4.0-1], [MQTT5-4.6.0-1]), then the queue, then retained messages.
+    pub(crate) fn drain(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(conn) = self.conn_of(index) else { return };
+        if !self.resend(turn, index, conn) {
+            return;
+        }
+        while self.socket_takes(conn) {
+            let quota = self.connection(conn).map_or(0, |c| c.send_quota);
+            let Some(session) = self.sessions.get_mut(index) else { return };
+            let Some(next) = session.queue.deliveries.front() else { break };
+            if next.qos > Qos::AtMostOnce && quota == 0 {
+                break;
+            }
+            let Some(delivery) = session.queue.pop() else { break };
+            if delivery.message.expired(turn.now_ms) {
+                drop_message(turn, DropReason::Expired);
+            } else if delivery.qos == Qos::AtMostOnce {
+                let Delivery { message, retain, identifiers, .. } = delivery;
+                self.deliver_at_most_once(turn, index, &message, retain, &identifiers);
+            } else {
+                self.send_delivery(turn, index, delivery);
+            }
+        }
+        self.tell_groups(turn, index);
+        self.pull_retained(turn, index);
+    }
+
+    /// Sends again what is in flight and was not sent on this connection. Returns true when
+    /// nothing of it is left.
+    fn resend(&mut self, turn: &mut Turn<'_>, index: u32, conn: ConnId) -> bool {
+        if !self.connection(conn).is_some_and(|c| c.resending) {
+            return true;
+        }
+        let mut at = 0;
+        while let Some(entry) = self.sessions.get_mut(index).and_then(|s| s.inflight.get_mut(at)) {
+            let packet_id = entry.packet_id;
+            match &entry.stage {
+                _ if entry.sent => {}
+                Stage::Released => {
+                    entry.sent = true;
+                    let release = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
+                    self.send(turn, conn, &release);
+                }
+                Stage::Published(delivery) => {
+                    let delivery = delivery.clone();
+                    if !self.socket_takes(conn) || !self.charge(conn) {
+                        return false;
+                    }
+                    self.mark_sent(index, at);
+                    let outgoing = Outgoing {
+                        message: &delivery.message,
+                        qos: delivery.qos,
+                        retain: delivery.retain,
+                        // [MQTT5-3.3.1-1]
+                        dup: true,
+                        packet_id: Some(packet_id),
+                        identifiers: &delivery.identifiers,
+                    };
+                    if !self.send_publish(turn, conn, &outgoing) {
+                        self.give_up(index, conn, packet_id);
+                        continue;
+                    }
+                }
+            }
+            at += 1;
+        }
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.resending = false;
+        }
+        true
+    }
+
+    /// Takes one from the client's Receive Maximum ([MQTT5-4.9.0-1], [MQTT5-3.3.4-9]).
+    fn charge(&mut self, conn: ConnId) -> bool {
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        if connection.send_quota == 0 {
+            return false;
+        }
+        connection.send_quota -= 1;
+        true
+    }
+
+    fn mark_sent(&mut self, index: u32, at: usize) {
+        let entry = self.sessions.get_mut(index).and_then(|s| s.inflight.get_mut(at));
+        if let Some(entry) = entry {
+            entry.sent = true;
+            entry.charged = true;
+        }
+    }
+
+    /// Sends a QoS 1 or 2 delivery for the first time.
+    fn send_delivery(&mut self, turn: &mut Turn<'_>, index: u32, delivery: Delivery) {
+        let Some(conn) = self.conn_of(index) else { return };
+        if delivery.message.expired(turn.now_ms) {
+            return drop_message(turn, DropReason::Expired);
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(packet_id) = session.allocate_packet_id() else {
+            return self.enqueue(turn, index, delivery);
+        };
+        let outgoing = Outgoing {
+            message: &delivery.message,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            dup: false,
+            packet_id: Some(packet_id),
+            identifiers: &delivery.identifiers,
+        };
+        // What is too large counts as delivered ([MQTT5-3.1.2-25]).
+        if self.send_publish(turn, conn, &outgoing) {
+            let charged = self.charge(conn);
+            debug_assert!(charged);
+            if let Some(session) = self.sessions.get_mut(index) {
+                let stage = Stage::Published(delivery);
+                session.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+            }
+        }
+    }
+
+    /// Forgets a delivery that cannot be sent to the client that is connected now.
+    fn give_up(&mut self, index: u32, conn: ConnId, packet_id: PacketId) {
+        if let Some(session) = self.sessions.get_mut(index)
+            && let Some(at) = session.find_inflight(packet_id)
+        {
+            session.remove_inflight(at);
+        }
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.send_quota = (connection.send_quota + 1).min(connection.receive_maximum);
+        }
+    }
+
+    /// Encodes a PUBLISH for a connection. Returns false, and sends nothing, if it is larger than
+    /// the client accepts ([MQTT5-3.1.2-24], [MQTT5-3.1.2-25]).
+    fn send_publish(&mut self, turn: &mut Turn<'_>, conn: ConnId, outgoing: &Outgoing<'_>) -> bool {
+        let message = outgoing.message;
+        let topic = message.topic.as_bytes();
+        let key = self.key;
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        let version = connection.version;
+        let form = connection.outgoing_aliases.form(topic, || key.hash(topic));
+        let none = PublishProperties::default();
+        let (sent_topic, topic_alias) = match form {
+            TopicForm::Full => (topic, None),
+            TopicForm::Introduced(alias) => (topic, Some(alias)),
+            TopicForm::Known(alias) => (&[][..], Some(alias)),
+        };
+        let mut head = PublishHead {
+            dup: outgoing.dup,
+            qos: outgoing.qos,
+            retain: outgoing.retain,
+            topic: sent_topic,
+            packet_id: outgoing.packet_id,
+            payload_bytes: message.payload.len(),
+            message_expiry_interval_s: message.remaining_expiry_s(turn.now_ms),
+            topic_alias,
+            subscription_identifiers: outgoing.identifiers,
+            properties: message.properties.as_deref().unwrap_or(&none),
+        };
+        let fits = |head: &PublishHead<'_>| {
+            head.packet_bytes(version).filter(|&len| len <= connection.maximum_packet_size as usize)
+        };
+        let mut bytes = fits(&head);
+        if bytes.is_none() && matches!(form, TopicForm::Introduced(_)) {
+            head.topic_alias = None;
+            bytes = fits(&head);
+        }
+        let Some(bytes) = bytes else {
+            drop_message(turn, DropReason::TooLarge);
+            return false;
+        };
+        if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {
+            connection.outgoing_aliases.introduced(topic, alias);
+        }
+        connection.pending_bytes += bytes;
+        turn.out.publish(conn, version, &head, &message.payload);
+        true
+    }
+
+    /// The socket took bytes, or not all of them.
+    pub(crate) fn on_flushed(&mut self, turn: &mut Turn<'_>, conn: ConnId, pending: usize) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let shrank = pending < connection.pending_bytes;
+        connection.pending_bytes = pending;
+        if !shrank {
+            return;
+        }
+        let Some(index) = self.session_of(conn) else { return };
+        let resending = self.connection(conn).is_some_and(|c| c.resending);
+        let waits = resending
+            || self
+                .sessions
+                .get(index)
+                .is_some_and(|session| !session.queue.is_empty() || !session.pulls().is_empty());
+        if waits {
+            self.drain(turn, index);
+        }
+    }
+}
+
+/// Counts a message that one receiver does not get.
+pub(crate) fn drop_message(turn: &mut Turn<'_>, reason: DropReason) {
+    turn.out.events.push(Event::Dropped { reason });
+}

@@ -1,0 +1,153 @@
+//! The end of connections and of sessions ([MQTT5-3.14], [MQTT5-4.1]).
+
+use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
+
+use crate::ConnId;
+use crate::connect::fit;
+use crate::connection::{Connection, Violation};
+use crate::event::EndedBy;
+use crate::message::will_message;
+use crate::peer::PeerMessage;
+use crate::session::OFFLINE;
+use crate::shard::{Shard, Turn};
+
+impl Shard {
+    /// The client says goodbye. DISCONNECT 0x00 discards the will ([MQTT5-3.14.4-3],
+    /// [MQTT5-3.1.2-10]); every other reason keeps it.
+    pub(crate) fn on_disconnect(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: &Disconnect,
+    ) -> Result<(), Violation> {
+        let expiry_max = self.limits().session_expiry_max_s;
+        if let Some(index) = self.session_of(conn)
+            && let Some(session) = self.sessions.get_mut(index)
+        {
+            match packet.session_expiry_interval_s {
+                Some(expiry_s) if expiry_s > 0 && session.expiry_interval_s == 0 => {
+                    let what =
+                        "DISCONNECT must not raise a Session Expiry Interval of 0 (3.14.2.2.2)";
+                    return Err(Violation::protocol(what));
+                }
+                Some(expiry_s) => session.expiry_interval_s = expiry_s.min(expiry_max),
+                None => {}
+            }
+            if packet.reason == ReasonCode::Success
+                && let Some(rare) = session.rare.as_deref_mut()
+            {
+                rare.will = None;
+            }
+        }
+        turn.out.closes.push(conn);
+        if self.session_of(conn).is_none() {
+            // It was still authenticating; nothing is owed to it.
+            if let Some(slot) = self.conns.get_mut(conn.index as usize) {
+                slot.take_if(|c| c.id == conn);
+            }
+        }
+        self.end_connection(turn, conn, EndedBy::Client, packet.reason, "");
+        Ok(())
+    }
+
+    /// Tells an MQTT 5 client why it is disconnected, if it is live ([MQTT5-3.14.0-1]).
+    pub(crate) fn send_disconnect(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        violation: Violation,
+    ) {
+        let Some(connection) = self.connection(conn) else { return };
+        if !connection.version.is_v5() || !connection.is_live() {
+            return;
+        }
+        let Connection { version, maximum_packet_size, problem_information, .. } = *connection;
+        let mut disconnect = Disconnect::new(violation.reason);
+        if problem_information {
+            disconnect.properties = ReasonProperties {
+                reason_string: Text::try_from(violation.what).ok(),
+                ..ReasonProperties::EMPTY
+            };
+        }
+        let mut packet = Packet::Disconnect(Box::new(disconnect));
+        fit(&mut packet, version, maximum_packet_size);
+        self.send(turn, conn, &packet);
+    }
+
+    /// A session without its connection: it ends now, or waits for its expiry.
+    pub(crate) fn session_offline(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        session.conn = OFFLINE;
+        for entry in &mut session.inflight {
+            entry.sent = false;
+            entry.charged = false;
+        }
+        if session.expiry_interval_s == 0 {
+            return self.end_session(turn, index);
+        }
+        session.expires_at_ms = match session.expiry_interval_s {
+            u32::MAX => u64::MAX,
+            expiry_s => turn.now_ms.saturating_add(u64::from(expiry_s) * 1000),
+        };
+        if let Some(rare) = session.rare.as_deref_mut() {
+            rare.subacks.clear();
+            for source in rare.retained.iter_mut().flat_map(|pull| &mut pull.sources) {
+                source.asked = false;
+            }
+            if let Some(pending) = rare.will.as_deref_mut() {
+                let delay_s = pending.will.delay_interval_s.unwrap_or(0);
+                pending.fires_at_ms = turn.now_ms.saturating_add(u64::from(delay_s) * 1000);
+            }
+        }
+        if session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms) {
+            self.publish_will(turn, index);
+        }
+        self.release_group_messages(turn, index);
+        self.tell_groups(turn, index);
+        self.arm_session(turn, index);
+    }
+
+    /// Ends a session: its will is published if it has not been ([MQTT5-3.1.2-8]), its state goes.
+    pub(crate) fn end_session(&mut self, turn: &mut Turn<'_>, index: u32) {
+        self.publish_will(turn, index);
+        self.leave_groups(turn, index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let hash = session.client_hash;
+        for subscription in std::mem::take(&mut session.subscriptions) {
+            self.remove_receiver(subscription.filter, subscription.position);
+        }
+        if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == index) {
+            entry.remove();
+        }
+        self.sessions.remove(index);
+    }
+
+    /// Publishes the will of a session, once.
+    pub(crate) fn publish_will(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let publisher = session.client_hash;
+        let Some(pending) = session.rare.as_deref_mut().and_then(|rare| rare.will.take()) else {
+            return;
+        };
+        let message = will_message(&pending.will, publisher, turn.now_ms);
+        self.route(turn, message);
+    }
+
+    /// Leaves every group, giving back what it had not started to send.
+    fn leave_groups(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let member = self.session_ref(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(rare) = session.rare.as_deref_mut() else { return };
+        let shared = std::mem::take(&mut rare.shared);
+        if shared.is_empty() {
+            return;
+        }
+        let orphans = crate::share::take_orphans(session);
+        for subscription in shared {
+            let owner = self.group_owner(&subscription.group);
+            let group = subscription.group;
+            self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
+        }
+        self.return_to_groups(turn, member, orphans);
+    }
+}

@@ -1,0 +1,234 @@
+//! Retained messages: one owner per topic, read through cursors ([MQTT5-3.3.1-5] to -11).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use petrel_proto::{SubscriptionOptions, Text, TopicFilter, TopicName};
+
+use crate::deliver::READY_QUEUE_MAX;
+use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
+use crate::session::{Delivery, RetainedPull, RetainedSource};
+use crate::shard::{Shard, Turn};
+use crate::{Message, ShardIndex};
+
+/// Messages in one answer, at most.
+const BATCH_MESSAGES_MAX: usize = 32;
+/// Subscriptions of one session that wait for answers at the same time.
+const PULLS_MAX: usize = 8;
+/// Topics that one answer looks at, at most, so that a filter that matches little cannot hold up
+/// the shard.
+const BATCH_TOPICS_MAX: usize = 1024;
+
+/// The retained messages of the topics whose home is this shard.
+#[derive(Debug, Default)]
+pub(crate) struct Retained {
+    by_topic: BTreeMap<Text, Arc<Message>>,
+    /// Those that expire, by moment.
+    expiring: BTreeSet<(u64, Text)>,
+}
+
+impl Retained {
+    /// Sets or replaces the message of a topic; an empty payload clears it and is never stored
+    /// ([MQTT5-3.3.1-5] to [MQTT5-3.3.1-7]).
+    pub(crate) fn apply(&mut self, message: &Arc<Message>, now_ms: u64) {
+        let topic = message.topic.text().clone();
+        if let Some(old) = self.by_topic.remove(&topic)
+            && old.expires_at_ms != u64::MAX
+        {
+            self.expiring.remove(&(old.expires_at_ms, topic.clone()));
+        }
+        if message.payload.is_empty() || message.expired(now_ms) {
+            return;
+        }
+        if message.expires_at_ms != u64::MAX {
+            self.expiring.insert((message.expires_at_ms, topic.clone()));
+        }
+        self.by_topic.insert(topic, Arc::clone(message));
+    }
+
+    /// Discards what has expired ([MQTT5-3.3.2-5]).
+    pub(crate) fn expire(&mut self, now_ms: u64) {
+        while self.expiring.first().is_some_and(|(at, _)| *at <= now_ms) {
+            if let Some((_, topic)) = self.expiring.pop_first() {
+                self.by_topic.remove(&topic);
+            }
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_topic.len()
+    }
+
+    /// The messages behind `after` that the filter matches, and where to go on.
+    fn batch(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&Text>,
+        now_ms: u64,
+    ) -> (Vec<Arc<Message>>, Option<Text>) {
+        let mut found = Vec::new();
+        if !filter.has_wildcard() {
+            let live = |message: &&Arc<Message>| !message.expired(now_ms);
+            found.extend(self.by_topic.get(filter.text()).filter(live).cloned());
+            return (found, None);
+        }
+        let prefix = literal_prefix(filter);
+        let start = match after {
+            Some(after) => Bound::Excluded(after.as_bytes()),
+            None => Bound::Included(prefix),
+        };
+        let range = self.by_topic.range::<[u8], _>((start, Bound::Unbounded));
+        for (looked, (topic, message)) in range.enumerate() {
+            if !topic.as_bytes().starts_with(prefix) {
+                break;
+            }
+            if found.len() == BATCH_MESSAGES_MAX || looked == BATCH_TOPICS_MAX {
+                // Everything before this topic has been seen; it is looked at again.
+                return (found, previous(&self.by_topic, topic));
+            }
+            if filter.matches(&message.topic) && !message.expired(now_ms) {
+                found.push(Arc::clone(message));
+            }
+        }
+        (found, None)
+    }
+}
+
+/// The name before `topic`; a cursor may stand on any name, also on one that goes away.
+fn previous(by_topic: &BTreeMap<Text, Arc<Message>>, topic: &Text) -> Option<Text> {
+    let before = (Bound::Unbounded, Bound::Excluded(topic.as_bytes()));
+    by_topic.range::<[u8], _>(before).next_back().map(|(name, _)| name.clone())
+}
+
+/// What every match of a wildcard filter starts with. `a/#` also matches `a`, so the separator
+/// before a `#` does not count.
+fn literal_prefix(filter: &TopicFilter) -> &[u8] {
+    let bytes = filter.as_bytes();
+    let wild = bytes.iter().position(|&byte| byte == b'+' || byte == b'#').unwrap_or(bytes.len());
+    let prefix = bytes.get(..wild).unwrap_or_default();
+    match bytes.get(wild) {
+        Some(b'#') => prefix.strip_suffix(b"/").unwrap_or(prefix),
+        _ => prefix,
+    }
+}
+
+impl Shard {
+    /// Notes that a subscription wants the retained messages its filter matches.
+    pub(crate) fn start_pull(
+        &mut self,
+        index: u32,
+        filter: TopicFilter,
+        options: SubscriptionOptions,
+        identifier: u32,
+    ) {
+        let shards: Vec<ShardIndex> = if filter.has_wildcard() {
+            (0..self.config.slots.shards()).map(ShardIndex).collect()
+        } else {
+            vec![self.config.slots.home_of(filter.as_bytes())]
+        };
+        let sources = shards
+            .into_iter()
+            .map(|shard| RetainedSource { shard, after: None, asked: false })
+            .collect();
+        self.cancel_pull(index, &filter);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let rare = session.rare();
+        rare.next_query = rare.next_query.wrapping_add(1);
+        let query = rare.next_query;
+        let overtaken = Vec::new();
+        let pull = RetainedPull { query, filter, options, identifier, sources, overtaken };
+        rare.retained.push(pull);
+    }
+
+    /// The subscription ended, or was made again: its earlier pull ends.
+    pub(crate) fn cancel_pull(&mut self, index: u32, filter: &TopicFilter) {
+        if let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) {
+            rare.retained.retain(|pull| pull.filter != *filter);
+        }
+    }
+
+    /// Asks for more retained messages if the session has room for them. A question to this very
+    /// shard goes through the outbox too: what a cursor finds is the work of a later turn.
+    pub(crate) fn pull_retained(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let asker = self.session_ref(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let room = session.is_online() && session.queue.len() < READY_QUEUE_MAX;
+        let Some(rare) = session.rare.as_deref_mut().filter(|_| room) else { return };
+        let is_asked = |pull: &&mut RetainedPull| pull.sources.iter().any(|source| source.asked);
+        let asked = rare.retained.iter_mut().filter(is_asked).count();
+        let idle = rare.retained.iter_mut().filter(|pull| !is_asked(pull));
+        for pull in idle.take(PULLS_MAX.saturating_sub(asked)) {
+            let Some(source) = pull.sources.first_mut() else { continue };
+            source.asked = true;
+            let (query, filter, after) = (pull.query, pull.filter.clone(), source.after.clone());
+            let ask = RetainedQuery { asker, query, filter, after };
+            turn.out.peers.push((source.shard, PeerMessage::RetainedQuery(Box::new(ask))));
+        }
+    }
+
+    /// Answers another shard, or this one.
+    pub(crate) fn on_retained_query(&mut self, turn: &mut Turn<'_>, query: RetainedQuery) {
+        let RetainedQuery { asker, query, filter, after } = query;
+        let (messages, next) = self.retained.batch(&filter, after.as_ref(), turn.now_ms);
+        let batch = RetainedBatch { asker, query, messages, next };
+        self.tell(turn, asker.shard, PeerMessage::RetainedBatch(Box::new(batch)));
+    }
+
+    /// An answer: queued for the client, always with RETAIN set ([MQTT5-3.3.1-8]).
+    pub(crate) fn on_retained_batch(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: ShardIndex,
+        batch: RetainedBatch,
+    ) {
+        let Some(index) = self.resolve(batch.asker) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let publisher = session.client_hash;
+        let Some(rare) = session.rare.as_deref_mut() else { return };
+        let Some(at) = rare.retained.iter().position(|pull| pull.query == batch.query) else {
+            return;
+        };
+        let pull = &mut rare.retained[at];
+        let Some(source) = pull.sources.iter_mut().find(|s| s.shard == from && s.asked) else {
+            return;
+        };
+        source.asked = false;
+        source.after = batch.next;
+        let finished = source.after.is_none();
+        let (options, identifier) = (pull.options, pull.identifier);
+        let mut deliveries = Vec::new();
+        for message in batch.messages {
+            let own = options.no_local && message.publisher == publisher;
+            if own || pull.overtaken.contains(message.topic.text()) {
+                continue;
+            }
+            let qos = options.qos.min(message.qos);
+            let identifiers = (identifier != 0).then_some(identifier).into_iter().collect();
+            deliveries.push(Delivery { message, qos, retain: true, identifiers, group: None });
+        }
+        if finished {
+            pull.sources.retain(|source| source.shard != from);
+            if pull.sources.is_empty() {
+                rare.retained.remove(at);
+            }
+        }
+        for delivery in deliveries {
+            session.queue.push(delivery);
+        }
+        self.drain(turn, index);
+    }
+
+    /// Remembers that a live message with RETAIN went to a session that still waits for retained
+    /// messages of that topic, so that an older answer does not follow it.
+    pub(crate) fn note_overtaken(&mut self, index: u32, topic: &TopicName) {
+        let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
+            return;
+        };
+        for pull in &mut rare.retained {
+            if pull.filter.matches(topic) && !pull.overtaken.contains(topic.text()) {
+                pull.overtaken.push(topic.text().to_owned_text());
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! From a publisher to everything that wants its message ([MQTT5-3.3.4], [MQTT5-4.5]).
+
+use std::sync::Arc;
+
+use petrel_proto::{Qos, SubscriptionOptions, TopicName};
+use smallvec::SmallVec;
+
+use crate::level_hash::TopicLevels;
+use crate::peer::PeerMessage;
+use crate::receivers::{Receiver, Target};
+use crate::session::Delivery;
+use crate::shard::{Shard, Turn};
+use crate::{Message, ShardIndex};
+
+/// Scratch memory of [`Shard::route`], kept from one message to the next.
+#[derive(Default)]
+pub(crate) struct RouteScratch {
+    levels: TopicLevels,
+    wanted: WantedSessions,
+    groups: Vec<u32>,
+}
+
+/// The sessions that want one message, each once.
+#[derive(Debug, Default)]
+struct WantedSessions {
+    sessions: Vec<Wanted>,
+    /// By session position: the message for which it was last seen, and where in `sessions`.
+    seen: Vec<(u64, u32)>,
+    message: u64,
+}
+
+/// One session that wants a message, with what its subscriptions ask for together.
+#[derive(Debug)]
+struct Wanted {
+    session: u32,
+    qos: Qos,
+    retain_as_published: bool,
+    identifiers: SmallVec<[u32; 1]>,
+}
+
+impl Shard {
+    /// Sends a message on its way: to this shard's sessions and groups, to the shards whose bit
+    /// stands in the interest table, and to the owner of its retained topic. The one point where a
+    /// message enters the order of its publisher. Returns false if nobody at all wants it.
+    pub(crate) fn route(&mut self, turn: &mut Turn<'_>, message: Message) -> bool {
+        self.scratch.levels.assign(&self.key, message.topic.as_bytes());
+        let mask = self.interest.shards(&self.scratch.levels);
+        let own = self.config.index;
+        let shards = self.config.slots.shards();
+        let retain_owner = message.retain.then(|| self.retained_owner(&message.topic));
+        let local = mask.contains(own.0);
+        let remote = mask.iter(shards).any(|shard| shard != own.0);
+        if local {
+            self.collect(&message);
+        }
+        let shared = remote
+            || retain_owner.is_some()
+            || (local && (self.scratch.groups.len() + self.reliable(&message) > 0));
+        if !shared {
+            if local {
+                self.deliver_collected_at_most_once(turn, &message);
+            }
+            return local;
+        }
+        let message = Arc::new(message.into_owned());
+        if let Some(owner) = retain_owner {
+            self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message)));
+        }
+        if remote {
+            for shard in mask.iter(shards).filter(|&shard| shard != own.0) {
+                let publish = PeerMessage::Publish(Arc::clone(&message));
+                turn.out.peers.push((ShardIndex(shard), publish));
+            }
+        }
+        if local {
+            self.deliver_collected(turn, &message);
+        }
+        !mask.is_empty()
+    }
+
+    /// A message that another shard routed here.
+    pub(crate) fn on_peer_publish(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+        self.scratch.levels.assign(&self.key, message.topic.as_bytes());
+        self.collect(message);
+        self.deliver_collected(turn, message);
+    }
+
+    /// Finds the receivers of a message in this shard. A session with several subscriptions that
+    /// match gets one copy, at the highest QoS, with all identifiers ([MQTT5-3.3.4-2] to
+    /// [MQTT5-3.3.4-5], [MQTT311-3.3.5-1]).
+    fn collect(&mut self, message: &Message) {
+        let Self { matcher, receivers, sessions, scratch, .. } = self;
+        let RouteScratch { levels, wanted, groups } = scratch;
+        wanted.begin();
+        groups.clear();
+        matcher.matches(message.topic.as_bytes(), levels, &mut |filter| {
+            for receiver in receivers.get(filter.0 as usize).into_iter().flatten() {
+                match receiver.target {
+                    Target::Group(group) => groups.push(group),
+                    Target::Session(index) => {
+                        // [MQTT5-3.8.3-3]
+                        let own = receiver.options.no_local()
+                            && sessions
+                                .get(index)
+                                .is_some_and(|s| s.client_hash == message.publisher);
+                        if !own {
+                            wanted.add(index, receiver);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// How many collected sessions get the message at QoS 1 or 2.
+    fn reliable(&self, message: &Message) -> usize {
+        let reliable = |wanted: &&Wanted| wanted.qos.min(message.qos) > Qos::AtMostOnce;
+        self.scratch.wanted.sessions.iter().filter(reliable).count()
+    }
+
+    fn deliver_collected_at_most_once(&mut self, turn: &mut Turn<'_>, message: &Message) {
+        let wanted = std::mem::take(&mut self.scratch.wanted.sessions);
+        for one in &wanted {
+            let retain = message.retain && one.retain_as_published;
+            self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers);
+        }
+        self.scratch.wanted.sessions = wanted;
+    }
+
+    fn deliver_collected(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+        let mut wanted = std::mem::take(&mut self.scratch.wanted.sessions);
+        let mut groups = std::mem::take(&mut self.scratch.groups);
+        for one in wanted.drain(..) {
+            // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
+            let retain = message.retain && one.retain_as_published;
+            if message.retain {
+                self.note_overtaken(one.session, &message.topic);
+            }
+            // [MQTT5-3.8.4-8]
+            let qos = one.qos.min(message.qos);
+            if qos == Qos::AtMostOnce {
+                self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers);
+            } else {
+                let (message, identifiers) = (Arc::clone(message), one.identifiers);
+                let delivery = Delivery { message, qos, retain, identifiers, group: None };
+                self.deliver(turn, one.session, delivery);
+            }
+        }
+        for group in groups.drain(..) {
+            self.deliver_to_group(turn, group, message, 0);
+        }
+        self.scratch.wanted.sessions = wanted;
+        self.scratch.groups = groups;
+    }
+
+    /// Sends a message to the shard that owns something, which may be this one.
+    pub(crate) fn tell(&mut self, turn: &mut Turn<'_>, to: ShardIndex, message: PeerMessage) {
+        if to == self.config.index {
+            self.on_peer(turn, to, message);
+        } else {
+            turn.out.peers.push((to, message));
+        }
+    }
+
+    /// One message of another shard, or of this one to itself.
+    pub(crate) fn on_peer(&mut self, turn: &mut Turn<'_>, from: ShardIndex, message: PeerMessage) {
+        match message {
+            PeerMessage::Publish(message) => self.on_peer_publish(turn, &message),
+            PeerMessage::Retain(message) => self.retained.apply(&message, turn.now_ms),
+            PeerMessage::RetainedQuery(query) => self.on_retained_query(turn, *query),
+            PeerMessage::RetainedBatch(batch) => self.on_retained_batch(turn, from, *batch),
+            PeerMessage::GroupJoin { group, member, readiness } => {
+                self.on_group_join(turn, group, member, readiness);
+            }
+            PeerMessage::GroupJoined { group, member } => {
+                self.on_group_joined(turn, &group, member);
+            }
+            PeerMessage::GroupLeave { group, member } => self.on_group_leave(turn, &group, member),
+            PeerMessage::GroupReadiness { group, member, readiness } => {
+                self.on_group_readiness(turn, &group, member, readiness);
+            }
+            PeerMessage::GroupDeliver(delivery) => self.on_group_deliver(turn, *delivery),
+            PeerMessage::GroupReturn(delivery) => self.on_group_return(turn, *delivery),
+        }
+    }
+
+    /// The owner of the retained message of a topic.
+    pub(crate) fn retained_owner(&self, topic: &TopicName) -> ShardIndex {
+        self.config.slots.home_of(topic.as_bytes())
+    }
+}
+
+impl WantedSessions {
+    fn begin(&mut self) {
+        self.sessions.clear();
+        self.message += 1;
+    }
+
+    fn add(&mut self, session: u32, receiver: &Receiver) {
+        let at = session as usize;
+        if self.seen.len() <= at {
+            self.seen.resize(at + 1, (0, 0));
+        }
+        let options: SubscriptionOptions = receiver.options.unpack();
+        let (message, position) = self.seen[at];
+        if message == self.message {
+            let wanted = &mut self.sessions[position as usize];
+            wanted.qos = wanted.qos.max(options.qos);
+            wanted.retain_as_published |= options.retain_as_published;
+            if receiver.identifier != 0 {
+                wanted.identifiers.push(receiver.identifier);
+            }
+            return;
+        }
+        self.seen[at] = (self.message, self.sessions.len() as u32);
+        let mut identifiers = SmallVec::new();
+        if receiver.identifier != 0 {
+            identifiers.push(receiver.identifier);
+        }
+        self.sessions.push(Wanted {
+            session,
+            qos: options.qos,
+            retain_as_published: options.retain_as_published,
+            identifiers,
+        });
+    }
+}

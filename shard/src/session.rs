@@ -1,0 +1,267 @@
+//! What the broker keeps for one client identifier, connected or not.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter};
+use smallvec::SmallVec;
+
+use crate::Message;
+use crate::matcher::FilterId;
+use crate::packet_ids::PacketIds;
+use crate::peer::{GroupKey, Readiness};
+
+/// No connection.
+pub(crate) const OFFLINE: u32 = u32::MAX;
+
+/// A session and its state ([MQTT5-4.1.0-1]).
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client_id: ClientId,
+    /// Keyed hash of the client identifier.
+    pub(crate) client_hash: u64,
+    /// Position of its connection, or [`OFFLINE`].
+    pub(crate) conn: u32,
+    /// Session Expiry Interval, in seconds, as it counts when the connection ends.
+    pub(crate) expiry_interval_s: u32,
+    /// When it ends while offline; `u64::MAX` never.
+    pub(crate) expires_at_ms: u64,
+    /// The nearest moment at which the timer looks at this session; `u64::MAX` if none is set.
+    pub(crate) timer_at_ms: u64,
+    pub(crate) packet_ids: PacketIds,
+    /// Sorted by filter.
+    pub(crate) subscriptions: SmallVec<[Subscription; 1]>,
+    /// Sent or to be sent again, oldest first.
+    pub(crate) inflight: VecDeque<Inflight>,
+    pub(crate) queue: Queue,
+    /// QoS 2 publishes received and not yet released, sorted by packet identifier.
+    pub(crate) incoming: Vec<Incoming>,
+    /// What few sessions have.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// The state that few sessions have, kept apart so that the others do not pay for it.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    pub(crate) will: Option<Box<PendingWill>>,
+    pub(crate) shared: Vec<SharedSubscription>,
+    pub(crate) retained: Vec<RetainedPull>,
+    pub(crate) subacks: Vec<PendingSubAck>,
+    pub(crate) next_query: u32,
+    /// What the owners of its groups were last told.
+    pub(crate) told: Readiness,
+}
+
+/// A will, armed when the connection has ended without a DISCONNECT 0x00.
+#[derive(Debug)]
+pub(crate) struct PendingWill {
+    pub(crate) will: Box<petrel_proto::Will>,
+    /// When to publish it; `u64::MAX` while the connection lives.
+    pub(crate) fires_at_ms: u64,
+}
+
+/// One subscription that is not shared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subscription {
+    pub(crate) filter: FilterId,
+    /// Position in the filter's list of receivers.
+    pub(crate) position: u32,
+}
+
+/// One subscription through a shared group.
+#[derive(Debug)]
+pub(crate) struct SharedSubscription {
+    pub(crate) group: Arc<GroupKey>,
+    pub(crate) options: SubscriptionOptions,
+    pub(crate) identifier: u32,
+}
+
+/// Retained messages that a subscription still waits for.
+#[derive(Debug)]
+pub(crate) struct RetainedPull {
+    pub(crate) query: u32,
+    pub(crate) filter: TopicFilter,
+    pub(crate) options: SubscriptionOptions,
+    pub(crate) identifier: u32,
+    /// Shards still to be asked, or asked and not finished: position, continuation, asked.
+    pub(crate) sources: Vec<RetainedSource>,
+    /// Topics that this subscription got live with RETAIN since it was made: an answer for one of
+    /// them may be older, and is left out.
+    pub(crate) overtaken: Vec<Text>,
+}
+
+/// One shard that a pull asks.
+#[derive(Debug)]
+pub(crate) struct RetainedSource {
+    pub(crate) shard: crate::ShardIndex,
+    pub(crate) after: Option<Text>,
+    pub(crate) asked: bool,
+}
+
+/// A SUBACK that waits for groups on other shards.
+#[derive(Debug)]
+pub(crate) struct PendingSubAck {
+    pub(crate) packet_id: PacketId,
+    pub(crate) reasons: SmallVec<[petrel_proto::ReasonCode; 4]>,
+    pub(crate) waiting: Vec<Arc<GroupKey>>,
+}
+
+/// One message for one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) message: Arc<Message>,
+    /// QoS at which it is delivered.
+    pub(crate) qos: Qos,
+    /// RETAIN flag with which it is delivered.
+    pub(crate) retain: bool,
+    /// Subscription Identifiers of all subscriptions that matched.
+    pub(crate) identifiers: SmallVec<[u32; 1]>,
+    /// The shared group through which it came.
+    pub(crate) group: Option<Arc<GroupKey>>,
+}
+
+/// Where an outgoing QoS 1 or 2 delivery stands.
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    pub(crate) packet_id: PacketId,
+    pub(crate) stage: Stage,
+    /// It takes one of the client's Receive Maximum on this connection.
+    pub(crate) charged: bool,
+    /// It was sent on this connection.
+    pub(crate) sent: bool,
+}
+
+/// The step that an outgoing delivery waits for.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// PUBLISH sent, PUBACK or PUBREC is awaited.
+    Published(Delivery),
+    /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]).
+    Released,
+}
+
+/// A QoS 2 publish received and not yet released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Incoming {
+    pub(crate) packet_id: PacketId,
+    /// It counts against our Receive Maximum on this connection.
+    pub(crate) counted: bool,
+}
+
+/// Messages that wait to be sent, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) deliveries: VecDeque<Delivery>,
+    pub(crate) bytes: u64,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, delivery: Delivery) {
+        self.bytes += cost(&delivery);
+        self.deliveries.push_back(delivery);
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_front()?;
+        self.bytes -= cost(&delivery);
+        if self.deliveries.is_empty() {
+            // An idle session holds no buffer.
+            self.deliveries = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Takes out all deliveries that `condition` picks, in order.
+    pub(crate) fn extract(&mut self, condition: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.deliveries.iter().any(&condition) {
+            return Vec::new();
+        }
+        let (out, keep): (Vec<_>, VecDeque<_>) = {
+            let mut out = Vec::new();
+            let mut keep = VecDeque::new();
+            for delivery in self.deliveries.drain(..) {
+                if condition(&delivery) { out.push(delivery) } else { keep.push_back(delivery) }
+            }
+            (out, keep)
+        };
+        self.deliveries = keep;
+        self.bytes -= out.iter().map(cost).sum::<u64>();
+        out
+    }
+}
+
+fn cost(delivery: &Delivery) -> u64 {
+    delivery.message.cost_bytes() as u64
+}
+
+impl Session {
+    pub(crate) fn new(client_id: ClientId, client_hash: u64) -> Self {
+        Self {
+            client_id,
+            client_hash,
+            conn: OFFLINE,
+            expiry_interval_s: 0,
+            expires_at_ms: u64::MAX,
+            timer_at_ms: u64::MAX,
+            packet_ids: PacketIds::default(),
+            subscriptions: SmallVec::new(),
+            inflight: VecDeque::new(),
+            queue: Queue::default(),
+            incoming: Vec::new(),
+            rare: None,
+        }
+    }
+
+    pub(crate) fn is_online(&self) -> bool {
+        self.conn != OFFLINE
+    }
+
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(crate) fn will(&self) -> Option<&PendingWill> {
+        self.rare.as_deref()?.will.as_deref()
+    }
+
+    pub(crate) fn shared(&self) -> &[SharedSubscription] {
+        self.rare.as_deref().map_or(&[], |rare| &rare.shared)
+    }
+
+    pub(crate) fn pulls(&self) -> &[RetainedPull] {
+        self.rare.as_deref().map_or(&[], |rare| &rare.retained)
+    }
+
+    /// An identifier for the next message to this client.
+    pub(crate) fn allocate_packet_id(&mut self) -> Option<PacketId> {
+        self.packet_ids.allocate(self.inflight.iter().map(|entry| entry.packet_id))
+    }
+
+    /// Position of an outgoing delivery. Clients acknowledge in order, so it is mostly the first.
+    pub(crate) fn find_inflight(&self, packet_id: PacketId) -> Option<usize> {
+        self.inflight.iter().position(|entry| entry.packet_id == packet_id)
+    }
+
+    /// Ends an outgoing delivery. Returns it, and whether the client's Receive Maximum grows.
+    pub(crate) fn remove_inflight(&mut self, position: usize) -> Option<Inflight> {
+        let entry =
+            if position == 0 { self.inflight.pop_front() } else { self.inflight.remove(position) };
+        if self.inflight.is_empty() {
+            self.inflight = VecDeque::new();
+        }
+        entry
+    }
+
+    /// Position of a received QoS 2 publish, or where it would be.
+    pub(crate) fn find_incoming(&self, packet_id: PacketId) -> Result<usize, usize> {
+        self.incoming.binary_search_by_key(&packet_id, |incoming| incoming.packet_id)
+    }
+}

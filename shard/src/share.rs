@@ -1,0 +1,373 @@
+//! Shared subscriptions: each group is owned by one shard ([MQTT5-4.8.2]).
+//!
+//! The owner is in the matcher for the group's filter, knows its members and their readiness, and
+//! chooses one member for each message. What no member is ready for waits in the group, not with
+//! one member, so nothing is stuck with a client that is away while another is there. A member's
+//! home delivers as for any subscription, or returns the message.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use petrel_proto::Qos;
+
+use crate::config::QueueFull;
+use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::event::DropReason;
+use crate::matcher::FilterId;
+use crate::peer::{GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, PeerMessage, Readiness};
+use crate::receivers::{PackedOptions, Receiver, Target};
+use crate::session::{Delivery, Session, Stage};
+use crate::shard::{Shard, Turn};
+use crate::table::Table;
+use crate::{Message, SessionRef, ShardIndex};
+
+/// A session returns group messages once it holds this many that wait.
+const MEMBER_QUEUE_MAX: usize = 4 * READY_QUEUE_MAX;
+/// Messages that leave a group's queue before the members are asked again.
+const GROUP_BURST_MAX: usize = 64;
+
+/// The groups that this shard owns.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    groups: Table<Group>,
+    by_key: HashMap<Arc<GroupKey>, u32>,
+}
+
+#[derive(Debug)]
+struct Group {
+    key: Arc<GroupKey>,
+    filter: FilterId,
+    /// Position in the filter's list of receivers.
+    position: u32,
+    members: Vec<Member>,
+    /// Where the next choice begins.
+    turn: usize,
+    queue: BTreeMap<u64, Arc<Message>>,
+    queue_bytes: u64,
+    sequence: u64,
+}
+
+#[derive(Debug)]
+struct Member {
+    session: SessionRef,
+    readiness: Readiness,
+}
+
+impl Groups {
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Messages that wait in all groups.
+    pub(crate) fn queued(&self) -> usize {
+        self.groups.iter().map(|(_, group)| group.queue.len()).sum()
+    }
+
+    /// A group's place among the receivers of its filter has changed.
+    pub(crate) fn moved(&mut self, group: u32, position: u32) {
+        if let Some(group) = self.groups.get_mut(group) {
+            group.position = position;
+        }
+    }
+
+    fn find(&mut self, key: &GroupKey) -> Option<(u32, &mut Group)> {
+        let index = *self.by_key.get(key)?;
+        self.groups.get_mut(index).map(|group| (index, group))
+    }
+}
+
+impl Group {
+    /// The next member in turn that is ready; for QoS 0 one that is online will do
+    /// ([MQTT5-4.8.2-4]).
+    fn choose(&mut self, qos: Qos) -> Option<SessionRef> {
+        let count = self.members.len();
+        let in_turn = |start: usize| (0..count).map(move |step| (start + step) % count);
+        let ready = in_turn(self.turn).find(|&at| self.members[at].readiness.ready);
+        let online = || in_turn(self.turn).find(|&at| self.members[at].readiness.online);
+        let chosen = match ready {
+            None if qos == Qos::AtMostOnce => online(),
+            ready => ready,
+        }?;
+        self.turn = (chosen + 1) % count;
+        Some(self.members[chosen].session)
+    }
+}
+
+impl Shard {
+    /// The owner of a group ([`crate::Slot`] of its share name and filter).
+    pub(crate) fn group_owner(&self, group: &GroupKey) -> ShardIndex {
+        let mut name = group.share.as_bytes().to_vec();
+        name.push(b'/');
+        name.extend_from_slice(group.filter.as_bytes());
+        self.config.slots.home_of(&name)
+    }
+
+    pub(crate) fn on_group_join(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: Arc<GroupKey>,
+        session: SessionRef,
+        readiness: Readiness,
+    ) {
+        let index = match self.groups.by_key.get(&key) {
+            Some(&index) => index,
+            None => self.make_group(&key),
+        };
+        if let Some(group) = self.groups.groups.get_mut(index) {
+            match group.members.iter_mut().find(|member| member.session == session) {
+                Some(member) => member.readiness = readiness,
+                None => group.members.push(Member { session, readiness }),
+            }
+        }
+        let joined = PeerMessage::GroupJoined { group: key, member: session };
+        self.tell(turn, session.shard, joined);
+        self.drain_group(turn, index);
+    }
+
+    fn make_group(&mut self, key: &Arc<GroupKey>) -> u32 {
+        let group = Group {
+            key: Arc::clone(key),
+            filter: FilterId(0),
+            position: 0,
+            members: Vec::new(),
+            turn: 0,
+            queue: BTreeMap::new(),
+            queue_bytes: 0,
+            sequence: 0,
+        };
+        let (index, _) = self.groups.groups.insert(group);
+        self.groups.by_key.insert(Arc::clone(key), index);
+        // Every member's own options apply when it delivers ([MQTT5-4.8.2-3]).
+        let options = PackedOptions::from(petrel_proto::SubscriptionOptions::default());
+        let receiver = Receiver { target: Target::Group(index), options, identifier: 0 };
+        let (filter, position) = self.add_receiver(&key.filter, receiver);
+        if let Some(group) = self.groups.groups.get_mut(index) {
+            (group.filter, group.position) = (filter, position);
+        }
+        index
+    }
+
+    pub(crate) fn on_group_leave(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: &Arc<GroupKey>,
+        session: SessionRef,
+    ) {
+        let Some((index, group)) = self.groups.find(key) else { return };
+        group.members.retain(|member| member.session != session);
+        if !group.members.is_empty() {
+            return;
+        }
+        let (filter, position) = (group.filter, group.position);
+        for _ in 0..group.queue.len() {
+            drop_message(turn, DropReason::NoGroupMember);
+        }
+        self.groups.by_key.remove(key);
+        self.groups.groups.remove(index);
+        self.remove_receiver(filter, position);
+    }
+
+    pub(crate) fn on_group_readiness(
+        &mut self,
+        turn: &mut Turn<'_>,
+        key: &Arc<GroupKey>,
+        session: SessionRef,
+        readiness: Readiness,
+    ) {
+        let Some((index, group)) = self.groups.find(key) else { return };
+        let Some(member) = group.members.iter_mut().find(|m| m.session == session) else { return };
+        member.readiness = readiness;
+        if readiness.ready {
+            self.drain_group(turn, index);
+        }
+    }
+
+    /// A message matched the group's filter: one member gets it.
+    pub(crate) fn deliver_to_group(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        message: &Arc<Message>,
+        attempt: u8,
+    ) {
+        let Some(group) = self.groups.groups.get_mut(index) else { return };
+        let direct = group.queue.is_empty() || message.qos == Qos::AtMostOnce || attempt > 0;
+        if direct
+            && attempt < GROUP_ATTEMPTS_MAX
+            && let Some(member) = group.choose(message.qos)
+        {
+            let (group, message) = (Arc::clone(&group.key), Arc::clone(message));
+            let attempt = attempt + 1;
+            let delivery = GroupDelivery { group, member, message, attempt, more: false };
+            return self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
+        }
+        if message.qos == Qos::AtMostOnce {
+            return drop_message(turn, DropReason::NoGroupMember);
+        }
+        self.enqueue_in_group(turn, index, message);
+        if !direct {
+            self.drain_group(turn, index);
+        }
+    }
+
+    fn enqueue_in_group(&mut self, turn: &mut Turn<'_>, index: u32, message: &Arc<Message>) {
+        let limits = &self.config.limits;
+        let Some(group) = self.groups.groups.get_mut(index) else { return };
+        let bytes = message.cost_bytes() as u64;
+        let full = |group: &Group| {
+            group.queue.len() + 1 > limits.session_queue_messages as usize
+                || group.queue_bytes + bytes > limits.session_queue_bytes
+        };
+        while limits.session_queue_full == QueueFull::DropOldest
+            && full(group)
+            && let Some((_, oldest)) = group.queue.pop_first()
+        {
+            group.queue_bytes -= oldest.cost_bytes() as u64;
+            drop_message(turn, DropReason::QueueFull);
+        }
+        if full(group) {
+            return drop_message(turn, DropReason::QueueFull);
+        }
+        group.sequence += 1;
+        group.queue_bytes += bytes;
+        group.queue.insert(group.sequence, Arc::clone(message));
+    }
+
+    /// Hands queued messages to members that are ready, a burst at a time; the last of a burst
+    /// asks its member to say whether it is ready for more.
+    fn drain_group(&mut self, turn: &mut Turn<'_>, index: u32) {
+        for sent in 1..=GROUP_BURST_MAX {
+            let Some(group) = self.groups.groups.get_mut(index) else { return };
+            if group.queue.is_empty() {
+                return;
+            }
+            let Some(member) = group.choose(Qos::AtLeastOnce) else { return };
+            let Some((_, message)) = group.queue.pop_first() else { return };
+            group.queue_bytes -= message.cost_bytes() as u64;
+            if message.expired(turn.now_ms) {
+                drop_message(turn, DropReason::Expired);
+                continue;
+            }
+            let more = sent == GROUP_BURST_MAX;
+            let group = Arc::clone(&group.key);
+            let delivery = GroupDelivery { group, member, message, attempt: 1, more };
+            self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
+        }
+    }
+
+    /// A message of a group for a session of this shard.
+    pub(crate) fn on_group_deliver(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+        let (more, group, member) = (delivery.more, Arc::clone(&delivery.group), delivery.member);
+        self.take_group_message(turn, delivery);
+        if more && let Some(index) = self.resolve(member) {
+            let readiness = self.readiness(index);
+            let owner = self.group_owner(&group);
+            // In a later turn even if the owner is this shard, so that a long queue cannot recurse.
+            turn.out.peers.push((owner, PeerMessage::GroupReadiness { group, member, readiness }));
+        }
+    }
+
+    fn take_group_message(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+        let taker = self.resolve(delivery.member).filter(|&index| {
+            self.sessions.get(index).is_some_and(|session| {
+                session.is_online()
+                    && (session.queue.len() < MEMBER_QUEUE_MAX
+                        || delivery.message.qos == Qos::AtMostOnce)
+            })
+        });
+        let subscription = taker.and_then(|index| {
+            let shared = self.sessions.get(index)?.shared();
+            let found = shared.iter().find(|s| s.group == delivery.group)?;
+            Some((index, found.options, found.identifier))
+        });
+        let Some((index, options, identifier)) = subscription else {
+            let owner = self.group_owner(&delivery.group);
+            return self.tell(turn, owner, PeerMessage::GroupReturn(Box::new(delivery)));
+        };
+        let message = delivery.message;
+        let qos = options.qos.min(message.qos);
+        let retain = message.retain && options.retain_as_published;
+        let identifiers = (identifier != 0).then_some(identifier);
+        if qos == Qos::AtMostOnce {
+            let identifiers = identifiers.as_slice();
+            return self.deliver_at_most_once(turn, index, &message, retain, identifiers);
+        }
+        let identifiers = identifiers.into_iter().collect();
+        let group = Some(delivery.group);
+        self.deliver(turn, index, Delivery { message, qos, retain, identifiers, group });
+    }
+
+    /// A member could not take a message: another gets it, or it waits in the group.
+    pub(crate) fn on_group_return(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+        match self.groups.find(&delivery.group) {
+            Some((index, _)) => {
+                self.deliver_to_group(turn, index, &delivery.message, delivery.attempt);
+            }
+            None => drop_message(turn, DropReason::NoGroupMember),
+        }
+    }
+
+    /// How a session stands towards its groups.
+    pub(crate) fn readiness(&self, index: u32) -> Readiness {
+        self.sessions.get(index).map_or(Readiness::default(), |session| {
+            let online = session.is_online();
+            Readiness { online, ready: online && session.queue.len() < READY_QUEUE_MAX }
+        })
+    }
+
+    /// Tells the owners of a session's groups if its readiness has changed.
+    pub(crate) fn tell_groups(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let readiness = self.readiness(index);
+        let member = self.session_ref(index);
+        let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
+            return;
+        };
+        if rare.shared.is_empty() || rare.told == readiness {
+            return;
+        }
+        rare.told = readiness;
+        let groups: Vec<_> = rare.shared.iter().map(|s| Arc::clone(&s.group)).collect();
+        for group in groups {
+            let owner = self.group_owner(&group);
+            self.tell(turn, owner, PeerMessage::GroupReadiness { group, member, readiness });
+        }
+    }
+
+    /// The client is away: what it had not been sent goes back to its groups. What is in flight
+    /// stays, since the client may have it ([MQTT5-4.8.2-5]).
+    pub(crate) fn release_group_messages(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let member = self.session_ref(index);
+        self.tell_groups(turn, index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let waiting = session.queue.extract(|delivery| delivery.group.is_some());
+        self.return_to_groups(turn, member, waiting);
+    }
+
+    /// Gives messages back to the groups they came from.
+    pub(crate) fn return_to_groups(
+        &mut self,
+        turn: &mut Turn<'_>,
+        member: SessionRef,
+        deliveries: Vec<Delivery>,
+    ) {
+        for Delivery { message, group, .. } in deliveries {
+            let Some(group) = group else { continue };
+            let owner = self.group_owner(&group);
+            let returned = GroupDelivery { group, member, message, attempt: 1, more: false };
+            self.tell(turn, owner, PeerMessage::GroupReturn(Box::new(returned)));
+        }
+    }
+}
+
+/// What a session that ends owes to its groups: all that waits, and QoS 1 messages that were not
+/// acknowledged. A QoS 2 message in flight goes to nobody else ([MQTT5-4.8.2-5]).
+pub(crate) fn take_orphans(session: &mut Session) -> Vec<Delivery> {
+    let inflight = std::mem::take(&mut session.inflight);
+    let unacknowledged = inflight.into_iter().filter_map(|entry| match entry.stage {
+        Stage::Published(d) if d.group.is_some() && d.qos == Qos::AtLeastOnce => Some(d),
+        _ => None,
+    });
+    let mut orphans: Vec<Delivery> = unacknowledged.collect();
+    orphans.extend(session.queue.extract(|delivery| delivery.group.is_some()));
+    orphans
+}

@@ -1,0 +1,208 @@
+//! SUBSCRIBE and UNSUBSCRIBE ([MQTT5-3.8] to [MQTT5-3.11]).
+
+use std::sync::Arc;
+
+use petrel_proto::{
+    Packet, PacketId, ReasonCode, ReasonProperties, RetainHandling, SharedFilter, SubAck,
+    Subscribe, SubscribeFilter, SubscriptionOptions, TopicFilter, Unsubscribe,
+};
+use smallvec::SmallVec;
+
+use crate::ConnId;
+use crate::connection::Violation;
+use crate::peer::{GroupKey, PeerMessage};
+use crate::session::{PendingSubAck, SharedSubscription};
+use crate::shard::{Shard, Turn};
+
+impl Shard {
+    pub(crate) fn on_subscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: &Subscribe,
+    ) -> Result<(), Violation> {
+        let Some(index) = self.session_of(conn) else { return Ok(()) };
+        let identifier = packet.subscription_identifier.unwrap_or(0);
+        let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
+        let mut retained: SmallVec<[&SubscribeFilter; 1]> = SmallVec::new();
+        let mut waiting = Vec::new();
+        let first_join = self.sessions.get(index).is_some_and(|s| s.shared().is_empty());
+        for asked in &packet.filters {
+            if let Some(refused) = self.refuse_filter(index, &asked.filter) {
+                reasons.push(refused);
+                continue;
+            }
+            reasons.push(ReasonCode::granted(asked.options.qos));
+            if let Some(shared) = asked.filter.shared() {
+                waiting.push(self.join(index, shared, asked.options, identifier));
+                continue;
+            }
+            let filter = own_filter(&asked.filter);
+            let new = self.add_subscription(index, &filter, asked.options, identifier);
+            // [MQTT5-3.3.1-9] to [MQTT5-3.3.1-11]
+            match asked.options.retain_handling {
+                RetainHandling::Send => retained.push(asked),
+                RetainHandling::SendIfNew if new => retained.push(asked),
+                RetainHandling::SendIfNew | RetainHandling::DoNotSend => {}
+            }
+        }
+        if waiting.is_empty() {
+            self.send_suback(turn, conn, packet.packet_id, reasons);
+        } else {
+            self.await_groups(turn, index, first_join, packet.packet_id, reasons, waiting);
+        }
+        for asked in retained {
+            self.start_pull(index, own_filter(&asked.filter), asked.options, identifier);
+        }
+        self.pull_retained(turn, index);
+        Ok(())
+    }
+
+    /// Why a well-formed filter is not granted, if it is not.
+    fn refuse_filter(&self, index: u32, filter: &TopicFilter) -> Option<ReasonCode> {
+        let limits = self.limits();
+        if filter.levels().count() > usize::from(limits.topic_levels_maximum) {
+            return Some(ReasonCode::TopicFilterInvalid);
+        }
+        let session = self.sessions.get(index)?;
+        let held = session.subscriptions.len() + session.shared().len();
+        let replaces = self.find_subscription(index, filter).is_some();
+        let full = held >= limits.session_subscriptions_maximum as usize && !replaces;
+        full.then_some(ReasonCode::QuotaExceeded)
+    }
+
+    fn send_suback(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet_id: PacketId,
+        reasons: SmallVec<[ReasonCode; 4]>,
+    ) {
+        let properties = ReasonProperties::EMPTY;
+        let suback = SubAck { packet_id, reasons, properties };
+        self.send(turn, conn, &Packet::SubAck(Box::new(suback)));
+    }
+
+    /// Notes a shared subscription in the session. Returns its group.
+    fn join(
+        &mut self,
+        index: u32,
+        shared: SharedFilter,
+        options: SubscriptionOptions,
+        identifier: u32,
+    ) -> Arc<GroupKey> {
+        let share = shared.share.text().to_owned_text();
+        let group = Arc::new(GroupKey { share, filter: own_filter(&shared.filter) });
+        let Some(session) = self.sessions.get_mut(index) else { return group };
+        let subscriptions = &mut session.rare().shared;
+        let subscription = SharedSubscription { group: Arc::clone(&group), options, identifier };
+        match subscriptions.iter_mut().find(|s| s.group == group) {
+            Some(existing) => *existing = subscription,
+            None => subscriptions.push(subscription),
+        }
+        group
+    }
+
+    /// Sends the joins; the SUBACK leaves when the last owner has answered, so that no message
+    /// published after it is missed.
+    fn await_groups(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        first_join: bool,
+        packet_id: PacketId,
+        reasons: SmallVec<[ReasonCode; 4]>,
+        waiting: Vec<Arc<GroupKey>>,
+    ) {
+        let member = self.session_ref(index);
+        let readiness = self.readiness(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if first_join {
+            session.rare().told = readiness;
+        }
+        let pending = PendingSubAck { packet_id, reasons, waiting: waiting.clone() };
+        session.rare().subacks.push(pending);
+        for group in waiting {
+            let owner = self.group_owner(&group);
+            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness });
+        }
+    }
+
+    /// A group answered: its SUBACK leaves if nothing else holds it back.
+    pub(crate) fn on_group_joined(
+        &mut self,
+        turn: &mut Turn<'_>,
+        group: &Arc<GroupKey>,
+        member: crate::SessionRef,
+    ) {
+        let Some(index) = self.resolve(member) else { return };
+        let Some(conn) = self.conn_of(index) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let subacks = &mut session.rare().subacks;
+        if let Some(pending) = subacks.iter_mut().find(|p| p.waiting.contains(group))
+            && let Some(at) = pending.waiting.iter().position(|waiting| waiting == group)
+        {
+            pending.waiting.swap_remove(at);
+        }
+        let mut done = Vec::new();
+        while let Some(at) = subacks.iter().position(|pending| pending.waiting.is_empty()) {
+            done.push(subacks.remove(at));
+        }
+        for pending in done {
+            self.send_suback(turn, conn, pending.packet_id, pending.reasons);
+        }
+    }
+
+    pub(crate) fn on_unsubscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: &Unsubscribe,
+    ) -> Result<(), Violation> {
+        let Some(index) = self.session_of(conn) else { return Ok(()) };
+        let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
+        for filter in &packet.filters {
+            let existed = match filter.shared() {
+                Some(shared) => self.leave(turn, index, &shared),
+                None => {
+                    self.cancel_pull(index, filter);
+                    self.remove_subscription(index, filter)
+                }
+            };
+            reasons.push(if existed {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NoSubscriptionExisted
+            });
+        }
+        let (packet_id, properties) = (packet.packet_id, ReasonProperties::EMPTY);
+        let unsuback = SubAck { packet_id, reasons, properties };
+        self.send(turn, conn, &Packet::UnsubAck(Box::new(unsuback)));
+        Ok(())
+    }
+
+    /// Ends a shared subscription. Returns false if there was none.
+    fn leave(&mut self, turn: &mut Turn<'_>, index: u32, shared: &SharedFilter) -> bool {
+        let member = self.session_ref(index);
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let Some(rare) = session.rare.as_deref_mut() else { return false };
+        let Some(at) = rare
+            .shared
+            .iter()
+            .position(|s| s.group.share == *shared.share.text() && s.group.filter == shared.filter)
+        else {
+            return false;
+        };
+        let group = rare.shared.remove(at).group;
+        let waiting = session.queue.extract(|d| d.group.as_ref() == Some(&group));
+        let owner = self.group_owner(&group);
+        self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
+        self.return_to_groups(turn, member, waiting);
+        true
+    }
+}
+
+/// A copy of a filter that pins no read buffer.
+fn own_filter(filter: &TopicFilter) -> TopicFilter {
+    TopicFilter::new(filter.text().to_owned_text()).unwrap_or_else(|_| filter.clone())
+}
