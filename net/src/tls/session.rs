@@ -39,7 +39,8 @@ struct Inner {
     /// it in place where it could, so it is neither moved within nor read again from the wire.
     tail: Vec<u8>,
     phase: Phase,
-    /// We have said `close_notify`; the library would go on encrypting.
+    /// We have said `close_notify`. The library would go on encrypting, and would answer broken input
+    /// with a second alert.
     write_closed: bool,
 }
 
@@ -113,7 +114,7 @@ impl TlsSession {
         self.0.with_traffic(wire_out, room, |traffic, out| traffic.encrypt(plain, out))
     }
 
-    /// Says that no more application bytes will follow.
+    /// Says that no more application bytes will follow; what the peer still sends is dropped.
     ///
     /// Does nothing before the handshake is complete, after an error, or a second time.
     pub fn close_notify(&mut self, wire_out: &mut Vec<u8>) {
@@ -121,6 +122,8 @@ impl TlsSession {
             self.0.write_closed = true;
             // There is nothing to be told if it fails: the connection is being closed.
             let _ = self.0.with_traffic(wire_out, CONTROL_ROOM, |t, out| t.queue_close_notify(out));
+            // Last, because the library has to be shown what it holds offsets into.
+            self.0.tail = Vec::new();
         }
     }
 
@@ -156,6 +159,7 @@ impl Inner {
         match (self.phase, input.first()) {
             (Phase::Failed, _) => return Err(TlsError::Failed),
             (Phase::PeerClosed, _) | (_, None) => return Ok(()),
+            _ if self.write_closed => return Ok(()),
             (Phase::Fresh, Some(&first)) => {
                 if let Some(guess) = NotTls::judge(first) {
                     push_plaintext_alert(ALERT_DECODE_ERROR, wire_out);

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use proptest::prelude::*;
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
+use rustls::{HandshakeKind, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 
 use super::*;
@@ -361,9 +362,22 @@ fn our_close_reaches_the_client_once_and_ends_writing() {
         assert_eq!(wire.len(), once);
         pair.give_client(&wire).unwrap();
         assert!(pair.client.process_new_packets().unwrap().peer_has_closed());
-        let wire = pair.client_says(b"still read");
+        let wire = pair.client_says(b"dropped");
         pair.give_server(wire).0.unwrap();
-        assert_eq!(&pair.plain[..], b"still read");
+        assert!(pair.plain.is_empty());
+    }
+}
+
+#[test]
+fn a_broken_record_after_our_close_is_no_second_alert() {
+    let site = Site::new();
+    for version in [&TLS13, &TLS12] {
+        let mut pair = Pair::shaken(&site.server(), connect(site.client(version)));
+        pair.server.close_notify(&mut Vec::new());
+        let mut wire = pair.client_says(b"broken");
+        wire[8] ^= 1;
+        let (_, out) = pair.give_server(wire);
+        assert!(out.is_empty());
     }
 }
 
@@ -483,22 +497,35 @@ fn an_alert_of_the_client_is_told_apart() {
     assert!(matches!(result, Err(TlsError::Protocol(fault)) if fault.is_peer_alert()));
 }
 
-#[test]
-fn writing_goes_on_while_a_fragment_of_a_handshake_message_is_kept() {
+/// A pair whose client is replaced by a forger that has its keys.
+fn forged() -> (Pair, Forger) {
     let site = Site::new();
     let mut config = site.client(&TLS13);
     config.enable_secret_extraction = true;
     let mut pair = Pair::shaken(&site.server(), connect(config));
-    assert_eq!(pair.client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-    let spare = connect(site.client(&TLS13));
-    let client = std::mem::replace(&mut pair.client, spare);
-    // Half of a KeyUpdate, in a record of its own, sealed with the keys of the client.
-    let mut forger = Forger::new(client);
+    let client = std::mem::replace(&mut pair.client, connect(site.client(&TLS13)));
+    (pair, Forger::new(client))
+}
+
+#[test]
+fn writing_goes_on_while_a_fragment_of_a_handshake_message_is_kept() {
+    let (mut pair, mut forger) = forged();
+    // A KeyUpdate in two halves, each in a record of its own.
     for half in [&[24, 0, 0][..], &[1, 1]] {
-        let (result, _) = pair.give_server(forger.handshake_record(half));
-        result.unwrap();
+        pair.give_server(forger.handshake_record(half)).0.unwrap();
         assert!(!pair.server_says(b"not disturbed").is_empty());
     }
+    assert_eq!(pair.server.tail_bytes(), 0);
+}
+
+#[test]
+fn closing_works_while_a_fragment_of_a_handshake_message_is_kept() {
+    let (mut pair, mut forger) = forged();
+    pair.give_server(forger.handshake_record(&[24, 0, 0])).0.unwrap();
+    assert_ne!(pair.server.tail_bytes(), 0);
+    let mut wire = Vec::new();
+    pair.server.close_notify(&mut wire);
+    assert!(!wire.is_empty());
     assert_eq!(pair.server.tail_bytes(), 0);
 }
 
@@ -678,4 +705,47 @@ mod files {
             assert_eq!(load(&path, &path).unwrap().warning(), Some(expected));
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn changed_bytes_in_either_flight_never_panic(
+        tls13 in any::<bool>(),
+        second_flight in any::<bool>(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+        step in 1usize..2000,
+        close_first in any::<bool>(),
+    ) {
+        let site = shared_site();
+        let version = if tls13 { &TLS13 } else { &TLS12 };
+        let mut pair = Pair::new(&site.server(), connect(site.client(version)), step);
+        let mut wire = pair.client_bytes();
+        if second_flight {
+            let (_, out) = pair.give_server(wire);
+            pair.give_client(&out).unwrap();
+            wire = pair.client_bytes();
+        }
+        for (at, byte) in changes {
+            let at = at.index(wire.len());
+            wire[at] = byte;
+        }
+        if close_first {
+            pair.server.close_notify(&mut Vec::new());
+        }
+        let (result, out) = pair.give_server(wire);
+        prop_assert!(result.is_ok() || out.len() < 8192);
+        prop_assert!(pair.server.tail_bytes() <= TAIL_BYTES_MAX);
+        prop_assert!(pair.plain.is_empty());
+        // Neither of these may touch input that was refused.
+        let _ = pair.server.write(b"late", &mut Vec::new());
+        pair.server.close_notify(&mut Vec::new());
+        let _ = pair.give_server(vec![22, 3, 3, 0, 1, 0]);
+    }
+}
+
+fn shared_site() -> &'static Site {
+    static SITE: std::sync::LazyLock<Site> = std::sync::LazyLock::new(Site::new);
+    &SITE
 }
