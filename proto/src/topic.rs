@@ -141,7 +141,10 @@ impl TopicFilter {
         let slash = rest.iter().position(|&byte| byte == b'/')?;
         let (share, filter) = rest.split_at_checked(slash)?;
         let filter = filter.get(1..)?;
-        if share.is_empty() || filter.is_empty() || share.iter().any(|b| matches!(b, b'+' | b'#')) {
+        let wild = share.iter().any(|byte| matches!(byte, b'+' | b'#'));
+        // What follows the name is a filter of a subscription that is not shared.
+        let nested = filter.starts_with(b"$share/");
+        if share.is_empty() || filter.is_empty() || wild || nested {
             return None;
         }
         Some(SharedFilter {
@@ -278,7 +281,9 @@ mod tests {
     /// [MQTT5-4.8.2-1], [MQTT5-4.8.2-2]
     #[test]
     fn a_shared_filter_has_a_name_and_a_filter() {
-        for text in ["$share/", "$share//t", "$share/g", "$share/g/", "$share/+/t", "$share/a#/t"] {
+        for text in
+            ["$share/", "$share//t", "$share/g", "$share/g/", "$share/+/t", "$share/g/$share/g/t"]
+        {
             assert_eq!(filter(text).unwrap_err().reason, ReasonCode::TopicFilterInvalid, "{text}");
         }
         let shared = filter("$share/g/a/+/#").unwrap().shared().unwrap();
