@@ -90,3 +90,58 @@ impl fmt::Debug for Text {
         write!(f, "{:?}", self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: &'static [u8]) -> Result<Text, DecodeError> {
+        Text::new(Bytes::from_static(bytes))
+    }
+
+    /// [MQTT5-1.5.4-1], [MQTT311-1.5.3-1]
+    #[test]
+    fn ill_formed_utf8_is_malformed() {
+        let surrogates: [&[u8]; 2] = [b"\xed\xa0\x80", b"\xed\xbf\xbf"];
+        let overlong: [&[u8]; 3] = [b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf"];
+        let others: [&[u8]; 4] = [b"\x80", b"\xc3", b"\xfe", b"\xf4\x90\x80\x80"];
+        for bytes in surrogates.into_iter().chain(overlong).chain(others) {
+            let error = text(bytes).unwrap_err();
+            assert_eq!(error.reason, crate::ReasonCode::MalformedPacket, "{bytes:02x?}");
+        }
+    }
+
+    /// [MQTT5-1.5.4-2], [MQTT311-1.5.3-2]
+    #[test]
+    fn a_null_character_is_malformed() {
+        assert!(text(b"\0").is_err());
+        assert!(text(b"abc\0def").is_err());
+    }
+
+    /// [MQTT5-1.5.4-3], [MQTT311-1.5.3-3]
+    #[test]
+    fn a_byte_order_mark_is_kept() {
+        assert_eq!(text(b"\xef\xbb\xbfa").unwrap().as_bytes(), b"\xef\xbb\xbfa");
+    }
+
+    #[test]
+    fn control_characters_and_noncharacters_are_allowed() {
+        assert!(text(b"\x01\x1f\x7f\xc2\x80\xef\xbf\xbf").is_ok());
+    }
+
+    #[test]
+    fn a_length_that_two_bytes_cannot_say_is_malformed() {
+        assert!(Text::new(Bytes::from(vec![b'a'; 65_535])).is_ok());
+        assert!(Text::new(Bytes::from(vec![b'a'; 65_536])).is_err());
+    }
+
+    #[test]
+    fn an_owned_copy_does_not_share_the_frame() {
+        let frame = Bytes::from(b"some frame".to_vec());
+        let slice = Text::new(frame.slice(5..)).unwrap();
+        let copy = slice.to_owned_text();
+        assert_eq!(slice, copy);
+        assert!(frame.as_ptr_range().contains(&slice.as_bytes().as_ptr()));
+        assert!(!frame.as_ptr_range().contains(&copy.as_bytes().as_ptr()));
+    }
+}
