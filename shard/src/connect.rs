@@ -87,9 +87,7 @@ impl Shard {
             if will.retain && !limits.retain_available {
                 return Err(Violation::new(R::RetainNotSupported, "will retain [MQTT5-3.2.2-13]"));
             }
-            if let Err(violation) = self.check_publish_topic(&will.topic) {
-                return Err(violation);
-            }
+            self.check_publish_topic(&will.topic)?;
         }
         match &connect.properties.authentication_method {
             // [MQTT5-4.12.0-1]

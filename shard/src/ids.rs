@@ -1,7 +1,5 @@
 //! Who is who: connections, sessions, shards and the slots that say where things live.
 
-use std::hash::{BuildHasher, Hasher};
-
 /// The number of slots. Client identifiers, topic names and share groups hash to a slot, and the
 /// [`SlotMap`] says which shard is home; so the number of shards may change over a restart.
 pub const SLOTS: u16 = 4096;
@@ -40,10 +38,8 @@ impl Slot {
     /// The hash has a fixed key and must never change: stored records are keyed by it.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        let mut hasher = Fnv::default().build_hasher();
-        hasher.write(bytes);
+        let hash = fnv1a(bytes);
         // Folded, since the low bits of FNV alone are weak on short inputs.
-        let hash = hasher.finish();
         let folded = hash ^ (hash >> 29) ^ (hash >> 47);
         Self((folded % u64::from(SLOTS)) as u16)
     }
@@ -81,28 +77,11 @@ impl SlotMap {
     }
 }
 
-/// FNV-1a with 64 bits: short, stable, and its value is part of the storage format.
-#[derive(Debug, Clone, Copy, Default)]
-struct Fnv;
-
-struct FnvHasher(u64);
-
-impl BuildHasher for Fnv {
-    type Hasher = FnvHasher;
-    fn build_hasher(&self) -> FnvHasher {
-        FnvHasher(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Hasher for FnvHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-    fn finish(&self) -> u64 {
-        self.0
-    }
+/// FNV-1a with 64 bits: short, and the same on every machine and in every release.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]

@@ -1,0 +1,75 @@
+# Petrel: `make run` starts the broker, `make test` proves it, `make check` is the short loop.
+
+CARGO ?= cargo
+PYTHON ?= python3
+NPM ?= npm
+VENV := target/venv
+NODE_DIR := target/node
+SEEDS ?= 1000
+SIM_JOBS ?= 2
+
+.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu
+
+## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
+run:
+	$(CARGO) build --release --locked -p petrel-engine -p petrel-tools
+	target/release/petrel $(ARGS)
+
+## Everything that proves the broker. No root, nothing beyond loopback.
+test: check integration sim clients
+	@echo "make test: all passed"
+
+## The short loop: format, lints as errors, the rules of the tree, unit tests.
+check: format clippy tidy unit
+
+format:
+	$(CARGO) fmt --all -- --check
+
+clippy:
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+tidy:
+	$(CARGO) test --locked -q -p petrel-tidy
+
+unit:
+	$(CARGO) test --locked -q -p petrel-proto -p petrel-shard -p petrel-net -p petrel-conformance
+	$(CARGO) test --locked -q -p petrel-engine --lib --bins -p petrel-tools
+
+## Real sockets, several shards, both runtimes.
+integration:
+	$(CARGO) test --locked -q -p petrel-engine --tests -p petrel-tools --tests
+
+## The deterministic simulator: SEEDS seeds, and the proof that it bites.
+sim:
+	$(CARGO) test --locked --release -q -p petrel-sim
+	$(CARGO) run --locked --release -q -p petrel-sim -- --seeds $(SEEDS) --jobs $(SIM_JOBS)
+
+$(VENV)/ready: tools/clients/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+$(NODE_DIR)/ready: tools/clients/package.json tools/clients/package-lock.json
+	@mkdir -p $(NODE_DIR)
+	cp $^ $(NODE_DIR)/
+	cd $(NODE_DIR) && $(NPM) ci --silent --no-audit --no-fund
+	@touch $@
+
+## Clients that other people wrote: Python paho-mqtt, mqtt.js over TCP and WebSocket, our own.
+clients: $(VENV)/ready $(NODE_DIR)/ready
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-tools
+	$(VENV)/bin/python tools/clients/run.py
+
+## Writes docs/CONFORMANCE.md again from the tags in the tree.
+conformance:
+	$(CARGO) run --locked -q -p petrel-conformance
+
+## 15,000 idle connections: user memory each.
+bench-idle:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/idle.py $(ARGS)
+
+## CPU per forwarded message beside Mosquitto's, if mosquitto is installed.
+bench-cpu:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/cpu.py $(ARGS)

@@ -1,0 +1,99 @@
+"""Starts brokers for measurements and reads what the kernel says of them."""
+
+import contextlib
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PETREL = ROOT / "target/release/petrel"
+BENCH = ROOT / "target/release/petrel-bench"
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def petrel(shards=1, runtime="auto", cpu=None):
+    """Runs Petrel; yields its process and its MQTT address."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "petrel.toml"
+        config.write_text(
+            f'[engine]\nshards = {shards}\nruntime = "{runtime}"\n'
+            '[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:0"\n'
+        )
+        command = pinned([str(PETREL), "--config", str(config)], cpu)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        address = None
+        for line in process.stderr:
+            found = re.search(r"(127\.0\.0\.1:\d+)", line)
+            address = address or (found and found.group(1))
+            if "ready" in line:
+                break
+        try:
+            if address is None:
+                raise RuntimeError("Petrel did not start")
+            yield process, address
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def mosquitto(cpu=None):
+    """Runs Mosquitto with the settings that let it show its best; None if it is not installed."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        yield None
+        return
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = pathlib.Path(folder) / "mosquitto.conf"
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            "max_queued_messages 0\nmax_inflight_messages 1000\nmax_connections -1\n"
+            "log_type error\n"
+        )
+        process = subprocess.Popen(pinned([program, "-c", str(config)], cpu))
+        try:
+            wait_for_port(port)
+            yield process, f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def pinned(command, cpu):
+    return command if cpu is None else ["taskset", "-c", str(cpu), *command]
+
+
+def wait_for_port(port, tries=1000):
+    for _ in range(tries):
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+    raise RuntimeError(f"nothing listens on port {port}")
+
+
+def cpu_seconds(pid):
+    """User and system time of a process, children not counted."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def memory_bytes(pid):
+    """Private memory of a process: what would be free without it."""
+    total = 0
+    for line in pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith(("Private_Clean:", "Private_Dirty:")):
+            total += int(line.split()[1]) * 1024
+    return total
