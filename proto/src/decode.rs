@@ -52,9 +52,7 @@ pub fn decode(packet: &Bytes, version: Option<Version>) -> Result<Packet, Decode
         PacketType::ConnAck => {
             whole(connack::connack(packet, body, version), boxed(Packet::ConnAck))
         }
-        PacketType::Publish => {
-            whole(publish::publish(packet, first, body, version), Packet::Publish)
-        }
+        PacketType::Publish => publish::publish(packet, first, body, version),
         PacketType::PubAck => whole(ack::first_answer(packet, body, version), Packet::PubAck),
         PacketType::PubRec => whole(ack::first_answer(packet, body, version), Packet::PubRec),
         PacketType::PubRel => whole(ack::release(packet, body, version), Packet::PubRel),

@@ -2,29 +2,35 @@
 
 use bytes::Bytes;
 
-use super::fields::{Parsed, packet_id, text};
+use super::fields::{Fault, Parsed, packet_id, settle, text};
 use super::fixed_header::{DUP, RETAIN, publish_qos};
 use super::properties::PropertyReader;
 use crate::property::PropertyId;
-use crate::{DecodeError, PacketId, Publish, PublishProperties, Qos, Text, TopicName, Version};
+use crate::{
+    DecodeError, Packet, PacketId, Publish, PublishProperties, Qos, Text, TopicName, Version,
+};
 
-/// Cost: no allocation, unless user properties stand apart from each other.
-pub(super) fn publish<'a>(
-    frame: &'a Bytes,
+/// *Cost*: no allocation, unless user properties stand apart from each other or there are more than
+/// two subscription identifiers.
+#[inline]
+pub(super) fn publish(
+    frame: &Bytes,
     first: u8,
-    input: &'a [u8],
+    body: &[u8],
     version: Version,
-) -> Parsed<'a, Publish> {
+) -> Result<Packet, DecodeError> {
     let qos =
         publish_qos(first).ok_or(DecodeError::malformed("PUBLISH with QoS 3 [MQTT5-3.3.1-4]"))?;
-    let (rest, name) = text(frame, input)?;
-    let (rest, packet_id) = identifier(rest, qos)?;
-    let (payload, properties) = if version.is_v5() {
-        publish_properties(frame, rest)?
+    let (rest, name) = text(frame, body).map_err(settle)?;
+    let (rest, packet_id) = identifier(rest, qos).map_err(settle)?;
+    let mut properties = PublishProperties::default();
+    // Whatever the properties leave is payload, so no byte can be left over.
+    let payload = if version.is_v5() {
+        publish_properties(frame, rest, &mut properties).map_err(settle)?
     } else {
-        (rest, PublishProperties::default())
+        rest
     };
-    let publish = Publish {
+    Ok(Packet::Publish(Publish {
         dup: first & DUP != 0,
         qos,
         retain: first & RETAIN != 0,
@@ -32,8 +38,7 @@ pub(super) fn publish<'a>(
         packet_id,
         properties,
         payload: frame.slice_ref(payload),
-    };
-    Ok((&[], publish))
+    }))
 }
 
 /// Present exactly at QoS 1 and 2 ([MQTT5-2.2.1-2]).
@@ -56,19 +61,23 @@ fn topic(name: Text, alias: Option<u16>, version: Version) -> Result<TopicName, 
     }
 }
 
-fn publish_properties<'a>(frame: &'a Bytes, input: &'a [u8]) -> Parsed<'a, PublishProperties> {
+/// Fills in the properties, returns what follows them.
+fn publish_properties<'a>(
+    frame: &'a Bytes,
+    input: &'a [u8],
+    properties: &mut PublishProperties,
+) -> Result<&'a [u8], Fault> {
     let (rest, mut reader) = PropertyReader::open(frame, input)?;
-    let mut properties = PublishProperties::default();
     while let Some(id) = reader.next()? {
         match id {
             PropertyId::TopicAlias => reader.two_bytes(&mut properties.topic_alias)?,
             PropertyId::SubscriptionIdentifier => {
                 properties.subscription_identifiers.push(reader.subscription_identifier()?);
             }
-            _ if reader.message_property(id, &mut properties)? => {}
+            _ if reader.message_property(id, properties)? => {}
             _ => return PropertyReader::misplaced(),
         }
     }
     properties.user_properties = reader.user_properties();
-    Ok((rest, properties))
+    Ok(rest)
 }
