@@ -26,7 +26,7 @@ pub(crate) use fixed_header::{DUP, PacketType, RETAIN};
 pub use fixed_header::{Frame, frame};
 
 /// Decodes one whole packet, as [`frame`] delimited it. `version` is `None` until a CONNECT has
-/// named it; then only CONNECT is accepted ([MQTT5-3.1.0-1]).
+/// named it; then only CONNECT is accepted ([MQTT5-3.1.0-1], [MQTT311-3.1.0-1]).
 ///
 /// Both directions are decoded: what only a server or only a client may send is for the caller to
 /// judge. A CONNECT is decoded by the version that it names itself.

@@ -1,6 +1,6 @@
 //! Packets to bytes.
 //!
-//! One file per packet below. Each says its fields once; [`sink`] runs that over a counter and then
+//! One file per packet below. Each says its fields once; `sink` runs that over a counter and then
 //! over the buffer.
 
 use bytes::BufMut;

@@ -1,7 +1,7 @@
 //! MQTT 3.1, 3.1.1 and 5: bytes to packets and back.
 //!
-//! One packet family serves all three versions; the version is a parameter of [`decode`] and
-//! [`encode`]. The crate owns the syntax and the rules that one packet alone can break. It never
+//! One packet family serves all three versions; the version is a parameter of [`decode()`] and
+//! [`encode()`]. The crate owns the syntax and the rules that one packet alone can break. It never
 //! holds state about a connection or a session, does no I/O and does not panic on any input: the
 //! lints below hold that.
 #![forbid(unsafe_code)]

@@ -8,7 +8,8 @@ use crate::error::DecodeError;
 
 /// A UTF-8 string of at most 65,535 bytes without U+0000 ([MQTT5-1.5.4-1], [MQTT5-1.5.4-2]).
 ///
-/// A byte order mark is kept ([MQTT5-1.5.4-3]).
+/// A byte order mark is kept ([MQTT5-1.5.4-3]). The twins before MQTT 5 are [MQTT311-1.5.3-1],
+/// [MQTT311-1.5.3-2] and [MQTT311-1.5.3-3].
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Text(Bytes);
 

@@ -1,6 +1,7 @@
 //! Topic names, topic filters and shared subscription filters.
 //!
-//! Bytes are compared as they are: no normalisation, case or otherwise ([MQTT5-4.7.3-4]).
+//! Bytes are compared as they are: no normalisation, case or otherwise ([MQTT5-4.7.3-4],
+//! [MQTT311-4.7.3-4]).
 
 use crate::error::DecodeError;
 use crate::{ReasonCode, Text};
@@ -9,7 +10,8 @@ use crate::{ReasonCode, Text};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct TopicName(Text);
 
-/// A topic filter with its wildcards where they are allowed ([MQTT5-4.7.1-1], [MQTT5-4.7.1-2]).
+/// A topic filter with its wildcards where they are allowed ([MQTT5-4.7.1-1], [MQTT5-4.7.1-2],
+/// [MQTT311-4.7.1-2], [MQTT311-4.7.1-3]).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicFilter(Text);
 
@@ -33,7 +35,8 @@ impl TopicName {
     /// Checks a topic name of at least one byte.
     ///
     /// # Errors
-    /// Topic Name invalid for a wildcard ([MQTT5-3.3.2-2]) or an empty name ([MQTT5-4.7.3-1]).
+    /// Topic Name invalid for a wildcard ([MQTT5-3.3.2-2], [MQTT5-4.7.0-1], [MQTT311-4.7.1-1]) or an
+    /// empty name ([MQTT5-4.7.3-1], [MQTT311-4.7.3-1]).
     pub fn new(text: Text) -> Result<Self, DecodeError> {
         let invalid = |what| DecodeError { reason: ReasonCode::TopicNameInvalid, what };
         if text.is_empty() {

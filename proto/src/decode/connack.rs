@@ -9,6 +9,7 @@ use super::properties::{PropertyReader, check_authentication};
 use crate::property::PropertyId;
 use crate::{ConnAck, ConnAckProperties, DecodeError, Qos, ReasonCode, Version};
 
+/// [MQTT5-3.2.2-1], [MQTT5-3.2.2-6], [MQTT311-3.2.2-4].
 pub(super) fn connack<'a>(
     frame: &'a Bytes,
     input: &'a [u8],
@@ -87,7 +88,7 @@ fn maximum_qos(reader: &mut PropertyReader<'_>, slot: &mut Option<Qos>) -> Resul
     Ok(())
 }
 
-/// Table 3-1 of MQTT 5.
+/// [MQTT5-3.2.2-8].
 const fn is_connack_reason(reason: ReasonCode) -> bool {
     use ReasonCode as R;
     matches!(

@@ -27,6 +27,13 @@ struct WillFlags {
     retain: bool,
 }
 
+/// The payload holds what the flags announce, in the order of the specification, and nothing else.
+///
+/// *Spec*: client identifier [MQTT5-3.1.3-3], [MQTT5-3.1.3-4], [MQTT311-3.1.3-3],
+/// [MQTT311-3.1.3-4], of any length [MQTT5-3.1.3-5], [MQTT5-3.1.3-6]; will [MQTT5-3.1.2-9],
+/// [MQTT311-3.1.2-9]; user name [MQTT5-3.1.2-16], [MQTT5-3.1.2-17], [MQTT5-3.1.3-12],
+/// [MQTT311-3.1.2-18], [MQTT311-3.1.2-19], [MQTT311-3.1.3-11]; password [MQTT5-3.1.2-18],
+/// [MQTT5-3.1.2-19], [MQTT311-3.1.2-20], [MQTT311-3.1.2-21]; order [MQTT5-3.1.3-1].
 pub(super) fn connect<'a>(frame: &'a Bytes, input: &'a [u8]) -> Parsed<'a, Connect> {
     let (rest, version) = protocol(input)?;
     let (rest, (flags, keep_alive_s)) = (byte, be_u16).parse(rest)?;
@@ -58,7 +65,8 @@ pub(super) fn connect<'a>(frame: &'a Bytes, input: &'a [u8]) -> Parsed<'a, Conne
     Ok((rest, connect))
 }
 
-/// Protocol name and level ([MQTT5-3.1.2-1], [MQTT5-3.1.2-2]).
+/// Protocol name and level ([MQTT5-3.1.2-1], [MQTT5-3.1.2-2], [MQTT311-3.1.2-1],
+/// [MQTT311-3.1.2-2]).
 fn protocol(input: &[u8]) -> Parsed<'_, Version> {
     let (rest, (name, level)) = (length_prefixed, byte).parse(input)?;
     let version = match (name, level) {
@@ -83,6 +91,7 @@ pub(super) fn level(body: &[u8]) -> Option<u8> {
 }
 
 impl Flags {
+    /// [MQTT5-3.1.2-3], [MQTT311-3.1.2-3], [MQTT311-3.1.2-22].
     fn check(flags: u8, version: Version) -> Result<Self, DecodeError> {
         let bit = |at: u32| flags & 1u8.wrapping_shl(at) != 0;
         // MQTT 3.1 calls the bit unused rather than reserved.
@@ -102,6 +111,8 @@ impl Flags {
         })
     }
 
+    /// [MQTT5-3.1.2-11], [MQTT5-3.1.2-12], [MQTT5-3.1.2-13], [MQTT311-3.1.2-11],
+    /// [MQTT311-3.1.2-14], [MQTT311-3.1.2-15].
     fn will(flags: u8, version: Version) -> Result<Option<WillFlags>, DecodeError> {
         let retain = flags & 0x20 != 0;
         let qos = (flags >> 3) & 3;

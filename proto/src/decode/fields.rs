@@ -54,25 +54,26 @@ pub(super) fn binary<'a>(frame: &Bytes, input: &'a [u8]) -> Parsed<'a, Bytes> {
     Ok((rest, frame.slice_ref(bytes)))
 }
 
-/// A UTF-8 string ([MQTT5-1.5.4-1], [MQTT5-1.5.4-2]).
+/// A UTF-8 string ([MQTT5-1.5.4-1], [MQTT5-1.5.4-2], [MQTT311-1.5.3-1], [MQTT311-1.5.3-2]).
 pub(super) fn text<'a>(frame: &Bytes, input: &'a [u8]) -> Parsed<'a, Text> {
     let (rest, bytes) = binary(frame, input)?;
     Ok((rest, Text::new(bytes)?))
 }
 
-/// A topic name of at least one byte.
+/// A topic name of at least one byte ([MQTT5-3.3.2-1], [MQTT311-3.3.2-1], [MQTT5-3.1.3-11]).
 pub(super) fn topic_name<'a>(frame: &Bytes, input: &'a [u8]) -> Parsed<'a, TopicName> {
     let (rest, text) = text(frame, input)?;
     Ok((rest, TopicName::new(text)?))
 }
 
-/// A topic filter, shared or not.
+/// A topic filter, shared or not ([MQTT5-3.8.3-1], [MQTT311-3.8.3-1], [MQTT5-3.10.3-1],
+/// [MQTT311-3.10.3-1]).
 pub(super) fn topic_filter<'a>(frame: &Bytes, input: &'a [u8]) -> Parsed<'a, TopicFilter> {
     let (rest, text) = text(frame, input)?;
     Ok((rest, TopicFilter::new(text)?))
 }
 
-/// A packet identifier, which is never zero ([MQTT5-2.2.1-3]).
+/// A packet identifier, which is never zero ([MQTT5-2.2.1-3], [MQTT311-2.3.1-1]).
 pub(super) fn packet_id(input: &[u8]) -> Parsed<'_, PacketId> {
     let (rest, value) = be_u16(input)?;
     let id = PacketId::new(value)

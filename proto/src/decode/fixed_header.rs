@@ -117,6 +117,11 @@ pub fn frame(input: &[u8], packet_bytes_max: u32) -> Result<Frame, DecodeError> 
 }
 
 /// Checks type and flags as far as they do not depend on the version.
+///
+/// *Spec*: [MQTT5-2.1.3-1], [MQTT311-2.2.2-2]; PUBLISH [MQTT5-3.3.1-2], [MQTT5-3.3.1-4],
+/// [MQTT311-3.3.1-2], [MQTT311-3.3.1-4]; PUBREL [MQTT5-3.6.1-1], [MQTT311-3.6.1-1]; SUBSCRIBE
+/// [MQTT5-3.8.1-1], [MQTT311-3.8.1-1]; UNSUBSCRIBE [MQTT5-3.10.1-1], [MQTT311-3.10.1-1];
+/// DISCONNECT [MQTT5-3.14.1-1], [MQTT311-3.14.1-1]; AUTH [MQTT5-3.15.1-1].
 pub(super) fn check_first_byte(first: u8) -> Result<PacketType, DecodeError> {
     let packet_type = PacketType::from_first_byte(first)
         .ok_or(DecodeError::malformed("packet type 0 is reserved"))?;

@@ -33,7 +33,8 @@ enum Pairs<'a> {
 }
 
 impl<'a> PropertyReader<'a> {
-    /// Reads the property length and sets the block apart from what follows it.
+    /// Reads the property length, which is there even if it is zero ([MQTT5-2.2.2-1]), and sets the
+    /// block apart from what follows it.
     pub(super) fn open(frame: &'a Bytes, input: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, length) = variable_integer(input)?;
         let (rest, block) = take(length)(rest)?;
@@ -163,7 +164,8 @@ impl<'a> PropertyReader<'a> {
         }
     }
 
-    /// Stores a property that PUBLISH and a will share; false if `id` is none of them.
+    /// Stores a property that PUBLISH and a will share; false if `id` is none of them
+    /// ([MQTT5-3.3.2-13], [MQTT5-3.3.2-14], [MQTT5-3.3.2-19]).
     pub(super) fn message_property(
         &mut self,
         id: PropertyId,

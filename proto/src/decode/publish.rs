@@ -10,6 +10,8 @@ use crate::{
     DecodeError, Packet, PacketId, Publish, PublishProperties, Qos, Text, TopicName, Version,
 };
 
+/// *Spec*: topic name [MQTT5-3.3.2-1], [MQTT5-3.3.2-2], [MQTT311-3.3.2-1], [MQTT311-3.3.2-2].
+///
 /// *Cost*: no allocation, unless user properties stand apart from each other or there are more than
 /// two subscription identifiers.
 #[inline]
@@ -41,7 +43,7 @@ pub(super) fn publish(
     }))
 }
 
-/// Present exactly at QoS 1 and 2 ([MQTT5-2.2.1-2]).
+/// Present exactly at QoS 1 and 2 ([MQTT5-2.2.1-2], [MQTT311-2.3.1-5]).
 fn identifier(input: &[u8], qos: Qos) -> Parsed<'_, Option<PacketId>> {
     if qos == Qos::AtMostOnce {
         return Ok((input, None));

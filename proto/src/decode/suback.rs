@@ -29,6 +29,7 @@ pub(super) fn unsuback<'a>(
     Ok((rest, SubAck { packet_id, reasons: SmallVec::new(), properties }))
 }
 
+/// One code per filter, in order ([MQTT5-3.9.3-1], [MQTT5-3.11.3-1], [MQTT311-3.9.3-1]).
 fn reasons<'a>(
     frame: &'a Bytes,
     input: &'a [u8],

@@ -12,6 +12,7 @@ use crate::{
     UserProperties, Version,
 };
 
+/// [MQTT5-3.8.3-2], [MQTT311-3.8.3-3].
 pub(super) fn subscribe<'a>(
     frame: &'a Bytes,
     input: &'a [u8],

@@ -8,6 +8,7 @@ use super::properties::PropertyReader;
 use crate::property::PropertyId;
 use crate::{DecodeError, Unsubscribe, UserProperties, Version};
 
+/// [MQTT5-3.10.3-2], [MQTT311-3.10.3-2].
 pub(super) fn unsubscribe<'a>(
     frame: &'a Bytes,
     input: &'a [u8],

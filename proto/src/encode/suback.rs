@@ -3,7 +3,8 @@
 use super::sink::Sink;
 use crate::{ReasonCode, SubAck, Version};
 
-/// Before MQTT 5 every failure is 0x80 ([MQTT311-3.9.3-2]).
+/// One code per filter, in order ([MQTT5-3.9.3-1], [MQTT311-3.9.3-1]); before MQTT 5 every failure
+/// is 0x80 ([MQTT311-3.9.3-2]).
 pub(super) fn put_suback(suback: &SubAck, version: Version, out: &mut impl Sink) {
     out.u16(suback.packet_id.get());
     if version.is_v5() {
