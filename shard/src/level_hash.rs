@@ -53,22 +53,25 @@ impl HashKey {
     /// The hash of the level that starts at byte `at`, and where it ends: at a slash or at the end.
     ///
     /// *Cost*: two multiplications for a level of up to 7 bytes, one more per further 8 bytes.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn level(&self, position: usize, text: &[u8], at: usize) -> (u64, usize) {
         let mut state = self.seed.wrapping_add((position as u64).wrapping_mul(POSITION_STEP));
         let mut at = at;
         loop {
-            let (word, left) = load(text, at);
-            let taken = before_slash(word).min(left);
-            if taken == 8 {
+            let word = load(text, at);
+            let slashes = slashes(word);
+            if slashes == 0 {
                 state = fold(state ^ word, self.first);
                 at += 8;
                 continue;
             }
+            let taken = slashes.trailing_zeros() / 8;
+            let before_slash = ((slashes & slashes.wrapping_neg()) >> 7) - 1;
             // The top byte is free, so the count of bytes makes the padding unambiguous.
-            let last = (word & ((1 << (taken * 8)) - 1)) | ((taken as u64) << 56);
-            return (fold(fold(state ^ last, self.first) ^ self.salt, self.second), at + taken);
+            let last = (word & before_slash) | (u64::from(taken) << 56);
+            let hash = fold(fold(state ^ last, self.first) ^ self.salt, self.second);
+            return (hash, at + taken as usize);
         }
     }
 
@@ -224,32 +227,37 @@ const fn spread(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// Up to 8 bytes from `at` on, the rest zero, and how many of them belong to the text.
-#[inline]
-fn load(text: &[u8], at: usize) -> (u64, usize) {
+const ONES: u64 = u64::MAX / 255;
+const SLASH: u64 = b'/' as u64;
+
+/// The 8 bytes from `at` on; where the text ends, a slash and zeros follow.
+#[inline(always)]
+fn load(text: &[u8], at: usize) -> u64 {
     if let Some(word) = text.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        return (u64::from_le_bytes(*word), 8);
+        return u64::from_le_bytes(*word);
     }
-    let left = text.len().saturating_sub(at);
-    if left == 0 {
-        return (0, 0);
-    }
-    // Near the end of a longer text the last 8 bytes hold what is left, without a loop.
-    if let Some(word) = text.last_chunk::<8>() {
-        return (u64::from_le_bytes(*word) >> ((8 - left) * 8), left);
-    }
-    let mut word = [0; 8];
-    word[..left].copy_from_slice(&text[at..]);
-    (u64::from_le_bytes(word), left)
+    last(text, at)
 }
 
-/// How many bytes of the word come before the first slash; 8 if there is none.
+#[inline(never)]
+fn last(text: &[u8], at: usize) -> u64 {
+    let left = text.len().saturating_sub(at);
+    if left == 0 {
+        return SLASH;
+    }
+    // Near the end of a longer text the last 8 bytes hold what is left, without a loop.
+    let word = match text.last_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word) >> ((8 - left) * 8),
+        None => text[at..].iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    };
+    word | SLASH << (left * 8)
+}
+
+/// The top bit of the first byte that is a slash, and perhaps of later ones; zero if there is none.
 #[inline]
-const fn before_slash(word: u64) -> usize {
-    const ONES: u64 = u64::MAX / 255;
-    let zero_where_slash = word ^ (ONES * b'/' as u64);
-    let found = zero_where_slash.wrapping_sub(ONES) & !zero_where_slash & (ONES << 7);
-    (found.trailing_zeros() / 8) as usize
+const fn slashes(word: u64) -> u64 {
+    let zero_where_slash = word ^ (ONES * SLASH);
+    zero_where_slash.wrapping_sub(ONES) & !zero_where_slash & (ONES << 7)
 }
 
 #[cfg(test)]

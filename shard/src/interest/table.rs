@@ -1,13 +1,10 @@
 //! Fingerprint to set of shards: open addressing on atomics, in parts that grow on their own.
 //!
-//! A bucket is one cache line of four entries. Readers go from the fingerprint's bucket onwards
-//! until they meet the fingerprint or an empty entry. Writers of a part hold its lock; they change
-//! entries in place, and when the part is too full or too empty they copy it and publish a new
-//! directory. A reader keeps the directory it started with, so it may miss what was added after
-//! it started and nothing else.
-//!
-//! A removed entry leaves a grave if its bucket is full (readers may have to go past it), else an
-//! empty entry: then nobody ever went past this bucket.
+//! A bucket is one cache line of four entries. An entry that finds its bucket full goes to the next
+//! one and marks the full one as spilled; readers go on only past marked buckets. Writers of a part
+//! hold its lock; they change entries in place, and when the part is too full, too empty or has too
+//! many marks, they copy it and publish a new directory. A reader keeps the directory it started
+//! with, so it may miss what was added after it started and nothing else.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,7 +39,8 @@ struct Bucket {
 #[derive(Debug, Default)]
 struct Part {
     live: usize,
-    graves: usize,
+    /// How many buckets are marked as spilled; marks go when the part is copied.
+    spilled: usize,
     /// For an entry's bit that was added more than once: how often more.
     more: HashTable<More>,
 }
@@ -57,9 +55,10 @@ struct More {
 const PARTS: usize = 256;
 const WAYS: usize = 4;
 
-/// Values of `fingerprints` that are no fingerprint.
+/// The value of an entry that is not in use.
 const EMPTY: u64 = 0;
-const GRAVE: u64 = 1;
+/// Beside the first fingerprint of a bucket: an entry went past it.
+const SPILLED: u64 = 1 << 63;
 
 /// Fill levels, in twelfths of the entries: grow above the first, shrink below the last, and aim
 /// at the one between. At the lowest an entry costs 30 B, at the highest 21 B.
@@ -99,10 +98,11 @@ impl Table {
             }
             return;
         }
-        if (part.live + part.graves + 1) * 12 > buckets.len() * WAYS * FULL {
+        let full = (part.live + 1) * 12 > buckets.len() * WAYS * FULL;
+        if full || part.spilled * 5 > buckets.len() * 2 {
             buckets = self.rebuild(index, &mut part, &buckets);
         }
-        part.graves -= usize::from(insert(&buckets, fingerprint, 1 << bit));
+        part.spilled += insert(&buckets, fingerprint, 1 << bit);
         part.live += 1;
     }
 
@@ -122,11 +122,9 @@ impl Table {
         }
         let before = bucket.shards[way].fetch_and(!(1 << bit), Ordering::Release);
         if before == 1 << bit {
-            let has_empty = bucket.ways().any(|(fingerprint, _)| fingerprint == EMPTY);
-            let left = if has_empty { EMPTY } else { GRAVE };
-            bucket.fingerprints[way].store(left, Ordering::Release);
+            // Keeps the mark and nothing else.
+            bucket.fingerprints[way].fetch_and(SPILLED, Ordering::Release);
             part.live -= 1;
-            part.graves += usize::from(!has_empty);
             if buckets.len() > BUCKETS_KEPT && part.live * 12 < buckets.len() * WAYS * SPARSE {
                 self.rebuild(index, &mut part, &buckets);
             }
@@ -156,12 +154,12 @@ impl Table {
     fn rebuild(&self, index: usize, part: &mut Part, old: &[Bucket]) -> Arc<[Bucket]> {
         let wanted = ((part.live + 1) * 12).div_ceil(WAYS * AIM);
         let new: Arc<[Bucket]> = (0..wanted).map(|_| Bucket::new()).collect();
+        part.spilled = 0;
         for (fingerprint, shards) in old.iter().flat_map(Bucket::ways) {
-            if fingerprint != EMPTY && fingerprint != GRAVE {
-                insert(&new, fingerprint, shards);
+            if fingerprint != EMPTY {
+                part.spilled += insert(&new, fingerprint, shards);
             }
         }
-        part.graves = 0;
         let _publishing = lock(&self.publishing);
         let mut directory = Directory::clone(&self.directory.load());
         directory.parts[index] = Arc::clone(&new);
@@ -191,12 +189,11 @@ impl Bucket {
         }
     }
 
+    /// The fingerprints without the mark, and the shards.
     fn ways(&self) -> impl Iterator<Item = (u64, u64)> {
         let value = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        self.fingerprints
-            .iter()
-            .zip(&self.shards)
-            .map(move |(left, right)| (value(left), value(right)))
+        let ways = self.fingerprints.iter().zip(&self.shards);
+        ways.map(move |(fingerprint, shards)| (value(fingerprint) & !SPILLED, value(shards)))
     }
 }
 
@@ -226,38 +223,40 @@ impl Part {
     }
 }
 
-/// Moves the fingerprints that mean something else out of the way.
+/// The 63 bits that are kept, and never the value of an empty entry.
 #[inline]
 const fn real(fingerprint: u64) -> u64 {
-    if fingerprint <= GRAVE { fingerprint + 2 } else { fingerprint }
+    let kept = fingerprint & !SPILLED;
+    if kept == EMPTY { 1 } else { kept }
 }
 
 #[inline]
 const fn part_of(fingerprint: u64) -> usize {
-    (fingerprint >> 56) as usize
+    (fingerprint >> 55) as usize % PARTS
 }
 
 /// The bucket to start from, by the bits below those that chose the part.
 #[inline]
 const fn home(fingerprint: u64, buckets: usize) -> usize {
-    (((fingerprint << 8) as u128 * buckets as u128) >> 64) as usize
+    (((fingerprint << 9) as u128 * buckets as u128) >> 64) as usize
 }
 
 #[inline]
 fn find(buckets: &[Bucket], fingerprint: u64) -> Option<(usize, usize)> {
     let mut at = home(fingerprint, buckets.len());
     for _ in 0..buckets.len() {
-        let bucket = &buckets[at];
-        let mut ended = false;
-        for way in 0..WAYS {
-            // Pairs with the store in `insert`: the shards seen are this entry's or younger.
-            let found = bucket.fingerprints[way].load(Ordering::Acquire);
-            if found == fingerprint {
-                return Some((at, way));
-            }
-            ended |= found == EMPTY;
+        // Pairs with the store in `insert`: the shards seen are this entry's or younger.
+        let found = buckets[at].fingerprints.each_ref().map(|cell| cell.load(Ordering::Acquire));
+        let spilled = found[0] & SPILLED != 0;
+        // One branch for all four: which of them it is cannot be predicted.
+        let hits = u32::from(found[0] & !SPILLED == fingerprint)
+            | u32::from(found[1] == fingerprint) << 1
+            | u32::from(found[2] == fingerprint) << 2
+            | u32::from(found[3] == fingerprint) << 3;
+        if hits != 0 {
+            return Some((at, hits.trailing_zeros() as usize));
         }
-        if ended {
+        if !spilled {
             return None;
         }
         at = if at + 1 == buckets.len() { 0 } else { at + 1 };
@@ -265,21 +264,22 @@ fn find(buckets: &[Bucket], fingerprint: u64) -> Option<(usize, usize)> {
     None
 }
 
-/// Puts an entry that is not there yet into the first place that is free; true for a grave.
+/// Puts an entry that is not there yet into the first place that is free; how many buckets it
+/// marked on the way.
 ///
 /// At least a quarter of the entries is empty, so there is a place.
-fn insert(buckets: &[Bucket], fingerprint: u64, shards: u64) -> bool {
+fn insert(buckets: &[Bucket], fingerprint: u64, shards: u64) -> usize {
     let mut at = home(fingerprint, buckets.len());
+    let mut marked = 0;
     loop {
         let bucket = &buckets[at];
-        for way in 0..WAYS {
-            let found = bucket.fingerprints[way].load(Ordering::Relaxed);
-            if found == EMPTY || found == GRAVE {
-                bucket.shards[way].store(shards, Ordering::Relaxed);
-                bucket.fingerprints[way].store(fingerprint, Ordering::Release);
-                return found == GRAVE;
-            }
+        if let Some(way) = bucket.ways().position(|(fingerprint, _)| fingerprint == EMPTY) {
+            bucket.shards[way].store(shards, Ordering::Relaxed);
+            bucket.fingerprints[way].fetch_or(fingerprint, Ordering::Release);
+            return marked;
         }
+        let before = bucket.fingerprints[0].fetch_or(SPILLED, Ordering::Release);
+        marked += usize::from(before & SPILLED == 0);
         at = if at + 1 == buckets.len() { 0 } else { at + 1 };
     }
 }

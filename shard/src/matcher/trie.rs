@@ -34,7 +34,27 @@ struct Node {
     /// The hash of the level that leads here; unused for a `+`.
     level: u64,
     is_plus: bool,
-    bucket: Vec<u32>,
+    bucket: Vec<Held>,
+}
+
+/// A filter in a bucket.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    id: u32,
+    /// Which way it goes on from here, so that few texts have to be looked at.
+    way: u32,
+}
+
+/// How a filter goes on from a node.
+#[derive(Clone, Copy)]
+enum Way {
+    /// Not at all.
+    End,
+    /// With a `#`, which is the end too.
+    Tail,
+    Plus,
+    /// With a literal level of this hash.
+    Level(u64),
 }
 
 const ROOT: u32 = 0;
@@ -56,8 +76,9 @@ impl Trie {
     /// Adds a filter that is not there yet.
     pub(super) fn insert(&mut self, id: u32, texts: &Texts) {
         self.len += 1;
-        let (node, _) = self.descend(texts.get(id));
-        self.nodes[node as usize].bucket.push(id);
+        let filter = texts.get(id);
+        let (node, at) = self.descend(filter);
+        self.hold(node, id, filter, at);
         // At most two filters end at a node: the path itself and the path with a `#`.
         if self.nodes[node as usize].bucket.len() > BUCKET + 2 {
             self.split(node, texts);
@@ -68,14 +89,14 @@ impl Trie {
     pub(super) fn find(&self, filter: &[u8], texts: &Texts) -> Option<u32> {
         let (node, _) = self.descend(filter);
         let bucket = &self.nodes[node as usize].bucket;
-        bucket.iter().copied().find(|&id| texts.get(id) == filter)
+        bucket.iter().map(|held| held.id).find(|&id| texts.get(id) == filter)
     }
 
     /// Removes a filter and the nodes that nothing needs any more.
     pub(super) fn remove(&mut self, id: u32, texts: &Texts) {
         let (mut at, _) = self.descend(texts.get(id));
         let bucket = &mut self.nodes[at as usize].bucket;
-        let Some(index) = bucket.iter().position(|&other| other == id) else { return };
+        let Some(index) = bucket.iter().position(|held| held.id == id) else { return };
         bucket.swap_remove(index);
         if bucket.len() * 4 < bucket.capacity() {
             bucket.shrink_to(bucket.len() * 2);
@@ -106,24 +127,31 @@ impl Trie {
         stack.push((ROOT, 0));
         while let Some((node, at)) = stack.pop() {
             let place = &self.nodes[node as usize];
-            for &id in &place.bucket {
-                if matches(texts.get(id), topic) {
-                    found(id);
+            let depth = place.depth as usize;
+            let (way, end) = if at > topic.len() {
+                (Way::End, at)
+            } else if depth < LEVELS_KEPT {
+                (Way::Level(levels.level(depth)), levels.end(depth))
+            } else {
+                let (level, end) = self.key.level(depth, topic, at);
+                (Way::Level(level), end)
+            };
+            let same = way.tag();
+            for held in &place.bucket {
+                let fits = held.way == same
+                    || held.way == Way::Tail.tag()
+                    || (held.way == Way::Plus.tag() && at <= topic.len());
+                if fits && matches(texts.get(held.id), topic) {
+                    found(held.id);
                 }
             }
-            if place.children == 0 || at > topic.len() {
-                continue;
-            }
-            let depth = place.depth as usize;
-            let (level, end) = if depth < LEVELS_KEPT {
-                (levels.level(depth), levels.end(depth))
-            } else {
-                self.key.level(depth, topic, at)
-            };
+            let Way::Level(level) = way else { continue };
             if place.plus != NONE && !(depth == 0 && levels.is_system()) {
                 stack.push((place.plus, end + 1));
             }
-            if let Some(child) = self.child(node, level) {
+            if place.children > u32::from(place.plus != NONE)
+                && let Some(child) = self.child(node, level)
+            {
                 stack.push((child, end + 1));
             }
         }
@@ -132,48 +160,64 @@ impl Trie {
     /// The deepest node on the way of a filter, and where in its text the next level starts.
     fn descend(&self, filter: &[u8]) -> (u32, usize) {
         let (mut node, mut at) = (ROOT, 0);
-        while let Some((_, Some(child), next)) = self.step(node, filter, at) {
+        loop {
+            let (way, next) = self.way(node, filter, at);
+            let Some(child) = self.next(node, way) else { return (node, at) };
             (node, at) = (child, next);
         }
-        (node, at)
     }
 
-    /// The next level of a filter: its edge, the child there, and where the level after it starts.
-    ///
-    /// `None` if the filter ends at the node, be it with a `#`.
-    fn step(&self, node: u32, filter: &[u8], at: usize) -> Option<(Edge, Option<u32>, usize)> {
-        let place = &self.nodes[node as usize];
+    /// How a filter goes on from a node, and where the level after that starts.
+    fn way(&self, node: u32, filter: &[u8], at: usize) -> (Way, usize) {
         if at > filter.len() {
-            return None;
+            return (Way::End, at);
         }
-        let (level, end) = self.key.level(place.depth as usize, filter, at);
-        match &filter[at..end] {
-            b"#" => None,
-            b"+" => Some((Edge::Plus, (place.plus != NONE).then_some(place.plus), end + 1)),
-            _ => Some((Edge::Level(level), self.child(node, level), end + 1)),
+        let (level, end) = self.key.level(self.nodes[node as usize].depth as usize, filter, at);
+        let way = match &filter[at..end] {
+            b"#" => Way::Tail,
+            b"+" => Way::Plus,
+            _ => Way::Level(level),
+        };
+        (way, end + 1)
+    }
+
+    /// The child that lies that way, if there is one.
+    fn next(&self, node: u32, way: Way) -> Option<u32> {
+        match way {
+            Way::End | Way::Tail => None,
+            Way::Plus => Some(self.nodes[node as usize].plus).filter(|&plus| plus != NONE),
+            Way::Level(level) => self.child(node, level),
         }
+    }
+
+    /// Puts a filter into the bucket of a node, where `at` is the start of its next level.
+    fn hold(&mut self, node: u32, id: u32, filter: &[u8], at: usize) {
+        let way = self.way(node, filter, at).0.tag();
+        self.nodes[node as usize].bucket.push(Held { id, way });
     }
 
     /// Moves the filters of a full bucket on to children, as far down as all go the same way.
     fn split(&mut self, mut node: u32, texts: &Texts) {
         let depth = self.nodes[node as usize].depth as usize;
         let bucket = std::mem::take(&mut self.nodes[node as usize].bucket);
+        let start = |held: Held| (held.id, self.offset(depth, texts.get(held.id)));
         let mut moving: SmallVec<[(u32, usize); BUCKET + 3]> =
-            bucket.into_iter().map(|id| (id, self.offset(depth, texts.get(id)))).collect();
+            bucket.into_iter().map(start).collect();
         loop {
-            let mut last = NONE;
-            let mut together = true;
+            let (mut last, mut together) = (NONE, true);
             for (index, (id, at)) in moving.iter_mut().enumerate() {
-                let place = match self.step(node, texts.get(*id), *at) {
-                    None => node,
-                    Some((edge, child, next)) => {
+                let filter = texts.get(*id);
+                let (way, next) = self.way(node, filter, *at);
+                let place = match way {
+                    Way::End | Way::Tail => node,
+                    _ => {
                         *at = next;
-                        child.unwrap_or_else(|| self.link(node, edge))
+                        self.next(node, way).unwrap_or_else(|| self.link(node, way))
                     }
                 };
+                self.hold(place, *id, filter, *at);
                 together &= index == 0 || place == last;
                 last = place;
-                self.nodes[place as usize].bucket.push(*id);
             }
             if !together {
                 return;
@@ -198,11 +242,11 @@ impl Trie {
         self.edges.find(hash, same).copied()
     }
 
-    fn link(&mut self, parent: u32, edge: Edge) -> u32 {
+    fn link(&mut self, parent: u32, way: Way) -> u32 {
         let depth = self.nodes[parent as usize].depth + 1;
-        let (level, is_plus) = match edge {
-            Edge::Plus => (0, true),
-            Edge::Level(level) => (level, false),
+        let (level, is_plus) = match way {
+            Way::Level(level) => (level, false),
+            _ => (0, true),
         };
         let bucket = Vec::new();
         let node = Node { parent, plus: NONE, children: 0, depth, level, is_plus, bucket };
@@ -248,25 +292,69 @@ impl Trie {
     }
 }
 
-enum Edge {
-    Plus,
-    Level(u64),
+impl Way {
+    /// The way in short; two literal levels may share one, which costs a look at the text.
+    const fn tag(self) -> u32 {
+        match self {
+            Self::End => u32::MAX,
+            Self::Tail => u32::MAX - 1,
+            Self::Plus => u32::MAX - 2,
+            Self::Level(hash) => (hash as u32) >> 1,
+        }
+    }
 }
 
 /// Whether the filter matches the topic, by their bytes.
+///
+/// A topic holds neither wildcards nor zeros, so a run of equal bytes ends at a wildcard, at a
+/// difference, or where one of the texts ends.
 fn matches(filter: &[u8], topic: &[u8]) -> bool {
-    let mut names = topic.split(|&byte| byte == b'/');
-    for (position, level) in filter.split(|&byte| byte == b'/').enumerate() {
-        let wild = level == b"+" || level == b"#";
-        if position == 0 && wild && topic.first() == Some(&b'$') {
-            return false;
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false;
+    }
+    let (mut at, mut name_at) = (0, 0);
+    loop {
+        let (left, right) = (word(filter, at), word(topic, name_at));
+        let equal = (left ^ right).trailing_zeros() as usize / 8;
+        if equal == 8 {
+            if left >> 56 == 0 {
+                return true;
+            }
+            at += 8;
+            name_at += 8;
+            continue;
         }
-        match (level, names.next()) {
-            (b"#", _) => return true,
-            (b"+", Some(_)) => {}
-            (literal, Some(name)) if literal == name => {}
+        at += equal;
+        name_at += equal;
+        match filter.get(at..).unwrap_or_default() {
+            [b'#', ..] => return true,
+            // `a/#` matches `a` as well.
+            b"/#" => return name_at >= topic.len(),
+            [b'+', ..] => {
+                at += 1;
+                let rest = topic.get(name_at..).unwrap_or_default();
+                name_at += rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len());
+            }
             _ => return false,
         }
     }
-    names.next().is_none()
+}
+
+/// The 8 bytes from `at` on, with zeros behind the end.
+#[inline]
+fn word(text: &[u8], at: usize) -> u64 {
+    let rest = text.get(at..).unwrap_or_default();
+    match rest.first_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => last_word(text, rest),
+    }
+}
+
+/// What is left at the end of a text.
+fn last_word(text: &[u8], rest: &[u8]) -> u64 {
+    match text.last_chunk::<8>() {
+        _ if rest.is_empty() => 0,
+        Some(word) => u64::from_le_bytes(*word) >> ((8 - rest.len()) * 8),
+        None => rest.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+    }
 }
