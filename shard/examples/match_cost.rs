@@ -118,7 +118,7 @@ fn scatter(index: u64) -> u64 {
 fn filter(mix: usize, number: usize) -> String {
     let site = number % 1_000;
     match mix {
-        1 if number % 10 == 0 => match number / 10 % 8 {
+        1 if number.is_multiple_of(10) => match number / 10 % 8 {
             0 => format!("plant/+/line/{number}/temperature"),
             1 => format!("plant/{site}/+/{number}/temperature"),
             2 => format!("plant/{site}/line/{number}/+"),

@@ -14,7 +14,7 @@ const KEY: HashKey = HashKey::new([31, 32]);
 
 /// One in ten has wildcards, over eight masks.
 fn filter(number: usize) -> String {
-    if number % 10 != 0 {
+    if !number.is_multiple_of(10) {
         return format!("site/{}/line/{number}/temp", number % 97);
     }
     match number / 10 % 8 {
@@ -44,9 +44,9 @@ fn interest_costs_at_most_32_bytes_per_distinct_filter_of_the_process() {
     for count in 1..=last {
         let filter = filter(count);
         // Every third one is wanted by all shards.
-        let wanting = if count % 3 == 0 { 4 } else { 1 };
+        let wanting = if count.is_multiple_of(3) { 4 } else { 1 };
         writers[..wanting].iter_mut().for_each(|writer| writer.add(filter.as_bytes()));
-        if count >= 30_000 && count % 1_000 == 0 {
+        if count >= 30_000 && count.is_multiple_of(1_000) {
             let peak = counting::peak_bytes() - before;
             assert!(peak <= 32 * count, "{} B each for {count} filters", peak / count);
         }
@@ -56,9 +56,9 @@ fn interest_costs_at_most_32_bytes_per_distinct_filter_of_the_process() {
     assert!(held.abs_diff(told) < held / 50, "{held} B are held, {told} B are told");
     for count in (30_000..=last).rev() {
         let filter = filter(count);
-        let wanting = if count % 3 == 0 { 4 } else { 1 };
+        let wanting = if count.is_multiple_of(3) { 4 } else { 1 };
         writers[..wanting].iter_mut().for_each(|writer| writer.remove(filter.as_bytes()));
-        if count % 1_000 == 0 {
+        if count.is_multiple_of(1_000) {
             let held = counting::held_bytes() - before;
             assert!(held <= 32 * count, "{} B each for {count} filters", held / count);
         }
@@ -74,7 +74,7 @@ fn matcher_costs_at_most_40_bytes_per_filter_beyond_its_text() {
         let filter = filter(count);
         text_bytes += filter.len();
         matcher.intern(&checked(&filter));
-        if count >= 30_000 && count % 1_000 == 0 {
+        if count >= 30_000 && count.is_multiple_of(1_000) {
             let held = counting::held_bytes() - before - text_bytes - filter.capacity();
             assert!(held <= 40 * count, "{} B each for {count} filters", held / count);
         }
