@@ -352,8 +352,10 @@ fn refuse(out: &mut Outbox, conn: ConnId, connect: &Connect, violation: Violatio
     let reason = violation.reason;
     let connack = ConnAck { session_present: false, reason, properties };
     let mut packet = Packet::ConnAck(Box::new(connack));
-    fit(&mut packet, connect.version, connect.properties.maximum_packet_size.unwrap_or(u32::MAX));
-    out.packet(conn, connect.version, &packet);
+    let bytes_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+    fit(&mut packet, connect.version, bytes_max);
+    // A CONNACK that does not fit even so is left out; the close says enough.
+    let _ = out.packet(conn, connect.version, &packet, bytes_max as usize);
     out.closes.push(conn);
     out.events.push(Event::Refused { conn, client_id: connect.client_id.clone(), reason });
 }

@@ -81,8 +81,7 @@ impl Shard {
         let bytes = delivery.message.cost_bytes() as u64;
         let full = |len: usize, held: u64| len + 1 > messages_max || held + bytes > bytes_max;
         if full(queue.len(), queue.bytes) {
-            let now_ms = turn.now_ms;
-            for _ in queue.extract(|waiting| waiting.message.expired(now_ms)) {
+            for _ in 0..queue.extract_expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
             }
         }

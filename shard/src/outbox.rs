@@ -82,15 +82,22 @@ impl Outbox {
         self.arena.clear();
     }
 
-    /// Encodes a packet for a connection. Returns its length in bytes.
-    pub(crate) fn packet(&mut self, conn: ConnId, version: Version, packet: &Packet) -> usize {
-        let bytes = encoded_len(packet, version).unwrap_or(0);
+    /// Encodes a packet for a connection. Returns its length in bytes, `None` if that is more than
+    /// `bytes_max`; then nothing is written.
+    pub(crate) fn packet(
+        &mut self,
+        conn: ConnId,
+        version: Version,
+        packet: &Packet,
+        bytes_max: usize,
+    ) -> Option<usize> {
+        let bytes = encoded_len(packet, version).filter(|&bytes| bytes <= bytes_max)?;
         self.arena.reserve(bytes);
         let start = self.arena.len();
         encode(packet, version, &mut self.arena);
         debug_assert_eq!(self.arena.len() - start, bytes);
         self.push(conn, start, Bytes::new());
-        bytes
+        Some(bytes)
     }
 
     /// Encodes a PUBLISH for a connection.

@@ -1,6 +1,6 @@
 //! Retained messages: one owner per topic, read through cursors ([MQTT5-3.3.1-5] to -11).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ use crate::{Message, ShardIndex};
 const BATCH_MESSAGES_MAX: usize = 32;
 /// Subscriptions of one session that wait for answers at the same time.
 const PULLS_MAX: usize = 8;
+/// Topics that a pull remembers as overtaken, at most; beyond, an older value may follow a newer.
+const OVERTAKEN_MAX: usize = 4096;
 /// Topics that one answer looks at, at most, so that a filter that matches little cannot hold up
 /// the shard.
 const BATCH_TOPICS_MAX: usize = 1024;
@@ -136,7 +138,7 @@ impl Shard {
         let rare = session.rare();
         rare.next_query = rare.next_query.wrapping_add(1);
         let query = rare.next_query;
-        let overtaken = Vec::new();
+        let overtaken = HashSet::new();
         let pull = RetainedPull { query, filter, options, identifier, sources, overtaken };
         rare.retained.push(pull);
     }
@@ -182,6 +184,7 @@ impl Shard {
         from: ShardIndex,
         batch: RetainedBatch,
     ) {
+        let key = self.key;
         let Some(index) = self.resolve(batch.asker) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let publisher = session.client_hash;
@@ -200,7 +203,7 @@ impl Shard {
         let mut deliveries = Vec::new();
         for message in batch.messages {
             let own = options.no_local && message.publisher == publisher;
-            if own || pull.overtaken.contains(message.topic.text()) {
+            if own || pull.overtaken.contains(&key.hash(message.topic.as_bytes())) {
                 continue;
             }
             let qos = options.qos.min(message.qos);
@@ -222,12 +225,13 @@ impl Shard {
     /// Remembers that a live message with RETAIN went to a session that still waits for retained
     /// messages of that topic, so that an older answer does not follow it.
     pub(crate) fn note_overtaken(&mut self, index: u32, topic: &TopicName) {
+        let key = self.key;
         let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
             return;
         };
         for pull in &mut rare.retained {
-            if pull.filter.matches(topic) && !pull.overtaken.contains(topic.text()) {
-                pull.overtaken.push(topic.text().to_owned_text());
+            if pull.overtaken.len() < OVERTAKEN_MAX && pull.filter.matches(topic) {
+                pull.overtaken.insert(key.hash(topic.as_bytes()));
             }
         }
     }

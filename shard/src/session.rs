@@ -1,6 +1,6 @@
 //! What the broker keeps for one client identifier, connected or not.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter};
@@ -85,9 +85,9 @@ pub(crate) struct RetainedPull {
     pub(crate) identifier: u32,
     /// Shards still to be asked, or asked and not finished: position, continuation, asked.
     pub(crate) sources: Vec<RetainedSource>,
-    /// Topics that this subscription got live with RETAIN since it was made: an answer for one of
-    /// them may be older, and is left out.
-    pub(crate) overtaken: Vec<Text>,
+    /// Hashes of the topics that this subscription got live with RETAIN since it was made: an
+    /// answer for one of them may be older, and is left out.
+    pub(crate) overtaken: HashSet<u64>,
 }
 
 /// One shard that a pull asks.
@@ -153,10 +153,17 @@ pub(crate) struct Incoming {
 pub(crate) struct Queue {
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) bytes: u64,
+    /// No delivery expires before this moment; 0 if that is not known.
+    expires_first_ms: u64,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, delivery: Delivery) {
+        let expires_at_ms = delivery.message.expires_at_ms;
+        self.expires_first_ms = match self.is_empty() {
+            true => expires_at_ms,
+            false => self.expires_first_ms.min(expires_at_ms),
+        };
         self.bytes += cost(&delivery);
         self.deliveries.push_back(delivery);
     }
@@ -177,6 +184,17 @@ impl Queue {
 
     pub(crate) fn len(&self) -> usize {
         self.deliveries.len()
+    }
+
+    /// Takes out what has expired. Cost: O(1) unless something has.
+    pub(crate) fn extract_expired(&mut self, now_ms: u64) -> usize {
+        if now_ms < self.expires_first_ms {
+            return 0;
+        }
+        let expired = self.extract(|waiting| waiting.message.expired(now_ms)).len();
+        let left = self.deliveries.iter().map(|waiting| waiting.message.expires_at_ms);
+        self.expires_first_ms = left.min().unwrap_or(u64::MAX);
+        expired
     }
 
     /// Takes out all deliveries that `condition` picks, in order.

@@ -183,11 +183,18 @@ impl Shard {
         &self.config.limits
     }
 
-    /// Sends a packet other than PUBLISH. What would exceed the client's Maximum Packet Size goes
-    /// without its reason string and user properties ([MQTT5-3.4.2-2] and its kin).
+    /// Sends a packet other than PUBLISH. One that is larger than the client accepts cannot be sent
+    /// ([MQTT5-3.1.2-24]) and cannot be left out either, so the connection ends.
     pub(crate) fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: &Packet) {
-        if let Some(connection) = self.connection_mut(conn) {
-            connection.pending_bytes += turn.out.packet(conn, connection.version, packet);
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let maximum = connection.maximum_packet_size as usize;
+        match turn.out.packet(conn, connection.version, packet, maximum) {
+            Some(bytes) => connection.pending_bytes += bytes,
+            None => {
+                turn.out.closes.push(conn);
+                let what = "an answer is larger than the client's Maximum Packet Size";
+                self.end_connection(turn, conn, EndedBy::Broker, ReasonCode::PacketTooLarge, what);
+            }
         }
     }
 
@@ -198,6 +205,9 @@ impl Shard {
             return self.refuse_pending(turn, conn, violation);
         }
         self.send_disconnect(turn, conn, violation);
+        if self.connection(conn).is_none() {
+            return;
+        }
         turn.out.closes.push(conn);
         self.end_connection(turn, conn, EndedBy::Broker, violation.reason, violation.what);
     }
