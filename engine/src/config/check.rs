@@ -1,10 +1,10 @@
 //! The rules of `[[listener]]` that concern more than one key, and the files it names.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use petrel_net::certificate::{PemRole, TlsConfigError};
+use petrel_net::tls::{TicketSecret, TlsApplication, TlsConfig};
 
 use super::keys::RawListener;
 use super::problem::Problems;
@@ -137,44 +137,29 @@ fn tls(
     let resolved = |path: &String| folder.join(path);
     let cert = placed.raw.cert.as_ref().map(resolved);
     let key = placed.raw.key.as_ref().map(resolved);
-    if let Some(sentence) = cert.as_ref().and_then(certificate_problem) {
-        problems.add(placed.place("cert"), sentence);
+    let files = TlsFiles { cert: cert?, key: key? };
+    if let Err(error) = usable(&files) {
+        problems.add(placed.place(key_at_fault(&error)), error.to_string());
     }
-    if let Some(sentence) = key.as_ref().and_then(key_problem) {
-        problems.add(placed.place("key"), sentence);
-    }
-    Some(TlsFiles { cert: cert?, key: key? })
+    Some(files)
 }
 
-fn certificate_problem(file: &PathBuf) -> Option<String> {
-    let found = CertificateDer::pem_file_iter(file).and_then(|certificates| {
-        certificates.collect::<Result<Vec<_>, _>>().map(|certificates| certificates.len())
-    });
-    match found {
-        Ok(0) | Err(pem::Error::NoItemsFound) => Some(format!(
-            "the certificate file {} holds no certificate in PEM form",
-            file.display()
-        )),
-        Ok(_) => None,
-        Err(error) => Some(unreadable("certificate", file, error)),
-    }
+/// Reads both files the way the listener will, and forgets what it read.
+fn usable(files: &TlsFiles) -> Result<(), TlsConfigError> {
+    let secret = TicketSecret::new([0; 32]);
+    TlsConfig::from_pem_files(&files.cert, &files.key, TlsApplication::Mqtt, &secret).map(drop)
 }
 
-fn key_problem(file: &PathBuf) -> Option<String> {
-    match PrivateKeyDer::from_pem_file(file) {
-        Ok(_) => None,
-        Err(pem::Error::NoItemsFound) => Some(format!(
-            "the key file {} holds no private key in PEM form that is not encrypted",
-            file.display()
-        )),
-        Err(error) => Some(unreadable("key", file, error)),
-    }
-}
-
-fn unreadable(what: &str, file: &Path, error: pem::Error) -> String {
+/// Which of the two keys to point at.
+fn key_at_fault(error: &TlsConfigError) -> &'static str {
     match error {
-        pem::Error::Io(error) => format!("cannot read the {what} file {}: {error}", file.display()),
-        other => format!("the {what} file {} is not valid PEM: {other}", file.display()),
+        TlsConfigError::Unreadable { role: PemRole::PrivateKey, .. }
+        | TlsConfigError::TooLarge { role: PemRole::PrivateKey, .. }
+        | TlsConfigError::NoKey { .. }
+        | TlsConfigError::EncryptedKey { .. }
+        | TlsConfigError::UnusableKey { .. }
+        | TlsConfigError::KeyMismatch { .. } => "key",
+        _ => "cert",
     }
 }
 

@@ -262,15 +262,52 @@ fn keys_that_the_protocol_has_no_use_for_are_refused() {
     );
 }
 
+const TLS_LISTENER: &str = "[[listener]]\nprotocol = \"mqtts\"\naddress = \"127.0.0.1:1\"\n";
+
 #[test]
 fn a_missing_certificate_file_is_named_in_full() {
     refused(
-        "[[listener]]\nprotocol = \"mqtts\"\naddress = \"127.0.0.1:1\"\ncert = \"no.pem\"\nkey = \"/nowhere/no.key\"\n",
-        &[
-            "p.toml:4:8: cannot read the certificate file /etc/petrel/no.pem: No such file or directory (os error 2)",
-            "p.toml:5:7: cannot read the key file /nowhere/no.key: No such file or directory (os error 2)",
-        ],
+        &format!("{TLS_LISTENER}cert = \"no.pem\"\nkey = \"/nowhere/no.key\"\n"),
+        &["p.toml:4:8: the certificate file /etc/petrel/no.pem does not exist"],
     );
+}
+
+/// A folder with the certificate `a.pem` and the keys `a.key` and `b.key`.
+fn certificates() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["a", "b"] {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
+        let write = |end: &str, text: String| {
+            fs::write(folder.path().join(format!("{name}.{end}")), text).expect("written");
+        };
+        write("pem", made.cert.pem());
+        write("key", made.signing_key.serialize_pem());
+    }
+    folder
+}
+
+#[test]
+fn certificates_are_looked_for_beside_the_file() {
+    let folder = certificates();
+    let file = folder.path().join("p.toml");
+    fs::write(&file, format!("{TLS_LISTENER}cert = \"a.pem\"\nkey = \"a.key\"\n"))
+        .expect("written");
+    let config = Config::load(&file).expect("a good file");
+    let tls = config.listeners[0].tls.as_ref().expect("over TLS");
+    assert_eq!((&tls.cert, &tls.key), (&folder.path().join("a.pem"), &folder.path().join("a.key")));
+}
+
+#[test]
+fn a_key_must_belong_to_its_certificate() {
+    let folder = certificates();
+    let parse = |keys: &str| Config::parse(&format!("{TLS_LISTENER}{keys}"), folder.path());
+    let wrong = |keys: &str| parse(keys).expect_err(keys).remove(0);
+    let other_key = wrong("cert = \"a.pem\"\nkey = \"b.key\"\n");
+    assert!(other_key.text.contains("does not belong to the certificate"), "{other_key:?}");
+    assert_eq!((other_key.line, other_key.column), (5, 7));
+    let swapped = wrong("cert = \"a.key\"\nkey = \"a.pem\"\n");
+    assert!(swapped.text.contains("are the two files swapped?"), "{swapped:?}");
+    assert_eq!((swapped.line, swapped.column), (4, 8));
 }
 
 #[test]
