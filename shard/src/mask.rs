@@ -81,6 +81,21 @@ impl Mask {
         sum
     }
 
+    /// The sum over the levels that are literal under this mask, of a text that is long enough.
+    pub(crate) fn literals(&self, levels: &TopicLevels) -> u64 {
+        Self::fingerprint(self.plus, usize::from(self.len), 0, levels)
+    }
+
+    /// Whether a filter of this mask with this sum of literal levels is likely to match.
+    ///
+    /// Never false for one that does. True for another one only by a collision of hashes, or if
+    /// the mask stands for the first levels of a longer filter.
+    pub(crate) fn may_match(&self, literals: u64, levels: &TopicLevels) -> bool {
+        let (len, count) = (usize::from(self.len), levels.count());
+        let long_enough = if self.tail { len <= count } else { len == count };
+        long_enough && self.literals(levels) == literals
+    }
+
     /// The fingerprint of a filter of this mask, from the levels of its own text.
     #[must_use]
     pub fn fingerprint_of(&self, key: &HashKey, levels: &TopicLevels) -> u64 {

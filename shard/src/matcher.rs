@@ -76,17 +76,20 @@ impl Matcher {
         }
         let id = self.texts.insert(text);
         let shape = Shape::of(text);
-        let probed = match &shape {
-            Shape::Exact => true,
-            Shape::Masked(mask) => self.registry.acquire(&self.masks, &self.key, mask),
-            Shape::Deep(_) => false,
+        let beyond = match &shape {
+            Shape::Exact => None,
+            Shape::Masked(mask) => {
+                let probed = self.registry.acquire(&self.masks, &self.key, mask);
+                (!probed).then_some(*mask)
+            }
+            Shape::Deep(mask) => Some(*mask),
         };
-        if probed {
+        if let Some(mask) = beyond {
+            self.trie.insert(id, mask, &self.texts);
+        } else {
             let (part, tag) = split(self.fingerprint(&shape, text));
             let entry = Entry { tag, id };
             self.parts[part].insert_unique(spread(tag), entry, |entry| spread(entry.tag));
-        } else {
-            self.trie.insert(id, &self.texts);
         }
         (FilterId(id), true)
     }

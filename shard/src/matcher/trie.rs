@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 
 use super::texts::Texts;
 use crate::level_hash::{HashKey, LEVELS_KEPT, TopicLevels};
+use crate::mask::Mask;
 
 #[derive(Debug)]
 pub(super) struct Trie {
@@ -37,11 +38,14 @@ struct Node {
     bucket: Vec<Held>,
 }
 
-/// A filter in a bucket.
+/// A filter in a bucket, with enough of it that few texts have to be looked at.
 #[derive(Debug, Clone, Copy)]
 struct Held {
+    /// The wildcards among the levels that are kept, and the sum of the other ones.
+    mask: Mask,
+    literals: u64,
     id: u32,
-    /// Which way it goes on from here, so that few texts have to be looked at.
+    /// Which way it goes on from here.
     way: u32,
 }
 
@@ -73,12 +77,13 @@ impl Trie {
         self.len == 0
     }
 
-    /// Adds a filter that is not there yet.
-    pub(super) fn insert(&mut self, id: u32, texts: &Texts) {
+    /// Adds a filter that is not there yet; `mask` is that of its shape.
+    pub(super) fn insert(&mut self, id: u32, mask: Mask, texts: &Texts) {
         self.len += 1;
         let filter = texts.get(id);
+        let literals = mask.literals(&TopicLevels::of(&self.key, filter));
         let (node, at) = self.descend(filter);
-        self.hold(node, id, filter, at);
+        self.hold(node, Held { mask, literals, id, way: 0 }, filter, at);
         // At most two filters end at a node: the path itself and the path with a `#`.
         if self.nodes[node as usize].bucket.len() > BUCKET + 2 {
             self.split(node, texts);
@@ -141,7 +146,10 @@ impl Trie {
                 let fits = held.way == same
                     || held.way == Way::Tail.tag()
                     || (held.way == Way::Plus.tag() && at <= topic.len());
-                if fits && matches(texts.get(held.id), topic) {
+                if fits
+                    && held.mask.may_match(held.literals, levels)
+                    && matches(texts.get(held.id), topic)
+                {
                     found(held.id);
                 }
             }
@@ -191,22 +199,26 @@ impl Trie {
     }
 
     /// Puts a filter into the bucket of a node, where `at` is the start of its next level.
-    fn hold(&mut self, node: u32, id: u32, filter: &[u8], at: usize) {
+    fn hold(&mut self, node: u32, held: Held, filter: &[u8], at: usize) {
         let way = self.way(node, filter, at).0.tag();
-        self.nodes[node as usize].bucket.push(Held { id, way });
+        let bucket = &mut self.nodes[node as usize].bucket;
+        if bucket.len() == bucket.capacity() {
+            // Buckets stay short: doubling would waste more than it saves.
+            bucket.reserve_exact(2);
+        }
+        bucket.push(Held { way, ..held });
     }
 
     /// Moves the filters of a full bucket on to children, as far down as all go the same way.
     fn split(&mut self, mut node: u32, texts: &Texts) {
         let depth = self.nodes[node as usize].depth as usize;
         let bucket = std::mem::take(&mut self.nodes[node as usize].bucket);
-        let start = |held: Held| (held.id, self.offset(depth, texts.get(held.id)));
-        let mut moving: SmallVec<[(u32, usize); BUCKET + 3]> =
-            bucket.into_iter().map(start).collect();
+        let start = |held: Held| (held, self.offset(depth, texts.get(held.id)));
+        let mut moving: Vec<(Held, usize)> = bucket.into_iter().map(start).collect();
         loop {
             let (mut last, mut together) = (NONE, true);
-            for (index, (id, at)) in moving.iter_mut().enumerate() {
-                let filter = texts.get(*id);
+            for (index, (held, at)) in moving.iter_mut().enumerate() {
+                let filter = texts.get(held.id);
                 let (way, next) = self.way(node, filter, *at);
                 let place = match way {
                     Way::End | Way::Tail => node,
@@ -215,7 +227,7 @@ impl Trie {
                         self.next(node, way).unwrap_or_else(|| self.link(node, way))
                     }
                 };
-                self.hold(place, *id, filter, *at);
+                self.hold(place, *held, filter, *at);
                 together &= index == 0 || place == last;
                 last = place;
             }
