@@ -109,6 +109,53 @@ impl ReasonCode {
         })
     }
 
+    /// True for the codes that CONNACK may carry ([MQTT5-3.2.2-8]).
+    #[must_use]
+    pub const fn is_of_connack(self) -> bool {
+        matches!(
+            self,
+            Self::Success
+                | Self::UnspecifiedError
+                | Self::MalformedPacket
+                | Self::ProtocolError
+                | Self::ImplementationSpecificError
+                | Self::UnsupportedProtocolVersion
+                | Self::ClientIdentifierNotValid
+                | Self::BadUserNameOrPassword
+                | Self::NotAuthorized
+                | Self::ServerUnavailable
+                | Self::ServerBusy
+                | Self::Banned
+                | Self::BadAuthenticationMethod
+                | Self::TopicNameInvalid
+                | Self::PacketTooLarge
+                | Self::QuotaExceeded
+                | Self::PayloadFormatInvalid
+                | Self::RetainNotSupported
+                | Self::QosNotSupported
+                | Self::UseAnotherServer
+                | Self::ServerMoved
+                | Self::ConnectionRateExceeded
+        )
+    }
+
+    /// True for the codes that DISCONNECT may carry ([MQTT5-3.14.2-1]). Section 2.4 gives Bad
+    /// authentication method to DISCONNECT too, although table 3-10 leaves it out.
+    #[must_use]
+    pub const fn is_of_disconnect(self) -> bool {
+        match self {
+            Self::Success | Self::DisconnectWithWill => true,
+            Self::UnsupportedProtocolVersion
+            | Self::ClientIdentifierNotValid
+            | Self::BadUserNameOrPassword
+            | Self::ServerUnavailable
+            | Self::Banned
+            | Self::PacketIdentifierInUse
+            | Self::PacketIdentifierNotFound => false,
+            _ => self.is_error(),
+        }
+    }
+
     /// The CONNACK return code of MQTT 3.1 and 3.1.1 that comes nearest.
     #[must_use]
     pub const fn connack_v3(self) -> u8 {

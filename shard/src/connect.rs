@@ -343,13 +343,18 @@ impl Shard {
     }
 }
 
-/// Answers a CONNECT with a refusal and closes ([MQTT5-3.1.4-1], [MQTT5-3.2.2-6]).
+/// Answers a CONNECT with a refusal that CONNACK may carry, and closes ([MQTT5-3.1.4-1],
+/// [MQTT5-3.2.2-6], [MQTT5-3.2.2-8]).
 fn refuse(out: &mut Outbox, conn: ConnId, connect: &Connect, violation: Violation) {
     let mut properties = ConnAckProperties::default();
     if connect.properties.request_problem_information.unwrap_or(true) {
         properties.reason_string = Text::try_from(violation.what).ok();
     }
-    let reason = violation.reason;
+    let reason = match violation.reason {
+        reason if reason.is_of_connack() => reason,
+        ReasonCode::ServerShuttingDown => ReasonCode::ServerUnavailable,
+        _ => ReasonCode::UnspecifiedError,
+    };
     let connack = ConnAck { session_present: false, reason, properties };
     let mut packet = Packet::ConnAck(Box::new(connack));
     let bytes_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);

@@ -50,7 +50,8 @@ impl Shard {
         Ok(())
     }
 
-    /// Tells an MQTT 5 client why it is disconnected, if it is live ([MQTT5-3.14.0-1]).
+    /// Tells an MQTT 5 client why it is disconnected, if it is live ([MQTT5-3.14.0-1],
+    /// [MQTT5-3.14.2-1]).
     pub(crate) fn send_disconnect(
         &mut self,
         turn: &mut Turn<'_>,
@@ -62,7 +63,13 @@ impl Shard {
             return;
         }
         let Connection { version, maximum_packet_size, problem_information, .. } = *connection;
-        let mut disconnect = Disconnect::new(violation.reason);
+        let reason = match violation.reason {
+            reason if reason.is_of_disconnect() => reason,
+            ReasonCode::BadUserNameOrPassword | ReasonCode::Banned => ReasonCode::NotAuthorized,
+            ReasonCode::ServerUnavailable => ReasonCode::ServerBusy,
+            _ => ReasonCode::ProtocolError,
+        };
+        let mut disconnect = Disconnect::new(reason);
         if problem_information {
             disconnect.properties = ReasonProperties {
                 reason_string: Text::try_from(violation.what).ok(),

@@ -22,7 +22,7 @@ pub(super) fn connack<'a>(
     }
     let session_present = flags == 1 && version != Version::V3_1;
     let (rest, reason, properties) = if version.is_v5() {
-        let reason = reason(code, is_connack_reason)?;
+        let reason = reason(code, ReasonCode::is_of_connack)?;
         let (rest, properties) = connack_properties(frame, rest)?;
         (rest, reason, properties)
     } else {
@@ -86,34 +86,4 @@ fn maximum_qos(reader: &mut PropertyReader<'_>, slot: &mut Option<Qos>) -> Resul
     reader.boolean(&mut at_least_once)?;
     *slot = at_least_once.map(|one| if one { Qos::AtLeastOnce } else { Qos::AtMostOnce });
     Ok(())
-}
-
-/// [MQTT5-3.2.2-8].
-const fn is_connack_reason(reason: ReasonCode) -> bool {
-    use ReasonCode as R;
-    matches!(
-        reason,
-        R::Success
-            | R::UnspecifiedError
-            | R::MalformedPacket
-            | R::ProtocolError
-            | R::ImplementationSpecificError
-            | R::UnsupportedProtocolVersion
-            | R::ClientIdentifierNotValid
-            | R::BadUserNameOrPassword
-            | R::NotAuthorized
-            | R::ServerUnavailable
-            | R::ServerBusy
-            | R::Banned
-            | R::BadAuthenticationMethod
-            | R::TopicNameInvalid
-            | R::PacketTooLarge
-            | R::QuotaExceeded
-            | R::PayloadFormatInvalid
-            | R::RetainNotSupported
-            | R::QosNotSupported
-            | R::UseAnotherServer
-            | R::ServerMoved
-            | R::ConnectionRateExceeded
-    )
 }

@@ -20,7 +20,7 @@ pub(super) fn disconnect<'a>(
     let Some((&code, rest)) = input.split_first() else {
         return Ok((input, disconnect));
     };
-    disconnect.reason = reason(code, is_disconnect_reason)?;
+    disconnect.reason = reason(code, ReasonCode::is_of_disconnect)?;
     if rest.is_empty() {
         return Ok((rest, disconnect));
     }
@@ -38,21 +38,4 @@ pub(super) fn disconnect<'a>(
     }
     disconnect.properties.user_properties = reader.user_properties();
     Ok((rest, disconnect))
-}
-
-/// [MQTT5-3.14.2-1]. Section 2.4 gives Bad authentication method to DISCONNECT too, although table
-/// 3-10 leaves it out.
-const fn is_disconnect_reason(reason: ReasonCode) -> bool {
-    use ReasonCode as R;
-    match reason {
-        R::Success | R::DisconnectWithWill => true,
-        R::UnsupportedProtocolVersion
-        | R::ClientIdentifierNotValid
-        | R::BadUserNameOrPassword
-        | R::ServerUnavailable
-        | R::Banned
-        | R::PacketIdentifierInUse
-        | R::PacketIdentifierNotFound => false,
-        _ => reason.is_error(),
-    }
 }
