@@ -1,0 +1,425 @@
+//! Shards with rings between them, a virtual clock and clients that speak bytes.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use petrel_proto::{
+    Connect, DecodeError, Frame, Packet, Publish, ReasonCode, TopicName, Version, connect_version,
+    decode, encode, frame,
+};
+use petrel_shard::level_hash::HashKey;
+use petrel_shard::{
+    Census, ConnId, DropReason, Event, Input, Interest, Limits, Now, Origin, Outbox, PeerMessage,
+    Question, Shard, ShardConfig, ShardIndex, SlotMap, Verdict, refusal,
+};
+
+use crate::packets::{IntoPacket, Shape, message, v5};
+use crate::peer::Peer;
+
+const HASH_KEY: [u64; 2] = [7, 11];
+
+/// A client of a [`Net`]; a connection, not a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Client(usize);
+
+/// The broker without its sockets. Dropping it checks that nothing is left behind.
+pub struct Net {
+    pub events: Vec<Event>,
+    pub questions: Vec<Question>,
+    pub limits: Limits,
+    pub slots: SlotMap,
+    pub allow_anonymous: bool,
+    shards: Vec<Shard>,
+    interest: Arc<Interest>,
+    /// By sender, then receiver.
+    rings: Vec<Vec<VecDeque<PeerMessage>>>,
+    clients: Vec<Peer>,
+    by_conn: HashMap<(u16, ConnId), usize>,
+    now_ms: u64,
+    /// What [`Net::finish`] has to clean up: sessions and retained messages.
+    client_ids: HashSet<String>,
+    retained: HashSet<String>,
+    stopped: bool,
+}
+
+/// Runs a test on one shard and on three.
+pub fn across(test: impl Fn(&mut Net)) {
+    across_with(|_| {}, test);
+}
+
+/// Runs a test on one shard and on three, with limits of its own.
+pub fn across_with(limits: impl Fn(&mut Limits), test: impl Fn(&mut Net)) {
+    for shards in [1, 3] {
+        test(&mut Net::with(shards, &limits));
+    }
+}
+
+/// Runs a test in MQTT 3.1.1 and in MQTT 5, each on one shard and on three.
+pub fn versions(test: impl Fn(&mut Net, Version)) {
+    for version in [Version::V3_1_1, Version::V5] {
+        across(|net| test(net, version));
+    }
+}
+
+impl Net {
+    pub fn new(shards: u16) -> Self {
+        Self::with(shards, |_| {})
+    }
+
+    pub fn with(shards: u16, change: impl FnOnce(&mut Limits)) -> Self {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let slots = SlotMap::even(shards);
+        let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
+        let shard = |index| {
+            let config = ShardConfig {
+                index: ShardIndex(index),
+                slots: slots.clone(),
+                limits: limits.clone(),
+                auth_methods: vec!["TEST".to_owned()],
+                seed: 42 + u64::from(index),
+                hash_key: HASH_KEY,
+            };
+            Shard::new(config, Arc::clone(&interest))
+        };
+        let ring_row = || (0..shards).map(|_| VecDeque::new()).collect();
+        Self {
+            events: Vec::new(),
+            questions: Vec::new(),
+            allow_anonymous: true,
+            shards: (0..shards).map(shard).collect(),
+            rings: (0..shards).map(|_| ring_row()).collect(),
+            clients: Vec::new(),
+            by_conn: HashMap::new(),
+            now_ms: 1_000,
+            client_ids: HashSet::new(),
+            retained: HashSet::new(),
+            stopped: false,
+            interest,
+            slots,
+            limits,
+        }
+    }
+
+    /// A text that starts with `stem` and whose home is that shard.
+    pub fn on(&self, shard: u16, stem: &str) -> String {
+        let candidates = (0..).map(|number| format!("{stem}{number}"));
+        let home = |text: &String| self.slots.home_of(text.as_bytes()) == ShardIndex(shard);
+        candidates.into_iter().find(home).unwrap()
+    }
+
+    /// Connects, runs, and leaves the answer to be received.
+    pub fn connect(&mut self, connect: Connect) -> Client {
+        let home = self.slots.home_of(connect.client_id.as_bytes());
+        self.connect_at(home.0, connect)
+    }
+
+    /// The same, accepted by a shard of choice if the client identifier is empty.
+    pub fn connect_at(&mut self, shard: u16, connect: Connect) -> Client {
+        let client = self.connect_pipelined(shard, connect);
+        self.run();
+        client
+    }
+
+    /// The same, but what follows is handled before any other shard does anything.
+    pub fn connect_pipelined(&mut self, shard: u16, connect: Connect) -> Client {
+        let mut bytes = BytesMut::new();
+        encode(&Packet::Connect(Box::new(connect)), Version::V5, &mut bytes);
+        self.open(shard, &bytes)
+    }
+
+    /// A connection whose first bytes are these.
+    pub fn open(&mut self, shard: u16, first: &[u8]) -> Client {
+        let index = self.clients.len();
+        let conn = ConnId { index: (index % 7) as u32, generation: index as u32 };
+        let busy = |c: &Peer| c.open && c.shard == shard && c.conn.index == conn.index;
+        let conn = if self.clients.iter().any(busy) {
+            ConnId { index: index as u32 + 7, ..conn }
+        } else {
+            conn
+        };
+        let version = connect_version(first).unwrap_or(Version::V5);
+        self.clients.push(Peer::new(shard, conn, version));
+        self.by_conn.insert((shard, conn), index);
+        match self.cut(first).and_then(|whole| decode(&whole, None)) {
+            Ok(Packet::Connect(connect)) => {
+                if !connect.client_id.is_empty() {
+                    self.client_ids.insert(connect.client_id.as_str().to_owned());
+                }
+                if let Some(will) = connect.will.as_deref().filter(|will| will.retain) {
+                    self.retained.insert(will.topic.text().as_str().to_owned());
+                }
+                self.clients[index].expect(&connect);
+                let address = "127.0.0.1:9".parse().unwrap();
+                let origin = Origin { listener: 0, allow_anonymous: self.allow_anonymous, address };
+                self.handle(shard, Input::Connect { conn, connect, origin });
+            }
+            Ok(other) => panic!("{other:?} was decoded before CONNECT"),
+            Err(error) => {
+                let asked = connect_version(first);
+                if let Some(packet) = asked.and_then(|version| refusal(version, &error)) {
+                    let mut bytes = BytesMut::new();
+                    encode(&packet, version, &mut bytes);
+                    self.clients[index].receive(&bytes);
+                }
+                self.clients[index].open = false;
+            }
+        }
+        Client(index)
+    }
+
+    /// The first packet of some bytes, as the wire delimits it.
+    fn cut(&self, bytes: &[u8]) -> Result<Bytes, DecodeError> {
+        match frame(bytes, self.limits.maximum_packet_size_bytes)? {
+            Frame::Complete(len) => Ok(Bytes::copy_from_slice(&bytes[..len])),
+            Frame::Incomplete(_) => panic!("half a packet"),
+        }
+    }
+
+    /// Sends a packet. It is handled at once, what other shards do about it when the net runs.
+    pub fn send(&mut self, client: Client, packet: impl IntoPacket) {
+        let packet = packet.into_packet();
+        if let Packet::Publish(publish) = &packet
+            && publish.retain
+            && publish.topic != TopicName::EMPTY
+        {
+            self.retained.insert(publish.topic.text().as_str().to_owned());
+        }
+        let version = self.clients[client.0].version;
+        let mut bytes = BytesMut::new();
+        encode(&packet, version, &mut bytes);
+        assert!(!bytes.is_empty(), "{packet:?} does not exist in version {version}");
+        self.clients[client.0].sent(&packet);
+        self.send_bytes(client, &bytes);
+    }
+
+    /// Sends the bytes of one packet, well-formed or not.
+    pub fn send_bytes(&mut self, client: Client, bytes: &[u8]) {
+        let Peer { shard, conn, version, .. } = self.clients[client.0];
+        let input = match self.cut(bytes).and_then(|whole| decode(&whole, Some(version))) {
+            Ok(packet) => Input::Packet { conn, packet },
+            Err(error) => Input::Violation { conn, error },
+        };
+        self.handle(shard, input);
+    }
+
+    /// The client's end of the connection goes away without a word.
+    pub fn drop(&mut self, client: Client) {
+        let Peer { shard, conn, open, .. } = self.clients[client.0];
+        self.clients[client.0].open = false;
+        if open {
+            self.handle(shard, Input::Closed { conn });
+        }
+        self.run();
+    }
+
+    /// The client's socket takes no more bytes until [`Net::unstall`].
+    pub fn stall(&mut self, client: Client) {
+        self.clients[client.0].stalled = true;
+    }
+
+    pub fn unstall(&mut self, client: Client) {
+        self.clients[client.0].stalled = false;
+        self.flush(client.0);
+        self.run();
+    }
+
+    /// Answers the oldest question, which must be about this client.
+    pub fn verdict(&mut self, client: Client, verdict: Verdict) -> Question {
+        let question = self.questions.remove(0);
+        let Peer { shard, conn, .. } = self.clients[client.0];
+        assert_eq!(question.conn, conn);
+        self.handle(shard, Input::Verdict { conn, verdict });
+        self.run();
+        question
+    }
+
+    pub fn kick(&mut self, client: Client, reason: ReasonCode) {
+        let Peer { shard, conn, .. } = self.clients[client.0];
+        self.handle(shard, Input::Kick { conn, reason });
+        self.run();
+    }
+
+    pub fn shut_down(&mut self) {
+        self.stopped = true;
+        for shard in 0..self.shards.len() as u16 {
+            self.handle(shard, Input::Shutdown);
+        }
+        self.run();
+    }
+
+    /// Everything that the client has received since it was last asked.
+    pub fn received(&mut self, client: Client) -> Vec<Packet> {
+        self.clients[client.0].inbox.drain(..).collect()
+    }
+
+    /// The same, where all of it is PUBLISH; aliases are resolved to their topics.
+    pub fn publishes(&mut self, client: Client) -> Vec<Publish> {
+        let packets = self.received(client).into_iter();
+        packets
+            .map(|packet| match packet {
+                Packet::Publish(publish) => self.resolve(client, publish),
+                other => panic!("{other:?} instead of PUBLISH"),
+            })
+            .collect()
+    }
+
+    /// The next packet that the client has received.
+    pub fn next(&mut self, client: Client) -> Option<Packet> {
+        self.clients[client.0].inbox.pop_front()
+    }
+
+    /// The first packet of a kind that the client has received, ahead of others.
+    pub fn take(&mut self, client: Client, is: impl Fn(&Packet) -> bool) -> Option<Packet> {
+        let inbox = &mut self.clients[client.0].inbox;
+        let at = inbox.iter().position(is)?;
+        inbox.remove(at)
+    }
+
+    pub fn resolve(&mut self, client: Client, publish: Publish) -> Publish {
+        self.clients[client.0].resolved(publish)
+    }
+
+    pub fn version(&self, client: Client) -> Version {
+        self.clients[client.0].version
+    }
+
+    pub fn is_open(&self, client: Client) -> bool {
+        self.clients[client.0].open
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// Messages that did not reach a receiver for this reason, so far.
+    pub fn dropped(&self, reason: DropReason) -> usize {
+        self.events.iter().filter(|event| **event == Event::Dropped { reason }).count()
+    }
+
+    /// What all shards hold together.
+    pub fn census(&self) -> Census {
+        self.shards.iter().map(Shard::census).fold(Census::default(), |sum, one| Census {
+            connections: sum.connections + one.connections,
+            sessions: sum.sessions + one.sessions,
+            subscriptions: sum.subscriptions + one.subscriptions,
+            filters: sum.filters + one.filters,
+            groups: sum.groups + one.groups,
+            group_messages: sum.group_messages + one.group_messages,
+            queued_messages: sum.queued_messages + one.queued_messages,
+            inflight: sum.inflight + one.inflight,
+            timers: sum.timers + one.timers,
+            retained: sum.retained + one.retained,
+        })
+    }
+
+    /// Lets the shards talk until they have nothing more to say.
+    pub fn run(&mut self) {
+        let shards = self.shards.len();
+        let mut handled = true;
+        while handled {
+            handled = false;
+            for (from, to) in (0..shards).flat_map(|from| (0..shards).map(move |to| (from, to))) {
+                if let Some(message) = self.rings[from][to].pop_front() {
+                    let from = ShardIndex(from as u16);
+                    self.handle(to as u16, Input::Peer { from, message });
+                    handled = true;
+                }
+            }
+        }
+    }
+
+    /// Lets time pass in the steps of the pump.
+    pub fn advance(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            self.now_ms = end.min(self.now_ms + 250);
+            self.tick();
+        }
+    }
+
+    /// Lets time pass at once: for spans that would take too many steps.
+    pub fn leap(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.tick();
+    }
+
+    fn tick(&mut self) {
+        for shard in 0..self.shards.len() as u16 {
+            self.handle(shard, Input::Timer);
+        }
+        self.run();
+    }
+
+    fn handle(&mut self, shard: u16, input: Input) {
+        let mut out = Outbox::new();
+        let now = Now { mono_ms: self.now_ms };
+        self.shards[usize::from(shard)].handle(now, input, &mut out);
+        let mut written = Vec::new();
+        for write in &out.writes {
+            let client = self.by_conn[&(shard, write.conn)];
+            self.clients[client].arrive(out.head(write), &write.payload);
+            written.push(client);
+        }
+        for conn in &out.closes {
+            let client = self.by_conn[&(shard, *conn)];
+            self.clients[client].close();
+        }
+        for (to, message) in out.peers.drain(..) {
+            self.rings[usize::from(shard)][usize::from(to.0)].push_back(message);
+        }
+        self.questions.append(&mut out.questions);
+        self.events.append(&mut out.events);
+        written.sort_unstable();
+        written.dedup();
+        for client in written {
+            self.flush(client);
+        }
+    }
+
+    /// Takes what waits for a client's socket and says so to its shard.
+    fn flush(&mut self, client: usize) {
+        let Peer { shard, conn, open, .. } = self.clients[client];
+        let pending_bytes = self.clients[client].flush();
+        if open {
+            self.handle(shard, Input::Flushed { conn, pending_bytes });
+        }
+    }
+
+    /// Ends every connection and session and clears every topic; nothing may be left.
+    fn finish(&mut self) {
+        for client in 0..self.clients.len() {
+            self.clients[client].stalled = false;
+            self.drop(Client(client));
+        }
+        assert_eq!(self.census().connections, 0, "connections without a client");
+        if self.stopped {
+            return;
+        }
+        self.allow_anonymous = true;
+        let assigned = self.clients.iter_mut().filter_map(|peer| peer.assigned.take());
+        self.client_ids.extend(assigned);
+        for id in std::mem::take(&mut self.client_ids) {
+            let client = self.connect(v5(&id));
+            for topic in std::mem::take(&mut self.retained) {
+                self.send(client, message(&topic, "").retained());
+            }
+            self.run();
+            self.drop(client);
+        }
+        self.leap(301_000);
+        self.leap(301_000);
+        assert_eq!(self.census(), Census::default(), "something is left behind");
+        assert_eq!(self.interest.stats().entries, 0, "interest is left behind");
+        assert_eq!(self.interest.stats().masks, 0, "masks are left behind");
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.finish();
+        }
+    }
+}
