@@ -283,3 +283,16 @@ impl Session {
         self.incoming.binary_search_by_key(&packet_id, |incoming| incoming.packet_id)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A session and its connection are most of what an idle client costs in the shard.
+    #[test]
+    fn an_idle_client_stays_small() {
+        assert!(size_of::<Session>() <= 288, "session: {}", size_of::<Session>());
+        let connection = size_of::<crate::connection::Connection>();
+        assert!(connection <= 176, "connection: {connection}");
+    }
+}
