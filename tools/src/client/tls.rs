@@ -83,8 +83,13 @@ pub fn in_words(error: &rustls::Error, place: &str) -> String {
     use rustls::Error;
     let hint = "name its authority with --cafile FILE, or accept anybody with --insecure";
     match error {
-        // Among the others is an authority's own certificate, which is what people make first.
-        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::Other(_)) => {
+        // Among the others is an authority's own certificate, which is what people make first. A bad
+        // signature is an authority of the same name made anew.
+        Error::InvalidCertificate(
+            CertificateError::UnknownIssuer
+            | CertificateError::BadSignature
+            | CertificateError::Other(_),
+        ) => {
             format!("the certificate of {place} is from nobody that is trusted here; {hint}")
         }
         Error::InvalidCertificate(

@@ -146,6 +146,11 @@ pub fn parse(arguments: Vec<OsString>) -> Result<Option<SubscribeOptions>, Failu
     if let (Some(option), false) = (v5_option, common.version.is_v5()) {
         return Err(Failure::usage(format!("{option} needs MQTT 5; leave -V out or write -V 5")));
     }
+    if subscription.no_local && filters.iter().any(TopicFilter::is_shared) {
+        return Err(Failure::usage(
+            "--no-local does not go with a shared subscription [MQTT5-3.8.3-4]",
+        ));
+    }
     let retained = match (hide_retained, only_retained) {
         (true, true) => return Err(Failure::usage("-R and --retained-only exclude each other")),
         (true, false) => Retained::Hidden,
