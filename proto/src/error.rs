@@ -34,3 +34,14 @@ impl fmt::Display for DecodeError {
 }
 
 impl std::error::Error for DecodeError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_its_words_and_its_code() {
+        assert_eq!(DecodeError::protocol("a rule").to_string(), "a rule (0x82)");
+        assert_eq!(DecodeError::malformed("bytes").to_string(), "bytes (0x81)");
+    }
+}

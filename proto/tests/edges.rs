@@ -46,6 +46,15 @@ fn id(id: u16) -> PacketId {
 }
 
 #[test]
+fn a_payload_is_text_only_if_the_publisher_says_so() {
+    let text = |payload_format| {
+        PublishProperties { payload_format, ..PublishProperties::default() }.payload_is_text()
+    };
+    assert!(text(Some(PayloadFormat::Utf8)));
+    assert!(!text(Some(PayloadFormat::Bytes)) && !text(None));
+}
+
+#[test]
 fn nothing_is_incomplete_and_not_a_packet() {
     assert_eq!(frame(b"", 0), Ok(Frame::Incomplete(None)));
     assert_eq!(connect_version(b""), None);
