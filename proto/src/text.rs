@@ -145,4 +145,17 @@ mod tests {
         assert!(frame.as_ptr_range().contains(&slice.as_bytes().as_ptr()));
         assert!(!frame.as_ptr_range().contains(&copy.as_bytes().as_ptr()));
     }
+
+    /// What `Borrow` promises: a map keyed by texts can be asked with bytes.
+    #[test]
+    fn a_text_hashes_and_orders_as_its_bytes() {
+        let words = ["", "b", "a/b", "\u{e9}"].map(|word| Text::try_from(word).unwrap());
+        let hashed: std::collections::HashSet<Text> = words.iter().cloned().collect();
+        let ordered: std::collections::BTreeSet<Text> = words.iter().cloned().collect();
+        for word in &words {
+            assert_eq!(hashed.get(word.as_bytes()), Some(word));
+            assert_eq!(ordered.get(word.as_bytes()), Some(word));
+        }
+        assert!(!hashed.contains(b"a".as_slice()) && !ordered.contains(b"a".as_slice()));
+    }
 }

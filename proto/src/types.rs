@@ -120,3 +120,28 @@ pub enum PayloadFormat {
     /// 1: UTF-8 text.
     Utf8 = 1,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_reads_as_people_write_it() {
+        let names = [Version::V3_1, Version::V3_1_1, Version::V5].map(|it| it.to_string());
+        assert_eq!(names, ["3.1", "3.1.1", "5"]);
+    }
+
+    /// [MQTT5-2.2.1-3]
+    #[test]
+    fn no_packet_identifier_is_zero() {
+        assert_eq!(PacketId::new(0), None);
+        assert_eq!(PacketId::new(u16::MAX).map(PacketId::get), Some(u16::MAX));
+    }
+
+    /// [MQTT5-3.3.1-4]
+    #[test]
+    fn there_is_no_qos_3() {
+        assert_eq!(Qos::from_u8(2), Some(Qos::ExactlyOnce));
+        assert_eq!(Qos::from_u8(3), None);
+    }
+}
