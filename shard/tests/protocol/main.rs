@@ -10,5 +10,7 @@ mod peer;
 
 mod connect;
 mod keep_alive;
+mod publish;
+mod qos;
 mod session;
 mod will;
