@@ -98,8 +98,13 @@ impl Shard {
         };
         if let Some(rare) = session.rare.as_deref_mut() {
             rare.subacks.clear();
-            for source in rare.retained.iter_mut().flat_map(|pull| &mut pull.sources) {
-                source.asked = false;
+            for pull in &mut rare.retained {
+                // An answer that is still under way is asked for anew, so it must not be taken.
+                rare.next_query = rare.next_query.wrapping_add(1);
+                pull.query = rare.next_query;
+                for source in &mut pull.sources {
+                    source.asked = false;
+                }
             }
             if let Some(pending) = rare.will.as_deref_mut() {
                 let delay_s = pending.will.delay_interval_s.unwrap_or(0);

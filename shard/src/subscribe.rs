@@ -66,7 +66,15 @@ impl Shard {
         }
         let session = self.sessions.get(index)?;
         let held = session.subscriptions.len() + session.shared().len();
-        let replaces = self.find_subscription(index, filter).is_some();
+        let replaces = match filter.shared() {
+            Some(SharedFilter { share, filter }) => {
+                let same = |s: &SharedSubscription| {
+                    s.group.share == *share.text() && s.group.filter == filter
+                };
+                session.shared().iter().any(same)
+            }
+            None => self.find_subscription(index, filter).is_some(),
+        };
         let full = held >= limits.session_subscriptions_maximum as usize && !replaces;
         full.then_some(ReasonCode::QuotaExceeded)
     }
