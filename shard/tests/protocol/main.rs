@@ -12,5 +12,7 @@ mod connect;
 mod keep_alive;
 mod publish;
 mod qos;
+mod retained;
 mod session;
+mod subscribe;
 mod will;
