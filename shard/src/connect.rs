@@ -87,6 +87,7 @@ impl Shard {
             if will.retain && !limits.retain_available {
                 return Err(Violation::new(R::RetainNotSupported, "will retain [MQTT5-3.2.2-13]"));
             }
+            self.check_levels(&will.topic)?;
             self.check_publish_topic(&will.topic)?;
         }
         match &connect.properties.authentication_method {

@@ -85,7 +85,9 @@ impl Shard {
                 drop_message(turn, DropReason::Expired);
             }
         }
+        // Nothing makes room for what is larger than the whole queue.
         while policy == QueueFull::DropOldest
+            && bytes <= bytes_max
             && full(queue.len(), queue.bytes)
             && queue.pop().is_some()
         {

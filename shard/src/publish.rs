@@ -60,8 +60,13 @@ impl Shard {
             let what = "RETAIN, which the server does not offer [MQTT5-3.2.2-14]";
             return Err(Violation::new(ReasonCode::RetainNotSupported, what));
         }
-        let levels = publish.topic.as_bytes().iter().filter(|&&byte| byte == b'/').count() + 1;
-        if levels > usize::from(limits.topic_levels_maximum) {
+        self.check_levels(&publish.topic)
+    }
+
+    /// Whether a topic name is within the broker's own bound.
+    pub(crate) fn check_levels(&self, topic: &TopicName) -> Result<(), Violation> {
+        let levels = topic.as_bytes().iter().filter(|&&byte| byte == b'/').count() + 1;
+        if levels > usize::from(self.limits().topic_levels_maximum) {
             let what = "the topic name has more levels than topic_levels_maximum";
             return Err(Violation::new(ReasonCode::TopicNameInvalid, what));
         }

@@ -219,6 +219,7 @@ impl Shard {
                 || group.queue_bytes + bytes > limits.session_queue_bytes
         };
         while limits.session_queue_full == QueueFull::DropOldest
+            && bytes <= limits.session_queue_bytes
             && full(group)
             && let Some((_, oldest)) = group.queue.pop_first()
         {
