@@ -289,10 +289,6 @@ impl Net {
         self.clients[client.0].open
     }
 
-    pub fn now_ms(&self) -> u64 {
-        self.now_ms
-    }
-
     /// Messages that did not reach a receiver for this reason, so far.
     pub fn dropped(&self, reason: DropReason) -> usize {
         self.events.iter().filter(|event| **event == Event::Dropped { reason }).count()

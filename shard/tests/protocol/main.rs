@@ -2,17 +2,23 @@
 //!
 //! Each test names the statements it holds; `docs/CONFORMANCE.md` is made from those names.
 
-#![allow(dead_code, reason = "the short ways to write packets down grow with the tests")]
-
 mod harness;
 mod packets;
 mod peer;
 
+mod alias;
+mod auth;
 mod connect;
+mod disconnect;
+mod expiry;
+mod flow;
 mod keep_alive;
+mod limits;
+mod mesh;
 mod publish;
 mod qos;
 mod retained;
 mod session;
+mod share;
 mod subscribe;
 mod will;

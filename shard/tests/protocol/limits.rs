@@ -1,0 +1,229 @@
+//! Packet sizes, queues and other bounds.
+
+use petrel_proto::{ReasonCode as R, Version};
+use petrel_shard::{DropReason, QueueFull};
+
+use crate::harness::{Client, Net, across, across_with, versions};
+use crate::packets::*;
+
+/// [MQTT5-3.2.2-15] [MQTT5-4.13.1-1] 3.2.2.3.6.
+#[test]
+fn a_packet_above_our_maximum_ends_the_connection() {
+    for version in [Version::V3_1_1, Version::V5] {
+        across_with(
+            |limits| limits.maximum_packet_size_bytes = 1000,
+            |net| {
+                let a = net.online(connect(version, "a"));
+                let header = if version.is_v5() { 3 + 2 + 1 + 1 } else { 3 + 2 + 1 };
+                net.publish(a, message("t", &"x".repeat(1000 - header)));
+                net.send(a, message("t", &"x".repeat(1001 - header)));
+                net.ended(a, R::PacketTooLarge);
+            },
+        );
+    }
+}
+
+/// [MQTT5-3.1.2-24] [MQTT5-3.1.2-25] [MQTT5-3.3.4-1] The others get it.
+#[test]
+fn a_message_above_the_clients_maximum_is_left_out_and_counts_as_delivered() {
+    across(|net| {
+        let tight = resume(Version::V5, "a").with(|c| c.properties.maximum_packet_size = Some(64));
+        let a = net.online(tight.clone());
+        net.subscribe(a, "t", QOS2);
+        let roomy = net.online(v5("roomy"));
+        net.subscribe(roomy, "t", QOS2);
+        let b = net.online(v5("b"));
+        let big = "x".repeat(100);
+        net.publish(b, message("t", &big));
+        net.publish(b, message("t", &big).qos1(1));
+        net.publish(b, message("t", &big).qos2(2));
+        net.publish(b, message("t", "small").qos2(3));
+        assert_eq!(net.settled(a), ["small"]);
+        assert_eq!(net.settled(roomy).len(), 4);
+        assert_eq!(net.dropped(DropReason::TooLarge), 3);
+        net.drop(a);
+        net.publish(b, message("t", &big).qos1(4));
+        net.publish(b, message("t", "late").qos1(5));
+        let a = net.resumed(tight, true);
+        assert_eq!(net.settled(a), ["late"]);
+        assert_eq!(net.settled(roomy).len(), 2);
+        assert_eq!((net.census().inflight, net.census().queued_messages), (0, 0));
+    });
+}
+
+/// [MQTT5-3.1.2-24] To the byte.
+#[test]
+fn a_message_of_exactly_the_clients_maximum_is_sent() {
+    across(|net| {
+        let a = net.online(v5("a").with(|c| c.properties.maximum_packet_size = Some(64)));
+        net.subscribe(a, "t", QOS1);
+        let b = net.online(v5("b"));
+        let header = 2 + 2 + 1 + 1;
+        net.publish(b, message("t", &"x".repeat(64 - header)));
+        assert_eq!(net.settled(a).len(), 1);
+        net.publish(b, message("t", &"x".repeat(65 - header)));
+        net.silent(a);
+    });
+}
+
+/// [MQTT5-3.1.2-24] [MQTT5-3.14.2-3] A DISCONNECT leaves its words out, or itself.
+#[test]
+fn a_disconnect_fits_or_is_not_sent() {
+    across(|net| {
+        let a = net.online(v5("a").with(|c| c.properties.maximum_packet_size = Some(30)));
+        net.send_bytes(a, &[0xc1, 0]);
+        net.ended(a, R::MalformedPacket);
+    });
+}
+
+fn away(net: &mut Net) -> Client {
+    let a = net.online(resume(Version::V5, "a"));
+    net.subscribe(a, "t", QOS1);
+    net.drop(a);
+    net.online(v5("b"))
+}
+
+/// The queue's bound in messages; what is in flight is beside it.
+#[test]
+fn a_full_queue_drops_the_newest_or_the_oldest() {
+    for (policy, expected) in
+        [(QueueFull::DropNewest, ["1", "2", "3"]), (QueueFull::DropOldest, ["3", "4", "5"])]
+    {
+        across_with(
+            |limits| (limits.session_queue_messages, limits.session_queue_full) = (3, policy),
+            |net| {
+                let b = away(net);
+                for id in 1..=5 {
+                    net.publish(b, message("t", &format!("{id}")).qos1(id));
+                }
+                assert_eq!(net.dropped(DropReason::QueueFull), 2);
+                let a = net.resumed(resume(Version::V5, "a"), true);
+                assert_eq!(net.settled(a), expected);
+            },
+        );
+    }
+}
+
+/// The queue's bound in bytes.
+#[test]
+fn a_queue_holds_so_many_bytes() {
+    for (policy, expected) in [(QueueFull::DropNewest, "12"), (QueueFull::DropOldest, "45")] {
+        across_with(
+            |limits| (limits.session_queue_bytes, limits.session_queue_full) = (2500, policy),
+            |net| {
+                let b = away(net);
+                for id in 1..=5 {
+                    net.publish(b, message("t", &format!("{id}{}", "x".repeat(1000))).qos1(id));
+                }
+                // Larger than the queue itself: only this one is lost.
+                net.publish(b, message("t", &"y".repeat(3000)).qos1(9));
+                let a = net.resumed(resume(Version::V5, "a"), true);
+                let firsts: String =
+                    net.settled(a).iter().map(|p| p.chars().next().unwrap()).collect();
+                assert_eq!(firsts, expected);
+            },
+        );
+    }
+}
+
+/// [MQTT5-3.3.2-5] What has expired makes room first.
+#[test]
+fn a_full_queue_forgets_the_expired_first() {
+    across_with(
+        |limits| limits.session_queue_messages = 3,
+        |net| {
+            let b = away(net);
+            net.publish(b, message("t", "1").qos1(1));
+            net.publish(b, message("t", "2").qos1(2).expiring(5));
+            net.publish(b, message("t", "3").qos1(3));
+            net.advance(6_000);
+            net.publish(b, message("t", "4").qos1(4));
+            net.publish(b, message("t", "5").qos1(5));
+            let a = net.resumed(resume(Version::V5, "a"), true);
+            assert_eq!(net.settled(a), ["1", "3", "4"]);
+        },
+    );
+}
+
+/// The queue is bounded while the client is there, too, and the group's like a session's.
+#[test]
+fn queues_are_bounded_wherever_they_are() {
+    across_with(
+        |limits| limits.session_queue_messages = 10,
+        |net| {
+            let slow = net.online(v5("slow").with(|c| c.properties.receive_maximum = Some(1)));
+            net.subscribe(slow, "t", QOS1);
+            let gone = net.online(resume(Version::V5, "gone"));
+            net.subscribe(gone, "$share/g/t", QOS1);
+            net.drop(gone);
+            let b = net.online(v5("b"));
+            for id in 1..=50 {
+                net.publish(b, message("t", &format!("{id}")).qos1(id));
+            }
+            assert_eq!(net.census().queued_messages, 10);
+            assert_eq!(net.census().group_messages, 10);
+            assert_eq!(net.settled(slow).len(), 11);
+        },
+    );
+}
+
+/// [MQTT5-4.7.3-1] A bound of ours: 0x90.
+#[test]
+fn a_topic_name_with_too_many_levels_ends_the_connection() {
+    for version in [Version::V3_1_1, Version::V5] {
+        across_with(
+            |limits| limits.topic_levels_maximum = 3,
+            |net| {
+                let a = net.online(connect(version, "a"));
+                net.publish(a, message("a/b/c", "m").qos1(1));
+                net.send(a, message("a/b/c/d", "m").qos1(2));
+                net.ended(a, R::TopicNameInvalid);
+            },
+        );
+    }
+}
+
+/// [MQTT5-4.7.3-1] A will is a publish to come.
+#[test]
+fn a_will_with_too_many_levels_refuses_the_connect() {
+    across_with(
+        |limits| limits.topic_levels_maximum = 3,
+        |net| {
+            let a = net.connect(v5("a").with(|c| c.will = Some(will("a/b/c/d", "w"))));
+            net.refused(a, R::TopicNameInvalid);
+        },
+    );
+}
+
+/// A hostile topic costs no more than another.
+#[test]
+fn a_topic_of_nothing_but_separators_is_bounded() {
+    versions(|net, version| {
+        let a = net.online(connect(version, "a"));
+        net.send(a, message(&"/".repeat(65_535), "m").qos1(1));
+        net.ended(a, R::TopicNameInvalid);
+        let b = net.online(connect(version, "b"));
+        net.subscribe(b, "#", QOS0);
+        net.publish(b, message(&"/".repeat(127), "m"));
+        assert_eq!(net.settled(b), ["m"]);
+    });
+}
+
+/// Many connections of one client, one session.
+#[test]
+fn reconnecting_leaves_nothing_behind() {
+    across(|net| {
+        for round in 0..50 {
+            let connect = if round % 3 == 0 { v5("a") } else { resume(Version::V5, "a") };
+            let a = net.online(connect);
+            net.subscribe(a, "t", QOS1);
+            net.subscribe(a, "$share/g/t", QOS1);
+            net.publish(a, message("t", "m").qos1(1));
+            if round % 2 == 0 {
+                net.drop(a);
+            }
+        }
+        let census = net.census();
+        assert_eq!((census.sessions, census.subscriptions, census.groups), (1, 2, 1));
+    });
+}
