@@ -1,6 +1,24 @@
 //! Bytes in and out: sockets, TLS and WebSocket. Knows packets, not sessions.
+//!
+//! A [`Wire`] owns the connections of one shard. It must never block, and never hold more for a
+//! connection than the limits it was given.
 #![forbid(unsafe_code)]
 
+pub mod bell;
 pub mod certificate;
+mod conn;
+mod deadlines;
+pub mod listener;
+mod outbound;
+mod poller;
+pub mod runtime;
+mod slab;
 pub mod tls;
+mod transport;
 pub mod websocket;
+pub mod wire;
+
+pub use bell::Bell;
+pub use listener::{Listener, Protocol};
+pub use slab::ConnKey;
+pub use wire::{Detached, Wire, WireEvent, WireLimits};

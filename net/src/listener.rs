@@ -1,0 +1,143 @@
+//! Sockets that accept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+
+use crate::tls::TlsConfig;
+use crate::websocket::WebSocketConfig;
+
+/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+
+/// What a listener speaks, with what it needs for that.
+#[derive(Debug, Clone)]
+pub enum Protocol {
+    /// MQTT over TCP.
+    Mqtt,
+    /// MQTT over TLS.
+    Mqtts(TlsConfig),
+    /// MQTT over WebSocket.
+    Ws(Arc<WebSocketConfig>),
+    /// MQTT over WebSocket over TLS.
+    Wss(TlsConfig, Arc<WebSocketConfig>),
+}
+
+/// An address that one shard listens on.
+///
+/// Every shard opens its own socket for the same address; the kernel spreads connections over them.
+#[derive(Debug)]
+pub struct Listener {
+    pub(crate) socket: OwnedFd,
+    pub(crate) protocol: Protocol,
+    pub(crate) index: u16,
+    /// There may be connections to accept.
+    pub(crate) ready: bool,
+    /// The last accept failed for want of something; tried again at the next tick.
+    pub(crate) resting: bool,
+}
+
+impl Listener {
+    /// Opens a listening socket. Port 0 takes a free port, see [`Listener::local_address`].
+    ///
+    /// # Errors
+    /// As the system has it; a port is busy only if a process of another user holds it, see
+    /// [`claim`].
+    pub fn open(address: SocketAddr, protocol: Protocol, index: u16) -> io::Result<Self> {
+        let socket = bound(address, true)?;
+        net::listen(&socket, BACKLOG)?;
+        Ok(Self { socket, protocol, index, ready: true, resting: false })
+    }
+
+    /// Position in the configuration.
+    #[must_use]
+    pub const fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Changes what new connections are given; those that are there keep what they have.
+    pub fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
+    /// The address that it is bound to.
+    ///
+    /// # Errors
+    /// None that an open socket would give.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        local_address(&self.socket)
+    }
+}
+
+/// Checks that nobody listens on an address.
+///
+/// The sockets of the shards share their port, so they would share it with another broker of the
+/// same user as well and take half of its clients. This one does not share.
+///
+/// # Errors
+/// `AddrInUse`, `AddrNotAvailable`, `PermissionDenied` and whatever else binding says.
+pub fn claim(address: SocketAddr) -> io::Result<()> {
+    let probe = bound(address, false)?;
+    Ok(net::listen(&probe, 1)?)
+}
+
+fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+    // Connections of an earlier run that have not faded away must not hold the port.
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if shared {
+        sockopt::set_socket_reuseport(&socket, true)?;
+    }
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+fn local_address(socket: &OwnedFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(net::getsockname(socket)?)
+        .map_err(|_| io::Error::from(io::ErrorKind::Unsupported))
+}
+
+/// Takes one waiting connection, not blocking, with Nagle's algorithm off.
+pub(crate) fn accept(listener: &OwnedFd) -> rustix::io::Result<(OwnedFd, Option<SocketAddr>)> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (socket, address) = net::acceptfrom_with(listener, flags)?;
+    // It fails only for a connection that has ended already, which reading will say.
+    let _ = sockopt::set_tcp_nodelay(&socket, true);
+    Ok((socket, address.and_then(|address| SocketAddr::try_from(address).ok())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    fn open(address: impl Into<SocketAddr>) -> io::Result<Listener> {
+        Listener::open(address.into(), Protocol::Mqtt, 0)
+    }
+
+    #[test]
+    fn shards_share_an_address_that_nobody_else_can_claim() {
+        let first = open((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+        let address = first.local_address().expect("it is bound");
+        let second = open(address).expect("shards share");
+        assert_eq!(second.local_address().ok(), Some(address));
+        let refused = claim(address).expect_err("two listen there");
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn the_two_families_do_not_share_a_socket() {
+        let four = open((Ipv4Addr::UNSPECIFIED, 0)).expect("there are ports");
+        let port = four.local_address().expect("it is bound").port();
+        assert!(open((Ipv6Addr::UNSPECIFIED, port)).is_ok());
+    }
+}

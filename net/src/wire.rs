@@ -1,0 +1,336 @@
+//! All connections of one shard.
+//!
+//! Owns the poller, the listeners, the table of connections and the buffers that they share. It
+//! turns sockets into packets and writes back what it is given; it knows nothing of sessions. Its
+//! user drives it in turns: [`Wire::poll`] once, [`Wire::next_event`] until `None`, then
+//! [`Wire::write`], [`Wire::flush`] and [`Wire::close`].
+//!
+//! Invariants:
+//! - a connection is read at most once per turn, so that none can hold up the others;
+//! - an idle connection holds no buffer, whatever went through it before;
+//! - memory for a packet grows as its bytes arrive, never by what its header announces;
+//! - the end of a connection is told exactly once, and only if its CONNECT was handed out.
+
+mod life;
+mod read;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use petrel_proto::{Connect, DecodeError, Packet, Version};
+
+use crate::conn::{Conn, Flags};
+use crate::deadlines::Deadlines;
+use crate::outbound::{Queue, Stage};
+use crate::poller::{Happened, Poller, Readiness};
+use crate::slab::Slab;
+use crate::transport::Between;
+use crate::{Bell, ConnKey, Listener};
+
+pub use life::Detached;
+
+/// Bytes read from one socket in one turn, at most.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// How often the tick comes.
+pub const TICK: Duration = Duration::from_millis(crate::deadlines::STEP_MS);
+
+/// The limits that a wire keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WireLimits {
+    /// Largest packet accepted, in bytes.
+    pub packet_bytes_max: u32,
+    /// From accepting to the whole CONNECT, all handshakes included, in milliseconds.
+    pub connect_timeout_ms: u64,
+    /// From the first byte of a packet to its last, in milliseconds.
+    pub packet_timeout_ms: u64,
+    /// How long output may wait for a socket that takes none of it, in milliseconds.
+    pub write_timeout_ms: u64,
+    /// A connection with more output waiting than this is not read until half of it has left.
+    pub read_stop_bytes: usize,
+}
+
+impl Default for WireLimits {
+    fn default() -> Self {
+        Self {
+            packet_bytes_max: 1 << 20,
+            connect_timeout_ms: 10_000,
+            packet_timeout_ms: 30_000,
+            write_timeout_ms: 60_000,
+            read_stop_bytes: 512 << 10,
+        }
+    }
+}
+
+/// Something that happened to a connection.
+#[derive(Debug)]
+pub enum WireEvent {
+    /// The first packet of a connection, and it is a good CONNECT.
+    Connect {
+        /// The connection; from now on its end will be told.
+        conn: ConnKey,
+        /// The packet.
+        connect: Box<Connect>,
+        /// Position of the listener in the configuration.
+        listener: u16,
+        /// The other end.
+        peer: Option<SocketAddr>,
+    },
+    /// The first bytes of a connection are not a good CONNECT. Close it, perhaps with an answer.
+    Refused {
+        /// The connection; its end will not be told.
+        conn: ConnKey,
+        /// The version that it asked for, as far as that can be known.
+        version: Option<Version>,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// A later packet.
+    Packet {
+        /// From this connection.
+        conn: ConnKey,
+        /// The packet; its bytes are slices of a shared buffer.
+        packet: Packet,
+    },
+    /// Bytes that are not an acceptable packet. Nothing more will come of this connection.
+    Violation {
+        /// From this connection.
+        conn: ConnKey,
+        /// What is wrong.
+        error: DecodeError,
+    },
+    /// A socket took bytes that had to wait.
+    Flushed {
+        /// This connection.
+        conn: ConnKey,
+        /// Bytes that still wait.
+        pending_bytes: usize,
+    },
+    /// A connection ended without [`Wire::close`].
+    Closed {
+        /// This connection.
+        conn: ConnKey,
+    },
+    /// Accepting failed for want of descriptors or memory; it is tried again at the next tick.
+    AcceptFailed {
+        /// Position of the listener in the configuration.
+        listener: u16,
+        /// What is wanting.
+        error: rustix::io::Errno,
+    },
+}
+
+/// Owns the sockets of one shard. See the module.
+#[derive(Debug)]
+pub struct Wire {
+    limits: WireLimits,
+    poller: Poller,
+    listeners: Vec<Listener>,
+    conns: Slab<Conn>,
+    deadlines: Deadlines,
+    /// Connections to be read, in order.
+    ready: VecDeque<ConnKey>,
+    /// How many of them belong to this turn.
+    turn_left: usize,
+    accept_left: usize,
+    events: VecDeque<WireEvent>,
+    current: Option<Current>,
+    ticked: bool,
+    now_ms: u64,
+    /// What a socket is read into.
+    scratch: Box<[u8]>,
+    /// Where packets live until their last slice is gone.
+    arena: BytesMut,
+    wire_out: Vec<u8>,
+    between: Between,
+    stages: Vec<Stage>,
+    stages_used: usize,
+    spare_queue: Option<Box<Queue>>,
+    accepted: u64,
+}
+
+/// Input that is being taken apart.
+#[derive(Debug)]
+struct Current {
+    key: ConnKey,
+    chunk: Bytes,
+    /// What was read behind `chunk`, if that is a packet in memory of its own.
+    behind: Bytes,
+}
+
+impl Wire {
+    /// A wire without connections, woken by `bell`.
+    ///
+    /// # Errors
+    /// The process is out of descriptors.
+    pub fn new(limits: WireLimits, bell: Arc<Bell>, now_ms: u64) -> io::Result<Self> {
+        Ok(Self {
+            limits,
+            poller: Poller::new(bell, TICK)?,
+            listeners: Vec::new(),
+            conns: Slab::new(),
+            deadlines: Deadlines::new(now_ms),
+            ready: VecDeque::new(),
+            turn_left: 0,
+            accept_left: 0,
+            events: VecDeque::new(),
+            current: None,
+            ticked: false,
+            now_ms,
+            scratch: vec![0; READ_BYTES_MAX].into_boxed_slice(),
+            arena: BytesMut::new(),
+            wire_out: Vec::new(),
+            between: Between::default(),
+            stages: Vec::new(),
+            stages_used: 0,
+            spare_queue: None,
+            accepted: 0,
+        })
+    }
+
+    /// Accepts connections from now on.
+    ///
+    /// # Errors
+    /// The system refuses to watch the socket.
+    pub fn listen(&mut self, listener: Listener) -> io::Result<()> {
+        // A process has far fewer listeners than 2^32.
+        self.poller.add_listener(&listener.socket, self.listeners.len() as u32)?;
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// Accepts nothing from now on; the sockets that listen are closed.
+    pub fn stop_listening(&mut self) {
+        self.listeners.clear();
+    }
+
+    /// The listeners, to change what new connections are given.
+    pub fn listeners_mut(&mut self) -> &mut [Listener] {
+        &mut self.listeners
+    }
+
+    /// The epoll instance: readable whenever [`Wire::poll`] would find something.
+    #[must_use]
+    pub fn instance(&self) -> Arc<OwnedFd> {
+        self.poller.instance()
+    }
+
+    /// Begins a turn: looks for what has happened, waiting at most `timeout` (`None`: for ever).
+    ///
+    /// # Errors
+    /// The epoll instance is broken, which nothing can mend.
+    pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let events = self.poller.wait(timeout)?;
+        for at in 0..events {
+            match self.poller.event(at) {
+                Happened::Conn { key, readiness } => self.on_ready(key, readiness),
+                Happened::Listener(number) => {
+                    if let Some(listener) = self.listeners.get_mut(number as usize) {
+                        listener.ready = true;
+                    }
+                }
+                Happened::Bell => {}
+                Happened::Tick => {
+                    self.poller.acknowledge_tick();
+                    self.ticked = true;
+                }
+            }
+        }
+        self.turn_left = self.ready.len();
+        self.accept_left = life::ACCEPTS_PER_TURN_MAX;
+        Ok(())
+    }
+
+    /// Tells the time. Deadlines are looked at here, and whether a tick has passed since the last
+    /// call is returned.
+    pub fn advance(&mut self, now_ms: u64) -> bool {
+        self.now_ms = now_ms;
+        let ticked = std::mem::take(&mut self.ticked);
+        if ticked {
+            self.expire();
+            for listener in &mut self.listeners {
+                listener.resting = false;
+            }
+        }
+        ticked
+    }
+
+    /// The next thing that happened in this turn.
+    pub fn next_event(&mut self) -> Option<WireEvent> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.current.is_some() {
+                if let Some(event) = self.decode() {
+                    return Some(event);
+                }
+                continue;
+            }
+            if self.turn_left > 0 {
+                self.turn_left -= 1;
+                if let Some(key) = self.ready.pop_front() {
+                    self.read(key);
+                }
+                continue;
+            }
+            if !self.accept() {
+                return None;
+            }
+        }
+    }
+
+    /// True if there is work that no event will announce.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+            || !self.events.is_empty()
+            || self.current.is_some()
+            || self.stages_used > 0
+            || self.listeners.iter().any(|listener| listener.ready && !listener.resting)
+    }
+
+    /// The number of connections, those before CONNECT and those being closed included.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.conns.len()
+    }
+
+    /// Connections accepted since the start.
+    #[must_use]
+    pub const fn accepted(&self) -> u64 {
+        self.accepted
+    }
+
+    fn on_ready(&mut self, key: ConnKey, readiness: Readiness) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if readiness.ended {
+            conn.flags.set(Flags::ENDED);
+        }
+        if readiness.writable && !conn.flags.has(Flags::WRITABLE) {
+            conn.flags.set(Flags::WRITABLE);
+            self.resume_output(key);
+        }
+        if readiness.readable {
+            self.make_ready(key);
+        }
+    }
+
+    /// Has a connection read in this turn or the next.
+    fn make_ready(&mut self, key: ConnKey) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && conn.flags.raise(Flags::QUEUED)
+        {
+            self.ready.push_back(key);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The beginning and the end of connections, and their move to another shard.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use bytes::BytesMut;
+use petrel_proto::{DecodeError, ReasonCode, Version};
+use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
+
+use super::{Wire, WireEvent};
+use crate::ConnKey;
+use crate::conn::{Conn, Edge, Flags, Inbox};
+use crate::deadlines::NEVER;
+use crate::listener::accept;
+use crate::outbound::Queue;
+use crate::transport::Transport;
+
+/// Connections accepted in one turn, so that a storm of them cannot starve those that live.
+pub(super) const ACCEPTS_PER_TURN_MAX: usize = 256;
+
+/// How long a connection that is being closed may take to take its last bytes and to end itself.
+const LINGER_MS: u64 = 2_000;
+
+/// A connection on its way from one wire to another, with everything that was read from it and not
+/// used, and everything that was written to it and not sent.
+#[derive(Debug)]
+pub struct Detached {
+    socket: OwnedFd,
+    listener: u16,
+    flags: Flags,
+    version: Option<Version>,
+    transport: Transport,
+    unread: BytesMut,
+    queue: Option<Box<Queue>>,
+}
+
+impl Detached {
+    /// Position of its listener in the configuration.
+    #[must_use]
+    pub const fn listener(&self) -> u16 {
+        self.listener
+    }
+}
+
+impl Wire {
+    /// Accepts one connection; false if there is none or enough were accepted in this turn.
+    pub(super) fn accept(&mut self) -> bool {
+        if self.accept_left == 0 {
+            return false;
+        }
+        let Some(listener) = self.listeners.iter_mut().find(|it| it.ready && !it.resting) else {
+            return false;
+        };
+        match accept(&listener.socket) {
+            Ok((socket, peer)) => {
+                let transport = Transport::new(&listener.protocol);
+                let index = listener.index;
+                self.accept_left -= 1;
+                self.accepted += 1;
+                // Without a transport there is nothing to be said to the peer.
+                if let Ok(transport) = transport {
+                    self.begin_conn(socket, peer, index, transport);
+                }
+                true
+            }
+            Err(Errno::AGAIN) => {
+                listener.ready = false;
+                true
+            }
+            Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                listener.resting = true;
+                let listener = listener.index;
+                self.events.push_back(WireEvent::AcceptFailed { listener, error });
+                true
+            }
+            // The connection ended before it was accepted, or the network said no for it alone.
+            Err(_) => {
+                self.accept_left -= 1;
+                true
+            }
+        }
+    }
+
+    fn begin_conn(
+        &mut self,
+        socket: OwnedFd,
+        peer: Option<SocketAddr>,
+        listener: u16,
+        transport: Transport,
+    ) {
+        let deadline_ms = self.now_ms.saturating_add(self.limits.connect_timeout_ms);
+        let mut conn = Conn::new(socket, listener, transport);
+        conn.edge = Some(Box::new(Edge { peer, deadline_ms, discarded_bytes: 0 }));
+        if let Some(key) = self.admit(conn) {
+            self.plan(key);
+        }
+    }
+
+    /// Puts a connection into the table and into epoll; it is closed if that fails.
+    fn admit(&mut self, conn: Conn) -> Option<ConnKey> {
+        let key = self.conns.insert(conn);
+        let socket = &self.conns.get(key)?.socket;
+        if self.poller.add_conn(socket, key).is_err() {
+            self.conns.remove(key);
+            return None;
+        }
+        Some(key)
+    }
+
+    /// Looks at the connection at its next deadline.
+    pub(super) fn plan(&mut self, key: ConnKey) {
+        let (packet, write) = (self.limits.packet_timeout_ms, self.limits.write_timeout_ms);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Some(deadline_ms) = conn.deadline_ms(packet, write) else { return };
+        if let Some(step) = self.deadlines.plan(key, deadline_ms, conn.planned) {
+            conn.planned = step;
+        }
+    }
+
+    /// Cuts the connections whose deadline has passed.
+    pub(super) fn expire(&mut self) {
+        while let Some((step, keys)) = self.deadlines.due(self.now_ms) {
+            for key in keys {
+                self.look_at(key, step);
+            }
+        }
+    }
+
+    fn look_at(&mut self, key: ConnKey, step: u32) {
+        let (packet, write) = (self.limits.packet_timeout_ms, self.limits.write_timeout_ms);
+        let now_ms = self.now_ms;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.planned == step {
+            conn.planned = NEVER;
+        }
+        if conn.deadline_ms(packet, write).is_none_or(|deadline_ms| deadline_ms > now_ms) {
+            return self.plan(key);
+        }
+        let edge_over = conn.edge.is_some();
+        let stalled = conn
+            .queue
+            .as_ref()
+            .is_some_and(|queue| queue.stalled_since_ms().saturating_add(write) <= now_ms);
+        if edge_over || stalled || conn.flags.has(Flags::DEAF) {
+            return self.lose(key);
+        }
+        conn.flags.set(Flags::DEAF);
+        conn.inbox = None;
+        self.events.push_back(WireEvent::Violation {
+            conn: key,
+            error: DecodeError {
+                reason: ReasonCode::ImplementationSpecificError,
+                what: "a packet took too long to arrive",
+            },
+        });
+    }
+
+    /// Drops a connection that has ended by itself or has run out of time.
+    pub(super) fn lose(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.remove(key) else { return };
+        self.current.take_if(|current| current.key == key);
+        if conn.flags.has(Flags::KNOWN) && !conn.flags.has(Flags::CLOSING) {
+            self.events.push_back(WireEvent::Closed { conn: key });
+        }
+    }
+
+    /// Ends a connection whose peer has ended it inside TLS or WebSocket; what those layers have
+    /// answered still leaves.
+    pub(super) fn finish(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.lower(Flags::KNOWN) {
+            self.events.push_back(WireEvent::Closed { conn: key });
+        }
+        self.close(key);
+    }
+
+    /// Closes a connection once everything that was written to it has left, at most two seconds
+    /// from now. Its key names nothing from now on, and its end is not told.
+    pub fn close(&mut self, key: ConnKey) {
+        self.flush_conn(key);
+        self.current.take_if(|current| current.key == key);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.has(Flags::MUTE) {
+            self.conns.remove(key);
+            return;
+        }
+        if !conn.flags.raise(Flags::CLOSING) {
+            return;
+        }
+        conn.inbox = None;
+        let deadline_ms = self.now_ms.saturating_add(LINGER_MS);
+        conn.edge = Some(Box::new(Edge { peer: None, deadline_ms, discarded_bytes: 0 }));
+        conn.transport.close(&mut self.wire_out);
+        self.send_control(key);
+        self.plan(key);
+        if self.conns.get(key).is_some_and(|conn| conn.queue.is_none()) {
+            self.shut(key);
+        }
+    }
+
+    /// Says to the peer that nothing more will come. Reading goes on until it says so as well: to
+    /// close a socket with unread input would destroy what the peer has not read yet.
+    pub(super) fn shut(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.raise(Flags::SHUT) && shutdown(&conn.socket, Shutdown::Write).is_err() {
+            self.conns.remove(key);
+            return;
+        }
+        self.make_ready(key);
+    }
+
+    /// Drops the connections that have not said who they are.
+    pub fn drop_unknown(&mut self) {
+        let unknown =
+            |conn: &Conn| !conn.flags.has(Flags::KNOWN) && !conn.flags.has(Flags::CLOSING);
+        let keys: Vec<ConnKey> = self.conns.keys().collect();
+        for key in keys {
+            if self.conns.get(key).is_some_and(unknown) {
+                self.lose(key);
+            }
+        }
+    }
+
+    /// Drops all connections at once, without a word.
+    pub fn drop_all(&mut self) {
+        let keys: Vec<ConnKey> = self.conns.keys().collect();
+        for key in keys {
+            self.conns.remove(key);
+        }
+        self.current = None;
+    }
+
+    /// Takes a connection out, to be given to another wire.
+    pub fn detach(&mut self, key: ConnKey) -> Option<Detached> {
+        self.flush_conn(key);
+        self.put_aside(key);
+        let conn = self.conns.remove(key)?;
+        self.poller.remove(&conn.socket);
+        let mut flags = Flags::default();
+        for flag in [Flags::ENDED, Flags::FINISHED, Flags::KNOWN, Flags::MUTE, Flags::DEAF] {
+            if conn.flags.has(flag) {
+                flags.set(flag);
+            }
+        }
+        Some(Detached {
+            socket: conn.socket,
+            listener: conn.listener,
+            flags,
+            version: conn.version,
+            transport: conn.transport,
+            unread: conn.inbox.map_or_else(BytesMut::new, |inbox| inbox.bytes),
+            queue: conn.queue,
+        })
+    }
+
+    /// Takes over a connection from another wire. It is read even if nothing new arrives. `None` if
+    /// the system refuses to watch it; then it is closed.
+    pub fn attach(&mut self, detached: Detached) -> Option<ConnKey> {
+        let mut conn = Conn::new(detached.socket, detached.listener, detached.transport);
+        conn.flags = detached.flags;
+        conn.version = detached.version;
+        conn.queue = detached.queue;
+        if !detached.unread.is_empty() {
+            conn.flags.set(Flags::BACKLOG);
+            let inbox = Inbox { bytes: detached.unread, need: 0, since_ms: self.now_ms };
+            conn.inbox = Some(Box::new(inbox));
+        }
+        let key = self.admit(conn)?;
+        self.plan(key);
+        self.make_ready(key);
+        Some(key)
+    }
+}

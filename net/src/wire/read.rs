@@ -1,0 +1,306 @@
+//! From a socket to packets.
+
+use bytes::{Bytes, BytesMut};
+use petrel_proto::{
+    DecodeError, Frame, Packet, ReasonCode, Version, connect_version, decode, frame,
+};
+use rustix::io::Errno;
+
+use super::{Current, READ_BYTES_MAX, Wire, WireEvent};
+use crate::ConnKey;
+use crate::conn::{Conn, Flags, Inbox};
+use crate::transport::Input;
+
+/// The start of a packet up to this length is moved to the shared buffer when more of it comes; a
+/// longer one stays where it is and what comes is added to it.
+const MOVED_BYTES_MAX: usize = 4096;
+
+/// Largest CONNECT accepted, in bytes, unless packets are limited further. Its five fields of at
+/// most 65,535 bytes fit, with as much again for properties.
+const CONNECT_BYTES_MAX: u32 = 640 << 10;
+
+/// First byte of every CONNECT ([MQTT5-3.1.0-1]).
+const CONNECT_FIRST_BYTE: u8 = 0x10;
+
+/// Bytes that a connection being closed may still send before it is dropped.
+const DISCARDED_BYTES_MAX: usize = 1 << 20;
+
+/// What reading a socket gave.
+enum Got {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+impl Wire {
+    /// Reads a connection once, so that [`Wire::current`] or nothing is there to be decoded.
+    pub(super) fn read(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        conn.flags.clear(Flags::QUEUED);
+        if conn.flags.has(Flags::CLOSING) {
+            return self.discard(key);
+        }
+        if conn.flags.has(Flags::PAUSED) || conn.flags.has(Flags::CHOKED) {
+            return;
+        }
+        if conn.pending_bytes() > self.limits.read_stop_bytes {
+            conn.flags.set(Flags::CHOKED);
+            return;
+        }
+        if conn.flags.lower(Flags::BACKLOG) {
+            // Edge-triggered: what arrived since must be asked for.
+            let inbox = conn.inbox.take();
+            self.make_ready(key);
+            if let Some(inbox) = inbox {
+                self.begin(key, inbox.bytes.freeze(), Bytes::new());
+            }
+            return;
+        }
+        if conn.flags.has(Flags::FINISHED) {
+            return self.finish(key);
+        }
+        match receive(conn, &mut self.scratch) {
+            Got::Bytes(bytes) => {
+                // A short read has emptied the socket, unless the end waits behind it.
+                if bytes == READ_BYTES_MAX || conn.flags.has(Flags::ENDED) {
+                    self.make_ready(key);
+                }
+                self.ingest(key, bytes);
+            }
+            Got::Nothing => {}
+            Got::End => self.lose(key),
+        }
+    }
+
+    /// Runs what was read through the transport, and joins it to what was there before.
+    fn ingest(&mut self, key: ConnKey, bytes: usize) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.has(Flags::DEAF) {
+            return;
+        }
+        let long = conn.inbox.as_ref().is_some_and(|inbox| inbox.bytes.len() > MOVED_BYTES_MAX);
+        if !long && let Some(inbox) = conn.inbox.take() {
+            let missing = inbox.need.saturating_sub(inbox.bytes.len());
+            if conn.transport.is_plain() && bytes < missing {
+                let mut inbox = inbox;
+                inbox.bytes.extend_from_slice(&self.scratch[..bytes]);
+                conn.inbox = Some(inbox);
+                return;
+            }
+            self.arena.reserve(inbox.bytes.len() + bytes);
+            self.arena.extend_from_slice(&inbox.bytes);
+            // The time of a packet that goes on being incomplete is kept in `stash`.
+            conn.inbox = Some(Box::new(Inbox { bytes: BytesMut::new(), ..*inbox }));
+        }
+        if self.arena.capacity() < READ_BYTES_MAX {
+            self.arena.reserve(READ_BYTES_MAX);
+        }
+        let wire = &mut self.scratch[..bytes];
+        let input =
+            conn.transport.read(wire, &mut self.arena, &mut self.wire_out, &mut self.between);
+        if input == Input::Over && conn.flags.raise(Flags::FINISHED) {
+            self.make_ready(key);
+        }
+        let fresh = self.arena.split().freeze();
+        self.send_control(key);
+        if long { self.complete(key, fresh) } else { self.begin(key, fresh, Bytes::new()) }
+    }
+
+    /// Adds to a long packet that has its own memory.
+    fn complete(&mut self, key: ConnKey, mut fresh: Bytes) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Some(inbox) = conn.inbox.as_mut() else { return };
+        let missing = inbox.need.saturating_sub(inbox.bytes.len());
+        let part = fresh.split_to(missing.min(fresh.len()));
+        inbox.bytes.extend_from_slice(&part);
+        if part.len() == missing {
+            let packet = std::mem::take(&mut inbox.bytes).freeze();
+            conn.inbox = None;
+            self.begin(key, packet, fresh);
+        }
+    }
+
+    fn begin(&mut self, key: ConnKey, chunk: Bytes, behind: Bytes) {
+        debug_assert!(self.current.is_none());
+        self.current = Some(Current { key, chunk, behind });
+    }
+
+    /// Takes the next packet off the current input; `None` once that is used up.
+    pub(super) fn decode(&mut self) -> Option<WireEvent> {
+        let current = self.current.as_mut()?;
+        let Some(conn) = self.conns.get_mut(current.key) else {
+            self.current = None;
+            return None;
+        };
+        let key = current.key;
+        if conn.flags.has(Flags::DEAF) || conn.flags.has(Flags::CLOSING) {
+            self.current = None;
+            return None;
+        }
+        let result = match next_frame(conn, &current.chunk, self.limits.packet_bytes_max) {
+            Ok(Frame::Complete(length)) => {
+                // The clock of the packet that was incomplete ends with it.
+                conn.inbox = None;
+                let packet = current.chunk.split_to(length);
+                if current.chunk.is_empty() {
+                    current.chunk = std::mem::take(&mut current.behind);
+                }
+                decode(&packet, conn.version).map_err(|error| (error, connect_version(&packet)))
+            }
+            Ok(Frame::Incomplete(need)) => {
+                let current = self.current.take()?;
+                self.stash(key, &current.chunk, need.unwrap_or(0));
+                return None;
+            }
+            Err(error) => Err((error, connect_version(&current.chunk))),
+        };
+        match result {
+            Ok(packet) => {
+                if current.chunk.is_empty() {
+                    self.current = None;
+                }
+                Some(self.on_packet(key, packet))
+            }
+            Err((error, version)) => {
+                self.current = None;
+                Some(self.on_fault(key, error, version))
+            }
+        }
+    }
+
+    fn on_packet(&mut self, conn_key: ConnKey, packet: Packet) -> WireEvent {
+        let Some(conn) = self.conns.get_mut(conn_key) else {
+            return WireEvent::Packet { conn: conn_key, packet };
+        };
+        match packet {
+            Packet::Connect(connect) if conn.version.is_none() => {
+                conn.version = Some(connect.version);
+                conn.flags.set(Flags::KNOWN);
+                let peer = conn.edge.take().and_then(|edge| edge.peer);
+                WireEvent::Connect { conn: conn_key, connect, listener: conn.listener, peer }
+            }
+            packet => WireEvent::Packet { conn: conn_key, packet },
+        }
+    }
+
+    fn on_fault(
+        &mut self,
+        conn_key: ConnKey,
+        error: DecodeError,
+        version: Option<Version>,
+    ) -> WireEvent {
+        if let Some(conn) = self.conns.get_mut(conn_key) {
+            conn.flags.set(Flags::DEAF);
+            conn.inbox = None;
+            if conn.version.is_none() {
+                return WireEvent::Refused { conn: conn_key, version, error };
+            }
+        }
+        WireEvent::Violation { conn: conn_key, error }
+    }
+
+    /// Keeps the start of a packet until the rest comes.
+    fn stash(&mut self, key: ConnKey, rest: &[u8], need: usize) {
+        let now_ms = self.now_ms;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if rest.is_empty() {
+            conn.inbox = None;
+            return;
+        }
+        match conn.inbox.as_mut() {
+            // Still the same packet, so its clock goes on.
+            Some(inbox) => {
+                inbox.need = need;
+                inbox.bytes = BytesMut::from(rest);
+            }
+            None => {
+                let bytes = BytesMut::from(rest);
+                conn.inbox = Some(Box::new(Inbox { bytes, need, since_ms: now_ms }));
+            }
+        }
+        self.plan(key);
+    }
+
+    /// Puts unread input aside because the connection is not to be read now.
+    pub(super) fn put_aside(&mut self, key: ConnKey) {
+        let Some(current) = self.current.take_if(|current| current.key == key) else { return };
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let mut bytes = BytesMut::with_capacity(current.chunk.len() + current.behind.len());
+        bytes.extend_from_slice(&current.chunk);
+        bytes.extend_from_slice(&current.behind);
+        conn.flags.set(Flags::BACKLOG);
+        conn.inbox = Some(Box::new(Inbox { bytes, need: 0, since_ms: self.now_ms }));
+    }
+
+    /// Stops reading a connection; what is known of it goes on being written.
+    pub fn pause(&mut self, key: ConnKey) {
+        self.put_aside(key);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.flags.set(Flags::PAUSED);
+        }
+    }
+
+    /// Reads a connection again.
+    pub fn resume(&mut self, key: ConnKey) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && conn.flags.lower(Flags::PAUSED)
+        {
+            self.restart_packet_clock(key);
+            self.make_ready(key);
+        }
+    }
+
+    /// The time during which a connection was not read is not held against it.
+    pub(super) fn restart_packet_clock(&mut self, key: ConnKey) {
+        if let Some(inbox) = self.conns.get_mut(key).and_then(|conn| conn.inbox.as_mut()) {
+            inbox.since_ms = self.now_ms;
+        }
+        self.plan(key);
+    }
+
+    /// Throws away what a connection that is being closed still sends.
+    fn discard(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        match receive(conn, &mut self.scratch) {
+            Got::Bytes(bytes) => {
+                let Some(edge) = conn.edge.as_mut() else { return };
+                edge.discarded_bytes += bytes;
+                if edge.discarded_bytes > DISCARDED_BYTES_MAX {
+                    self.conns.remove(key);
+                } else {
+                    self.make_ready(key);
+                }
+            }
+            Got::Nothing => {}
+            Got::End => {
+                self.conns.remove(key);
+            }
+        }
+    }
+}
+
+/// Frames the start of `chunk`, with the narrower limits that hold before CONNECT.
+fn next_frame(conn: &Conn, chunk: &[u8], packet_bytes_max: u32) -> Result<Frame, DecodeError> {
+    if conn.version.is_some() {
+        return frame(chunk, packet_bytes_max);
+    }
+    match chunk.first() {
+        Some(&CONNECT_FIRST_BYTE) | None => frame(chunk, packet_bytes_max.min(CONNECT_BYTES_MAX)),
+        Some(_) => Err(DecodeError {
+            reason: ReasonCode::ProtocolError,
+            what: "the first packet is not a CONNECT [MQTT5-3.1.0-1]",
+        }),
+    }
+}
+
+fn receive(conn: &Conn, scratch: &mut [u8]) -> Got {
+    loop {
+        match rustix::io::read(&conn.socket, &mut *scratch) {
+            Ok(0) => return Got::End,
+            Ok(bytes) => return Got::Bytes(bytes),
+            Err(Errno::AGAIN) => return Got::Nothing,
+            Err(Errno::INTR) => {}
+            Err(_) => return Got::End,
+        }
+    }
+}

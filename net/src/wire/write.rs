@@ -1,0 +1,197 @@
+//! From packets to a socket.
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Wire, WireEvent};
+use crate::ConnKey;
+use crate::conn::{Flags, NO_STAGE};
+use crate::outbound::{Queue, Stage, Stopped, send_slice};
+
+/// Stages kept from turn to turn; more are made when a turn writes to more connections.
+const STAGES_KEPT: usize = 256;
+/// A stage that has grown beyond this gives its memory back.
+const STAGE_BYTES_KEPT: usize = 16 << 10;
+/// Payloads up to this many bytes are copied.
+const COPIED_PAYLOAD_BYTES_MAX: usize = 1024;
+
+impl Wire {
+    /// Gathers bytes for a connection; they leave with [`Wire::flush`]. Nothing happens if the
+    /// connection is gone.
+    ///
+    /// *Cost*: one copy of `head`; a large `payload` is shared, except over TLS.
+    pub fn write(&mut self, key: ConnKey, head: &[u8], payload: &Bytes) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.has(Flags::MUTE) || conn.flags.has(Flags::CLOSING) {
+            return;
+        }
+        if conn.stage == NO_STAGE {
+            conn.stage = self.stages_used as u32;
+            match self.stages.get_mut(self.stages_used) {
+                Some(stage) => stage.key = key,
+                None => self.stages.push(Stage::new(key)),
+            }
+            self.stages_used += 1;
+        }
+        let Some(stage) = self.stages.get_mut(conn.stage as usize) else { return };
+        stage.small.extend_from_slice(head);
+        if payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain() {
+            stage.small.extend_from_slice(payload);
+        } else {
+            stage.shared.push((stage.small.len(), payload.clone()));
+        }
+    }
+
+    /// Sends what was gathered: one write, one TLS record (per 16 KiB) and one WebSocket message per
+    /// connection. Tells for each how many bytes wait for the socket.
+    pub fn flush(&mut self, mut flushed: impl FnMut(ConnKey, usize)) {
+        for at in 0..self.stages_used {
+            let key = self.stages[at].key;
+            if let Some(pending_bytes) = self.flush_stage(at) {
+                flushed(key, pending_bytes);
+            }
+        }
+        self.stages_used = 0;
+        self.stages.truncate(STAGES_KEPT);
+    }
+
+    /// Sends what was gathered for one connection.
+    pub(super) fn flush_conn(&mut self, key: ConnKey) {
+        let stage = self.conns.get(key).map_or(NO_STAGE, |conn| conn.stage);
+        if stage != NO_STAGE {
+            self.flush_stage(stage as usize);
+        }
+    }
+
+    /// Sends one stage; `None` if its connection is gone or nothing was in it.
+    fn flush_stage(&mut self, at: usize) -> Option<usize> {
+        let mut stage = std::mem::replace(
+            self.stages.get_mut(at)?,
+            Stage::new(ConnKey { index: u32::MAX, generation: 0 }),
+        );
+        let sent = self.send_stage(&mut stage);
+        stage.small.clear();
+        stage.shared.clear();
+        if stage.small.capacity() > STAGE_BYTES_KEPT {
+            stage.small = BytesMut::new();
+        }
+        self.stages[at] = stage;
+        sent
+    }
+
+    fn send_stage(&mut self, stage: &mut Stage) -> Option<usize> {
+        let key = stage.key;
+        let conn = self.conns.get_mut(key)?;
+        conn.stage = NO_STAGE;
+        if stage.is_empty() || conn.flags.has(Flags::MUTE) {
+            return None;
+        }
+        if !conn.transport.is_plain() {
+            conn.transport.write(&stage.small, &mut self.wire_out, &mut self.between);
+            self.send_control(key);
+        } else if conn.queue.is_none() && stage.shared.is_empty() {
+            self.send_or_queue(key, &stage.small);
+        } else {
+            let mut queue =
+                conn.queue.take().or_else(|| self.spare_queue.take()).unwrap_or_default();
+            if queue.len() == 0 {
+                queue.set_stalled_since_ms(self.now_ms);
+            }
+            stage.drain_into(&mut queue);
+            conn.queue = Some(queue);
+            if conn.flags.has(Flags::WRITABLE) {
+                self.send_queue(key);
+            }
+        }
+        Some(self.conns.get(key)?.pending_bytes())
+    }
+
+    /// Sends what the transport has written, behind what waits already.
+    pub(super) fn send_control(&mut self, key: ConnKey) {
+        if self.wire_out.is_empty() {
+            return;
+        }
+        let mut wire_out = std::mem::take(&mut self.wire_out);
+        self.send_or_queue(key, &wire_out);
+        wire_out.clear();
+        wire_out.shrink_to(super::READ_BYTES_MAX);
+        self.wire_out = wire_out;
+    }
+
+    /// Sends bytes at once if nothing waits before them, and keeps what the socket does not take.
+    fn send_or_queue(&mut self, key: ConnKey, bytes: &[u8]) {
+        let now_ms = self.now_ms;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if conn.flags.has(Flags::MUTE) {
+            return;
+        }
+        let mut taken = 0;
+        if conn.queue.is_none() {
+            let (sent, result) = send_slice(&conn.socket, bytes);
+            taken = sent;
+            match result {
+                Ok(()) => return,
+                Err(Stopped::Full) => conn.flags.clear(Flags::WRITABLE),
+                Err(Stopped::Broken) => return self.mute(key),
+            }
+        }
+        let queue = conn.queue.get_or_insert_with(|| {
+            let mut queue = Box::<Queue>::default();
+            queue.set_stalled_since_ms(now_ms);
+            queue
+        });
+        queue.push_copy(&bytes[taken..]);
+        self.plan(key);
+    }
+
+    /// Sends from the queue as far as the socket takes it.
+    fn send_queue(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let Some(mut queue) = conn.queue.take() else { return };
+        match queue.send(&conn.socket, self.now_ms) {
+            Ok(()) => self.spare_queue = Some(queue),
+            Err(Stopped::Full) => {
+                conn.flags.clear(Flags::WRITABLE);
+                conn.queue = Some(queue);
+                self.plan(key);
+            }
+            Err(Stopped::Broken) => self.mute(key),
+        }
+    }
+
+    /// The socket takes bytes again.
+    pub(super) fn resume_output(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get(key) else { return };
+        if conn.queue.is_none() {
+            return;
+        }
+        self.send_queue(key);
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let pending_bytes = conn.pending_bytes();
+        let closing = conn.flags.has(Flags::CLOSING);
+        if conn.flags.has(Flags::KNOWN) && !closing {
+            self.events.push_back(WireEvent::Flushed { conn: key, pending_bytes });
+        }
+        if pending_bytes <= self.limits.read_stop_bytes / 2 && conn.flags.lower(Flags::CHOKED) {
+            self.restart_packet_clock(key);
+            self.make_ready(key);
+        }
+        if closing && pending_bytes == 0 {
+            self.shut(key);
+        }
+    }
+
+    /// Writing has failed. What the peer sent before it went may still be read, so the end of the
+    /// connection is found by reading.
+    fn mute(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        conn.flags.set(Flags::MUTE);
+        conn.queue = None;
+        if conn.flags.has(Flags::CLOSING) {
+            self.conns.remove(key);
+            return;
+        }
+        conn.flags.set(Flags::ENDED);
+        conn.flags.clear(Flags::CHOKED);
+        self.make_ready(key);
+    }
+}
