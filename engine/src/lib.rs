@@ -1,7 +1,12 @@
 //! Petrel's composition: what runs in one process and how its parts are joined.
 #![forbid(unsafe_code)]
 
+pub mod auth;
+pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod executor;
 pub mod log;
+pub mod mesh;
 pub mod preflight;
+pub mod pump;

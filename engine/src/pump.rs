@@ -1,0 +1,400 @@
+//! Where mind and wire meet: one turn after another.
+//!
+//! A turn drains the rings from the peers, reads the sockets as far as there is room, has the shard
+//! handle each input, and carries out what the shard asks for. It never blocks and holds no lock. It
+//! does not know what runs it: [`crate::executor`] does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use crossbeam_channel::Receiver;
+use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
+use petrel_proto::{DecodeError, Version, encode, encoded_len};
+use petrel_shard::{ConnId, Input, Now, Origin, Outbox, Shard, ShardIndex, SlotMap, refusal};
+
+use crate::auth::AuthMethods;
+use crate::log;
+use crate::mesh::{Handover, MeshEnd, Parcel};
+
+/// Parcels taken from one peer in one turn.
+const PARCELS_PER_TURN_MAX: usize = 32;
+
+/// The shard's output is carried out early once it holds this much, in bytes and in messages.
+const OUTBOX_BYTES_MAX: usize = 1 << 20;
+const OUTBOX_MESSAGES_MAX: usize = 16_384;
+
+/// How often output that leads to more output is carried out before the next turn goes on with it.
+const ROUNDS_MAX: usize = 8;
+
+/// How long a shard that stops waits for its connections to take their last bytes.
+const STOP_MS_MAX: u64 = 5_000;
+
+/// The monotonic clock of a process.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that begins now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        Now { mono_ms: u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// What the process tells a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// Take leave of everybody and end.
+    Stop,
+    /// New connections of this listener get this.
+    SetProtocol(u16, Protocol),
+}
+
+/// What a shard counts for those who watch it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Turns.
+    pub turns: AtomicU64,
+    /// Times that the executor had forgotten the pump; see [`crate::executor`].
+    pub stalls: AtomicU64,
+    /// Connections of the shard.
+    pub connections: AtomicU64,
+    /// Connections that came from another shard.
+    pub adopted: AtomicU64,
+}
+
+/// What a turn says about the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turned {
+    /// There is more to do at once.
+    Busy,
+    /// Nothing until something happens.
+    Idle,
+    /// The shard has ended.
+    Over,
+}
+
+/// Everything that a pump joins.
+#[derive(Debug)]
+pub struct Parts {
+    /// Which shard it is.
+    pub index: ShardIndex,
+    /// Where everything lives.
+    pub slots: SlotMap,
+    /// Its sockets.
+    pub wire: Wire,
+    /// Its way to the other shards.
+    pub mesh: MeshEnd,
+    /// What wakes it.
+    pub bell: Arc<Bell>,
+    /// What the process says.
+    pub commands: Receiver<Command>,
+    /// Whether each listener lets in clients that prove nothing, by its position.
+    pub allow_anonymous: Vec<bool>,
+    /// Who answers for enhanced authentication.
+    pub auth: AuthMethods,
+    /// What it counts.
+    pub counters: Arc<Counters>,
+    /// The clock of the process.
+    pub clock: Clock,
+}
+
+/// Drives one shard.
+pub struct Pump {
+    shard: Shard,
+    parts: Parts,
+    outbox: Outbox,
+    now: Now,
+    /// Connections that are not read because a shard is clogged, by that shard.
+    held: Vec<Vec<ConnKey>>,
+    flushed: Vec<(ConnKey, usize)>,
+    packet: BytesMut,
+    /// Until when a shard that stops waits.
+    stop_at_ms: Option<u64>,
+}
+
+impl Pump {
+    /// Joins a shard with everything around it.
+    #[must_use]
+    pub fn new(shard: Shard, parts: Parts) -> Self {
+        Self {
+            shard,
+            held: vec![Vec::new(); usize::from(parts.mesh.shards())],
+            now: parts.clock.now(),
+            parts,
+            outbox: Outbox::new(),
+            flushed: Vec::new(),
+            packet: BytesMut::new(),
+            stop_at_ms: None,
+        }
+    }
+
+    /// The sockets.
+    #[must_use]
+    pub const fn wire(&self) -> &Wire {
+        &self.parts.wire
+    }
+
+    /// The sockets, to add listeners.
+    pub const fn wire_mut(&mut self) -> &mut Wire {
+        &mut self.parts.wire
+    }
+
+    /// What wakes the pump.
+    #[must_use]
+    pub fn bell(&self) -> &Arc<Bell> {
+        &self.parts.bell
+    }
+
+    /// What the pump counts.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.parts.counters
+    }
+
+    /// True if there is work that the epoll instance does not announce. Looked at after the bell
+    /// has been armed.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.parts.wire.has_work()
+            || self.parts.mesh.has_mail()
+            || !self.parts.commands.is_empty()
+            || !self.outbox.is_empty()
+    }
+
+    /// One turn. Looks for what has happened first, waiting at most `timeout`.
+    ///
+    /// # Errors
+    /// The epoll instance is broken; the shard cannot go on.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
+        self.parts.wire.poll(timeout)?;
+        self.parts.bell.disarm();
+        self.now = self.parts.clock.now();
+        self.parts.counters.turns.fetch_add(1, Ordering::Relaxed);
+        let ticked = self.parts.wire.advance(self.now.mono_ms);
+        self.obey();
+        if ticked {
+            self.feed(Input::Timer);
+        }
+        self.receive();
+        self.read();
+        self.carry_out();
+        self.release();
+        let connections = self.parts.wire.connections() as u64;
+        self.parts.counters.connections.store(connections, Ordering::Relaxed);
+        if self.stop_at_ms.is_some_and(|at| connections == 0 || at <= self.now.mono_ms) {
+            self.parts.wire.drop_all();
+            return Ok(Turned::Over);
+        }
+        Ok(if self.has_work() { Turned::Busy } else { Turned::Idle })
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.shard.handle(self.now, input, &mut self.outbox);
+    }
+
+    /// Takes the commands of the process.
+    fn obey(&mut self) {
+        while let Ok(command) = self.parts.commands.try_recv() {
+            match command {
+                Command::Stop => {
+                    self.parts.wire.stop_listening();
+                    self.parts.wire.drop_unknown();
+                    self.feed(Input::Shutdown);
+                    self.stop_at_ms = Some(self.now.mono_ms + STOP_MS_MAX);
+                }
+                Command::SetProtocol(index, protocol) => {
+                    for listener in self.parts.wire.listeners_mut() {
+                        if listener.index() == index {
+                            listener.set_protocol(protocol.clone());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes what the peers have sent.
+    fn receive(&mut self) {
+        for from in (0..self.parts.mesh.shards()).map(ShardIndex) {
+            for _ in 0..PARCELS_PER_TURN_MAX {
+                match self.parts.mesh.receive(from) {
+                    Some(Parcel::Messages(messages)) => {
+                        for message in messages {
+                            self.feed(Input::Peer { from, message });
+                        }
+                    }
+                    Some(Parcel::Adopt(handover)) => self.adopt(*handover),
+                    None => break,
+                }
+                if self.is_full() {
+                    self.carry_out();
+                }
+            }
+        }
+    }
+
+    /// Takes what the sockets have brought.
+    fn read(&mut self) {
+        while let Some(event) = self.parts.wire.next_event() {
+            self.on_event(event);
+            if self.is_full() {
+                // The rest of the turn's input waits; the sockets are not read beyond it.
+                return;
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.outbox.arena_bytes() > OUTBOX_BYTES_MAX
+            || self.outbox.writes.len() > OUTBOX_MESSAGES_MAX
+            || self.outbox.peers.len() > OUTBOX_MESSAGES_MAX
+    }
+
+    fn on_event(&mut self, event: WireEvent) {
+        match event {
+            WireEvent::Packet { conn, packet } => {
+                let sent_before = self.outbox.peers.len();
+                self.feed(Input::Packet { conn: id_of(conn), packet });
+                self.hold_back(conn, sent_before);
+            }
+            WireEvent::Connect { conn, connect, listener, peer } => {
+                let home = match connect.client_id.is_empty() {
+                    true => self.parts.index,
+                    false => self.parts.slots.home_of(connect.client_id.as_bytes()),
+                };
+                if home == self.parts.index {
+                    let origin = self.origin(listener, peer);
+                    self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+                } else if let Some(moving) = self.parts.wire.detach(conn) {
+                    let handover = Handover { conn: moving, connect, peer };
+                    self.parts.mesh.hand_over(home, Box::new(handover));
+                }
+            }
+            WireEvent::Flushed { conn, pending_bytes } => {
+                self.feed(Input::Flushed { conn: id_of(conn), pending_bytes });
+            }
+            WireEvent::Violation { conn, error } => {
+                self.feed(Input::Violation { conn: id_of(conn), error });
+            }
+            WireEvent::Closed { conn } => self.feed(Input::Closed { conn: id_of(conn) }),
+            WireEvent::Refused { conn, version, error } => self.refuse(conn, version, &error),
+            WireEvent::AcceptFailed { error, .. } => {
+                log::warn(format_args!("no connection is accepted for a moment: {error}"));
+            }
+        }
+    }
+
+    fn origin(&self, listener: u16, peer: Option<std::net::SocketAddr>) -> Origin {
+        let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
+        let anonymous = self.parts.allow_anonymous.get(usize::from(listener));
+        Origin {
+            listener,
+            allow_anonymous: anonymous.copied().unwrap_or(false),
+            address: peer.unwrap_or(nowhere),
+        }
+    }
+
+    /// A connection whose home is here arrives from the shard that accepted it.
+    fn adopt(&mut self, handover: Handover) {
+        let Handover { conn, connect, peer } = handover;
+        let listener = conn.listener();
+        if self.stop_at_ms.is_some() {
+            return;
+        }
+        self.parts.counters.adopted.fetch_add(1, Ordering::Relaxed);
+        if let Some(conn) = self.parts.wire.attach(conn) {
+            let origin = self.origin(listener, peer);
+            self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+        }
+    }
+
+    /// Answers a first packet that is no good CONNECT, where the protocol has an answer.
+    fn refuse(&mut self, conn: ConnKey, version: Option<Version>, error: &DecodeError) {
+        if let Some(version) = version
+            && let Some(packet) = refusal(version, error)
+            && encoded_len(&packet, version).is_some()
+        {
+            self.packet.clear();
+            encode(&packet, version, &mut self.packet);
+            self.parts.wire.write(conn, &self.packet, &Bytes::new());
+        }
+        self.parts.wire.close(conn);
+    }
+
+    /// Stops reading a connection whose packets go to a shard that cannot take more.
+    fn hold_back(&mut self, conn: ConnKey, sent_before: usize) {
+        let clogged = self.outbox.peers[sent_before..]
+            .iter()
+            .map(|(to, _)| *to)
+            .find(|&to| self.parts.mesh.is_clogged(to));
+        if let Some(to) = clogged {
+            self.parts.wire.pause(conn);
+            self.held[usize::from(to.0)].push(conn);
+        }
+    }
+
+    /// Reads the connections again whose receiver has caught up.
+    fn release(&mut self) {
+        for to in 0..self.held.len() {
+            if !self.held[to].is_empty() && self.parts.mesh.has_drained(ShardIndex(to as u16)) {
+                for conn in std::mem::take(&mut self.held[to]) {
+                    self.parts.wire.resume(conn);
+                }
+            }
+        }
+    }
+
+    /// Does what the shard has asked for: to peers, to sockets, closes, in this order; then what
+    /// that leads to.
+    fn carry_out(&mut self) {
+        for _ in 0..ROUNDS_MAX {
+            for (to, message) in self.outbox.peers.drain(..) {
+                self.parts.mesh.send(to, message);
+            }
+            self.parts.mesh.flush();
+            self.write();
+            for conn in self.outbox.closes.drain(..) {
+                self.parts.wire.close(key_of(conn));
+            }
+            self.outbox.events.clear();
+            for question in std::mem::take(&mut self.outbox.questions) {
+                let verdict = self.parts.auth.answer(&question);
+                self.feed(Input::Verdict { conn: question.conn, verdict });
+            }
+            let mut flushed = std::mem::take(&mut self.flushed);
+            for (conn, pending_bytes) in flushed.drain(..) {
+                self.feed(Input::Flushed { conn: id_of(conn), pending_bytes });
+            }
+            self.flushed = flushed;
+            if self.outbox.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn write(&mut self) {
+        let Self { outbox, parts, flushed, .. } = self;
+        for write in &outbox.writes {
+            parts.wire.write(key_of(write.conn), outbox.head(write), &write.payload);
+        }
+        outbox.clear_writes();
+        parts.wire.flush(|conn, pending_bytes| flushed.push((conn, pending_bytes)));
+    }
+}
+
+const fn id_of(key: ConnKey) -> ConnId {
+    ConnId { index: key.index, generation: key.generation }
+}
+
+const fn key_of(id: ConnId) -> ConnKey {
+    ConnKey { index: id.index, generation: id.generation }
+}

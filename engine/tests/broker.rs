@@ -1,0 +1,116 @@
+//! A broker over real sockets: both runtimes, one to eight shards.
+
+mod common;
+
+use std::thread;
+
+use common::{
+    Client, RUNTIMES, broker, bytes_of, connect_packet, publish_packet, subscribe_packet,
+};
+use petrel_proto::{Packet, Qos, Version};
+
+#[test]
+fn messages_find_their_way_between_all_shards_in_order() {
+    for runtime in RUNTIMES {
+        for shards in [1, 2, 8] {
+            let broker = broker(shards, runtime);
+            let address = broker.addresses()[0];
+            let mut subscribers: Vec<Client> = (0..16)
+                .map(|n| {
+                    let version = [Version::V5, Version::V3_1_1][n % 2];
+                    let mut client = Client::connect(address, &format!("subscriber-{n}"), version);
+                    client.subscribe("news/+", Qos::AtLeastOnce);
+                    client
+                })
+                .collect();
+            let mut publisher = Client::connect(address, "publisher", Version::V5);
+            for n in 0..100 {
+                let qos = [Qos::AtMostOnce, Qos::AtLeastOnce][n % 2];
+                publisher.send(&publish_packet("news/today", format!("{n}"), qos, n as u16 + 1));
+            }
+            for subscriber in &mut subscribers {
+                for n in 0..100 {
+                    assert_eq!(subscriber.receive_publish().payload, format!("{n}"));
+                }
+            }
+            assert_eq!(broker.stalls(), 0);
+            broker.stop().expect("it stops");
+        }
+    }
+}
+
+#[test]
+fn packets_sent_right_behind_connect_follow_it_home() {
+    for runtime in RUNTIMES {
+        let broker = broker(8, runtime);
+        let address = broker.addresses()[0];
+        for n in 0..64 {
+            let mut client = Client::open(address);
+            let mut bytes =
+                bytes_of(&connect_packet(&format!("piped-{n}"), Version::V5), Version::V5);
+            bytes.extend(bytes_of(&subscribe_packet("echo", Qos::AtMostOnce), Version::V5));
+            bytes.extend(bytes_of(&publish_packet("echo", "me", Qos::AtMostOnce, 0), Version::V5));
+            bytes.extend(bytes_of(&Packet::PingReq, Version::V5));
+            client.send_bytes(&bytes);
+            assert!(matches!(client.receive(), Some(Packet::ConnAck(_))));
+            assert!(matches!(client.receive(), Some(Packet::SubAck(_))));
+            // The message takes its own way and may come before or after the PINGRESP.
+            let mut seen = (false, false);
+            for _ in 0..2 {
+                match client.receive() {
+                    Some(Packet::Publish(publish)) => seen.0 = publish.payload == "me",
+                    Some(Packet::PingResp) => seen.1 = true,
+                    other => panic!("not expected: {other:?}"),
+                }
+            }
+            assert_eq!(seen, (true, true));
+        }
+        broker.stop().expect("it stops");
+    }
+}
+
+#[test]
+fn a_packet_may_come_byte_by_byte() {
+    for runtime in RUNTIMES {
+        let broker = broker(2, runtime);
+        for n in 0..4 {
+            let mut client = Client::open(broker.addresses()[0]);
+            let mut bytes =
+                bytes_of(&connect_packet(&format!("slow-{n}"), Version::V5), Version::V5);
+            bytes.extend(bytes_of(&subscribe_packet("a", Qos::AtMostOnce), Version::V5));
+            for byte in bytes {
+                client.send_bytes(&[byte]);
+            }
+            assert!(matches!(client.receive(), Some(Packet::ConnAck(_))));
+            assert!(matches!(client.receive(), Some(Packet::SubAck(_))));
+        }
+        broker.stop().expect("it stops");
+    }
+}
+
+#[test]
+fn large_messages_arrive_whole() {
+    for runtime in RUNTIMES {
+        let broker = broker(2, runtime);
+        let address = broker.addresses()[0];
+        let mut subscriber = Client::connect(address, "subscriber", Version::V5);
+        subscriber.subscribe("large/#", Qos::AtLeastOnce);
+        let sender = thread::spawn(move || {
+            let mut publisher = Client::connect(address, "publisher", Version::V5);
+            for (n, size) in SIZES.into_iter().enumerate() {
+                let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+                publisher.send(&publish_packet("large/x", payload, Qos::AtLeastOnce, n as u16 + 1));
+                assert!(matches!(publisher.receive(), Some(Packet::PubAck(_))));
+            }
+        });
+        for size in SIZES {
+            let publish = subscriber.receive_publish();
+            assert_eq!(publish.payload.len(), size);
+            assert!(publish.payload.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8));
+        }
+        sender.join().expect("the publisher was served");
+        broker.stop().expect("it stops");
+    }
+}
+
+const SIZES: [usize; 7] = [0, 1024, 1025, 5_000, 65_530, 200_000, 1_000_000];
