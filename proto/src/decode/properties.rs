@@ -59,19 +59,22 @@ impl<'a> PropertyReader<'a> {
         Err(DecodeError::malformed("a property does not belong into this packet").into())
     }
 
-    pub(super) fn byte(&mut self, slot: &mut Option<u8>) -> Result<(), Fault> {
-        let (rest, value) = byte(self.rest)?;
-        self.rest = rest;
-        once(slot, value)
+    /// A byte that says no or yes.
+    pub(super) fn boolean(&mut self, slot: &mut Option<bool>) -> Result<(), Fault> {
+        self.one_of(slot, [false, true])
     }
 
-    /// A byte that says yes or no.
-    pub(super) fn boolean(&mut self, slot: &mut Option<bool>) -> Result<(), Fault> {
-        let mut value = None;
-        self.byte(&mut value)?;
+    /// A byte that is 0 or 1, and what each of them means.
+    pub(super) fn one_of<T>(
+        &mut self,
+        slot: &mut Option<T>,
+        [zero, one]: [T; 2],
+    ) -> Result<(), Fault> {
+        let (rest, value) = byte(self.rest)?;
+        self.rest = rest;
         match value {
-            Some(0) => once(slot, false),
-            Some(1) => once(slot, true),
+            0 => once(slot, zero),
+            1 => once(slot, one),
             _ => Err(DecodeError::protocol("a property that is 0 or 1 has another value").into()),
         }
     }
@@ -173,12 +176,7 @@ impl<'a> PropertyReader<'a> {
     ) -> Result<bool, Fault> {
         match id {
             PropertyId::PayloadFormatIndicator => {
-                let mut text = into.payload_format.map(|format| format == PayloadFormat::Utf8);
-                self.boolean(&mut text)?;
-                into.payload_format = text.map(|text| match text {
-                    false => PayloadFormat::Bytes,
-                    true => PayloadFormat::Utf8,
-                });
+                self.one_of(&mut into.payload_format, [PayloadFormat::Bytes, PayloadFormat::Utf8])?;
             }
             PropertyId::MessageExpiryInterval => {
                 self.four_bytes(&mut into.message_expiry_interval_s)?;
