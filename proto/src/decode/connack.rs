@@ -55,7 +55,10 @@ fn connack_property(
     match id {
         PropertyId::SessionExpiryInterval => reader.four_bytes(&mut p.session_expiry_interval_s),
         PropertyId::ReceiveMaximum => reader.two_bytes_not_zero(&mut p.receive_maximum),
-        PropertyId::MaximumQos => maximum_qos(reader, &mut p.maximum_qos),
+        // A server without the limit leaves it out, so there is no 2.
+        PropertyId::MaximumQos => {
+            reader.one_of(&mut p.maximum_qos, [Qos::AtMostOnce, Qos::AtLeastOnce])
+        }
         PropertyId::RetainAvailable => reader.boolean(&mut p.retain_available),
         PropertyId::MaximumPacketSize => reader.four_bytes_not_zero(&mut p.maximum_packet_size),
         PropertyId::AssignedClientIdentifier => reader.text(&mut p.assigned_client_id),
@@ -78,12 +81,4 @@ fn connack_property(
         PropertyId::AuthenticationData => reader.binary(&mut p.authentication_data),
         _ => PropertyReader::misplaced(),
     }
-}
-
-/// Maximum QoS is 0 or 1; a server without the limit leaves it out.
-fn maximum_qos(reader: &mut PropertyReader<'_>, slot: &mut Option<Qos>) -> Result<(), Fault> {
-    let mut at_least_once = slot.map(|qos| qos == Qos::AtLeastOnce);
-    reader.boolean(&mut at_least_once)?;
-    *slot = at_least_once.map(|one| if one { Qos::AtLeastOnce } else { Qos::AtMostOnce });
-    Ok(())
 }
