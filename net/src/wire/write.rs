@@ -100,6 +100,8 @@ impl Wire {
             conn.queue = Some(queue);
             if conn.flags.has(Flags::WRITABLE) {
                 self.send_queue(key);
+            } else {
+                self.plan(key);
             }
         }
         Some(self.conns.get(key)?.pending_bytes())

@@ -1,0 +1,168 @@
+//! What a peer can make a wire hold, and for how long.
+
+use std::io::{Read, Write};
+
+use bytes::Bytes;
+use petrel_proto::{Packet, ReasonCode};
+
+use super::rig::{CONNECT, PINGREQ, Rig, publish};
+use crate::{WireEvent, WireLimits};
+
+#[test]
+fn a_connection_without_connect_is_cut_in_time_however_it_dribbles() {
+    let mut rig = Rig::new();
+    let mut silent = rig.client();
+    let mut dribbling = rig.client();
+    rig.until(|rig| rig.wire.connections() == 2);
+    for byte in &CONNECT[..9] {
+        rig.pass_ms(1_000);
+        dribbling.write_all(&[*byte]).expect("sent");
+        rig.expect_silence();
+    }
+    rig.pass_ms(900);
+    assert_eq!(rig.wire.connections(), 2);
+    rig.pass_ms(500);
+    assert_eq!(rig.wire.connections(), 0);
+    assert_eq!(silent.read(&mut [0; 8]).ok(), Some(0));
+    let ended = dribbling.read(&mut [0; 8]);
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    rig.expect_silence();
+}
+
+#[test]
+fn half_a_packet_is_cut_in_time_however_it_dribbles() {
+    let mut rig = Rig::new();
+    let mut client = rig.connected();
+    let packet = publish(&[1; 100]);
+    for byte in &packet[..29] {
+        client.stream.write_all(&[*byte]).expect("sent");
+        rig.expect_silence();
+        rig.pass_ms(1_000);
+    }
+    rig.expect_silence();
+    rig.pass_ms(1_500);
+    match rig.expect_event() {
+        WireEvent::Violation { conn, error } => {
+            assert_eq!(conn, client.key);
+            assert_eq!(error.what, "a packet took too long to arrive");
+        }
+        other => panic!("{other:?}"),
+    }
+    rig.pass_ms(60_000);
+    rig.expect_silence();
+}
+
+#[test]
+fn whole_packets_at_any_pace_are_never_cut() {
+    let mut rig = Rig::new();
+    let mut client = rig.connected();
+    for _ in 0..20 {
+        client.stream.write_all(&publish(b"x")[..5]).expect("sent");
+        rig.expect_silence();
+        rig.pass_ms(29_000);
+        rig.expect_silence();
+        client.stream.write_all(b"x").expect("sent");
+        assert!(matches!(rig.expect_packet().1, Packet::Publish(_)));
+        rig.pass_ms(1_000_000);
+    }
+    rig.expect_at_rest(client.key);
+}
+
+#[test]
+fn a_packet_that_is_too_large_is_refused_by_its_header() {
+    let limits = WireLimits { packet_bytes_max: 1000, ..WireLimits::default() };
+    let mut rig = Rig::with(limits);
+    let mut client = rig.connected();
+    client.stream.write_all(&publish(&[0; 10_000])[..3]).expect("sent");
+    match rig.expect_event() {
+        WireEvent::Violation { error, .. } => assert_eq!(error.reason, ReasonCode::PacketTooLarge),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_announced_length_costs_nothing_until_it_arrives() {
+    let limits = WireLimits { packet_bytes_max: u32::MAX, ..WireLimits::default() };
+    let mut rig = Rig::with(limits);
+    let mut client = rig.connected();
+    // 268,435,455 bytes of PUBLISH, of which 100 come.
+    client.stream.write_all(&[0x30, 0xff, 0xff, 0xff, 0x7f]).expect("sent");
+    client.stream.write_all(&[0; 95]).expect("sent");
+    let held = |rig: &Rig| {
+        let conn = rig.wire.conns.get(client.key).expect("it lives");
+        conn.inbox.as_ref().map_or((0, 0), |inbox| (inbox.bytes.len(), inbox.bytes.capacity()))
+    };
+    rig.until(|rig| held(rig).0 == 100);
+    assert!(held(&rig).1 <= 400, "{} bytes", held(&rig).1);
+}
+
+#[test]
+fn a_connect_is_held_to_a_narrower_limit() {
+    let limits = WireLimits { packet_bytes_max: u32::MAX, ..WireLimits::default() };
+    let mut rig = Rig::with(limits);
+    rig.client().write_all(&[0x10, 0xff, 0xff, 0xff, 0x7f]).expect("sent");
+    assert!(matches!(rig.expect_event(), WireEvent::Refused { error, .. }
+        if error.reason == ReasonCode::PacketTooLarge));
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_cut_in_time() {
+    let mut rig = Rig::new();
+    let client = rig.connected();
+    rig.wire.write(client.key, b"", &Bytes::from(vec![0; 20_000_000]));
+    assert!(rig.flush()[0].1 > 0);
+    rig.pass_ms(59_000);
+    rig.expect_silence();
+    rig.pass_ms(1_500);
+    assert!(matches!(rig.expect_event(), WireEvent::Closed { conn } if conn == client.key));
+    assert_eq!(rig.wire.connections(), 0);
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_not_read_either() {
+    let limits = WireLimits { read_stop_bytes: 1000, ..WireLimits::default() };
+    let mut rig = Rig::with(limits);
+    let mut client = rig.connected();
+    let payload = Bytes::from(vec![0; 12_000_000]);
+    rig.wire.write(client.key, b"", &payload);
+    rig.flush();
+    client.stream.write_all(PINGREQ).expect("sent");
+    rig.expect_silence();
+    let reader = std::thread::spawn(move || {
+        let mut all = vec![0; 12_000_000];
+        client.stream.read_exact(&mut all).map(|()| client)
+    });
+    loop {
+        match rig.expect_event() {
+            WireEvent::Flushed { .. } => {}
+            WireEvent::Packet { packet, .. } => break assert_eq!(packet, Packet::PingReq),
+            other => panic!("{other:?}"),
+        }
+    }
+    reader.join().expect("no panic").expect("all of it came");
+}
+
+#[test]
+fn a_closed_peer_that_does_not_end_is_dropped_in_time() {
+    let mut rig = Rig::new();
+    let mut client = rig.connected();
+    rig.wire.close(client.key);
+    assert_eq!(client.stream.read(&mut [0; 8]).ok(), Some(0));
+    rig.pass_ms(1_900);
+    rig.expect_silence();
+    assert_eq!(rig.wire.connections(), 1);
+    rig.pass_ms(500);
+    assert_eq!(rig.wire.connections(), 0);
+    rig.expect_silence();
+}
+
+#[test]
+fn a_closed_peer_that_sends_without_end_is_dropped() {
+    let mut rig = Rig::new();
+    let mut client = rig.connected();
+    rig.wire.close(client.key);
+    let writer =
+        std::thread::spawn(move || while client.stream.write_all(&[0; 100_000]).is_ok() {});
+    rig.until(|rig| rig.wire.connections() == 0);
+    writer.join().expect("no panic");
+}

@@ -1,0 +1,153 @@
+//! A wire that is driven by hand, and clients of it.
+
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BufMut;
+use petrel_proto::{Connect, Packet};
+
+use crate::conn::NO_STAGE;
+use crate::{Bell, ConnKey, Listener, Protocol, Wire, WireEvent, WireLimits};
+
+/// An MQTT 3.1.1 CONNECT of client `a`.
+pub(super) const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a";
+pub(super) const PINGREQ: &[u8] = &[0xc0, 0];
+
+/// A QoS 0 PUBLISH to topic `t`.
+pub(super) fn publish(payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x30];
+    petrel_proto::varint::put(&mut packet, payload.len() as u32 + 3);
+    packet.put_slice(b"\0\x01t");
+    packet.put_slice(payload);
+    packet
+}
+
+/// Far above what a loopback connection takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(super) struct Rig {
+    pub(super) wire: Wire,
+    address: SocketAddr,
+    now_ms: u64,
+}
+
+pub(super) struct TestClient {
+    pub(super) stream: TcpStream,
+    pub(super) key: ConnKey,
+}
+
+impl Rig {
+    pub(super) fn new() -> Self {
+        Self::with(WireLimits::default())
+    }
+
+    pub(super) fn with(limits: WireLimits) -> Self {
+        let bell = Arc::new(Bell::new().expect("there are descriptors"));
+        let mut wire = Wire::new(limits, bell, 0).expect("there are descriptors");
+        let any = (Ipv4Addr::LOCALHOST, 0).into();
+        let listener = Listener::open(any, Protocol::Mqtt, 0).expect("there are ports");
+        let address = listener.local_address().expect("it is bound");
+        wire.listen(listener).expect("it can be watched");
+        Self { wire, address, now_ms: 0 }
+    }
+
+    pub(super) fn client(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the wire listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream
+    }
+
+    /// A client whose CONNECT has been handed out.
+    pub(super) fn connected(&mut self) -> TestClient {
+        let mut stream = self.client();
+        stream.write_all(CONNECT).expect("sent");
+        TestClient { stream, key: self.expect_connect().0 }
+    }
+
+    /// Looks for what has happened without waiting for it.
+    pub(super) fn turn(&mut self) {
+        self.wire.poll(Some(Duration::ZERO)).expect("epoll works");
+        self.advance_to(self.now_ms);
+    }
+
+    fn advance_to(&mut self, now_ms: u64) {
+        // Time is invented here: the tick of the real clock does not count.
+        self.wire.ticked = false;
+        self.wire.advance(now_ms);
+    }
+
+    /// Lets time pass, with a tick at its end.
+    pub(super) fn pass_ms(&mut self, ms: u64) {
+        self.turn();
+        self.now_ms += ms;
+        self.wire.ticked = true;
+        self.wire.advance(self.now_ms);
+    }
+
+    pub(super) fn expect_event(&mut self) -> WireEvent {
+        let begin = Instant::now();
+        loop {
+            if let Some(event) = self.wire.next_event() {
+                return event;
+            }
+            assert!(begin.elapsed() < PATIENCE, "nothing happens");
+            let wait = if self.wire.has_work() { Duration::ZERO } else { PATIENCE };
+            self.wire.poll(Some(wait)).expect("epoll works");
+            self.advance_to(self.now_ms);
+        }
+    }
+
+    /// Turns the wire, without events, until something holds.
+    pub(super) fn until(&mut self, holds: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        while !holds(self) {
+            assert!(begin.elapsed() < PATIENCE, "it never holds");
+            if let Some(event) = self.wire.next_event() {
+                panic!("not expected: {event:?}");
+            }
+            let wait = if self.wire.has_work() { 0 } else { 50 };
+            self.wire.poll(Some(Duration::from_millis(wait))).expect("epoll works");
+            self.advance_to(self.now_ms);
+        }
+    }
+
+    /// Asserts that all that has arrived so far leads to nothing.
+    pub(super) fn expect_silence(&mut self) {
+        for _ in 0..3 {
+            self.turn();
+            if let Some(event) = self.wire.next_event() {
+                panic!("not expected: {event:?}");
+            }
+        }
+    }
+
+    pub(super) fn expect_connect(&mut self) -> (ConnKey, Box<Connect>) {
+        match self.expect_event() {
+            WireEvent::Connect { conn, connect, listener: 0, peer: Some(_) } => (conn, connect),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn expect_packet(&mut self) -> (ConnKey, Packet) {
+        match self.expect_event() {
+            WireEvent::Packet { conn, packet } => (conn, packet),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(super) fn flush(&mut self) -> Vec<(ConnKey, usize)> {
+        let mut flushed = Vec::new();
+        self.wire.flush(|key, pending_bytes| flushed.push((key, pending_bytes)));
+        flushed
+    }
+
+    /// Asserts that the connection holds no memory beyond its place in the table.
+    pub(super) fn expect_at_rest(&mut self, key: ConnKey) {
+        self.expect_silence();
+        let conn = self.wire.conns.get(key).expect("it lives");
+        assert!(conn.inbox.is_none() && conn.queue.is_none() && conn.edge.is_none());
+        assert_eq!(conn.stage, NO_STAGE);
+    }
+}
