@@ -34,6 +34,7 @@ fn messages_find_their_way_between_all_shards_in_order() {
                 }
             }
             assert_eq!(broker.stalls(), 0);
+            drop((subscribers, publisher));
             broker.stop().expect("it stops");
         }
     }
@@ -109,6 +110,7 @@ fn large_messages_arrive_whole() {
             assert!(publish.payload.iter().enumerate().all(|(at, &byte)| byte == (at % 251) as u8));
         }
         sender.join().expect("the publisher was served");
+        drop(subscriber);
         broker.stop().expect("it stops");
     }
 }

@@ -1,6 +1,8 @@
 //! A broker in this process and a client that speaks to it over loopback.
 #![allow(dead_code)]
 
+pub mod layers;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;

@@ -1,0 +1,149 @@
+//! How a broker begins and how it ends.
+
+mod common;
+
+use std::net::TcpListener;
+use std::thread;
+
+use common::{Client, RUNTIMES, broker, config, connect_packet, start};
+use petrel_engine::auth::AuthMethods;
+use petrel_engine::boot::{self, BootError};
+use petrel_engine::config::RuntimeChoice;
+use petrel_engine::preflight::Runtime;
+use petrel_proto::{Packet, ReasonCode, Version};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+fn refusal(config: petrel_engine::config::Config) -> BootError {
+    match boot::start(config, &AuthMethods::default()) {
+        Ok(_) => panic!("it started"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_busy_port_is_refused_in_one_sentence() {
+    for runtime in RUNTIMES {
+        let first = broker(2, runtime);
+        let mut second = config(2, runtime);
+        second.listeners[0].address = first.addresses()[0];
+        let sentence = refusal(second).to_string();
+        let address = first.addresses()[0];
+        assert_eq!(sentence, format!("{address} is in use; another program listens there"));
+        first.stop().expect("it stops");
+    }
+    let foreign = TcpListener::bind("127.0.0.1:0").expect("there are ports");
+    let mut config = config(1, RuntimeChoice::Epoll);
+    config.listeners[0].address = foreign.local_addr().expect("it is bound");
+    assert!(matches!(refusal(config), BootError::Listen(..)));
+}
+
+#[test]
+fn an_address_of_another_machine_is_refused_in_one_sentence() {
+    let mut config = config(1, RuntimeChoice::Epoll);
+    config.listeners[0].address = "192.0.2.1:1883".parse().expect("an address");
+    assert_eq!(refusal(config).to_string(), "192.0.2.1 is not an address of this machine");
+}
+
+#[test]
+fn a_broker_comes_back_at_once_on_the_port_that_it_left() {
+    for runtime in RUNTIMES {
+        let first = broker(2, runtime);
+        let address = first.addresses()[0];
+        // The broker's side closes first, so its port has connections that fade away.
+        let mut client = Client::connect(address, "a", Version::V5);
+        let waiting = thread::spawn(move || client.expect_end());
+        first.stop().expect("it stops");
+        waiting.join().expect("the client was told");
+        let mut again = config(2, runtime);
+        again.listeners[0].address = address;
+        let second = start(again);
+        drop(Client::connect(address, "a", Version::V5));
+        second.stop().expect("it stops");
+    }
+}
+
+#[test]
+fn both_address_families_are_served() {
+    for runtime in RUNTIMES {
+        let mut config = config(2, runtime);
+        let mut six = config.listeners[0].clone();
+        six.address = "[::1]:0".parse().expect("an address");
+        config.listeners.push(six);
+        let broker = start(config);
+        for &address in broker.addresses() {
+            drop(Client::connect(address, "a", Version::V3_1_1));
+        }
+        broker.stop().expect("it stops");
+    }
+}
+
+/// [MQTT5-3.14.4-1]
+#[test]
+fn clients_are_told_when_the_broker_stops() {
+    for runtime in RUNTIMES {
+        for shards in [1, 2, 8] {
+            let broker = broker(shards, runtime);
+            let address = broker.addresses()[0];
+            let clients: Vec<Client> = (0..16)
+                .map(|n| {
+                    let version = [Version::V5, Version::V3_1_1][n % 2];
+                    Client::connect(address, &format!("client-{n}"), version)
+                })
+                .collect();
+            let silent = Client::open(address);
+            let told = thread::spawn(move || {
+                for mut client in clients {
+                    if client.version.is_v5() {
+                        match client.receive() {
+                            Some(Packet::Disconnect(packet)) => {
+                                assert_eq!(packet.reason, ReasonCode::ServerShuttingDown);
+                            }
+                            other => panic!("no DISCONNECT but {other:?}"),
+                        }
+                    }
+                    assert_eq!(client.receive(), None);
+                }
+                let mut silent = silent;
+                assert_eq!(silent.receive(), None);
+            });
+            broker.stop().expect("it stops");
+            told.join().expect("all were told");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_does_not_listen_cannot_hold_up_the_end() {
+    for runtime in RUNTIMES {
+        let broker = broker(2, runtime);
+        let _deaf = Client::connect(broker.addresses()[0], "deaf", Version::V5);
+        broker.stop().expect("it stops");
+    }
+}
+
+/// Makes `io_uring_setup` fail for this thread and those it starts, as container runtimes do.
+fn forbid_io_uring() {
+    let rules = [(425, Vec::new())].into();
+    let refuse = SeccompAction::Errno(1);
+    let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known architecture");
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).expect("a filter");
+    let program: BpfProgram = filter.try_into().expect("a program");
+    seccompiler::apply_filter(&program).expect("filters are allowed");
+}
+
+#[test]
+fn where_io_uring_is_forbidden_the_broker_runs_on_epoll_or_says_why_not() {
+    let restricted = thread::spawn(|| {
+        forbid_io_uring();
+        let sentence = refusal(config(2, RuntimeChoice::Glommio)).to_string();
+        assert!(sentence.contains("io_uring"), "{sentence}");
+        let broker = broker(2, RuntimeChoice::Auto);
+        assert_eq!(broker.runtime(), Runtime::Epoll);
+        let mut client = Client::open(broker.addresses()[0]);
+        client.send(&connect_packet("a", Version::V5));
+        assert!(matches!(client.receive(), Some(Packet::ConnAck(_))));
+        drop(client);
+        broker.stop().expect("it stops");
+    });
+    restricted.join().expect("no panic");
+}
