@@ -100,6 +100,9 @@ fn a_publish_longer_than_any_packet_has_no_length() {
     let head = PublishHead { payload_bytes: varint::MAX as usize - 3, ..PublishHead::of(&publish) };
     assert_eq!(head.packet_bytes(Version::V3_1_1), Some(5 + varint::MAX as usize));
     assert_eq!(head.packet_bytes(Version::V5), None);
+    let mut out = Vec::new();
+    head.encode(Version::V3_1_1, &mut out);
+    assert_eq!(out, b"\x30\xff\xff\xff\x7f\x00\x01t");
     for payload_bytes in [varint::MAX as usize - 2, u32::MAX as usize, usize::MAX] {
         let head = PublishHead { payload_bytes, ..head };
         assert_eq!(head.packet_bytes(Version::V3_1_1), None);
