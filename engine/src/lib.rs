@@ -10,3 +10,4 @@ pub mod log;
 pub mod mesh;
 pub mod preflight;
 pub mod pump;
+pub mod report;

@@ -206,3 +206,135 @@ impl Outgoing {
         pushed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use petrel_proto::TopicName;
+    use petrel_shard::Message;
+
+    use super::*;
+
+    fn ends(shards: usize) -> Vec<MeshEnd> {
+        let bells: Vec<Arc<Bell>> =
+            (0..shards).map(|_| Arc::new(Bell::new().expect("there are descriptors"))).collect();
+        mesh(&bells.into())
+    }
+
+    /// The number stands in the message's expiry.
+    fn message(n: u64) -> PeerMessage {
+        PeerMessage::Publish(Arc::new(Message {
+            topic: TopicName::EMPTY,
+            payload: bytes::Bytes::new(),
+            qos: petrel_proto::Qos::AtMostOnce,
+            retain: false,
+            properties: None,
+            publisher: 0,
+            expires_at_ms: n,
+        }))
+    }
+
+    fn received(end: &mut MeshEnd, from: u16) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        while let Some(parcel) = end.receive(ShardIndex(from)) {
+            let Parcel::Messages(messages) = parcel else { panic!("only messages were sent") };
+            numbers.extend(messages.iter().map(|message| match message {
+                PeerMessage::Publish(message) => message.expires_at_ms,
+                _ => panic!("only publishes were sent"),
+            }));
+        }
+        numbers
+    }
+
+    #[test]
+    fn messages_of_a_turn_travel_in_one_parcel() {
+        let mut ends = ends(3);
+        for n in 0..1000 {
+            ends[0].send(ShardIndex(2), message(n));
+        }
+        assert!(!ends[2].has_mail());
+        ends[0].flush();
+        assert!(ends[2].has_mail() && !ends[1].has_mail());
+        let parcel = ends[2].receive(ShardIndex(0));
+        assert!(matches!(parcel, Some(Parcel::Messages(messages)) if messages.len() == 1000));
+        assert!(!ends[2].has_mail());
+    }
+
+    #[test]
+    fn a_full_ring_loses_nothing_and_keeps_the_order() {
+        let mut ends = ends(2);
+        let mut sent = 0;
+        while !ends[0].is_clogged(ShardIndex(1)) {
+            for _ in 0..10 {
+                ends[0].send(ShardIndex(1), message(sent));
+                sent += 1;
+            }
+            ends[0].flush();
+        }
+        let mut got = Vec::new();
+        while got.len() < sent as usize {
+            got.extend(received(&mut ends[1], 0));
+            ends[0].flush();
+        }
+        assert!(got.into_iter().eq(0..sent));
+        assert!(ends[0].has_drained(ShardIndex(1)));
+    }
+
+    #[test]
+    fn room_in_a_ring_that_was_full_wakes_the_sender() {
+        let mut ends = ends(2);
+        for n in 0..=RING_PARCELS as u64 {
+            ends[0].send(ShardIndex(1), message(n));
+            ends[0].flush();
+        }
+        ends[0].bells[0].arm();
+        assert_eq!(ends[0].bells[0].rung(), 0);
+        assert!(ends[1].receive(ShardIndex(0)).is_some());
+        assert_eq!(ends[0].bells[0].rung(), 1);
+    }
+
+    #[test]
+    fn only_a_shard_that_sleeps_is_woken() {
+        let mut ends = ends(2);
+        for n in 0..10 {
+            ends[0].send(ShardIndex(1), message(n));
+            ends[0].flush();
+        }
+        assert_eq!(ends[0].bells[1].rung(), 0);
+        ends[1].bells[1].arm();
+        for n in 0..10 {
+            ends[0].send(ShardIndex(1), message(n));
+            ends[0].flush();
+        }
+        assert_eq!(ends[0].bells[1].rung(), 1);
+    }
+
+    #[test]
+    fn shards_in_threads_of_their_own_miss_nothing() {
+        const MESSAGES: u64 = 20_000;
+        let mut ends = ends(2);
+        let (mut second, mut first) = (ends.remove(1), ends.remove(0));
+        let sender = std::thread::spawn(move || {
+            for n in 0..MESSAGES {
+                first.send(ShardIndex(1), message(n));
+                first.flush();
+                while first.is_clogged(ShardIndex(1)) {
+                    std::thread::yield_now();
+                    first.flush();
+                }
+            }
+            while !first.outgoing[1].as_ref().is_none_or(|it| it.waiting.is_empty()) {
+                std::thread::yield_now();
+                first.flush();
+            }
+        });
+        let mut got = Vec::new();
+        while got.len() < MESSAGES as usize {
+            got.extend(received(&mut second, 0));
+            std::thread::yield_now();
+        }
+        sender.join().expect("no panic");
+        assert!(got.into_iter().eq(0..MESSAGES));
+    }
+}

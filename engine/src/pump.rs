@@ -15,8 +15,8 @@ use petrel_proto::{DecodeError, Version, encode, encoded_len};
 use petrel_shard::{ConnId, Input, Now, Origin, Outbox, Shard, ShardIndex, SlotMap, refusal};
 
 use crate::auth::AuthMethods;
-use crate::log;
 use crate::mesh::{Handover, MeshEnd, Parcel};
+use crate::report::Report;
 
 /// Parcels taken from one peer in one turn.
 const PARCELS_PER_TURN_MAX: usize = 32;
@@ -117,6 +117,7 @@ pub struct Pump {
     held: Vec<Vec<ConnKey>>,
     flushed: Vec<(ConnKey, usize)>,
     packet: BytesMut,
+    report: Report,
     /// Until when a shard that stops waits.
     stop_at_ms: Option<u64>,
 }
@@ -133,6 +134,7 @@ impl Pump {
             outbox: Outbox::new(),
             flushed: Vec::new(),
             packet: BytesMut::new(),
+            report: Report::default(),
             stop_at_ms: None,
         }
     }
@@ -182,6 +184,7 @@ impl Pump {
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
+            self.report.tick(self.now.mono_ms);
             self.feed(Input::Timer);
         }
         self.receive();
@@ -288,7 +291,7 @@ impl Pump {
             WireEvent::Closed { conn } => self.feed(Input::Closed { conn: id_of(conn) }),
             WireEvent::Refused { conn, version, error } => self.refuse(conn, version, &error),
             WireEvent::AcceptFailed { error, .. } => {
-                log::warn(format_args!("no connection is accepted for a moment: {error}"));
+                self.report.accept_failed(self.now.mono_ms, error);
             }
         }
     }
@@ -319,6 +322,7 @@ impl Pump {
 
     /// Answers a first packet that is no good CONNECT, where the protocol has an answer.
     fn refuse(&mut self, conn: ConnKey, version: Option<Version>, error: &DecodeError) {
+        self.report.refused(self.now.mono_ms, error);
         if let Some(version) = version
             && let Some(packet) = refusal(version, error)
             && encoded_len(&packet, version).is_some()
@@ -365,7 +369,9 @@ impl Pump {
             for conn in self.outbox.closes.drain(..) {
                 self.parts.wire.close(key_of(conn));
             }
-            self.outbox.events.clear();
+            for event in self.outbox.events.drain(..) {
+                self.report.event(self.now.mono_ms, &event);
+            }
             for question in std::mem::take(&mut self.outbox.questions) {
                 let verdict = self.parts.auth.answer(&question);
                 self.feed(Input::Verdict { conn: question.conn, verdict });

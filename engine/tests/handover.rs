@@ -47,7 +47,7 @@ fn live(broker: &Running, thread: usize, round: usize) {
         }
     }
     assert_eq!(seen, (true, true));
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         let reason = petrel_proto::ReasonCode::Success;
         client.send(&Packet::Disconnect(Box::new(petrel_proto::Disconnect::new(reason))));
         client.expect_end();

@@ -1,0 +1,113 @@
+//! What an operator reads of what happens on a shard.
+//!
+//! Only what somebody may want to act on gets a line, and only some lines a second: neither a storm
+//! nor an attacker may fill the log. What a client sent is escaped and cut.
+
+use petrel_proto::{DecodeError, ReasonCode};
+use petrel_shard::{EndedBy, Event};
+
+use crate::log::{self, Escaped};
+
+/// Lines that one shard writes in a second, at most.
+const LINES_PER_SECOND_MAX: u32 = 5;
+
+/// Dropped messages are summed up for so long, in milliseconds.
+const SUM_MS: u64 = 10_000;
+
+/// Writes the lines of one shard.
+#[derive(Debug, Default)]
+pub struct Report {
+    second: u64,
+    lines: u32,
+    left_out: u64,
+    dropped: u64,
+    summed_since_ms: u64,
+}
+
+impl Report {
+    /// Reports what a shard says.
+    pub fn event(&mut self, now_ms: u64, event: &Event) {
+        match event {
+            Event::Refused { client_id, reason, .. } => {
+                let client = Escaped(client_id.as_bytes());
+                self.line(now_ms, format_args!("client '{client}' is refused: {}", Code(*reason)));
+            }
+            Event::Disconnected { client_id, by: EndedBy::Broker, reason, what, .. }
+                if !what.is_empty() && *reason != ReasonCode::ServerShuttingDown =>
+            {
+                let client = Escaped(client_id.as_bytes());
+                let code = Code(*reason);
+                self.line(now_ms, format_args!("client '{client}' is cut off: {what} ({code})"));
+            }
+            Event::Dropped { .. } => self.dropped += 1,
+            Event::Connected { .. } | Event::Disconnected { .. } => {}
+        }
+    }
+
+    /// Reports a connection that ended before it had a client identifier.
+    pub fn refused(&mut self, now_ms: u64, error: &DecodeError) {
+        self.line(now_ms, format_args!("a connection is refused: {error}"));
+    }
+
+    /// Reports that accepting failed.
+    pub fn accept_failed(&mut self, now_ms: u64, error: rustix::io::Errno) {
+        self.line(now_ms, format_args!("connections wait because accepting failed: {error}"));
+    }
+
+    /// Writes what has been summed up, from time to time.
+    pub fn tick(&mut self, now_ms: u64) {
+        if now_ms - self.summed_since_ms < SUM_MS {
+            return;
+        }
+        self.summed_since_ms = now_ms;
+        if self.dropped > 0 {
+            log::warn(format_args!("{} messages were dropped in ten seconds", self.dropped));
+            self.dropped = 0;
+        }
+        if self.left_out > 0 {
+            log::warn(format_args!("{} lines were left out", self.left_out));
+            self.left_out = 0;
+        }
+    }
+
+    fn line(&mut self, now_ms: u64, line: std::fmt::Arguments<'_>) {
+        if self.may_write(now_ms) {
+            log::warn(line);
+        }
+    }
+
+    fn may_write(&mut self, now_ms: u64) -> bool {
+        if self.second != now_ms / 1000 {
+            self.second = now_ms / 1000;
+            self.lines = 0;
+        }
+        let may = self.lines < LINES_PER_SECOND_MAX;
+        self.lines += 1;
+        if !may {
+            self.left_out += 1;
+        }
+        may
+    }
+}
+
+/// A reason code as the specification writes it.
+struct Code(ReasonCode);
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "0x{:02x} {:?}", self.0 as u8, self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_few_lines_and_the_rest_is_counted() {
+        let mut report = Report::default();
+        let written = (0..100).filter(|_| report.may_write(1_500)).count();
+        assert_eq!((written, report.left_out), (5, 95));
+        assert!(report.may_write(2_000));
+    }
+}
