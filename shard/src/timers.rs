@@ -80,6 +80,10 @@ impl Shard {
         else {
             return;
         };
+        // The timer may be left from the authentication, or watch what needs no watching now.
+        if connection.silence_ms_max == 0 {
+            return;
+        }
         let (conn, silence) = (connection.id, turn.now_ms - connection.last_packet_ms);
         if silence >= u64::from(connection.silence_ms_max) {
             let what = "nothing was received for one and a half times the keep alive";

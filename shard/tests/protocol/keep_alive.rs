@@ -1,8 +1,9 @@
 //! Keep alive: sections 3.1.2.10, 3.2.2.3.14 and 3.12.
 
 use petrel_proto::{Packet, ReasonCode as R};
+use petrel_shard::Verdict;
 
-use crate::harness::{across_with, versions};
+use crate::harness::{across, across_with, versions};
 use crate::packets::*;
 
 /// [MQTT5-3.1.2-22] [MQTT311-3.1.2-24]
@@ -61,6 +62,20 @@ fn a_keep_alive_of_zero_is_none() {
     versions(|net, version| {
         let a = net.online(connect(version, "a"));
         net.leap(10_000_000_000);
+        assert!(net.is_open(a));
+    });
+}
+
+/// [MQTT5-3.1.2-22] The watch over an authentication ends with it.
+#[test]
+fn a_client_that_authenticated_may_be_silent_without_a_keep_alive() {
+    across(|net| {
+        let a = net.connect(v5("a").with(|c| {
+            c.properties.authentication_method = Some(text("TEST"));
+        }));
+        net.verdict(a, Verdict::Accept { data: None });
+        net.connack(a);
+        net.advance(60_000);
         assert!(net.is_open(a));
     });
 }
