@@ -24,7 +24,7 @@ struct Outgoing<'a> {
 }
 
 impl Shard {
-    /// Delivers at QoS 0: now, or not at all.
+    /// Delivers at QoS 0: now, or not at all. Returns whether it was sent.
     pub(crate) fn deliver_at_most_once(
         &mut self,
         turn: &mut Turn<'_>,
@@ -32,19 +32,28 @@ impl Shard {
         message: &Message,
         retain: bool,
         identifiers: &[u32],
-    ) {
-        let Some(conn) = self.conn_of(session) else {
-            return drop_message(turn, DropReason::NotConnected);
+    ) -> bool {
+        let reason = match self.conn_of(session) {
+            None => DropReason::NotConnected,
+            Some(conn) if !self.socket_takes(conn) => DropReason::SlowReader,
+            Some(_) if message.expired(turn.now_ms) => DropReason::Expired,
+            Some(conn) => return self.send_at_most_once(turn, conn, message, retain, identifiers),
         };
-        if !self.socket_takes(conn) {
-            return drop_message(turn, DropReason::SlowReader);
-        }
-        if message.expired(turn.now_ms) {
-            return drop_message(turn, DropReason::Expired);
-        }
+        drop_message(turn, reason);
+        false
+    }
+
+    fn send_at_most_once(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        message: &Message,
+        retain: bool,
+        identifiers: &[u32],
+    ) -> bool {
         let (qos, dup, packet_id) = (Qos::AtMostOnce, false, None);
         let outgoing = Outgoing { message, qos, retain, dup, packet_id, identifiers };
-        self.send_publish(turn, conn, &outgoing);
+        self.send_publish(turn, conn, &outgoing)
     }
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.

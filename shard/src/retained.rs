@@ -208,7 +208,8 @@ impl Shard {
             }
             let qos = options.qos.min(message.qos);
             let identifiers = (identifier != 0).then_some(identifier).into_iter().collect();
-            deliveries.push(Delivery { message, qos, retain: true, identifiers, group: None });
+            let (retain, group, stored) = (true, None, true);
+            deliveries.push(Delivery { message, qos, retain, identifiers, group, stored });
         }
         if finished {
             pull.sources.retain(|source| source.shard != from);
@@ -223,9 +224,13 @@ impl Shard {
     }
 
     /// Remembers that a live message with RETAIN went to a session that still waits for retained
-    /// messages of that topic, so that an older answer does not follow it.
+    /// messages of that topic, and takes back those that are queued, so that an older answer does
+    /// not follow it.
     pub(crate) fn note_overtaken(&mut self, index: u32, topic: &TopicName) {
         let key = self.key;
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.queue.extract_stored(topic);
+        }
         let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
             return;
         };

@@ -133,17 +133,19 @@ impl Shard {
         for one in wanted.drain(..) {
             // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
             let retain = message.retain && one.retain_as_published;
-            if message.retain {
-                self.note_overtaken(one.session, &message.topic);
-            }
             // [MQTT5-3.8.4-8]
             let qos = one.qos.min(message.qos);
-            if qos == Qos::AtMostOnce {
-                self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers);
+            let taken = if qos == Qos::AtMostOnce {
+                self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers)
             } else {
                 let (message, identifiers) = (Arc::clone(message), one.identifiers);
-                let delivery = Delivery { message, qos, retain, identifiers, group: None };
+                let (group, stored) = (None, false);
+                let delivery = Delivery { message, qos, retain, identifiers, group, stored };
                 self.deliver(turn, one.session, delivery);
+                true
+            };
+            if message.retain && taken {
+                self.note_overtaken(one.session, &message.topic);
             }
         }
         for group in groups.drain(..) {

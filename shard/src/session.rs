@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter};
+use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicName};
 use smallvec::SmallVec;
 
 use crate::Message;
@@ -118,6 +118,8 @@ pub(crate) struct Delivery {
     pub(crate) identifiers: SmallVec<[u32; 1]>,
     /// The shared group through which it came.
     pub(crate) group: Option<Arc<GroupKey>>,
+    /// It answers a SUBSCRIBE from what was retained, as opposed to live.
+    pub(crate) stored: bool,
 }
 
 /// Where an outgoing QoS 1 or 2 delivery stands.
@@ -153,6 +155,8 @@ pub(crate) struct Incoming {
 pub(crate) struct Queue {
     pub(crate) deliveries: VecDeque<Delivery>,
     pub(crate) bytes: u64,
+    /// Deliveries that answer a SUBSCRIBE.
+    stored: u32,
     /// No delivery expires before this moment; 0 if that is not known.
     expires_first_ms: u64,
 }
@@ -165,12 +169,14 @@ impl Queue {
             false => self.expires_first_ms.min(expires_at_ms),
         };
         self.bytes += cost(&delivery);
+        self.stored += u32::from(delivery.stored);
         self.deliveries.push_back(delivery);
     }
 
     pub(crate) fn pop(&mut self) -> Option<Delivery> {
         let delivery = self.deliveries.pop_front()?;
         self.bytes -= cost(&delivery);
+        self.stored -= u32::from(delivery.stored);
         if self.deliveries.is_empty() {
             // An idle session holds no buffer.
             self.deliveries = VecDeque::new();
@@ -212,7 +218,16 @@ impl Queue {
         };
         self.deliveries = keep;
         self.bytes -= out.iter().map(cost).sum::<u64>();
+        self.stored -= out.iter().map(|delivery| u32::from(delivery.stored)).sum::<u32>();
         out
+    }
+
+    /// Takes out what answers a SUBSCRIBE with an older message of this topic. Cost: O(1) unless
+    /// such answers wait.
+    pub(crate) fn extract_stored(&mut self, topic: &TopicName) {
+        if self.stored > 0 {
+            self.extract(|waiting| waiting.stored && waiting.message.topic == *topic);
+        }
     }
 }
 

@@ -291,11 +291,13 @@ impl Shard {
         let identifiers = (identifier != 0).then_some(identifier);
         if qos == Qos::AtMostOnce {
             let identifiers = identifiers.as_slice();
-            return self.deliver_at_most_once(turn, index, &message, retain, identifiers);
+            self.deliver_at_most_once(turn, index, &message, retain, identifiers);
+            return;
         }
         let identifiers = identifiers.into_iter().collect();
         let group = Some(delivery.group);
-        self.deliver(turn, index, Delivery { message, qos, retain, identifiers, group });
+        let stored = false;
+        self.deliver(turn, index, Delivery { message, qos, retain, identifiers, group, stored });
     }
 
     /// A member could not take a message: another gets it, or it waits in the group.

@@ -1,6 +1,6 @@
 //! Retained messages: sections 3.3.1.3 and 3.8.3.1.
 
-use petrel_proto::{Publish, RetainHandling as H, Version};
+use petrel_proto::{PacketId, Publish, RetainHandling as H, Version};
 
 use crate::harness::{Client, Net, across, across_with, versions};
 use crate::packets::*;
@@ -365,6 +365,23 @@ fn an_old_retained_message_does_not_follow_a_new_one() {
             let got = net.settled(a);
             assert_eq!(got.last().map(String::as_str), Some("new"), "{got:?}");
         }
+    });
+}
+
+/// [MQTT5-4.6.0-5] What waits in the session's queue is older than a live message too.
+#[test]
+fn an_old_retained_message_leaves_the_queue_when_a_new_one_passes_it() {
+    across(|net| {
+        let b = net.online(v5("b"));
+        net.publish(b, message("t", "old").retained().qos1(1));
+        let a = net.online(v5("a").with(|c| c.properties.receive_maximum = Some(1)));
+        net.subscribe(a, "full", QOS1);
+        net.publish(b, message("full", "window").qos1(2));
+        let window = net.publishes(a).remove(0);
+        net.subscribe(a, "t", QOS1);
+        net.publish(b, message("t", "new").retained());
+        net.send(a, puback(window.packet_id.map_or(0, PacketId::get)));
+        assert_eq!(net.settled(a), ["new"]);
     });
 }
 
