@@ -1,0 +1,49 @@
+//! The simulator: shards, clients and one virtual clock, all from one seed, watched by oracles.
+//!
+//! A run builds up to five [`petrel_shard::Shard`]s with rings between them, lets random clients
+//! of all three versions loose on them as byte streams, and checks every input and output against
+//! a plain account of what the specification wants ([`model`], [`oracle`]). The same seed gives the
+//! same run, so a fault that was seen once can be looked at for as long as it takes.
+//!
+//! It must never look into a shard: it sees what the pump sees, and the counts at the end.
+#![forbid(unsafe_code)]
+
+pub mod client;
+pub mod finale;
+pub mod hostile;
+pub mod label;
+pub mod link;
+pub mod model;
+pub mod oracle;
+pub mod rng;
+pub mod sabotage;
+pub mod scenario;
+pub mod trace;
+pub mod violation;
+pub mod workload;
+pub mod world;
+
+pub use sabotage::Sabotage;
+pub use violation::Violation;
+
+use trace::Trace;
+use world::World;
+
+/// What a run left behind.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Hash of all inputs and outputs: equal for equal runs.
+    pub hash: u64,
+    /// Messages that the broker accepted.
+    pub messages: usize,
+    /// The rule that was broken, if one was.
+    pub violation: Option<Violation>,
+}
+
+/// Runs one seed to its end or to the first broken rule.
+#[must_use]
+pub fn run(seed: u64, sabotage: Option<Sabotage>, print: bool) -> Outcome {
+    let mut world = World::new(seed, sabotage, Trace::new(print));
+    let violation = world.run().err();
+    Outcome { hash: world.trace.hash, messages: world.model.instances.len(), violation }
+}

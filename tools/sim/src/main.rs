@@ -1,0 +1,115 @@
+//! `petrel-sim`: replays one seed, or runs many.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use petrel_sim::{Outcome, run};
+
+const USAGE: &str = "\
+usage: petrel-sim --seed S [--trace]            replay one seed
+       petrel-sim --seeds N [--from K] [--jobs J]   run many seeds";
+
+/// What the command line asks for.
+#[derive(Debug, Clone, Copy)]
+struct Args {
+    first: u64,
+    count: u64,
+    jobs: u64,
+    trace: bool,
+}
+
+fn main() -> ExitCode {
+    let args = match parse(std::env::args().skip(1)) {
+        Ok(args) => args,
+        Err(problem) => {
+            eprintln!("petrel-sim: {problem}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let failures = run_all(args);
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
+    let mut args = Args { first: 0, count: 0, jobs: 1, trace: false };
+    while let Some(word) = words.next() {
+        let mut number = || {
+            let value = words.next().ok_or_else(|| format!("{word} needs a number"))?;
+            value.parse::<u64>().map_err(|_| format!("{word} needs a number, not {value:?}"))
+        };
+        match word.as_str() {
+            "--seed" => (args.first, args.count) = (number()?, 1),
+            "--seeds" => args.count = number()?,
+            "--from" => args.first = number()?,
+            "--jobs" => args.jobs = number()?.clamp(1, 256),
+            "--trace" => args.trace = true,
+            _ => return Err(format!("{word:?} is not an option")),
+        }
+    }
+    if args.count == 0 { Err("say which seeds".into()) } else { Ok(args) }
+}
+
+/// Runs the seeds on as many threads as asked for. Returns how many failed.
+fn run_all(args: Args) -> u64 {
+    let next = AtomicU64::new(args.first);
+    let (failures, messages) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..args.jobs.min(args.count) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= args.first + args.count {
+                        return;
+                    }
+                    name_seed_on_panic(seed);
+                    let outcome = checked(seed, args.trace);
+                    messages.fetch_add(outcome.messages as u64, Ordering::Relaxed);
+                    if let Some(violation) = outcome.violation {
+                        failures.fetch_add(1, Ordering::Relaxed);
+                        println!(
+                            "seed {seed} failed: {violation}\nreplay with: petrel-sim --seed \
+                             {seed} --trace"
+                        );
+                    }
+                }
+            });
+        }
+    });
+    let failed = failures.into_inner();
+    println!("{} seeds, {failed} failed, {} messages", args.count, messages.into_inner());
+    failed
+}
+
+/// Runs a seed; every sixteenth twice, since the same seed must give the same run.
+fn checked(seed: u64, trace: bool) -> Outcome {
+    let mut outcome = run(seed, None, trace);
+    if !trace && seed.is_multiple_of(16) && outcome.violation.is_none() {
+        let again = run(seed, None, false);
+        if again.hash != outcome.hash {
+            outcome.violation = Some(petrel_sim::Violation {
+                oracle: "determinism",
+                text: "two runs of one seed differ: something depends on chance, on the time or \
+                       on the order of a hash map"
+                    .into(),
+            });
+        }
+    }
+    outcome
+}
+
+/// A panic ends the process, so it has to say which seed it was.
+fn name_seed_on_panic(seed: u64) {
+    thread_local!(static SEED: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) });
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    SEED.set(Some(seed));
+    ONCE.call_once(|| {
+        let standard = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            standard(info);
+            if let Some(seed) = SEED.get() {
+                println!("seed {seed} panicked\nreplay with: petrel-sim --seed {seed} --trace");
+            }
+        }));
+    });
+}

@@ -1,0 +1,39 @@
+//! The broker holds for many seeds, and does not hold when a fault is built in.
+
+use petrel_sim::{Sabotage, run};
+
+/// Seeds that a fault gets to show itself.
+const SEEDS_PER_FAULT: u64 = 60;
+
+#[test]
+fn no_seed_breaks_a_rule() {
+    for seed in 0..100 {
+        let outcome = run(seed, None, false);
+        if let Some(violation) = outcome.violation {
+            panic!("seed {seed}: {violation}\nreplay with: petrel-sim --seed {seed} --trace");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run() {
+    for seed in 0..20 {
+        assert_eq!(run(seed, None, false).hash, run(seed, None, false).hash, "seed {seed}");
+    }
+}
+
+#[test]
+fn different_seeds_give_different_runs() {
+    assert_ne!(run(1, None, false).hash, run(2, None, false).hash);
+}
+
+#[test]
+fn every_fault_that_is_built_in_is_seen() {
+    for fault in Sabotage::ALL {
+        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| {
+            run(seed, Some(fault), false).violation.map(|violation| (seed, violation))
+        });
+        let (seed, violation) = seen.unwrap_or_else(|| panic!("{fault:?} was never seen"));
+        println!("{fault:?}: seed {seed}: {violation}");
+    }
+}
