@@ -83,7 +83,8 @@ impl Shard {
 
     /// A session without its connection: it ends now, or waits for its expiry.
     pub(crate) fn session_offline(&mut self, turn: &mut Turn<'_>, index: u32) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Self { sessions, queries, .. } = self;
+        let Some(session) = sessions.get_mut(index) else { return };
         session.conn = OFFLINE;
         for entry in &mut session.inflight {
             entry.sent = false;
@@ -100,8 +101,8 @@ impl Shard {
             rare.subacks.clear();
             for pull in &mut rare.retained {
                 // An answer that is still under way is asked for anew, so it must not be taken.
-                rare.next_query = rare.next_query.wrapping_add(1);
-                pull.query = rare.next_query;
+                *queries = queries.wrapping_add(1);
+                pull.query = *queries;
                 for source in &mut pull.sources {
                     source.asked = false;
                 }
@@ -116,6 +117,7 @@ impl Shard {
         }
         self.release_group_messages(turn, index);
         self.tell_groups(turn, index);
+        self.trim(index);
         self.arm_session(turn, index);
     }
 

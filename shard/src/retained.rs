@@ -134,10 +134,9 @@ impl Shard {
             .map(|shard| RetainedSource { shard, after: None, asked: false })
             .collect();
         self.cancel_pull(index, &filter);
+        let query = self.next_query();
         let Some(session) = self.sessions.get_mut(index) else { return };
         let rare = session.rare();
-        rare.next_query = rare.next_query.wrapping_add(1);
-        let query = rare.next_query;
         let overtaken = HashSet::new();
         let pull = RetainedPull { query, filter, options, identifier, sources, overtaken };
         rare.retained.push(pull);
@@ -221,6 +220,7 @@ impl Shard {
             session.queue.push(delivery);
         }
         self.drain(turn, index);
+        self.trim(index);
     }
 
     /// Remembers that a live message with RETAIN went to a session that still waits for retained

@@ -47,7 +47,6 @@ pub(crate) struct Rare {
     pub(crate) shared: Vec<SharedSubscription>,
     pub(crate) retained: Vec<RetainedPull>,
     pub(crate) subacks: Vec<PendingSubAck>,
-    pub(crate) next_query: u32,
     /// What the owners of its groups were last told.
     pub(crate) told: Readiness,
 }
@@ -259,6 +258,24 @@ impl Session {
 
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    /// Gives back the memory of rare state that is over.
+    pub(crate) fn trim_rare(&mut self) {
+        let Some(rare) = self.rare.as_deref_mut() else { return };
+        if rare.retained.is_empty() {
+            rare.retained = Vec::new();
+        }
+        if rare.subacks.is_empty() {
+            rare.subacks = Vec::new();
+        }
+        let over = rare.will.is_none()
+            && rare.shared.is_empty()
+            && rare.retained.is_empty()
+            && rare.subacks.is_empty();
+        if over {
+            self.rare = None;
+        }
     }
 
     pub(crate) fn will(&self) -> Option<&PendingWill> {

@@ -44,6 +44,8 @@ pub struct Shard {
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) scratch: RouteScratch,
     pub(crate) assigned: u64,
+    /// Queries for retained messages, counted, so that no answer meets another's question.
+    pub(crate) queries: u32,
     pub(crate) stopping: bool,
 }
 
@@ -74,6 +76,7 @@ impl Shard {
             wheel: Wheel::new(0, TIMER_TICK_MS, TIMER_SLOTS),
             scratch: RouteScratch::default(),
             assigned: 0,
+            queries: 0,
             stopping: false,
             config,
         }
@@ -162,6 +165,19 @@ impl Shard {
     pub(crate) fn conn_of(&self, session: u32) -> Option<ConnId> {
         let session = self.sessions.get(session).filter(|s| s.is_online())?;
         self.conns.get(session.conn as usize)?.as_deref().map(|c| c.id)
+    }
+
+    /// Gives back what a session no longer needs.
+    pub(crate) fn trim(&mut self, index: u32) {
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.trim_rare();
+        }
+    }
+
+    /// A number for the next query for retained messages.
+    pub(crate) fn next_query(&mut self) -> u32 {
+        self.queries = self.queries.wrapping_add(1);
+        self.queries
     }
 
     /// How other shards name a session of this one.

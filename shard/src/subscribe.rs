@@ -206,6 +206,7 @@ impl Shard {
         let owner = self.group_owner(&group);
         self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
         self.return_to_groups(turn, member, waiting);
+        self.trim(index);
         true
     }
 }
