@@ -34,7 +34,8 @@ Usage: petrel [--config FILE] [--check-config]
 Without --config Petrel serves MQTT on 127.0.0.1:1883 and WebSocket on ws://127.0.0.1:8083/mqtt,
 for this machine only. SIGTERM and SIGINT stop it gracefully.
 
-Exit codes: 0 after a graceful stop, 2 if it could not start (the reason is on stderr).
+Exit codes: 0 after a graceful stop, 1 if a shard had failed before it, 2 if Petrel could not
+start (the reason is on stderr). SIGHUP reads the certificates again.
 ";
 
 const LONG: &[&str] = &["config", "check-config", "version", "help"];

@@ -1,5 +1,6 @@
 //! What the system allows this process, asked before anything starts.
 
+use std::fmt;
 use std::fs;
 use std::io;
 
@@ -15,6 +16,16 @@ pub enum Runtime {
     Glommio,
     /// Plain threads on epoll.
     Epoll,
+}
+
+impl fmt::Display for Runtime {
+    /// Its name in the configuration file.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Glommio => RuntimeChoice::Glommio.name(),
+            Self::Epoll => RuntimeChoice::Epoll.name(),
+        })
+    }
 }
 
 /// Glommio refuses to start below this limit of locked memory, in bytes.

@@ -5,13 +5,13 @@ mod common;
 use std::net::TcpListener;
 use std::thread;
 
+use common::seccomp::forbid_io_uring;
 use common::{Client, RUNTIMES, broker, config, connect_packet, start};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, BootError};
 use petrel_engine::config::RuntimeChoice;
 use petrel_engine::preflight::Runtime;
 use petrel_proto::{Packet, ReasonCode, Version};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 fn refusal(config: petrel_engine::config::Config) -> BootError {
     match boot::start(config, &AuthMethods::default()) {
@@ -119,16 +119,6 @@ fn a_client_that_does_not_listen_cannot_hold_up_the_end() {
         let _deaf = Client::connect(broker.addresses()[0], "deaf", Version::V5);
         broker.stop().expect("it stops");
     }
-}
-
-/// Makes `io_uring_setup` fail for this thread and those it starts, as container runtimes do.
-fn forbid_io_uring() {
-    let rules = [(425, Vec::new())].into();
-    let refuse = SeccompAction::Errno(1);
-    let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known architecture");
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).expect("a filter");
-    let program: BpfProgram = filter.try_into().expect("a program");
-    seccompiler::apply_filter(&program).expect("filters are allowed");
 }
 
 #[test]

@@ -1,0 +1,109 @@
+//! `petrel`: reads the command line, starts the broker, and waits for the signal that ends it.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use petrel_engine::auth::AuthMethods;
+use petrel_engine::boot::{self, Running};
+use petrel_engine::cli::{self, Command, HELP};
+use petrel_engine::config::{Config, Listener};
+use petrel_engine::{log, preflight};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+// The shards make and free small blocks all the time, each on its own core.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Why the program ends without success: its exit code and what it says on stderr.
+struct Failed(u8, String);
+
+impl Failed {
+    /// Petrel could not start.
+    fn to_start(why: impl fmt::Display) -> Self {
+        Self(2, format!("petrel: {why}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let done = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Command::Help) => print(HELP),
+        Ok(Command::Version) => print(concat!("petrel ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::CheckConfig(file)) => check(file.as_deref()),
+        Ok(Command::Run(file)) => run(file.as_deref()),
+        Err(sentence) => Err(Failed::to_start(sentence)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failed(code, text)) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// A text on stdout.
+fn print(text: impl fmt::Display) -> Result<(), Failed> {
+    write!(std::io::stdout(), "{text}")
+        .map_err(|error| Failed::to_start(format_args!("cannot write: {error}")))
+}
+
+fn load(file: Option<&Path>) -> Result<Config, Failed> {
+    // The problems of a file name it themselves.
+    file.map_or(Ok(Config::default()), |file| {
+        Config::load(file).map_err(|error| Failed(2, error.to_string()))
+    })
+}
+
+fn check(file: Option<&Path>) -> Result<(), Failed> {
+    let config = load(file)?;
+    let name = file.map_or("the built-in configuration".into(), Path::to_string_lossy);
+    print(format_args!("{name}: nothing is wrong\n{}\n", config.summary()))
+}
+
+fn run(file: Option<&Path>) -> Result<(), Failed> {
+    let config = load(file)?;
+    // Caught before anything starts, so that a signal during the start is not lost.
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(Failed::to_start)?;
+    let files = preflight::open_files(config.shard_count(), config.listeners.len())
+        .map_err(Failed::to_start)?;
+    if let Some(warning) = files.warning() {
+        log::warn(warning);
+    }
+    let listeners = config.listeners.clone();
+    let running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
+    announce(&running, &listeners);
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            break;
+        }
+        match running.reload() {
+            Ok(()) => log::info("SIGHUP: certificates are read again, for new connections"),
+            Err(error) => log::error(format_args!("SIGHUP: {error}; the old certificates stay")),
+        }
+    }
+    log::info("stopping: clients are told to go elsewhere");
+    running.stop().map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
+    log::info("stopped");
+    Ok(())
+}
+
+/// A line for each listener, and then the one that says that Petrel serves.
+fn announce(running: &Running, listeners: &[Listener]) {
+    for (listener, &address) in listeners.iter().zip(running.addresses()) {
+        log::info(format_args!("listening for {}", Listener { address, ..listener.clone() }));
+        if !listener.allow_anonymous {
+            log::warn(format_args!(
+                "nobody can connect to {address}: allow_anonymous is false there, and there is no \
+                 authentication in this version"
+            ));
+        }
+    }
+    let shards = running.counters().count();
+    let plural = if shards == 1 { "shard" } else { "shards" };
+    log::info(format_args!("petrel ready: {shards} {plural} on {}", running.runtime()));
+}

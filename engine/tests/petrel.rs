@@ -1,0 +1,302 @@
+//! The program itself: its command line, its start, its signals, its end.
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use common::seccomp::forbid_io_uring;
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// CONNECT of MQTT 5 without anything that is not required.
+const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00";
+
+fn petrel() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel"));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// Exit code, stdout and stderr of a command that ends by itself.
+fn outcome(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (status.code().expect("no signal ended it"), text(stdout), text(stderr))
+}
+
+/// A folder with `p.toml`.
+fn folder(config: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::write(folder.path().join("p.toml"), config).expect("written");
+    folder
+}
+
+fn with_config(command: &mut Command, folder: &TempDir) {
+    command.arg("--config").arg(folder.path().join("p.toml"));
+}
+
+/// A `[[listener]]` on loopback.
+fn listener(protocol: &str, port: u16) -> String {
+    format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:{port}\"\n")
+}
+
+/// Writes `server.pem` and `server.key` anew.
+fn write_certificate(folder: &Path) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
+    fs::write(folder.join("server.pem"), made.cert.pem()).expect("written");
+    fs::write(folder.join("server.key"), made.signing_key.serialize_pem()).expect("written");
+}
+
+/// A broker that says on stderr what it does.
+struct Running {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
+        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        Self { child, lines }
+    }
+
+    /// The text of the next log line, its time and level left out.
+    fn line(&mut self) -> String {
+        let line = self.lines.next().expect("a line").expect("readable");
+        let (time, rest) = line.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+        assert!(time.ends_with('Z'), "{line}");
+        let (level, text) = rest.split_at(6);
+        assert!(["info  ", "warn  ", "error "].contains(&level), "{line}");
+        text.to_owned()
+    }
+
+    /// The next line that holds this.
+    fn line_with(&mut self, part: &str) -> String {
+        loop {
+            let line = self.line();
+            if line.contains(part) {
+                return line;
+            }
+        }
+    }
+
+    /// The address of the next listener.
+    fn address(&mut self) -> SocketAddr {
+        let line = self.line_with("listening for ");
+        let address = line.split([' ', ',', '/']).find_map(|word| word.parse().ok());
+        address.unwrap_or_else(|| panic!("no address in {line}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
+        kill_process(pid.expect("not zero"), signal).expect("it runs");
+    }
+
+    /// Waits for the end; the exit code and the lines that were left.
+    fn end(mut self) -> (Option<i32>, Vec<String>) {
+        let mut rest = Vec::new();
+        for line in &mut self.lines {
+            rest.push(line.expect("readable"));
+        }
+        (self.child.wait().expect("it ends").code(), rest)
+    }
+}
+
+#[test]
+fn help_and_version_go_to_stdout() {
+    let (code, stdout, stderr) = outcome(petrel().arg("--help"));
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("--check-config"), "{stdout}");
+    let version = format!("petrel {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(outcome(petrel().arg("--version")), (0, version, String::new()));
+}
+
+#[test]
+fn a_wrong_command_line_is_one_sentence() {
+    let sentence = "petrel: unknown option --confg; did you mean --config?\n".to_owned();
+    assert_eq!(outcome(petrel().arg("--confg")), (2, String::new(), sentence));
+}
+
+#[test]
+fn a_wrong_file_is_told_with_its_places() {
+    let folder = folder("[engine]\nshard = 2\n[limits]\nmaximum_qos = 3\n");
+    let file = folder.path().join("p.toml");
+    let file = file.display();
+    let expected = format!(
+        "{file}:2:1: unknown key `shard` in [engine]; did you mean `shards`?\n\
+         {file}:4:15: `maximum_qos` must be a whole number from 0 to 2, not 3\n"
+    );
+    for check in [&[][..], &["--check-config"]] {
+        let mut command = petrel();
+        with_config(command.args(check), &folder);
+        assert_eq!(outcome(&mut command), (2, String::new(), expected.clone()));
+    }
+}
+
+#[test]
+fn checking_opens_no_port() {
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = busy.local_addr().expect("it is bound");
+    let folder = folder(&(listener("mqtt", address.port()) + "[engine]\nshards = 3\n"));
+    let mut command = petrel();
+    with_config(command.arg("--check-config"), &folder);
+    let expected = format!(
+        "{}: nothing is wrong\nshards: 3, runtime: auto\n\
+         listener: mqtt on {address}, anonymous clients allowed\n\
+         limits: all at their defaults\n",
+        folder.path().join("p.toml").display()
+    );
+    assert_eq!(outcome(&mut command), (0, expected, String::new()));
+}
+
+#[test]
+fn a_busy_port_is_told() {
+    let busy = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = busy.local_addr().expect("it is bound");
+    let folder = folder(&listener("mqtt", address.port()));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let (code, _, stderr) = outcome(&mut command);
+    assert_eq!(code, 2);
+    let last = stderr.lines().last().expect("a sentence");
+    assert_eq!(last, format!("petrel: {address} is in use; another program listens there"));
+}
+
+/// [MQTT5-3.14.4-1]
+#[test]
+fn a_broker_says_where_it_listens_serves_and_takes_leave() {
+    let folder = folder(&(listener("mqtt", 0) + &listener("ws", 0) + "[engine]\nshards = 2\n"));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    let address = broker.address();
+    assert_ne!(address.port(), 0);
+    assert!(broker.line_with("listening for ws on ").ends_with("/mqtt, anonymous clients allowed"));
+    assert!(broker.line().starts_with("petrel ready: 2 shards on "));
+
+    let mut client = TcpStream::connect(address).expect("it listens");
+    client.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    client.write_all(CONNECT).expect("it reads");
+    let mut head = [0; 2];
+    client.read_exact(&mut head).expect("CONNACK");
+    assert_eq!(head[0], 0x20);
+    let mut body = vec![0; head[1].into()];
+    client.read_exact(&mut body).expect("the rest of it");
+    assert_eq!(body[..2], [0, 0], "no session, success");
+
+    broker.signal(Signal::TERM);
+    let mut leave = Vec::new();
+    client.read_to_end(&mut leave).expect("the end");
+    assert_eq!((leave[0], leave[2]), (0xe0, 0x8b), "DISCONNECT, server shutting down: {leave:?}");
+    drop(client);
+    let (code, rest) = broker.end();
+    assert_eq!(code, Some(0), "{rest:?}");
+    assert!(rest.last().is_some_and(|line| line.ends_with("stopped")), "{rest:?}");
+}
+
+#[test]
+fn certificates_are_read_again_on_sighup() {
+    let keys = "cert = \"server.pem\"\nkey = \"server.key\"\n";
+    let folder = folder(&(listener("mqtts", 0) + keys));
+    write_certificate(folder.path());
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    broker.line_with("petrel ready");
+
+    write_certificate(folder.path());
+    broker.signal(Signal::HUP);
+    assert_eq!(broker.line(), "SIGHUP: certificates are read again, for new connections");
+
+    fs::remove_file(folder.path().join("server.key")).expect("removed");
+    broker.signal(Signal::HUP);
+    let line = broker.line();
+    assert!(line.starts_with("SIGHUP: the private key file "), "{line}");
+    assert!(line.ends_with(" does not exist; the old certificates stay"), "{line}");
+
+    broker.signal(Signal::INT);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+#[test]
+fn a_listener_that_refuses_everybody_is_a_warning() {
+    let folder = folder(&(listener("mqtt", 0) + "allow_anonymous = false\n"));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    broker.line_with("anonymous clients refused");
+    broker.line_with("nobody can connect to 127.0.0.1:");
+    broker.line_with("petrel ready");
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// `petrel` under a limit of the shell's `ulimit`.
+fn limited(limit: &str, config: &str) -> (TempDir, Command) {
+    let folder = folder(config);
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" --config \"$1\"");
+    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_petrel"));
+    command.arg(folder.path().join("p.toml")).stdin(Stdio::null());
+    (folder, command)
+}
+
+#[test]
+fn a_low_limit_of_files_is_told() {
+    let (_folder, mut command) =
+        limited("-n 20", &(listener("mqtt", 0) + "[engine]\nshards = 2\n"));
+    let (code, _, stderr) = outcome(&mut command);
+    assert_eq!(code, 2);
+    assert!(stderr.starts_with("petrel: RLIMIT_NOFILE is 20 and Petrel needs "), "{stderr}");
+
+    let (_folder, mut command) =
+        limited("-n 1000", &(listener("mqtt", 0) + "[engine]\nshards = 2\n"));
+    let mut broker = Running::start(&mut command);
+    assert!(broker.line().starts_with("RLIMIT_NOFILE is 1000, so about "));
+    broker.line_with("petrel ready");
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+#[test]
+fn a_low_limit_of_locked_memory_is_told_or_avoided() {
+    let config = |runtime| listener("mqtt", 0) + &format!("[engine]\nruntime = \"{runtime}\"\n");
+    let (_folder, mut command) = limited("-l 64", &config("glommio"));
+    let (code, _, stderr) = outcome(&mut command);
+    assert_eq!(code, 2);
+    let last = stderr.lines().last().expect("a sentence");
+    assert!(
+        last.starts_with("petrel: RLIMIT_MEMLOCK is 64 KiB and glommio needs 512 KiB"),
+        "{last}"
+    );
+
+    let (_folder, mut command) = limited("-l 64", &config("auto"));
+    falls_back_to_epoll(&mut command, "RLIMIT_MEMLOCK is 64 KiB");
+}
+
+#[test]
+fn without_io_uring_the_epoll_runtime_serves() {
+    let restricted = thread::spawn(|| {
+        forbid_io_uring();
+        let folder = folder(&listener("mqtt", 0));
+        let mut command = petrel();
+        with_config(&mut command, &folder);
+        falls_back_to_epoll(&mut command, "io_uring is ");
+    });
+    restricted.join().expect("no panic");
+}
+
+fn falls_back_to_epoll(command: &mut Command, why: &str) {
+    let mut broker = Running::start(command);
+    let line = broker.line_with(why);
+    assert!(line.ends_with("; the epoll runtime runs instead"), "{line}");
+    assert!(broker.line_with("petrel ready").ends_with(" on epoll"));
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
