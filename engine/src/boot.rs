@@ -8,7 +8,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -26,6 +25,7 @@ use crate::log;
 use crate::mesh::{MeshEnd, mesh};
 use crate::preflight::{self, Runtime};
 use crate::pump::{Clock, Command, Counters, Parts, Pump};
+use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -91,6 +91,7 @@ pub struct Running {
     runtime: Runtime,
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
+    _watchdog: Watchdog,
 }
 
 struct RunningShard {
@@ -104,6 +105,7 @@ struct ShardHandle {
     commands: Sender<Command>,
     bell: Arc<Bell>,
     counters: Arc<Counters>,
+    pulse: Arc<Pulse>,
 }
 
 impl ShardHandle {
@@ -131,7 +133,10 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         log::warn(sentence);
     }
     let (shards, starters) = start_shards(&config, runtime, auth)?;
-    let mut running = Running { addresses: Vec::new(), config, secret, runtime, shards };
+    let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
+    let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
+    let mut running =
+        Running { addresses: Vec::new(), config, secret, runtime, shards, _watchdog: watchdog };
     match open_listeners(&running.config, &protocols, starters.len()) {
         Ok((addresses, listeners)) => {
             running.addresses = addresses;
@@ -171,7 +176,7 @@ impl Running {
     /// Times that an executor had forgotten its pump; never above 0 unless something is broken.
     #[must_use]
     pub fn stalls(&self) -> u64 {
-        self.counters().map(|counters| counters.stalls.load(Ordering::Relaxed)).sum()
+        self.shards.iter().map(|shard| shard.handle.pulse.stalls()).sum()
     }
 
     /// Reads the certificates again. New connections get the new ones, nobody is dropped.
@@ -263,6 +268,7 @@ fn start_shards(
             commands,
             bell: Arc::clone(&bells[index]),
             counters: Arc::new(Counters::default()),
+            pulse: Arc::new(Pulse::default()),
         };
         let seed = Seed {
             shard: ShardConfig {
@@ -338,6 +344,7 @@ impl Seed {
             allow_anonymous: self.allow_anonymous,
             auth: self.auth,
             counters: self.handle.counters,
+            pulse: self.handle.pulse,
             clock: self.clock,
         };
         let mut pump = Pump::new(Shard::new(self.shard, self.interest), parts);

@@ -6,11 +6,8 @@
 //! All executors are spawned by the thread that boots, before any of them serves; no executor is
 //! made later.
 
-use std::cell::RefCell;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,7 +15,6 @@ use std::time::Duration;
 use core_affinity::CoreId;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use petrel_net::runtime::WireReady;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::preflight::Runtime;
 use crate::pump::{Pump, Turned};
@@ -27,10 +23,10 @@ use crate::pump::{Pump, Turned};
 const RING_DEPTH: usize = 128;
 /// After this long an executor looks at its ring although there is work.
 const PREEMPT: Duration = Duration::from_millis(1);
-/// How often the watchdog looks; the tick alone makes two turns in this time.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// How long an executor gets to run what it has before the watchdog calls it a stall.
-const WATCH_GRACE: Duration = Duration::from_millis(20);
+/// After a turn in which something happened the pump waits so long inside epoll before it waits in
+/// the ring: to park an executor and to wake it costs five calls of the system, which is more than a
+/// small message costs otherwise. No longer than [`PREEMPT`], the time that any task may take.
+const LINGER: Duration = PREEMPT;
 
 /// A shard's thread.
 pub enum ShardThread {
@@ -68,7 +64,9 @@ where
             .preempt_timer(PREEMPT)
             .spawn(move || async move {
                 place();
-                run_on_glommio(build()?).await
+                let pump = build()?;
+                pump.pulse().begin();
+                run_on_glommio(pump).await
             })
             .map(ShardThread::Glommio)
             .map_err(io::Error::from),
@@ -76,7 +74,9 @@ where
             .name(name.to_owned())
             .spawn(move || {
                 place();
-                run_plain(build()?)
+                let pump = build()?;
+                pump.pulse().begin();
+                run_plain(pump)
             })
             .map(ShardThread::Plain),
     }
@@ -103,7 +103,7 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
         let timeout = match turned {
             Turned::Over => return Ok(()),
             Turned::Busy => Some(Duration::ZERO),
-            Turned::Idle => {
+            Turned::Done | Turned::Idle => {
                 bell.arm();
                 pump.has_work().then_some(Duration::ZERO)
             }
@@ -114,28 +114,26 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
 
 async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
     let mut ready = WireReady::new(pump.wire())?;
-    let waker = Rc::new(RefCell::new(None));
-    let watchdog = glommio::spawn_local(watch(
-        pump.wire().instance(),
-        Arc::clone(pump.counters()),
-        Rc::clone(&waker),
-    ))
-    .detach();
-    let result = loop {
-        match pump.turn(Some(Duration::ZERO)) {
-            Ok(Turned::Busy) => glommio::yield_if_needed().await,
-            Ok(Turned::Idle) => {
-                let wait = std::future::poll_fn(|cx| wait(&pump, &mut ready, &waker, cx));
-                if let Err(error) = wait.await {
-                    break Err(error);
+    let mut waker = None;
+    let mut timeout = Duration::ZERO;
+    loop {
+        let turned = pump.turn(Some(timeout))?;
+        timeout = Duration::ZERO;
+        match turned {
+            Turned::Busy => {}
+            Turned::Done => {
+                pump.bell().arm();
+                if !pump.has_work() {
+                    timeout = LINGER;
                 }
             }
-            Ok(Turned::Over) => break Ok(()),
-            Err(error) => break Err(error),
+            Turned::Idle => {
+                std::future::poll_fn(|cx| wait(&pump, &mut ready, &mut waker, cx)).await?;
+            }
+            Turned::Over => return Ok(()),
         }
-    };
-    watchdog.cancel();
-    result
+        glommio::yield_if_needed().await;
+    }
 }
 
 /// Ready when the pump has something to do. Armed before the last look, so that nothing that
@@ -143,12 +141,12 @@ async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
 fn wait(
     pump: &Pump,
     ready: &mut WireReady,
-    waker: &RefCell<Option<Waker>>,
+    waker: &mut Option<Waker>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    let mut kept = waker.borrow_mut();
-    if !kept.as_ref().is_some_and(|kept| kept.will_wake(cx.waker())) {
-        *kept = Some(cx.waker().clone());
+    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
+        pump.pulse().set_waker(cx.waker().clone());
     }
     pump.bell().arm();
     if pump.has_work() {
@@ -156,32 +154,4 @@ fn wait(
         return Poll::Ready(Ok(()));
     }
     ready.poll(cx)
-}
-
-/// Wakes a pump that its executor has forgotten: its epoll instance is readable, and yet it was not
-/// run for longer than its own tick. Never seen with this way of waiting; counted, so that a test
-/// or an operator sees it if it ever comes.
-async fn watch(
-    instance: Arc<std::os::fd::OwnedFd>,
-    counters: Arc<crate::pump::Counters>,
-    waker: Rc<RefCell<Option<Waker>>>,
-) {
-    let turns = || counters.turns.load(Ordering::Relaxed);
-    loop {
-        let before = turns();
-        glommio::timer::sleep(WATCH_EVERY).await;
-        if turns() != before {
-            continue;
-        }
-        // The thread itself may have been kept from running; then the pump is next in line.
-        glommio::timer::sleep(WATCH_GRACE).await;
-        let mut fds = [PollFd::new(&*instance, PollFlags::IN)];
-        let readable = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1);
-        if turns() == before && readable {
-            counters.stalls.fetch_add(1, Ordering::Relaxed);
-            if let Some(waker) = waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
-        }
-    }
 }

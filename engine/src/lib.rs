@@ -11,3 +11,4 @@ pub mod mesh;
 pub mod preflight;
 pub mod pump;
 pub mod report;
+pub mod watchdog;

@@ -17,6 +17,7 @@ use petrel_shard::{ConnId, Input, Now, Origin, Outbox, Shard, ShardIndex, SlotMa
 use crate::auth::AuthMethods;
 use crate::mesh::{Handover, MeshEnd, Parcel};
 use crate::report::Report;
+use crate::watchdog::Pulse;
 
 /// Parcels taken from one peer in one turn.
 const PARCELS_PER_TURN_MAX: usize = 32;
@@ -61,10 +62,6 @@ pub enum Command {
 /// What a shard counts for those who watch it.
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Turns.
-    pub turns: AtomicU64,
-    /// Times that the executor had forgotten the pump; see [`crate::executor`].
-    pub stalls: AtomicU64,
     /// Connections of the shard.
     pub connections: AtomicU64,
     /// Connections that came from another shard.
@@ -76,7 +73,9 @@ pub struct Counters {
 pub enum Turned {
     /// There is more to do at once.
     Busy,
-    /// Nothing until something happens.
+    /// Something has happened and all of it is done.
+    Done,
+    /// Nothing has happened.
     Idle,
     /// The shard has ended.
     Over,
@@ -103,6 +102,8 @@ pub struct Parts {
     pub auth: AuthMethods,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Its signs of life.
+    pub pulse: Arc<Pulse>,
     /// The clock of the process.
     pub clock: Clock,
 }
@@ -156,10 +157,10 @@ impl Pump {
         &self.parts.bell
     }
 
-    /// What the pump counts.
+    /// Its signs of life.
     #[must_use]
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.parts.counters
+    pub fn pulse(&self) -> &Pulse {
+        &self.parts.pulse
     }
 
     /// True if there is work that the epoll instance does not announce. Looked at after the bell
@@ -177,10 +178,10 @@ impl Pump {
     /// # Errors
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
-        self.parts.wire.poll(timeout)?;
+        let happened = self.parts.wire.poll(timeout)?;
         self.parts.bell.disarm();
         self.now = self.parts.clock.now();
-        self.parts.counters.turns.fetch_add(1, Ordering::Relaxed);
+        self.parts.pulse.beat();
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
@@ -197,7 +198,11 @@ impl Pump {
             self.parts.wire.drop_all();
             return Ok(Turned::Over);
         }
-        Ok(if self.has_work() { Turned::Busy } else { Turned::Idle })
+        Ok(match (self.has_work(), happened) {
+            (true, _) => Turned::Busy,
+            (false, true) => Turned::Done,
+            (false, false) => Turned::Idle,
+        })
     }
 
     fn feed(&mut self, input: Input) {

@@ -225,10 +225,11 @@ impl Wire {
     }
 
     /// Begins a turn: looks for what has happened, waiting at most `timeout` (`None`: for ever).
+    /// False if nothing has.
     ///
     /// # Errors
     /// The epoll instance is broken, which nothing can mend.
-    pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         let events = self.poller.wait(timeout)?;
         for at in 0..events {
             match self.poller.event(at) {
@@ -247,7 +248,7 @@ impl Wire {
         }
         self.turn_left = self.ready.len();
         self.accept_left = life::ACCEPTS_PER_TURN_MAX;
-        Ok(())
+        Ok(events > 0)
     }
 
     /// Tells the time. Deadlines are looked at here, and whether a tick has passed since the last

@@ -92,7 +92,8 @@ impl Wire {
             // The time of a packet that goes on being incomplete is kept in `stash`.
             conn.inbox = Some(Box::new(Inbox { bytes: BytesMut::new(), ..*inbox }));
         }
-        if self.arena.capacity() < READ_BYTES_MAX {
+        if self.arena.capacity() - self.arena.len() < bytes {
+            // Reclaims the block if nobody holds a slice of it any more.
             self.arena.reserve(READ_BYTES_MAX);
         }
         let wire = &mut self.scratch[..bytes];

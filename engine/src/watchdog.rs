@@ -1,0 +1,158 @@
+//! Looks whether every shard still runs.
+//!
+//! A pump has a turn at every tick, four times a second, whatever else happens. One that has had none
+//! for a second although its thread sleeps has been forgotten by its executor: nobody will ever run
+//! it again by itself. That was seen with an earlier way of waiting and never with this one; so it is
+//! counted and said, and the pump is woken.
+
+use std::fs;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::log;
+
+/// How often it looks; four ticks fit in.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// The signs of life of one shard.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Turns that the pump has had.
+    turns: AtomicU64,
+    /// The kernel's number of its thread; 0 before it runs.
+    thread: AtomicI32,
+    /// Wakes the pump, where it is a task.
+    waker: Mutex<Option<Waker>>,
+    stalls: AtomicU64,
+}
+
+impl Pulse {
+    /// Names the calling thread as the one that runs the pump.
+    pub fn begin(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero().get();
+        self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Counts a turn.
+    pub fn beat(&self) {
+        // The pump alone writes it.
+        self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Keeps what wakes the pump.
+    pub fn set_waker(&self, waker: Waker) {
+        *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
+    }
+
+    /// Times that the pump was found forgotten.
+    #[must_use]
+    pub fn stalls(&self) -> u64 {
+        self.stalls.load(Ordering::Relaxed)
+    }
+
+    /// True if the pump has had no turn since `seen` although its thread is free to run one.
+    fn is_forgotten(&self, seen: &mut u64) -> bool {
+        let turns = self.turns.load(Ordering::Relaxed);
+        let still = std::mem::replace(seen, turns) == turns && turns > 0;
+        still && sleeps(self.thread.load(Ordering::Relaxed))
+    }
+
+    fn revive(&self) {
+        self.stalls.fetch_add(1, Ordering::Relaxed);
+        if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// Whether a thread of this process waits for something other than a core.
+fn sleeps(thread: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // The name in parentheses may hold anything; the state follows it.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
+}
+
+/// A thread that looks; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Watchdog {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Begins to look after these shards.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(pulses: Vec<Arc<Pulse>>) -> std::io::Result<Self> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(move || watch(&pulses, &stopped))?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(pulses: &[Arc<Pulse>], stopped: &Receiver<()>) {
+    let mut seen = vec![0; pulses.len()];
+    while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
+        for (shard, (pulse, seen)) in pulses.iter().zip(&mut seen).enumerate() {
+            if pulse.is_forgotten(seen) {
+                log::error(format_args!(
+                    "shard {shard} was forgotten by its executor; it is woken"
+                ));
+                pulse.revive();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_waits_without_a_turn_is_forgotten_and_one_that_works_is_not() {
+        let pulse = Arc::new(Pulse::default());
+        let (begun, begins) = channel();
+        let (end, ends) = channel::<()>();
+        let of_thread = Arc::clone(&pulse);
+        let thread = std::thread::spawn(move || {
+            of_thread.begin();
+            of_thread.beat();
+            begun.send(()).expect("somebody listens");
+            let _ = ends.recv();
+        });
+        begins.recv().expect("it begins");
+        let mut seen = 0;
+        assert!(!pulse.is_forgotten(&mut seen), "it has had a turn");
+        let begin = Instant::now();
+        while !pulse.is_forgotten(&mut seen) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "it sleeps and has no turn");
+        }
+        pulse.beat();
+        assert!(!pulse.is_forgotten(&mut seen));
+        drop(end);
+        thread.join().expect("no panic");
+        pulse.begin();
+        pulse.is_forgotten(&mut seen);
+        assert!(!pulse.is_forgotten(&mut seen), "this thread runs");
+    }
+}
