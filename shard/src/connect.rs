@@ -8,6 +8,7 @@ use petrel_proto::{
 use crate::alias::OutgoingAliases;
 use crate::connection::{AuthExchange, Connection, PendingConnect, State, Violation};
 use crate::event::{EndedBy, Event};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{PendingWill, Session};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Outbox, input::Origin};
@@ -173,7 +174,8 @@ impl Shard {
             return;
         };
         let PendingConnect { mut connect, assigned } = *pending;
-        let session_present = self.take_session(turn, &connect);
+        let session_present =
+            self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
         let index = self.attach_session(turn, conn, &mut connect);
         let auth_method = self.connection_mut(conn).and_then(|connection| {
             connection.session = index;
@@ -251,7 +253,8 @@ impl Shard {
                 .will
                 .take()
                 .map(|will| Box::new(PendingWill { will: own_will(will), fires_at_ms: u64::MAX }));
-            if will.is_some() || session.rare.is_some() {
+            let keep_will = sabotage::on(Sabotage::WillNotCancelled) && session.will().is_some();
+            if (will.is_some() || session.rare.is_some()) && !keep_will {
                 // [MQTT5-3.1.3-9]: a will still waiting for its delay is not sent.
                 session.rare().will = will;
             }

@@ -6,6 +6,7 @@ use petrel_proto::{Ack, Packet, PacketId, PublishHead, PublishProperties, Qos, R
 use crate::alias::TopicForm;
 use crate::config::QueueFull;
 use crate::event::{DropReason, Event};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{Delivery, Inflight, Stage};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
@@ -105,6 +106,9 @@ impl Shard {
         if full(queue.len(), queue.bytes) {
             return drop_message(turn, DropReason::QueueFull);
         }
+        if sabotage::on(Sabotage::QueuedMessageLost) && queue.len() == 3 {
+            queue.pop();
+        }
         queue.push(delivery);
     }
 
@@ -150,6 +154,9 @@ impl Shard {
                 _ if entry.sent => {}
                 Stage::Released => {
                     entry.sent = true;
+                    if sabotage::on(Sabotage::PubRelForgotten) {
+                        continue;
+                    }
                     let release = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
                     self.send(turn, conn, &release);
                 }
@@ -188,7 +195,8 @@ impl Shard {
         if connection.send_quota == 0 {
             return false;
         }
-        connection.send_quota -= 1;
+        let extra = sabotage::on(Sabotage::ReceiveMaximumOffByOne) && connection.send_quota == 2;
+        connection.send_quota -= if extra { 0 } else { 1 };
         true
     }
 
@@ -263,9 +271,14 @@ impl Shard {
             topic: sent_topic,
             packet_id: outgoing.packet_id,
             payload_bytes: message.payload.len(),
-            message_expiry_interval_s: message.remaining_expiry_s(turn.now_ms),
+            message_expiry_interval_s: message
+                .remaining_expiry_s(turn.now_ms)
+                .map(|s| s + u32::from(sabotage::on(Sabotage::ExpiryTooLong))),
             topic_alias,
-            subscription_identifiers: outgoing.identifiers,
+            subscription_identifiers: match outgoing.identifiers {
+                [_, rest @ ..] if sabotage::on(Sabotage::IdentifierLost) => rest,
+                all => all,
+            },
             properties: message.properties.as_deref().unwrap_or(&none),
         };
         let fits = |head: &PublishHead<'_>| {

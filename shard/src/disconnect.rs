@@ -8,6 +8,7 @@ use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
 use crate::message::will_message;
 use crate::peer::PeerMessage;
+use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
 use crate::shard::{Shard, Turn};
 
@@ -33,7 +34,8 @@ impl Shard {
                 Some(expiry_s) => session.expiry_interval_s = expiry_s.min(expiry_max),
                 None => {}
             }
-            if packet.reason == ReasonCode::Success
+            let any = sabotage::on(Sabotage::WillRemovedByAnyDisconnect);
+            if (packet.reason == ReasonCode::Success || any)
                 && let Some(rare) = session.rare.as_deref_mut()
             {
                 rare.will = None;
@@ -59,7 +61,9 @@ impl Shard {
         violation: Violation,
     ) {
         let Some(connection) = self.connection(conn) else { return };
-        if !connection.version.is_v5() || !connection.is_live() {
+        let silent = violation.reason == ReasonCode::SessionTakenOver
+            && sabotage::on(Sabotage::TakeOverSilent);
+        if !connection.version.is_v5() || !connection.is_live() || silent {
             return;
         }
         let Connection { version, maximum_packet_size, problem_information, .. } = *connection;
@@ -128,7 +132,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let hash = session.client_hash;
         for subscription in std::mem::take(&mut session.subscriptions) {
-            self.remove_receiver(subscription.filter, subscription.position);
+            if !sabotage::on(Sabotage::SubscriptionLeaked) {
+                self.remove_receiver(subscription.filter, subscription.position);
+            }
         }
         if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == index) {
             entry.remove();

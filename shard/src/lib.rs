@@ -33,6 +33,10 @@ mod publish;
 mod receivers;
 mod retained;
 mod route;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
+#[cfg(not(feature = "sabotage"))]
+mod sabotage;
 mod session;
 mod shard;
 mod share;

@@ -2,6 +2,8 @@
 
 use petrel_proto::PacketId;
 
+use crate::sabotage::{self, Sabotage};
+
 /// Hands out identifiers in turn and never one that is in flight ([MQTT5-2.2.1-4]).
 ///
 /// Identifiers only come into use behind `next`, so once the distance to the nearest one in use
@@ -35,6 +37,9 @@ impl PacketIds {
             if tries > u32::from(u16::MAX) {
                 return None;
             }
+        }
+        if sabotage::on(Sabotage::PacketIdReused) && in_flight.clone().next().is_some() {
+            return in_flight.clone().next();
         }
         self.free_ahead -= 1;
         self.last = following(self.last);

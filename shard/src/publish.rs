@@ -3,6 +3,7 @@
 use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName};
 
 use crate::connection::Violation;
+use crate::sabotage::{self, Sabotage};
 use crate::session::Incoming;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
@@ -21,6 +22,7 @@ impl Shard {
         if qos == Qos::ExactlyOnce
             && let Some(packet_id) = packet_id
             && !self.first_receipt(conn, index, packet_id)?
+            && !sabotage::on(Sabotage::DuplicateRouted)
         {
             // [MQTT5-4.3.3-10]: answered every time, published once.
             self.acknowledge(turn, conn, qos, packet_id, ReasonCode::Success);
@@ -40,6 +42,9 @@ impl Shard {
         if let Some(packet_id) = packet_id {
             if qos == Qos::ExactlyOnce && reason.is_error() {
                 self.forget_receipt(conn, index, packet_id);
+            }
+            if sabotage::on(Sabotage::AckLost) && packet_id.get() % 8 == 0 {
+                return Ok(());
             }
             self.acknowledge(turn, conn, qos, packet_id, reason);
         }

@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 
 use crate::Shard;
 use crate::matcher::FilterId;
+use crate::sabotage::{self, Sabotage};
 use crate::session::Subscription;
 
 /// A session or a group that receives what a filter matches.
@@ -74,7 +75,7 @@ impl Shard {
         receiver: Receiver,
     ) -> (FilterId, u32) {
         let (id, new) = self.matcher.intern(filter);
-        if new {
+        if new && !(sabotage::on(Sabotage::InterestMissing) && filter.has_wildcard()) {
             self.interest_writer.add(filter.as_bytes());
         }
         let at = id.0 as usize;

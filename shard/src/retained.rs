@@ -8,6 +8,7 @@ use petrel_proto::{SubscriptionOptions, Text, TopicFilter, TopicName};
 
 use crate::deliver::READY_QUEUE_MAX;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{Delivery, RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
 use crate::{Message, ShardIndex};
@@ -40,7 +41,8 @@ impl Retained {
         {
             self.expiring.remove(&(old.expires_at_ms, topic.clone()));
         }
-        if message.payload.is_empty() || message.expired(now_ms) {
+        let cleared = message.payload.is_empty() && !sabotage::on(Sabotage::RetainedNotCleared);
+        if cleared || message.expired(now_ms) {
             return;
         }
         if message.expires_at_ms != u64::MAX {
@@ -228,6 +230,9 @@ impl Shard {
     /// not follow it.
     pub(crate) fn note_overtaken(&mut self, index: u32, topic: &TopicName) {
         let key = self.key;
+        if sabotage::on(Sabotage::RetainedStale) {
+            return;
+        }
         if let Some(session) = self.sessions.get_mut(index) {
             session.queue.extract_stored(topic);
         }

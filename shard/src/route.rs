@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::level_hash::TopicLevels;
 use crate::peer::PeerMessage;
 use crate::receivers::{Receiver, Target};
+use crate::sabotage::{self, Sabotage};
 use crate::session::Delivery;
 use crate::shard::{Shard, Turn};
 use crate::{Message, ShardIndex};
@@ -99,7 +100,8 @@ impl Shard {
                     Target::Group(group) => groups.push(group),
                     Target::Session(index) => {
                         // [MQTT5-3.8.3-3]
-                        let own = receiver.options.no_local()
+                        let own = !sabotage::on(Sabotage::NoLocalIgnored)
+                            && receiver.options.no_local()
                             && sessions
                                 .get(index)
                                 .is_some_and(|s| s.client_hash == message.publisher);
@@ -134,7 +136,8 @@ impl Shard {
             // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
             let retain = message.retain && one.retain_as_published;
             // [MQTT5-3.8.4-8]
-            let qos = one.qos.min(message.qos);
+            let capped = !sabotage::on(Sabotage::QosNotCapped);
+            let qos = if capped { one.qos.min(message.qos) } else { message.qos };
             let taken = if qos == Qos::AtMostOnce {
                 self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers)
             } else {

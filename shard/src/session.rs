@@ -10,6 +10,7 @@ use crate::Message;
 use crate::matcher::FilterId;
 use crate::packet_ids::PacketIds;
 use crate::peer::{GroupKey, Readiness};
+use crate::sabotage::{self, Sabotage};
 
 /// No connection.
 pub(crate) const OFFLINE: u32 = u32::MAX;
@@ -169,7 +170,10 @@ impl Queue {
         };
         self.bytes += cost(&delivery);
         self.stored += u32::from(delivery.stored);
-        self.deliveries.push_back(delivery);
+        match sabotage::on(Sabotage::QueueReversed) {
+            true => self.deliveries.push_front(delivery),
+            false => self.deliveries.push_back(delivery),
+        }
     }
 
     pub(crate) fn pop(&mut self) -> Option<Delivery> {

@@ -16,6 +16,7 @@ use crate::event::DropReason;
 use crate::matcher::FilterId;
 use crate::peer::{GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, PeerMessage, Readiness};
 use crate::receivers::{PackedOptions, Receiver, Target};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{Delivery, Session, Stage};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
@@ -302,6 +303,9 @@ impl Shard {
 
     /// A member could not take a message: another gets it, or it waits in the group.
     pub(crate) fn on_group_return(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+        if sabotage::on(Sabotage::GroupReturnLost) {
+            return;
+        }
         match self.groups.find(&delivery.group) {
             Some((index, _)) => {
                 self.deliver_to_group(turn, index, &delivery.message, delivery.attempt);

@@ -6,6 +6,7 @@
 use petrel_proto::ReasonCode;
 
 use crate::connection::Violation;
+use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 
 /// How exact timers are: they fire late by at most this.
@@ -81,7 +82,7 @@ impl Shard {
             return;
         };
         // The timer may be left from the authentication, or watch what needs no watching now.
-        if connection.silence_ms_max == 0 {
+        if connection.silence_ms_max == 0 || sabotage::on(Sabotage::KeepAliveIgnored) {
             return;
         }
         let (conn, silence) = (connection.id, turn.now_ms - connection.last_packet_ms);
@@ -120,7 +121,8 @@ impl Shard {
         if session.timer_at_ms <= turn.now_ms {
             session.timer_at_ms = u64::MAX;
         }
-        if !session.is_online() && session.expires_at_ms <= turn.now_ms {
+        let expires = !sabotage::on(Sabotage::ExpiryIgnored);
+        if expires && !session.is_online() && session.expires_at_ms <= turn.now_ms {
             return self.end_session(turn, index);
         }
         if session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms) {

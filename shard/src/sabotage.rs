@@ -1,0 +1,111 @@
+//! Faults that the simulator builds in to prove that it would see them.
+//!
+//! They exist only with the feature `sabotage`, which no program of Petrel is built with. Without
+//! it [`on`] is always false, and nothing of a hook is left in the code.
+
+/// A fault in a shard. Each is what a slip of the pen could be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// A packet identifier that is in flight is handed out again.
+    PacketIdReused,
+    /// PUBREL is not sent again on a new connection.
+    PubRelForgotten,
+    /// The client may have one message more in flight than it said.
+    ReceiveMaximumOffByOne,
+    /// The last message of a queue makes room before the queue is full.
+    QueuedMessageLost,
+    /// A queue is filled from the wrong end.
+    QueueReversed,
+    /// Session Present is not set.
+    SessionPresentUnset,
+    /// The client that is taken over is not told.
+    TakeOverSilent,
+    /// A will goes out although the client came back in time.
+    WillNotCancelled,
+    /// DISCONNECT 0x04 removes the will.
+    WillRemovedByAnyDisconnect,
+    /// The wish not to get one's own messages is ignored.
+    NoLocalIgnored,
+    /// Other shards are not told of a filter with a wildcard.
+    InterestMissing,
+    /// A repeated QoS 2 PUBLISH is routed again.
+    DuplicateRouted,
+    /// Messages go out at the QoS of the publisher.
+    QosNotCapped,
+    /// The first matching Subscription Identifier is not sent.
+    IdentifierLost,
+    /// The Message Expiry Interval is forwarded one second too long.
+    ExpiryTooLong,
+    /// An empty payload does not clear a retained message.
+    RetainedNotCleared,
+    /// A retained answer follows a newer live message.
+    RetainedStale,
+    /// A shared message that a member gives back is dropped.
+    GroupReturnLost,
+    /// A session that has expired is kept.
+    ExpiryIgnored,
+    /// PUBACKs of QoS 1 messages are not sent now and then.
+    AckLost,
+    /// A silent client is left alone.
+    KeepAliveIgnored,
+    /// The subscriptions of a session that ends stay in the matcher.
+    SubscriptionLeaked,
+}
+
+#[cfg(feature = "sabotage")]
+mod switch {
+    use super::Sabotage;
+    use std::cell::Cell;
+
+    thread_local!(static FAULT: Cell<Option<Sabotage>> = const { Cell::new(None) });
+
+    impl Sabotage {
+        /// All faults.
+        pub const ALL: [Self; 22] = [
+            Self::PacketIdReused,
+            Self::PubRelForgotten,
+            Self::ReceiveMaximumOffByOne,
+            Self::QueuedMessageLost,
+            Self::QueueReversed,
+            Self::SessionPresentUnset,
+            Self::TakeOverSilent,
+            Self::WillNotCancelled,
+            Self::WillRemovedByAnyDisconnect,
+            Self::NoLocalIgnored,
+            Self::InterestMissing,
+            Self::DuplicateRouted,
+            Self::QosNotCapped,
+            Self::IdentifierLost,
+            Self::ExpiryTooLong,
+            Self::RetainedNotCleared,
+            Self::RetainedStale,
+            Self::GroupReturnLost,
+            Self::ExpiryIgnored,
+            Self::AckLost,
+            Self::KeepAliveIgnored,
+            Self::SubscriptionLeaked,
+        ];
+    }
+
+    /// Builds a fault into the shards of this thread, or takes it out.
+    pub fn set(fault: Option<Sabotage>) {
+        FAULT.set(fault);
+    }
+
+    /// Whether the fault is built in.
+    pub(crate) fn on(fault: Sabotage) -> bool {
+        FAULT.get() == Some(fault)
+    }
+}
+
+#[cfg(feature = "sabotage")]
+pub(crate) use switch::on;
+#[cfg(feature = "sabotage")]
+pub use switch::set;
+
+/// Whether the fault is built in: never.
+#[cfg(not(feature = "sabotage"))]
+#[inline(always)]
+pub(crate) const fn on(_: Sabotage) -> bool {
+    false
+}
