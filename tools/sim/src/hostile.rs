@@ -33,7 +33,9 @@ impl World {
             }
             6 => self.alias(link, self.scenario.limits.topic_alias_maximum + 1, "t"),
             7 => self.alias(link, 0, "t"),
-            8 if self.scenario.limits.topic_alias_maximum > 0 => {
+            8 if self.scenario.limits.topic_alias_maximum > 0
+                && self.clients[client].aliases.values().all(|&alias| alias != 31) =>
+            {
                 let packet = publish(Qos::AtMostOnce, None, Some(31), "");
                 let reasons = vec![ProtocolError, TopicAliasInvalid];
                 self.send_wrong(link, &packet, reasons);

@@ -16,7 +16,7 @@ pub mod shared;
 pub mod will;
 
 use petrel_proto::{Packet, ReasonCode};
-use petrel_shard::{ConnId, Input, PeerMessage};
+use petrel_shard::{ConnId, Event, Input, PeerMessage};
 
 use crate::label::Label;
 use crate::model::{Key, Model, Moment};
@@ -52,6 +52,8 @@ pub struct Output {
     pub peers: Vec<(u16, PeerMessage)>,
     /// Closes.
     pub closes: Vec<ConnId>,
+    /// Events.
+    pub events: Vec<Event>,
 }
 
 impl Model {

@@ -47,6 +47,9 @@ impl Trace {
             self.line(at, shard, &|| format!("to shard {to} {message:?}"));
             self.add(u64::from(*to));
         }
+        for event in &output.events {
+            self.line(at, shard, &|| format!("event {event:?}"));
+        }
         for conn in &output.closes {
             self.line(at, shard, &|| format!("close {conn:?}"));
             self.add(u64::from(conn.index));

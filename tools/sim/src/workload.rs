@@ -139,6 +139,8 @@ impl World {
             properties.topic_alias_maximum = rng.percent(60).then(|| *rng.pick(&[0, 1, 2, 10]));
             properties.request_problem_information = rng.percent(20).then_some(false);
             if rng.percent(6) {
+                // What comes with CONNACK must fit.
+                properties.maximum_packet_size = None;
                 properties.authentication_method = Some(text("sim"));
                 properties.authentication_data = Some(Bytes::from_static(b"hello"));
             }

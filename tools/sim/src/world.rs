@@ -249,8 +249,8 @@ impl World {
         self.model.before(at, shard, &input, hint)?;
         let timer = matches!(input, Input::Timer);
         let core = &mut self.cores[usize::from(shard)];
-        let (writes, peers, closes) =
-            (core.out.writes.len(), core.out.peers.len(), core.out.closes.len());
+        let (writes, peers) = (core.out.writes.len(), core.out.peers.len());
+        let (closes, events) = (core.out.closes.len(), core.out.events.len());
         let lost = self.sabotage.is_some_and(|fault| fault.swallows(&input, self.step));
         if !lost {
             core.shard.handle(Now { mono_ms: self.now_ms }, input, &mut core.out);
@@ -262,6 +262,7 @@ impl World {
                 .map(|(to, message)| (to.0, message.clone()))
                 .collect(),
             closes: core.out.closes[closes..].to_vec(),
+            events: core.out.events[events..].to_vec(),
         };
         self.trace.output(at, shard, &output);
         let tags = self.model.after(shard, timer, &output)?;

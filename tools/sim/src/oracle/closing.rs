@@ -12,6 +12,9 @@ use crate::{hold, violated};
 
 const ORACLE: &str = "closing";
 
+/// How long an authentication has to be left alone, in milliseconds.
+const AUTHENTICATION_MS: u64 = 5_000;
+
 impl Model {
     /// The connection has to be closed in this step.
     pub(super) fn must_close(&mut self, key: Key, reasons: Vec<ReasonCode>) {
@@ -57,11 +60,15 @@ impl Model {
 
     /// Finds the cause of a close that no input demanded: the keep alive.
     pub(super) fn explain_close(&mut self, key: Key) -> Checked {
-        let Some(conn) = self.conns.get(&key) else { return Ok(()) };
+        let Some(conn) = self.conns.get_mut(&key) else { return Ok(()) };
         if conn.must_close.is_some() || conn.refuse || conn.ended {
             return Ok(());
         }
         let idle_ms = self.at.now_ms - conn.heard_ms;
+        if conn.pending.is_some() && idle_ms >= AUTHENTICATION_MS {
+            conn.refuse = true;
+            return Ok(());
+        }
         hold!(
             conn.keep_alive_ms > 0 && idle_ms * 2 >= conn.keep_alive_ms * 3,
             ORACLE,

@@ -143,6 +143,16 @@ impl Model {
             let what = (publish, topic.as_str(), group.1);
             return self.first_sending(key, session, what, Some(group));
         }
+        if label == Label::Empty && self.group_could_send(session, &crate::workload::topic(&topic))
+        {
+            // Live copies and those of a group cannot be told apart, nor whose they are.
+            let named = self.by_label.get(&label).into_iter().flatten();
+            let instance =
+                named.copied().find(|&i| self.instances[i].topic.text().as_str() == topic);
+            let instance =
+                instance.ok_or_else(|| self.why_not_due(session, label, &topic, publish))?;
+            return self.first_sending(key, session, (publish, &topic, instance), None);
+        }
         if publish.retain {
             let instance = self.retained_sending(session, label, &topic, publish)?;
             self.check_content(session, instance, publish, version)?;
@@ -191,6 +201,7 @@ impl Model {
             let message = &self.instances[expected.instance];
             let retain = publish.retain;
             let fits = !expected.sent
+                && message.expires_ms > self.at.now_ms
                 && message.topic.text().as_str() == topic
                 && expected.qos == publish.qos
                 && (retain == (message.retain && expected.retain_some)

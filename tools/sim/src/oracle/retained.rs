@@ -174,8 +174,9 @@ impl Model {
                 && message.expires_ms > self.at.now_ms
                 && message.fits(view.packet_bytes_min, asked.id.as_slice())
                 && !(asked.no_local && message.publisher == view.client_id)
+                && !self.lossy_queues
                 && (asked.qos.min(message.qos) > Qos::AtMostOnce
-                    || !self.lossy_queues && self.limits.outgoing_bytes_maximum > 100_000)
+                    || self.limits.outgoing_bytes_maximum > 100_000)
                 && !self.overtaken(view, asked, topic)
         };
         let due: Vec<&RetainedAsked> = view.asked.iter().filter(due).collect();

@@ -1,0 +1,34 @@
+//! Faults in the shards: each of them is seen within a bounded number of seeds.
+//!
+//! `cargo test -p petrel-sim --features sabotage`
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use petrel_shard::sabotage::{Sabotage, set};
+use petrel_sim::run;
+
+/// Seeds that a fault gets to show itself.
+const SEEDS_PER_FAULT: u64 = 200;
+
+#[test]
+fn every_fault_in_a_shard_is_seen() {
+    let mut unseen = Vec::new();
+    for fault in Sabotage::ALL {
+        set(Some(fault));
+        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| Some((seed, violation(seed)?)));
+        set(None);
+        match seen {
+            Some((seed, violation)) => println!("{fault:?}: seed {seed}: {violation}"),
+            None => unseen.push(fault),
+        }
+    }
+    assert!(unseen.is_empty(), "never seen: {unseen:?}");
+}
+
+/// What is wrong with a seed. An assertion of the shard itself may see a fault first.
+fn violation(seed: u64) -> Option<String> {
+    match catch_unwind(AssertUnwindSafe(|| run(seed, None, false))) {
+        Ok(outcome) => outcome.violation.map(|violation| violation.to_string()),
+        Err(_) => Some("the shard's own assertions".into()),
+    }
+}
