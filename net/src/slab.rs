@@ -21,11 +21,17 @@ impl ConnKey {
     }
 }
 
+/// Places that are allocated together. The table grows by one chunk at a time: doubling a vector
+/// would leave up to as much memory unused as is in use.
+const CHUNK: usize = 256;
+
 /// A growing table of values with reused places.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
-    places: Vec<Place<T>>,
+    chunks: Vec<Vec<Place<T>>>,
     free: Vec<u32>,
+    /// Places ever used.
+    places: usize,
 }
 
 #[derive(Debug)]
@@ -36,40 +42,47 @@ struct Place<T> {
 
 impl<T> Slab<T> {
     pub(crate) const fn new() -> Self {
-        Self { places: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), free: Vec::new(), places: 0 }
     }
 
     /// The number of values held.
     pub(crate) fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.places - self.free.len()
     }
 
     pub(crate) fn insert(&mut self, value: T) -> ConnKey {
-        if let Some(index) = self.free.pop() {
-            let place = &mut self.places[index as usize];
+        if let Some(index) = self.free.pop()
+            && let Some(place) = self.place_mut(index)
+        {
             // Skips 0, which marks what is not a connection.
             place.generation = place.generation.checked_add(1).unwrap_or(1);
             place.value = Some(value);
             return ConnKey { index, generation: place.generation };
         }
         // The table is bounded by the open files of a process, far below 2^32.
-        let index = self.places.len() as u32;
-        self.places.push(Place { generation: 1, value: Some(value) });
+        let index = self.places as u32;
+        if self.places.is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.push(Place { generation: 1, value: Some(value) });
+        }
+        self.places += 1;
         ConnKey { index, generation: 1 }
     }
 
     pub(crate) fn get(&self, key: ConnKey) -> Option<&T> {
-        let place = self.places.get(key.index as usize)?;
+        let place = self.place(key.index)?;
         if place.generation == key.generation { place.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, key: ConnKey) -> Option<&mut T> {
-        let place = self.places.get_mut(key.index as usize)?;
+        let place = self.place_mut(key.index)?;
         if place.generation == key.generation { place.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<T> {
-        let place = self.places.get_mut(key.index as usize)?;
+        let place = self.place_mut(key.index)?;
         if place.generation != key.generation {
             return None;
         }
@@ -78,10 +91,19 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    fn place(&self, index: u32) -> Option<&Place<T>> {
+        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+    }
+
+    fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
+        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+    }
+
     /// The keys of all values.
     pub(crate) fn keys(&self) -> impl Iterator<Item = ConnKey> {
-        self.places
+        self.chunks
             .iter()
+            .flatten()
             .enumerate()
             .filter(|(_, place)| place.value.is_some())
             .map(|(index, place)| ConnKey { index: index as u32, generation: place.generation })

@@ -1,11 +1,17 @@
 //! A dense table whose positions are reused under a new generation.
 
+/// Entries that are allocated together. A table grows by one chunk at a time: doubling a vector
+/// would leave up to as much memory unused as is in use, and copy every session to do so.
+const CHUNK: usize = 256;
+
 /// Values at stable positions; a freed position is used again with the next generation, so that
 /// an old reference never finds a new value.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
-    entries: Vec<Entry<T>>,
+    chunks: Vec<Vec<Entry<T>>>,
     free: Vec<u32>,
+    /// Positions ever used.
+    positions: usize,
 }
 
 #[derive(Debug)]
@@ -16,25 +22,32 @@ struct Entry<T> {
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { entries: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), free: Vec::new(), positions: 0 }
     }
 }
 
 impl<T> Table<T> {
     /// Puts a value at a free position. Returns the position and its generation.
     pub(crate) fn insert(&mut self, value: T) -> (u32, u32) {
-        if let Some(index) = self.free.pop() {
-            let entry = &mut self.entries[index as usize];
+        if let Some(index) = self.free.pop()
+            && let Some(entry) = self.entry_mut(index)
+        {
             entry.value = Some(value);
             return (index, entry.generation);
         }
-        self.entries.push(Entry { generation: 0, value: Some(value) });
-        ((self.entries.len() - 1) as u32, 0)
+        if self.positions.is_multiple_of(CHUNK) {
+            self.chunks.push(Vec::with_capacity(CHUNK));
+        }
+        if let Some(chunk) = self.chunks.last_mut() {
+            chunk.push(Entry { generation: 0, value: Some(value) });
+        }
+        self.positions += 1;
+        ((self.positions - 1) as u32, 0)
     }
 
     /// Takes a value out; its generation ends.
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let entry = self.entries.get_mut(index as usize)?;
+        let entry = self.entry_mut(index)?;
         let value = entry.value.take()?;
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(index);
@@ -42,27 +55,36 @@ impl<T> Table<T> {
     }
 
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.entries.get(index as usize)?.value.as_ref()
+        self.entry(index)?.value.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entries.get_mut(index as usize)?.value.as_mut()
+        self.entry_mut(index)?.value.as_mut()
     }
 
     /// The generation that the position has now.
     pub(crate) fn generation(&self, index: u32) -> Option<u32> {
-        self.entries.get(index as usize).map(|entry| entry.generation)
+        self.entry(index).map(|entry| entry.generation)
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.entries.len() - self.free.len()
+        self.positions - self.free.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.entries
+        self.chunks
             .iter()
+            .flatten()
             .enumerate()
             .filter_map(|(index, entry)| entry.value.as_ref().map(|value| (index as u32, value)))
+    }
+
+    fn entry(&self, index: u32) -> Option<&Entry<T>> {
+        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+    }
+
+    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
+        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
     }
 }
 
@@ -80,5 +102,15 @@ mod tests {
         assert_eq!(again, index);
         assert_ne!(first, second);
         assert_eq!((table.len(), table.get(again)), (1, Some(&'b')));
+    }
+
+    #[test]
+    fn positions_run_on_from_chunk_to_chunk() {
+        let mut table = Table::default();
+        for n in 0..1000u32 {
+            assert_eq!(table.insert(n), (n, 0));
+        }
+        assert!(table.iter().all(|(index, &value)| index == value));
+        assert_eq!((table.len(), table.get(999), table.get(1000)), (1000, Some(&999), None));
     }
 }
