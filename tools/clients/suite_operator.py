@@ -1,0 +1,59 @@
+"""What an operator does to a running broker, seen by its clients."""
+
+import signal
+import ssl
+import time
+
+import trustme
+
+from lab import V5, V31, V311, WAIT_S, Suite, Will
+
+SUITE = Suite()
+
+
+@SUITE.check(versions=(V5,), transports=("mqtts", "wss"), alone=True)
+def certificates_are_read_again_on_sighup(lab):
+    """New connections see the new certificate, old ones go on, a bad file changes nothing."""
+    certificates = lab.broker.certificates
+    files = {path: path.read_bytes() for path in (certificates.cert, certificates.key)}
+    staying = lab.client("staying")
+    staying.subscribe(lab.topic("x"), 1)
+    authority = trustme.CA()
+    renewed = authority.issue_cert("localhost", "127.0.0.1")
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    try:
+        certificates.key.write_text("no key at all")
+        lab.broker.process.send_signal(signal.SIGHUP)
+        lab.client("undisturbed")
+        certificates.cert.write_bytes(b"".join(b.bytes() for b in renewed.cert_chain_pems))
+        certificates.key.write_bytes(renewed.private_key_pem.bytes())
+        lab.broker.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                newcomer = lab.new("newcomer")
+                newcomer.paho._ssl_context = trust
+                newcomer.connect()
+                break
+            except ssl.SSLError:
+                assert time.monotonic() < deadline, "the new certificate is not used"
+        newcomer.publish(lab.topic("x"), "still here", 1)
+        staying.expect("still here")
+    finally:
+        for path, content in files.items():
+            path.write_bytes(content)
+        lab.broker.process.send_signal(signal.SIGHUP)
+
+
+@SUITE.check(versions=(V5,), transports=("mqtt",), alone=True)
+def sigterm_says_goodbye(lab):
+    """The last check: MQTT 5 clients are told why, the others are closed, the exit code is 0."""
+    modern = [lab.client(protocol, protocol=protocol) for protocol in ("mqtt", "wss")]
+    old = [lab.client(f"old{version}", version=version) for version in (V31, V311)]
+    lab.client("willing", will=Will(lab.topic("will"), b"stopped", 1))
+    code = lab.broker.stop()
+    assert code == 0, f"exit code {code}"
+    assert [client.wait_closed() for client in modern] == [0x8B, 0x8B]
+    for client in old:
+        client.wait_closed()
