@@ -12,7 +12,9 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{DecodeError, Version, encode, encoded_len};
-use petrel_shard::{ConnId, Input, Now, Origin, Outbox, Shard, ShardIndex, SlotMap, refusal};
+use petrel_shard::{
+    ConnId, Input, Now, Origin, Outbox, PeerMessage, Shard, ShardIndex, SlotMap, refusal,
+};
 
 use crate::auth::AuthMethods;
 use crate::mesh::{Handover, MeshEnd, Parcel};
@@ -117,6 +119,8 @@ pub struct Pump {
     /// Connections that are not read because a shard is clogged, by that shard.
     held: Vec<Vec<ConnKey>>,
     flushed: Vec<(ConnKey, usize)>,
+    /// What the shard has told itself, for the next turn: the mesh has no ring to oneself.
+    own: Vec<PeerMessage>,
     packet: BytesMut,
     report: Report,
     /// Until when a shard that stops waits.
@@ -134,6 +138,7 @@ impl Pump {
             parts,
             outbox: Outbox::new(),
             flushed: Vec::new(),
+            own: Vec::new(),
             packet: BytesMut::new(),
             report: Report::default(),
             stop_at_ms: None,
@@ -171,6 +176,7 @@ impl Pump {
             || self.parts.mesh.has_mail()
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
+            || !self.own.is_empty()
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -230,8 +236,15 @@ impl Pump {
         }
     }
 
-    /// Takes what the peers have sent.
+    /// Takes what the peers have sent, and first what the shard has sent itself.
     fn receive(&mut self) {
+        let from = self.parts.index;
+        for message in std::mem::take(&mut self.own) {
+            self.feed(Input::Peer { from, message });
+            if self.is_full() {
+                self.carry_out();
+            }
+        }
         for from in (0..self.parts.mesh.shards()).map(ShardIndex) {
             for _ in 0..PARCELS_PER_TURN_MAX {
                 match self.parts.mesh.receive(from) {
@@ -367,7 +380,11 @@ impl Pump {
     fn carry_out(&mut self) {
         for _ in 0..ROUNDS_MAX {
             for (to, message) in self.outbox.peers.drain(..) {
-                self.parts.mesh.send(to, message);
+                if to == self.parts.index {
+                    self.own.push(message);
+                } else {
+                    self.parts.mesh.send(to, message);
+                }
             }
             self.parts.mesh.flush();
             self.write();

@@ -4,6 +4,7 @@ mod common;
 
 use std::thread;
 
+use bytes::Bytes;
 use common::{
     Client, RUNTIMES, broker, bytes_of, connect_packet, publish_packet, subscribe_packet,
 };
@@ -35,6 +36,38 @@ fn messages_find_their_way_between_all_shards_in_order() {
             }
             assert_eq!(broker.stalls(), 0);
             drop((subscribers, publisher));
+            broker.stop().expect("it stops");
+        }
+    }
+}
+
+/// [MQTT5-3.3.1-9]
+#[test]
+fn retained_messages_come_from_every_shard_the_own_one_included() {
+    const TOPICS: u16 = 200;
+    for runtime in RUNTIMES {
+        for shards in [1, 2, 8] {
+            let broker = broker(shards, runtime);
+            let address = broker.addresses()[0];
+            let mut publisher = Client::connect(address, "publisher", Version::V5);
+            for n in 1..=TOPICS {
+                let topic = format!("kept/{n}");
+                let packet = publish_packet(&topic, topic.clone(), Qos::AtLeastOnce, n);
+                let Packet::Publish(mut publish) = packet else { unreachable!() };
+                publish.retain = true;
+                publisher.send(&Packet::Publish(publish));
+                assert!(matches!(publisher.receive(), Some(Packet::PubAck(_))));
+            }
+            for n in 0..4 {
+                let id = format!("subscriber-{n}");
+                let mut subscriber = Client::connect(address, &id, Version::V5);
+                subscriber.subscribe("kept/+", Qos::AtMostOnce);
+                let mut topics: Vec<Bytes> =
+                    (0..TOPICS).map(|_| subscriber.receive_publish().payload).collect();
+                topics.sort_unstable();
+                topics.dedup();
+                assert_eq!(topics.len(), usize::from(TOPICS));
+            }
             broker.stop().expect("it stops");
         }
     }
