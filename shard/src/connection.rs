@@ -28,7 +28,7 @@ pub(crate) struct Connection {
     /// What was in flight on the last connection is not yet all sent again.
     pub(crate) resending: bool,
     pub(crate) state: State,
-    /// Topic names behind the client's aliases; grows as they are used ([MQTT5-3.3.2-10]).
+    /// Topic names behind the client's aliases; grows as they are used ([MQTT5-3.3.2-12]).
     pub(crate) incoming_aliases: Vec<TopicName>,
     pub(crate) outgoing_aliases: OutgoingAliases,
     /// The enhanced authentication that its CONNECT named.

@@ -36,7 +36,7 @@ impl Shard {
                 let matched = self.route(turn, message);
                 if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers }
             }
-            // [MQTT5-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.
+            // [MQTT311-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.
             Err(violation) => violation.reason,
         };
         if let Some(packet_id) = packet_id {
@@ -82,7 +82,7 @@ impl Shard {
     pub(crate) fn check_publish_topic(&self, topic: &TopicName) -> Result<(), Violation> {
         let first = topic.levels().next().unwrap_or_default();
         if matches!(first, b"$SYS" | b"$share") {
-            let what = "clients must not publish to the server's own topics [MQTT5-4.7.2-1]";
+            let what = "clients must not publish to the server's own topics (4.7.2)";
             return Err(Violation::new(ReasonCode::NotAuthorized, what));
         }
         Ok(())

@@ -178,7 +178,7 @@ impl Shard {
         self.tell(turn, asker.shard, PeerMessage::RetainedBatch(Box::new(batch)));
     }
 
-    /// An answer: queued for the client, always with RETAIN set ([MQTT5-3.3.1-8]).
+    /// An answer: queued for the client, always with RETAIN set ([MQTT311-3.3.1-8]).
     pub(crate) fn on_retained_batch(
         &mut self,
         turn: &mut Turn<'_>,

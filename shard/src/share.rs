@@ -79,7 +79,7 @@ impl Groups {
 
 impl Group {
     /// The next member in turn that is ready; for QoS 0 one that is online will do
-    /// ([MQTT5-4.8.2-4]).
+    /// (4.8.2).
     fn choose(&mut self, qos: Qos) -> Option<SessionRef> {
         let count = self.members.len();
         let in_turn = |start: usize| (0..count).map(move |step| (start + step) % count);
@@ -341,7 +341,7 @@ impl Shard {
     }
 
     /// The client is away: what it had not been sent goes back to its groups. What is in flight
-    /// stays, since the client may have it ([MQTT5-4.8.2-5]).
+    /// stays, since the client may have it ([MQTT5-4.8.2-4]).
     pub(crate) fn release_group_messages(&mut self, turn: &mut Turn<'_>, index: u32) {
         let member = self.session_ref(index);
         self.tell_groups(turn, index);

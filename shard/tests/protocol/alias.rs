@@ -13,7 +13,7 @@ fn taking(client_id: &str, maximum: u16) -> Connect {
     resume(Version::V5, client_id).with(|c| c.properties.topic_alias_maximum = Some(maximum))
 }
 
-/// [MQTT5-3.3.2-7] [MQTT5-3.3.2-12] [MQTT5-3.3.2-10]
+/// [MQTT5-3.3.2-12] And is for this connection only.
 #[test]
 fn an_alias_stands_for_the_topic_it_was_last_given() {
     across(|net| {
@@ -29,11 +29,11 @@ fn an_alias_stands_for_the_topic_it_was_last_given() {
         let got = net.settle(a);
         let topics: Vec<_> = got.iter().map(|p| p.topic.text().as_str()).collect();
         assert_eq!(topics, ["one", "two", "one", "two", "three", "three"]);
-        assert!(got.iter().all(|p| p.properties.topic_alias.is_none()), "[MQTT5-3.3.2-7]");
+        assert!(got.iter().all(|p| p.properties.topic_alias.is_none()), "forwarded aliases");
     });
 }
 
-/// [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] [MQTT5-4.13.1-1]
+/// [MQTT5-3.3.2-8] [MQTT5-3.3.2-9] [MQTT5-3.2.2-17] [MQTT5-3.2.2-18] [MQTT5-4.13.1-1]
 #[test]
 fn an_alias_of_zero_or_above_the_maximum_ends_the_connection() {
     across_with(
@@ -58,7 +58,7 @@ fn an_alias_of_zero_or_above_the_maximum_ends_the_connection() {
     );
 }
 
-/// [MQTT5-3.3.2-7] [MQTT5-4.13.1-1]
+/// [MQTT5-4.13.1-1] 3.3.2.3.4.
 #[test]
 fn an_unknown_alias_without_a_topic_is_a_protocol_error() {
     across(|net| {
@@ -81,7 +81,7 @@ fn aliases_end_with_their_connection() {
     });
 }
 
-/// [MQTT5-3.3.2-7] Each connection has a map of its own.
+/// 3.3.2.3.4: each connection has a map of its own.
 #[test]
 fn aliases_of_two_clients_do_not_mix() {
     across(|net| {
@@ -99,7 +99,7 @@ fn aliases_of_two_clients_do_not_mix() {
     });
 }
 
-/// [MQTT5-3.3.2-7] A repetition teaches the alias as the first time did.
+/// 3.3.2.3.4: a repetition teaches the alias as the first time did.
 #[test]
 fn a_repeated_qos_2_publish_may_bring_its_alias_again() {
     across(|net| {
@@ -193,7 +193,7 @@ fn after_a_resume_topics_are_whole_again() {
     });
 }
 
-/// [MQTT5-3.1.2-24] [MQTT5-3.3.2-7] An alias that could not be introduced is not known.
+/// [MQTT5-3.1.2-24] An alias that could not be introduced is not known.
 #[test]
 fn a_message_too_large_to_send_teaches_no_alias() {
     across(|net| {

@@ -35,7 +35,8 @@ fn authenticated(net: &mut Net) -> Client {
     a
 }
 
-/// [MQTT5-4.12.0-2] [MQTT5-4.12.0-3] [MQTT5-4.12.0-5] [MQTT5-3.15.1-1] [MQTT5-3.15.2-1] [MQTT5-3.2.2-17]
+/// [MQTT5-4.12.0-2] [MQTT5-4.12.0-3] [MQTT5-4.12.0-5] [MQTT5-3.15.2-1] [MQTT5-3.15.2-2]
+/// [MQTT5-3.15.2-3]
 #[test]
 fn an_exchange_of_several_steps_ends_with_connack() {
     across(|net| {
@@ -257,7 +258,7 @@ fn a_verdict_for_a_connection_that_is_gone_does_nothing() {
     });
 }
 
-/// [MQTT5-4.13.1-1] 4.12: nobody may hold a connection without proving anything.
+/// 4.12: nobody may hold a connection without proving anything.
 #[test]
 fn a_client_that_falls_silent_during_the_exchange_is_refused() {
     across(|net| {

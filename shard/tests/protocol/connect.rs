@@ -86,8 +86,9 @@ fn an_unknown_protocol_level_is_refused_in_the_form_that_its_client_understands(
     }
 }
 
-/// [MQTT5-3.1.2-3] [MQTT5-3.1.2-11] [MQTT5-3.1.2-12] [MQTT5-3.1.2-13] [MQTT5-4.13.1-1]
-/// [MQTT311-3.1.2-3] [MQTT311-3.1.2-13] [MQTT311-3.1.2-14] [MQTT311-3.1.2-15] [MQTT311-4.8.0-1]
+/// [MQTT5-3.1.2-3] [MQTT5-3.1.2-11] [MQTT5-3.1.2-12] [MQTT5-3.1.2-13] [MQTT5-3.1.4-1]
+/// [MQTT5-4.13.1-1] [MQTT311-3.1.2-3] [MQTT311-3.1.2-11] [MQTT311-3.1.2-13] [MQTT311-3.1.2-14]
+/// [MQTT311-3.1.2-15] [MQTT311-3.1.4-1] [MQTT311-3.2.2-6] [MQTT311-4.8.0-1]
 #[test]
 fn bad_connect_flags_are_told_to_mqtt_5_and_close_mqtt_3() {
     let mut net = Net::new(1);
@@ -154,7 +155,7 @@ fn mqtt_311_may_leave_the_identifier_out_only_with_a_clean_session() {
     net.refused(kept, R::ClientIdentifierNotValid);
 }
 
-/// [MQTT311-3.1.3-9] MQTT 3.1 knows no empty identifiers.
+/// MQTT 3.1 knows no empty identifiers.
 #[test]
 fn mqtt_31_may_not_leave_the_identifier_out() {
     let mut net = Net::new(1);
@@ -346,7 +347,7 @@ fn user_name_and_password_are_accepted_where_nothing_is_to_be_proved() {
     });
 }
 
-/// [MQTT5-3.1.4-2] [MQTT5-3.1.4-1] [MQTT311-3.2.2-4] [MQTT311-3.2.2-5]
+/// [MQTT5-3.1.4-2] [MQTT311-3.2.2-4] [MQTT311-3.2.2-5]
 #[test]
 fn a_refused_connect_leaves_the_connected_client_alone() {
     versions(|net, version| {
@@ -360,7 +361,7 @@ fn a_refused_connect_leaves_the_connected_client_alone() {
     });
 }
 
-/// [MQTT5-3.2.2-21] [MQTT5-3.2.2-3] A server says what differs from the defaults, and once.
+/// 3.2.2.3: a server says what differs from the defaults.
 #[test]
 fn connack_tells_the_limits_of_the_server() {
     across_with(
@@ -385,7 +386,7 @@ fn connack_tells_the_limits_of_the_server() {
     );
 }
 
-/// [MQTT5-3.2.2-19] [MQTT5-3.1.2-24]
+/// [MQTT5-3.2.2-19] [MQTT5-3.2.2-20] [MQTT5-3.1.2-24]
 #[test]
 fn a_refusal_that_would_be_too_large_goes_without_its_reason_string() {
     across(|net| {
@@ -408,6 +409,26 @@ fn a_client_that_accepts_no_connack_is_closed() {
             assert!(!net.is_open(a), "{maximum}");
             net.silent(a);
         }
+    });
+}
+
+/// [MQTT5-3.4.2-2] [MQTT5-3.4.2-3] [MQTT5-3.5.2-2] [MQTT5-3.5.2-3] [MQTT5-3.6.2-2] [MQTT5-3.6.2-3]
+/// [MQTT5-3.7.2-2] [MQTT5-3.7.2-3] [MQTT5-3.9.2-1] [MQTT5-3.9.2-2] [MQTT5-3.11.2-1] [MQTT5-3.11.2-2]
+/// The client of these tests measures every packet.
+#[test]
+fn answers_fit_a_client_that_takes_little() {
+    across(|net| {
+        let tight = v5("a").with(|c| c.properties.maximum_packet_size = Some(20));
+        let a = net.online(tight);
+        net.send(a, message("$SYS/x", "no").qos1(1));
+        net.send(a, message("$SYS/x", "no").qos2(2));
+        net.send(a, pubrel(9));
+        net.send(a, pubrec(9));
+        net.send(a, subscribe(&[("t", options(QOS0)), ("$share/g/t", options(QOS0))]));
+        net.send(a, unsubscribe(&["t", "other", "$share/g/t"]));
+        net.run();
+        assert_eq!(net.received(a).len(), 6);
+        assert!(net.is_open(a));
     });
 }
 

@@ -22,12 +22,14 @@ fn after_disconnect_the_connection_is_closed_and_nothing_is_heard() {
     });
 }
 
-/// [MQTT5-3.14.1-1] [MQTT5-2.1.3-1] [MQTT5-4.13.1-1] [MQTT311-3.14.1-1] [MQTT311-2.2.2-1] [MQTT311-2.2.2-2]
+/// [MQTT5-3.14.1-1] [MQTT5-3.15.1-1] [MQTT5-2.1.3-1] [MQTT5-4.13.1-1] [MQTT311-3.14.1-1]
+/// [MQTT311-2.2.2-1] [MQTT311-2.2.2-2]
 #[test]
 fn wrong_flags_in_a_fixed_header_end_the_connection() {
     versions(|net, version| {
-        let packets: [&[u8]; 8] = [
+        let packets: [&[u8]; 9] = [
             &[0xe1, 0],
+            &[0xf1, 0],
             &[0xc8, 0],
             &[0x41, 2, 0, 1],
             &[0x52, 2, 0, 1],
@@ -44,7 +46,7 @@ fn wrong_flags_in_a_fixed_header_end_the_connection() {
     });
 }
 
-/// [MQTT5-1.5.5-1] [MQTT5-2.1.3-1]
+/// [MQTT5-1.5.5-1] [MQTT5-4.13.1-1]
 #[test]
 fn a_length_that_is_none_ends_the_connection() {
     versions(|net, version| {
@@ -138,7 +140,7 @@ fn every_end_has_an_event_with_its_reason() {
     });
 }
 
-/// [MQTT5-3.14.4-1] [MQTT5-3.1.2-24] However little the client takes.
+/// [MQTT5-3.1.2-24] However little the client takes.
 #[test]
 fn a_connection_is_closed_once_however_small_its_packets() {
     across(|net| {

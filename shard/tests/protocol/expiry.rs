@@ -13,7 +13,7 @@ fn away(net: &mut Net) -> Client {
     net.online(v5("b"))
 }
 
-/// [MQTT5-3.3.2-6] [MQTT5-3.3.2-4]
+/// [MQTT5-3.3.2-6]
 #[test]
 fn the_interval_that_is_left_is_forwarded() {
     across(|net| {
@@ -60,7 +60,7 @@ fn a_message_may_expire_behind_a_slow_client() {
     });
 }
 
-/// [MQTT5-4.3.2-3] [MQTT5-4.3.3-7] [MQTT5-4.3.3-13] What has been sent is seen through.
+/// [MQTT5-4.3.2-3] [MQTT5-4.3.3-7] What has been sent is seen through.
 #[test]
 fn a_message_does_not_expire_once_it_was_sent() {
     across(|net| {
@@ -81,7 +81,7 @@ fn a_message_does_not_expire_once_it_was_sent() {
     });
 }
 
-/// [MQTT5-4.3.3-13] [MQTT5-4.3.3-10] An expiry of what was received does not end its exchange.
+/// [MQTT5-4.3.3-13] An expiry of what was received does not end its exchange.
 #[test]
 fn the_exchange_with_the_publisher_outlives_the_message() {
     across(|net| {

@@ -120,7 +120,7 @@ fn finishing_what_was_released_before_does_not_widen_the_window() {
     });
 }
 
-/// [MQTT5-3.3.4-7] [MQTT5-3.3.4-8] [MQTT5-4.13.1-1]
+/// [MQTT5-3.3.4-7] [MQTT5-4.13.1-1]
 #[test]
 fn a_client_beyond_our_receive_maximum_is_disconnected() {
     across_with(

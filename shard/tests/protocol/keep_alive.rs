@@ -6,7 +6,7 @@ use petrel_shard::Verdict;
 use crate::harness::{across, across_with, versions};
 use crate::packets::*;
 
-/// [MQTT5-3.1.2-22] [MQTT311-3.1.2-24]
+/// [MQTT5-3.1.2-22] [MQTT5-3.2.2-22] [MQTT311-3.1.2-24]
 #[test]
 fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
     versions(|net, version| {
@@ -92,7 +92,7 @@ fn the_longest_keep_alive_is_kept_exactly() {
     });
 }
 
-/// [MQTT5-3.2.2-21] [MQTT5-3.2.2-22] [MQTT5-3.1.2-21]
+/// [MQTT5-3.2.2-21] [MQTT5-3.1.2-21]
 #[test]
 fn the_keep_alive_of_the_server_replaces_that_of_the_client() {
     for asked in [0, 10, 100] {

@@ -56,7 +56,7 @@ fn a_retained_message_is_found_from_any_shard() {
     }
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-4.8.2-5] The owner of the group is a third party.
+/// The owner of the group is a third party.
 #[test]
 fn a_group_works_from_any_shard_for_members_on_any_shard() {
     for [first, second, owner] in placements() {

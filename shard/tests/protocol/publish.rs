@@ -67,7 +67,7 @@ fn a_topic_name_that_is_none_ends_the_connection() {
     });
 }
 
-/// [MQTT5-2.2.1-2] [MQTT5-2.2.1-3] [MQTT311-2.3.1-1]
+/// [MQTT5-2.2.1-3] [MQTT311-2.3.1-1]
 #[test]
 fn packet_identifier_zero_ends_the_connection() {
     versions(|net, version| {
@@ -88,7 +88,7 @@ fn packet_identifier_zero_ends_the_connection() {
     });
 }
 
-/// [MQTT5-3.3.4-1] [MQTT5-4.3.1-1] [MQTT311-3.3.5-1] [MQTT311-4.3.1-1]
+/// [MQTT5-4.3.1-1] [MQTT5-4.5.0-1] [MQTT311-4.3.1-1] [MQTT311-4.5.0-1]
 #[test]
 fn each_subscriber_gets_each_message() {
     versions(|net, version| {
@@ -127,7 +127,7 @@ fn a_message_is_delivered_at_the_lower_of_both_qos() {
     });
 }
 
-/// [MQTT5-3.3.4-2] [MQTT5-3.3.4-3] [MQTT5-3.3.4-4] [MQTT5-3.3.4-5] [MQTT311-3.3.5-1]
+/// [MQTT5-3.3.4-2] [MQTT5-3.3.4-3] [MQTT5-3.3.4-4] [MQTT311-3.3.5-1]
 #[test]
 fn overlapping_subscriptions_get_one_copy_at_the_highest_qos_with_all_identifiers() {
     across(|net| {
@@ -262,7 +262,7 @@ fn leading_wildcards_do_not_match_dollar_topics() {
     });
 }
 
-/// [MQTT5-4.7.2-1] [MQTT5-3.3.5-2] [MQTT5-4.13.2-1] [MQTT311-3.3.5-2]
+/// [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] [MQTT311-3.3.5-2] 4.7.2: these are not the clients'.
 #[test]
 fn publishing_to_the_servers_own_topics_is_acknowledged_and_not_done() {
     versions(|net, version| {

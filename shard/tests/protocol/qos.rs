@@ -48,7 +48,8 @@ fn after_puback_the_same_identifier_is_a_new_message() {
     });
 }
 
-/// [MQTT5-4.3.3-8] [MQTT5-4.3.3-11] [MQTT5-2.2.1-5] [MQTT311-4.3.3-2] [MQTT311-2.3.1-6] [MQTT311-3.6.4-1]
+/// [MQTT5-4.3.3-8] [MQTT5-4.3.3-11] [MQTT5-2.2.1-5] [MQTT5-3.3.4-1] [MQTT311-4.3.3-2]
+/// [MQTT311-2.3.1-6] [MQTT311-3.3.4-1]
 #[test]
 fn a_qos_2_publish_is_answered_with_pubrec_and_pubcomp() {
     versions(|net, version| {
@@ -62,7 +63,7 @@ fn a_qos_2_publish_is_answered_with_pubrec_and_pubcomp() {
     });
 }
 
-/// [MQTT5-4.3.3-10] [MQTT5-4.3.3-9] [MQTT311-4.3.3-2]
+/// [MQTT5-4.3.3-10] [MQTT5-4.3.3-12] [MQTT311-4.3.3-2]
 #[test]
 fn a_repeated_qos_2_publish_is_answered_every_time_and_delivered_once() {
     versions(|net, version| {
@@ -82,7 +83,8 @@ fn a_repeated_qos_2_publish_is_answered_every_time_and_delivered_once() {
     });
 }
 
-/// [MQTT5-4.3.3-12] [MQTT5-4.3.3-11] [MQTT311-4.3.3-2] Always an answer; in MQTT 5 it says that there was nothing.
+/// [MQTT5-4.3.3-11] [MQTT5-3.7.2-1] [MQTT311-4.3.3-2] Always an answer; in MQTT 5 it says that
+/// there was nothing.
 #[test]
 fn pubrel_of_an_unknown_identifier_is_completed() {
     versions(|net, version| {
@@ -148,7 +150,7 @@ fn qos_1_messages_go_out_with_an_identifier_until_they_are_acknowledged() {
     });
 }
 
-/// [MQTT5-4.3.3-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-3] [MQTT5-4.3.3-4] [MQTT5-4.3.3-5] [MQTT5-4.3.3-6]
+/// [MQTT5-4.3.3-1] [MQTT5-4.3.3-2] [MQTT5-4.3.3-3] [MQTT5-4.3.3-4] [MQTT5-4.3.3-5]
 /// [MQTT311-4.3.3-1]
 #[test]
 fn qos_2_messages_go_out_in_four_steps() {
@@ -190,7 +192,7 @@ fn unacknowledged_messages_come_again_in_order_with_dup_and_their_identifiers() 
     });
 }
 
-/// [MQTT5-4.4.0-1] [MQTT311-4.4.0-1] At each stage of QoS 2.
+/// [MQTT5-4.4.0-1] [MQTT5-4.3.3-5] [MQTT5-4.3.3-6] [MQTT311-4.4.0-1] At each stage of QoS 2.
 #[test]
 fn a_qos_2_delivery_goes_on_where_it_stood() {
     versions(|net, version| {
@@ -216,7 +218,8 @@ fn a_qos_2_delivery_goes_on_where_it_stood() {
     });
 }
 
-/// [MQTT5-4.3.3-4] [MQTT5-4.3.3-5] A second PUBREC gets a second PUBREL, never the message.
+/// [MQTT5-4.3.3-4] [MQTT5-4.3.3-6] [MQTT5-3.6.2-1] A second PUBREC gets a second PUBREL, never the
+/// message.
 #[test]
 fn a_repeated_pubrec_is_released_again() {
     versions(|net, version| {
@@ -259,7 +262,7 @@ fn an_acknowledgement_with_an_error_ends_the_delivery() {
     });
 }
 
-/// [MQTT5-4.3.3-10] [MQTT5-4.3.3-9] A refused QoS 2 message frees its identifier.
+/// [MQTT5-4.3.3-9] A refused QoS 2 message frees its identifier.
 #[test]
 fn after_a_pubrec_with_an_error_the_identifier_is_new() {
     across(|net| {
@@ -303,7 +306,8 @@ fn an_acknowledgement_of_something_unknown_is_ignored() {
     });
 }
 
-/// [MQTT5-2.2.1-4] [MQTT311-2.3.1-2] [MQTT311-2.3.1-4] The clients of these tests hold it for every packet.
+/// [MQTT5-2.2.1-4] [MQTT5-4.3.2-1] [MQTT311-2.3.1-4] The clients of these tests hold it for every
+/// packet.
 #[test]
 fn packet_identifiers_in_use_are_skipped() {
     versions(|net, version| {
@@ -423,7 +427,7 @@ fn releases_come_in_the_order_of_the_receipts() {
     });
 }
 
-/// [MQTT5-4.5.0-1] [MQTT311-4.5.0-1] [MQTT5-3.8.4-6] Every subscription counts from its SUBACK on.
+/// [MQTT5-4.5.0-1] [MQTT311-4.5.0-1] Every subscription counts from its SUBACK on.
 #[test]
 fn a_message_published_after_suback_is_never_missed() {
     versions(|net, version| {
@@ -440,7 +444,7 @@ fn a_message_published_after_suback_is_never_missed() {
     });
 }
 
-/// [MQTT5-4.5.0-1] [MQTT5-4.5.0-2] [MQTT311-4.5.0-1] [MQTT311-4.5.0-2]
+/// [MQTT5-4.5.0-1] [MQTT5-4.6.0-5] [MQTT311-4.5.0-1] [MQTT311-4.6.0-6]
 #[test]
 fn the_receivers_share_one_order_of_one_publisher() {
     across(|net| {
@@ -463,7 +467,7 @@ fn the_receivers_share_one_order_of_one_publisher() {
     });
 }
 
-/// [MQTT5-4.3.1-1] QoS 0 messages for a client that is away are not kept.
+/// [MQTT311-3.1.2-5] QoS 0 messages for a client that is away are not kept.
 #[test]
 fn qos_0_messages_do_not_wait_for_a_client_that_is_away() {
     versions(|net, version| {

@@ -14,7 +14,7 @@ fn taken(net: &mut Net, client: Client) -> Vec<(String, bool)> {
     taken
 }
 
-/// [MQTT5-3.3.1-5] [MQTT5-3.3.1-8] [MQTT5-3.8.4-4] [MQTT311-3.3.1-5] [MQTT311-3.3.1-6] [MQTT311-3.3.1-8]
+/// [MQTT5-3.3.1-5] [MQTT5-3.3.1-9] [MQTT311-3.3.1-5] [MQTT311-3.3.1-6] [MQTT311-3.3.1-8]
 #[test]
 fn a_new_subscription_gets_the_retained_messages_that_it_matches() {
     versions(|net, version| {
@@ -126,7 +126,7 @@ fn overlapping_subscriptions_keep_retain_if_one_of_them_does() {
     });
 }
 
-/// [MQTT5-3.3.1-8] Retain As Published says nothing about messages sent on SUBSCRIBE.
+/// 3.3.1.3: Retain As Published says nothing about messages sent on SUBSCRIBE.
 #[test]
 fn retained_messages_on_subscribe_always_have_retain_set() {
     across(|net| {
@@ -400,7 +400,7 @@ fn unsubscribing_stops_the_retained_messages() {
     });
 }
 
-/// [MQTT5-3.2.2-14] [MQTT5-3.2.2-13] Where there are none, SUBSCRIBE finds none.
+/// 3.2.2.3.5: where there are none, SUBSCRIBE finds none.
 #[test]
 fn a_server_without_retained_messages_still_takes_subscriptions() {
     across_with(
@@ -414,7 +414,7 @@ fn a_server_without_retained_messages_still_takes_subscriptions() {
     );
 }
 
-/// 3.3.1.3: a retained message outlives whoever published it.
+/// [MQTT311-3.1.2-7] [MQTT311-3.3.1-6] A retained message outlives whoever published it.
 #[test]
 fn retained_messages_are_no_part_of_a_session() {
     versions(|net, version| {

@@ -14,8 +14,9 @@ fn expiry(seconds: u32, clean: bool) -> petrel_proto::Connect {
     })
 }
 
-/// [MQTT5-3.1.2-4] [MQTT5-3.1.2-5] [MQTT5-3.1.2-6] [MQTT5-3.2.2-2] [MQTT5-3.2.2-3]
-/// [MQTT311-3.1.2-4] [MQTT311-3.1.2-6] [MQTT311-3.2.2-1] [MQTT311-3.2.2-2] [MQTT311-3.2.2-3]
+/// [MQTT5-3.1.2-4] [MQTT5-3.1.2-5] [MQTT5-3.1.2-6] [MQTT5-3.1.3-2] [MQTT5-3.1.4-4] [MQTT5-3.2.2-2]
+/// [MQTT5-3.2.2-3] [MQTT311-3.1.2-4] [MQTT311-3.1.2-6] [MQTT311-3.1.3-2] [MQTT311-3.1.4-3]
+/// [MQTT311-3.2.2-1] [MQTT311-3.2.2-2] [MQTT311-3.2.2-3]
 #[test]
 fn session_present_is_right_in_all_four_combinations() {
     versions(|net, version| {
@@ -163,7 +164,7 @@ fn a_session_does_not_expire_while_it_is_connected() {
     });
 }
 
-/// [MQTT5-3.2.2-21] The interval that counts is told if it is not the one asked for.
+/// 3.2.2.3.2: the interval that counts is told if it is not the one asked for.
 #[test]
 fn a_cap_on_session_expiry_is_told_and_kept() {
     across_with(
@@ -188,7 +189,7 @@ fn a_cap_on_session_expiry_is_told_and_kept() {
     );
 }
 
-/// [MQTT5-3.14.2-2] 3.14.2.2.2: DISCONNECT may change the interval ...
+/// [MQTT5-3.1.2-23] 3.14.2.2.2: DISCONNECT may change the interval ...
 #[test]
 fn disconnect_replaces_the_session_expiry() {
     across(|net| {

@@ -21,7 +21,7 @@ fn send(net: &mut Net, from: Client, count: u16) {
     }
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-4.8.2-3]
+/// [MQTT5-4.8.2-3]
 #[test]
 fn each_message_goes_to_one_member_and_all_members_have_their_turn() {
     versions(|net, version| {
@@ -42,7 +42,7 @@ fn each_message_goes_to_one_member_and_all_members_have_their_turn() {
     });
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-3.3.4-2] Groups and plain subscriptions do not know of each other.
+/// [MQTT5-3.3.4-2] Groups and plain subscriptions do not know of each other.
 #[test]
 fn every_group_and_every_plain_subscription_gets_its_copy() {
     across(|net| {
@@ -53,6 +53,26 @@ fn every_group_and_every_plain_subscription_gets_its_copy() {
         let b = net.online(v5("b"));
         net.publish(b, message("t", "m").qos1(1));
         assert_eq!(net.settled(a), ["m", "m", "m", "m"]);
+    });
+}
+
+/// [MQTT5-3.3.4-3] [MQTT5-3.3.4-5] Each copy has the identifier of its own subscription.
+#[test]
+fn copies_for_a_group_and_for_a_plain_subscription_have_their_own_identifiers() {
+    across(|net| {
+        let a = net.online(v5("a"));
+        for (name, identifier) in [("$share/g/t", 5), ("t", 6), ("$share/h/+", 7)] {
+            let mut packet = subscribe(&[(name, options(QOS1))]);
+            packet.subscription_identifier = Some(identifier);
+            net.suback(a, packet);
+        }
+        let b = net.online(v5("b"));
+        net.publish(b, message("t", "m").qos1(1));
+        let got = net.settle(a);
+        let mut identifiers: Vec<_> =
+            got.iter().map(|p| p.properties.subscription_identifiers.to_vec()).collect();
+        identifiers.sort();
+        assert_eq!(identifiers, [[5], [6], [7]]);
     });
 }
 
@@ -98,7 +118,7 @@ fn subscribing_again_replaces_the_options_of_the_member() {
     });
 }
 
-/// [MQTT5-3.3.1-9] 4.8.2: no retained messages for a shared subscription.
+/// 4.8.2: no retained messages for a shared subscription.
 #[test]
 fn shared_subscriptions_get_no_retained_messages() {
     across(|net| {
@@ -117,7 +137,7 @@ fn shared_subscriptions_get_no_retained_messages() {
     });
 }
 
-/// [MQTT5-4.8.2-4] A member that is away is passed over while another is there.
+/// A member that is away is passed over while another is there.
 #[test]
 fn members_that_are_there_come_first() {
     versions(|net, version| {
@@ -134,7 +154,7 @@ fn members_that_are_there_come_first() {
     });
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-4.1.0-1] With all members away the group keeps what is to be kept.
+/// [MQTT5-4.1.0-1] With all members away the group keeps what is to be kept.
 #[test]
 fn a_group_waits_for_its_first_member_to_come_back() {
     versions(|net, version| {
@@ -155,7 +175,7 @@ fn a_group_waits_for_its_first_member_to_come_back() {
     });
 }
 
-/// [MQTT5-4.8.2-4] What waited for a member's window goes to the others when it leaves.
+/// What waited for a member's window goes to the others when it leaves.
 #[test]
 fn what_a_leaving_member_had_not_been_sent_goes_to_another() {
     across(|net| {
@@ -180,7 +200,7 @@ fn what_a_leaving_member_had_not_been_sent_goes_to_another() {
     });
 }
 
-/// [MQTT5-4.8.2-4] The end of a session gives back what it did not acknowledge at QoS 1.
+/// The end of a session gives back what it did not acknowledge at QoS 1.
 #[test]
 fn unacknowledged_messages_of_an_ended_session_go_to_another_member() {
     across(|net| {
@@ -199,7 +219,7 @@ fn unacknowledged_messages_of_an_ended_session_go_to_another_member() {
     });
 }
 
-/// [MQTT5-4.8.2-5] [MQTT5-4.8.2-4]
+/// [MQTT5-4.8.2-5]
 #[test]
 fn a_qos_2_message_that_was_sent_to_one_member_goes_to_no_other() {
     across(|net| {
@@ -263,7 +283,7 @@ fn a_message_that_a_member_refuses_is_discarded() {
     });
 }
 
-/// [MQTT5-4.8.2-4] A full window of one member is no reason to wait while another has room.
+/// A full window of one member is no reason to wait while another has room.
 #[test]
 fn members_with_room_get_what_slow_members_cannot_take() {
     across_with(
@@ -302,7 +322,7 @@ fn a_lone_member_gets_everything_in_order() {
     });
 }
 
-/// [MQTT5-3.10.4-2] [MQTT5-4.8.2-4]
+/// [MQTT5-3.10.4-2]
 #[test]
 fn a_member_that_unsubscribed_gets_nothing_more() {
     versions(|net, version| {
@@ -321,7 +341,7 @@ fn a_member_that_unsubscribed_gets_nothing_more() {
     });
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-3.1.2-23] A group ends with the last session in it.
+/// [MQTT5-3.1.2-23] A group ends with the last session in it.
 #[test]
 fn a_group_whose_sessions_expired_is_gone() {
     across(|net| {
@@ -358,7 +378,7 @@ fn the_filter_of_a_group_matches_as_any_filter() {
     });
 }
 
-/// [MQTT5-4.8.2-4] [MQTT5-3.1.4-3] A takeover changes nothing for the group.
+/// [MQTT5-3.1.4-3] A takeover changes nothing for the group.
 #[test]
 fn a_member_that_is_taken_over_stays_a_member() {
     versions(|net, version| {

@@ -5,9 +5,9 @@ use petrel_proto::{Packet, ReasonCode as R, Version};
 use crate::harness::{across, across_with, versions};
 use crate::packets::*;
 
-/// [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT5-3.8.4-5] [MQTT5-3.8.4-6] [MQTT5-3.8.4-7] [MQTT5-3.9.3-1]
-/// [MQTT311-3.8.4-1] [MQTT311-3.8.4-2] [MQTT311-3.8.4-4] [MQTT311-3.8.4-5] [MQTT311-3.9.3-1]
-/// [MQTT311-2.3.1-7]
+/// [MQTT5-2.2.1-6] [MQTT5-3.8.4-1] [MQTT5-3.8.4-2] [MQTT5-3.8.4-5] [MQTT5-3.8.4-6] [MQTT5-3.8.4-7]
+/// [MQTT5-3.9.3-1] [MQTT311-2.3.1-7] [MQTT311-3.8.4-1] [MQTT311-3.8.4-2] [MQTT311-3.8.4-4]
+/// [MQTT311-3.8.4-5] [MQTT311-3.9.3-1]
 #[test]
 fn suback_has_a_code_for_each_filter_in_order() {
     versions(|net, version| {
@@ -94,7 +94,8 @@ fn replacing_a_subscription_loses_no_message() {
     });
 }
 
-/// [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-1] [MQTT311-4.7.1-2] [MQTT311-4.7.1-3] [MQTT311-3.8.3-1]
+/// [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT5-4.7.3-1] [MQTT5-4.8.2-1] [MQTT5-4.8.2-2]
+/// [MQTT311-4.7.1-2] [MQTT311-4.7.1-3] [MQTT311-4.7.3-1]
 #[test]
 fn a_filter_that_is_none_ends_the_connection() {
     versions(|net, version| {
@@ -113,8 +114,9 @@ fn a_filter_that_is_none_ends_the_connection() {
     });
 }
 
-/// [MQTT5-3.8.3-2] [MQTT5-3.8.3-5] [MQTT5-3.8.1-1] [MQTT5-3.10.1-1] [MQTT5-3.10.3-2] [MQTT5-3.6.1-1]
-/// [MQTT311-3.8.3-3] [MQTT311-3-8.3-4] [MQTT311-3.8.1-1] [MQTT311-3.10.1-1] [MQTT311-3.10.3-2] [MQTT311-3.6.1-1]
+/// [MQTT5-3.8.3-2] [MQTT5-3.8.3-5] [MQTT5-3.8.1-1] [MQTT5-3.10.1-1] [MQTT5-3.10.3-2]
+/// [MQTT5-3.6.1-1] [MQTT311-3.8.3-3] [MQTT311-3.8.3-4] [MQTT311-3.8.1-1] [MQTT311-3.10.1-1]
+/// [MQTT311-3.10.3-2] [MQTT311-3.6.1-1]
 #[test]
 fn impossible_requests_end_the_connection() {
     versions(|net, version| {
@@ -154,8 +156,9 @@ fn no_local_on_a_shared_subscription_is_a_protocol_error() {
     });
 }
 
-/// [MQTT5-3.10.4-1] [MQTT5-3.10.4-2] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5] [MQTT5-3.10.4-6] [MQTT5-3.11.3-1]
-/// [MQTT5-3.11.3-2] [MQTT311-3.10.4-1] [MQTT311-3.10.4-2] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5] [MQTT311-3.10.4-6]
+/// [MQTT5-2.2.1-6] [MQTT5-3.10.4-1] [MQTT5-3.10.4-2] [MQTT5-3.10.4-4] [MQTT5-3.10.4-5]
+/// [MQTT5-3.10.4-6] [MQTT5-3.11.3-1] [MQTT5-3.11.3-2] [MQTT311-2.3.1-7] [MQTT311-3.10.4-1]
+/// [MQTT311-3.10.4-2] [MQTT311-3.10.4-4] [MQTT311-3.10.4-5] [MQTT311-3.10.4-6]
 #[test]
 fn unsuback_has_a_code_for_each_filter_in_order() {
     across(|net| {
@@ -254,7 +257,8 @@ fn a_filter_that_is_too_deep_is_refused_in_the_words_of_the_version() {
     }
 }
 
-/// [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT311-4.7.1-2] [MQTT311-4.7.1-3] The examples of section 4.7.
+/// [MQTT5-3.3.2-3] [MQTT5-4.7.1-1] [MQTT5-4.7.1-2] [MQTT311-3.3.2-3] [MQTT311-3.8.3-2]
+/// [MQTT311-4.7.1-2] [MQTT311-4.7.1-3] The examples of section 4.7.
 #[test]
 fn filters_match_as_the_specification_says() {
     versions(|net, version| {
@@ -286,7 +290,7 @@ fn filters_match_as_the_specification_says() {
     });
 }
 
-/// [MQTT5-3.8.4-1] [MQTT311-3.8.4-1] A server packet from a client is none.
+/// [MQTT5-4.13.1-1] [MQTT311-4.8.0-1] A server's packet from a client.
 #[test]
 fn packets_that_only_a_server_sends_end_the_connection() {
     versions(|net, version| {

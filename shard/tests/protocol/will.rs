@@ -33,7 +33,7 @@ fn a_lost_connection_publishes_the_will_once() {
     });
 }
 
-/// [MQTT5-3.1.2-10] [MQTT5-3.14.4-3] [MQTT311-3.1.2-10] [MQTT311-3.14.4-3] [MQTT311-3.1.2-12]
+/// [MQTT5-3.1.2-10] [MQTT5-3.14.4-3] [MQTT311-3.1.2-10] [MQTT311-3.14.4-3]
 #[test]
 fn a_normal_disconnect_discards_the_will() {
     versions(|net, version| {
@@ -47,6 +47,18 @@ fn a_normal_disconnect_discards_the_will() {
             net.drop(a);
             net.silent(witness);
         }
+    });
+}
+
+/// [MQTT311-3.1.2-12]
+#[test]
+fn a_client_without_a_will_leaves_none() {
+    versions(|net, version| {
+        let witness = net.online(connect(version, "witness"));
+        net.subscribe(witness, "#", QOS0);
+        let a = net.online(connect(version, "a"));
+        net.drop(a);
+        net.silent(witness);
     });
 }
 
@@ -285,7 +297,7 @@ fn the_expiry_of_a_delayed_will_begins_when_it_is_published() {
     });
 }
 
-/// [MQTT5-3.1.2-14] [MQTT311-3.1.2-16] [MQTT311-3.1.2-17]
+/// [MQTT5-3.1.2-15] [MQTT5-3.3.1-6] [MQTT311-3.1.2-17] [MQTT311-3.3.1-10]
 #[test]
 fn an_empty_will_with_retain_clears_the_topic() {
     versions(|net, version| {
@@ -299,7 +311,7 @@ fn an_empty_will_with_retain_clears_the_topic() {
     });
 }
 
-/// [MQTT5-4.7.2-1] The server's own topics are closed to wills too.
+/// 4.7.2: the server's own topics are closed to wills too.
 #[test]
 fn a_will_on_a_topic_of_the_server_refuses_the_connect() {
     versions(|net, version| {
