@@ -42,6 +42,7 @@ fn open(
     })
 }
 
+/// [MQTT5-4.2.0-1] [MQTT311-7.1.1-1]
 #[test]
 fn clients_of_all_transports_meet() {
     let folder = tempfile::tempdir().expect("a folder");
