@@ -177,6 +177,7 @@ fn retained_messages_of_every_shard_reach_later_subscribers() {
             payloads.sort();
             payloads.dedup();
             assert_eq!(payloads.len(), 20);
+            drop(client);
             broker.stop().expect("it stops");
         }
     }

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use crate::support::{Broker, Client, Layers, outcome};
 
 /// A folder with a self-signed `server.pem`, its `server.key`, and an unrelated `other.pem`.
-fn certificates() -> TempDir {
+pub fn certificates() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: String| {
         fs::write(folder.path().join(name), text).expect("written");
