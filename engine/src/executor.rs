@@ -101,7 +101,10 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
     let mut turned = Turned::Busy;
     loop {
         let timeout = match turned {
-            Turned::Over => return Ok(()),
+            Turned::Over => {
+                pump.pulse().end();
+                return Ok(());
+            }
             Turned::Busy => Some(Duration::ZERO),
             Turned::Done | Turned::Idle => {
                 bell.arm();
@@ -130,7 +133,10 @@ async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
             Turned::Idle => {
                 std::future::poll_fn(|cx| wait(&pump, &mut ready, &mut waker, cx)).await?;
             }
-            Turned::Over => return Ok(()),
+            Turned::Over => {
+                pump.pulse().end();
+                return Ok(());
+            }
         }
         glommio::yield_if_needed().await;
     }

@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub struct Pulse {
     /// Turns that the pump has had.
     turns: AtomicU64,
-    /// The kernel's number of its thread; 0 before it runs.
+    /// The kernel's number of its thread; 0 before it runs and after it has ended.
     thread: AtomicI32,
     /// Wakes the pump, where it is a task.
     waker: Mutex<Option<Waker>>,
@@ -35,6 +35,11 @@ impl Pulse {
     pub fn begin(&self) {
         let thread = rustix::thread::gettid().as_raw_nonzero().get();
         self.thread.store(thread, Ordering::Relaxed);
+    }
+
+    /// Nothing runs the pump from now on.
+    pub fn end(&self) {
+        self.thread.store(0, Ordering::Relaxed);
     }
 
     /// Counts a turn.

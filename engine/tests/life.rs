@@ -2,14 +2,15 @@
 
 mod common;
 
+use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
 use std::thread;
 
 use common::seccomp::forbid_io_uring;
-use common::{Client, RUNTIMES, broker, config, connect_packet, start};
+use common::{Client, RUNTIMES, broker, config, connect_packet, listener, start};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, BootError};
-use petrel_engine::config::RuntimeChoice;
+use petrel_engine::config::{Protocol, RuntimeChoice};
 use petrel_engine::preflight::Runtime;
 use petrel_proto::{Packet, ReasonCode, Version};
 
@@ -117,6 +118,37 @@ fn a_client_that_does_not_listen_cannot_hold_up_the_end() {
     for runtime in RUNTIMES {
         let broker = broker(2, runtime);
         let _deaf = Client::connect(broker.addresses()[0], "deaf", Version::V5);
+        broker.stop().expect("it stops");
+    }
+}
+
+#[test]
+fn who_does_not_say_hello_in_time_is_cut_off_on_every_transport() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, _) = common::layers::certificate(folder.path());
+    for runtime in RUNTIMES {
+        let mut config = config(2, runtime);
+        config.network.connect_timeout_s = 1;
+        for protocol in [Protocol::Mqtts, Protocol::Ws, Protocol::Wss] {
+            let mut listener = listener(protocol);
+            listener.tls = protocol.is_tls().then(|| files.clone());
+            config.listeners.push(listener);
+        }
+        let broker = start(config);
+        let starts: [&[u8]; 4] =
+            [&[0x10, 30], &[22, 3, 1, 1, 0, 1], b"GET /mqtt HTTP/1.1\r\nHost: a\r\n", &[22, 3, 1]];
+        let mut clients: Vec<Client> =
+            broker.addresses().iter().map(|&address| Client::open(address)).collect();
+        for (client, start) in clients.iter_mut().zip(starts) {
+            client.send_bytes(start);
+        }
+        for mut client in clients {
+            let mut answer = Vec::new();
+            // A reset is an end as well: what was sent had not been read to its end.
+            let ended = client.stream.read_to_end(&mut answer);
+            assert!(!matches!(&ended, Err(it) if it.kind() == ErrorKind::WouldBlock), "{ended:?}");
+            assert!(answer.is_empty(), "{answer:?}");
+        }
         broker.stop().expect("it stops");
     }
 }
