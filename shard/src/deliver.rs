@@ -14,6 +14,10 @@ use crate::{ConnId, Message};
 /// A session takes no further retained messages or group messages while it holds this many.
 pub(crate) const READY_QUEUE_MAX: usize = 64;
 
+/// Packet identifiers that there are. What was released before a resume keeps its identifier without
+/// counting against the client's Receive Maximum, so a client can have all of them in use.
+const IDENTIFIERS: usize = 65_535;
+
 /// How a PUBLISH goes to one connection.
 struct Outgoing<'a> {
     message: &'a Message,
@@ -71,6 +75,7 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return false };
         let Some(conn) = self.conn_of(index) else { return false };
         session.queue.is_empty()
+            && session.inflight.len() < IDENTIFIERS
             && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending)
             && self.socket_takes(conn)
     }
@@ -124,7 +129,8 @@ impl Shard {
             let quota = self.connection(conn).map_or(0, |c| c.send_quota);
             let Some(session) = self.sessions.get_mut(index) else { return };
             let Some(next) = session.queue.deliveries.front() else { break };
-            if next.qos > Qos::AtMostOnce && quota == 0 {
+            let stuck = quota == 0 || session.inflight.len() >= IDENTIFIERS;
+            if next.qos > Qos::AtMostOnce && stuck {
                 break;
             }
             let Some(delivery) = session.queue.pop() else { break };

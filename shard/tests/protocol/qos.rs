@@ -326,6 +326,34 @@ fn packet_identifiers_in_use_are_skipped() {
     });
 }
 
+/// [MQTT5-2.2.1-4] A client that never completes anything runs the broker out of identifiers.
+#[test]
+fn with_all_identifiers_in_use_messages_wait() {
+    let mut net = Net::with(1, |limits| limits.outgoing_inflight_maximum = u16::MAX);
+    let (a, b) = pair(&mut net, Version::V5);
+    for _ in 0..u16::MAX {
+        net.send(b, message("t/1", "m").qos2(1));
+        net.send(b, pubrel(1));
+    }
+    let ids: Vec<u16> = net.publishes(a).iter().map(id_of).collect();
+    assert_eq!(ids.len(), 65_535);
+    for &id in &ids {
+        net.send(a, pubrec(id));
+    }
+    // Released messages do not count against the window of the next connection.
+    let a = net.resumed(resume(Version::V5, "a"), true);
+    assert_eq!(net.received(a).len(), 65_535);
+    for payload in ["one", "two"] {
+        net.publish(b, message("t/1", payload).qos1(2));
+        net.silent(a);
+    }
+    assert_eq!(net.census().queued_messages, 2);
+    net.send(a, pubcomp(ids[7]));
+    let got = one(&mut net, a);
+    assert_eq!((id_of(&got), &got.payload[..]), (ids[7], &b"one"[..]));
+    net.received(b);
+}
+
 /// [MQTT5-2.2.1-4] [MQTT311-2.3.1-4] Nor after a resume, before the old ones are finished.
 #[test]
 fn identifiers_are_not_reused_after_a_resume() {
