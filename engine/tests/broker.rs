@@ -149,36 +149,3 @@ fn large_messages_arrive_whole() {
 }
 
 const SIZES: [usize; 7] = [0, 1024, 1025, 5_000, 65_530, 200_000, 1_000_000];
-
-/// [MQTT5-3.3.1-9]
-#[test]
-fn retained_messages_of_every_shard_reach_later_subscribers() {
-    for runtime in RUNTIMES {
-        for shards in [1, 2, 8] {
-            let broker = broker(shards, runtime);
-            let address = broker.addresses()[0];
-            // The one that asks is the one that published: only then is the order of both certain.
-            let mut client = Client::connect(address, "client", Version::V5);
-            for n in 1..=20 {
-                let topic = format!("kept/{n}");
-                let Packet::Publish(mut publish) =
-                    publish_packet(&topic, topic.clone(), Qos::AtLeastOnce, n)
-                else {
-                    panic!("it makes a PUBLISH")
-                };
-                publish.retain = true;
-                client.send(&Packet::Publish(publish));
-                assert!(matches!(client.receive(), Some(Packet::PubAck(_))));
-            }
-            client.subscribe("kept/7", Qos::AtMostOnce);
-            assert_eq!(client.receive_publish().payload, "kept/7");
-            client.subscribe("kept/+", Qos::AtMostOnce);
-            let mut payloads: Vec<_> = (0..20).map(|_| client.receive_publish().payload).collect();
-            payloads.sort();
-            payloads.dedup();
-            assert_eq!(payloads.len(), 20);
-            drop(client);
-            broker.stop().expect("it stops");
-        }
-    }
-}
