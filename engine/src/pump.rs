@@ -119,8 +119,9 @@ pub struct Pump {
     /// Connections that are not read because a shard is clogged, by that shard.
     held: Vec<Vec<ConnKey>>,
     flushed: Vec<(ConnKey, usize)>,
-    /// What the shard has told itself, for the next turn: the mesh has no ring to oneself.
-    own: Vec<PeerMessage>,
+    /// For the next turn: what the shard has told itself, since the mesh has no ring to oneself, and
+    /// questions of peers about retained messages.
+    waiting: Vec<(ShardIndex, PeerMessage)>,
     packet: BytesMut,
     report: Report,
     /// Until when a shard that stops waits.
@@ -138,7 +139,7 @@ impl Pump {
             parts,
             outbox: Outbox::new(),
             flushed: Vec::new(),
-            own: Vec::new(),
+            waiting: Vec::new(),
             packet: BytesMut::new(),
             report: Report::default(),
             stop_at_ms: None,
@@ -176,7 +177,7 @@ impl Pump {
             || self.parts.mesh.has_mail()
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
-            || !self.own.is_empty()
+            || !self.waiting.is_empty()
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -236,21 +237,23 @@ impl Pump {
         }
     }
 
-    /// Takes what the peers have sent, and first what the shard has sent itself.
+    /// Takes what the peers have sent, then what has waited for that: what the shard has told itself,
+    /// and questions about retained messages.
+    ///
+    /// A publisher has its PUBACK when its retained message is in a ring. Whoever subscribes after
+    /// that must get it, so a question is answered only after all rings have been looked at once
+    /// more since it was asked.
     fn receive(&mut self) {
-        let from = self.parts.index;
-        for message in std::mem::take(&mut self.own) {
-            self.feed(Input::Peer { from, message });
-            if self.is_full() {
-                self.carry_out();
-            }
-        }
+        let waited = std::mem::take(&mut self.waiting);
         for from in (0..self.parts.mesh.shards()).map(ShardIndex) {
             for _ in 0..PARCELS_PER_TURN_MAX {
                 match self.parts.mesh.receive(from) {
                     Some(Parcel::Messages(messages)) => {
                         for message in messages {
-                            self.feed(Input::Peer { from, message });
+                            match message {
+                                PeerMessage::RetainedQuery(_) => self.waiting.push((from, message)),
+                                message => self.feed(Input::Peer { from, message }),
+                            }
                         }
                     }
                     Some(Parcel::Adopt(handover)) => self.adopt(*handover),
@@ -259,6 +262,12 @@ impl Pump {
                 if self.is_full() {
                     self.carry_out();
                 }
+            }
+        }
+        for (from, message) in waited {
+            self.feed(Input::Peer { from, message });
+            if self.is_full() {
+                self.carry_out();
             }
         }
     }
@@ -381,7 +390,7 @@ impl Pump {
         for _ in 0..ROUNDS_MAX {
             for (to, message) in self.outbox.peers.drain(..) {
                 if to == self.parts.index {
-                    self.own.push(message);
+                    self.waiting.push((to, message));
                 } else {
                     self.parts.mesh.send(to, message);
                 }
