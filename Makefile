@@ -41,7 +41,7 @@ integration:
 
 ## The deterministic simulator: SEEDS seeds, and the proof that it bites.
 sim:
-	$(CARGO) test --locked --release -q -p petrel-sim
+	$(CARGO) test --locked --release -q -p petrel-sim --features sabotage
 	$(CARGO) run --locked --release -q -p petrel-sim -- --seeds $(SEEDS) --jobs $(SIM_JOBS)
 
 $(VENV)/ready: tools/clients/requirements.txt
