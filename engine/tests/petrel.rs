@@ -11,6 +11,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::seccomp::forbid_io_uring;
+use common::{Client, connect_packet};
+use petrel_proto::{Packet, Qos, ReasonCode, Version};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -233,6 +235,51 @@ fn a_listener_that_refuses_everybody_is_a_warning() {
     broker.line_with("anonymous clients refused");
     broker.line_with("nobody can connect to 127.0.0.1:");
     broker.line_with("petrel ready");
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// What the file limits is what clients are told, and what happens to them.
+#[test]
+fn the_limits_of_the_file_are_the_limits_of_the_broker() {
+    let limits = "[limits]\nreceive_maximum = 7\nmaximum_packet_size_bytes = 1000\n\
+                  topic_alias_maximum = 3\nserver_keep_alive_s = 99\nmaximum_qos = 1\n\
+                  retain_available = false\nsession_expiry_max_s = 60\n\
+                  connect_timeout_s = 1\npacket_timeout_s = 1\n";
+    let folder = folder(&(listener("mqtt", 0) + limits));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    let address = broker.address();
+
+    let mut client = Client::open(address);
+    let Packet::Connect(mut connect) = connect_packet("", Version::V5) else { unreachable!() };
+    connect.properties.session_expiry_interval_s = Some(1000);
+    client.send(&Packet::Connect(connect));
+    let Some(Packet::ConnAck(connack)) = client.receive() else { panic!("not CONNACK") };
+    let told = &connack.properties;
+    assert_eq!(told.receive_maximum, Some(7));
+    assert_eq!(told.maximum_packet_size, Some(1000));
+    assert_eq!(told.topic_alias_maximum, Some(3));
+    assert_eq!(told.server_keep_alive_s, Some(99));
+    assert_eq!(told.maximum_qos, Some(Qos::AtLeastOnce));
+    assert_eq!(told.retain_available, Some(false));
+    assert_eq!(told.session_expiry_interval_s, Some(60));
+
+    // Half a packet, and then nothing.
+    client.send_bytes(b"\x30\x10");
+    client.expect_end();
+    drop(client);
+    // A connection without CONNECT.
+    Client::open(address).expect_end();
+    // One byte too many: refused by its length alone.
+    let mut client = Client::connect(address, "large", Version::V5);
+    client.send_bytes(b"\x30\xe6\x07");
+    let Some(Packet::Disconnect(disconnect)) = client.receive() else { panic!("not DISCONNECT") };
+    assert_eq!(disconnect.reason, ReasonCode::PacketTooLarge);
+    client.expect_end();
+    drop(client);
+
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }

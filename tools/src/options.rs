@@ -49,7 +49,12 @@ impl Arguments {
 
     /// The next value of the option, whatever it looks like.
     fn value(&mut self) -> Result<OsString, Failure> {
-        self.parser.value().map_err(|_| Failure::usage(format!("{} needs a value", self.option)))
+        self.parser.value().map_err(|_| {
+            Failure::usage(match self.option.as_str() {
+                "-h" => "-h needs a host; --help explains the options".to_owned(),
+                option => format!("{option} needs a value"),
+            })
+        })
     }
 
     fn bytes(&mut self) -> Result<Vec<u8>, Failure> {

@@ -28,6 +28,7 @@ fn mistakes_are_found_before_connecting() {
         ("pub -t a -m x -q 3", "-q must be a number from 0 to 2, not \"3\""),
         ("pub -t a -m x -p 0", "-p must be a number from 1 to 65535, not \"0\""),
         ("pub -t a -m x -t", "-t needs a value"),
+        ("sub -h", "-h needs a host; --help explains the options"),
         (
             "pub -t a -m x y",
             "\"y\" does not belong to an option; every value has one, as in -t TOPIC",
