@@ -51,13 +51,15 @@ pub enum PeerMessage {
         member: SessionRef,
         /// State of the member.
         readiness: Readiness,
+        /// Tells the session's joins apart.
+        join: u32,
     },
     /// Deliver: the join has taken effect, its SUBACK may leave.
     GroupJoined {
-        /// The group.
-        group: Arc<GroupKey>,
         /// The session.
         member: SessionRef,
+        /// Which of its joins.
+        join: u32,
     },
     /// Route: a session leaves a group that you own.
     GroupLeave {

@@ -174,12 +174,10 @@ impl Shard {
             PeerMessage::Retain(message) => self.retained.apply(&message, turn.now_ms),
             PeerMessage::RetainedQuery(query) => self.on_retained_query(turn, *query),
             PeerMessage::RetainedBatch(batch) => self.on_retained_batch(turn, from, *batch),
-            PeerMessage::GroupJoin { group, member, readiness } => {
-                self.on_group_join(turn, group, member, readiness);
+            PeerMessage::GroupJoin { group, member, readiness, join } => {
+                self.on_group_join(turn, group, (member, join), readiness);
             }
-            PeerMessage::GroupJoined { group, member } => {
-                self.on_group_joined(turn, &group, member);
-            }
+            PeerMessage::GroupJoined { member, join } => self.on_group_joined(turn, member, join),
             PeerMessage::GroupLeave { group, member } => self.on_group_leave(turn, &group, member),
             PeerMessage::GroupReadiness { group, member, readiness } => {
                 self.on_group_readiness(turn, &group, member, readiness);

@@ -103,7 +103,8 @@ pub(crate) struct RetainedSource {
 pub(crate) struct PendingSubAck {
     pub(crate) packet_id: PacketId,
     pub(crate) reasons: SmallVec<[petrel_proto::ReasonCode; 4]>,
-    pub(crate) waiting: Vec<Arc<GroupKey>>,
+    /// The joins that have not been answered.
+    pub(crate) waiting: Vec<u32>,
 }
 
 /// One message for one session.

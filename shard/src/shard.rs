@@ -174,7 +174,7 @@ impl Shard {
         }
     }
 
-    /// A number for the next query for retained messages.
+    /// A number for the next question to a peer, so that a late answer is not taken for another.
     pub(crate) fn next_query(&mut self) -> u32 {
         self.queries = self.queries.wrapping_add(1);
         self.queries

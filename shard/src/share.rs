@@ -107,7 +107,7 @@ impl Shard {
         &mut self,
         turn: &mut Turn<'_>,
         key: Arc<GroupKey>,
-        session: SessionRef,
+        (session, join): (SessionRef, u32),
         readiness: Readiness,
     ) {
         let index = match self.groups.by_key.get(&key) {
@@ -120,8 +120,7 @@ impl Shard {
                 None => group.members.push(Member { session, readiness }),
             }
         }
-        let joined = PeerMessage::GroupJoined { group: key, member: session };
-        self.tell(turn, session.shard, joined);
+        self.tell(turn, session.shard, PeerMessage::GroupJoined { member: session, join });
         self.drain_group(turn, index);
     }
 

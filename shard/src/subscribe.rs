@@ -128,11 +128,16 @@ impl Shard {
         if first_join {
             session.rare().told = readiness;
         }
-        let pending = PendingSubAck { packet_id, reasons, waiting: waiting.clone() };
-        session.rare().subacks.push(pending);
-        for group in waiting {
+        // Each join has its own answer: one for a SUBSCRIBE of the last connection, or for a
+        // membership that has ended since, says nothing about this one.
+        let joins: Vec<u32> = waiting.iter().map(|_| self.next_query()).collect();
+        let pending = PendingSubAck { packet_id, reasons, waiting: joins.clone() };
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.rare().subacks.push(pending);
+        }
+        for (group, join) in waiting.into_iter().zip(joins) {
             let owner = self.group_owner(&group);
-            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness });
+            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness, join });
         }
     }
 
@@ -140,17 +145,15 @@ impl Shard {
     pub(crate) fn on_group_joined(
         &mut self,
         turn: &mut Turn<'_>,
-        group: &Arc<GroupKey>,
         member: crate::SessionRef,
+        join: u32,
     ) {
         let Some(index) = self.resolve(member) else { return };
         let Some(conn) = self.conn_of(index) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let subacks = &mut session.rare().subacks;
-        if let Some(pending) = subacks.iter_mut().find(|p| p.waiting.contains(group))
-            && let Some(at) = pending.waiting.iter().position(|waiting| waiting == group)
-        {
-            pending.waiting.swap_remove(at);
+        for pending in subacks.iter_mut() {
+            pending.waiting.retain(|waiting| *waiting != join);
         }
         let mut done = Vec::new();
         while let Some(at) = subacks.iter().position(|pending| pending.waiting.is_empty()) {

@@ -326,6 +326,13 @@ impl Net {
         }
     }
 
+    /// Lets one message of one ring arrive.
+    pub fn pop(&mut self, from: u16, to: u16) {
+        if let Some(message) = self.rings[usize::from(from)][usize::from(to)].pop_front() {
+            self.handle(to, Input::Peer { from: ShardIndex(from), message });
+        }
+    }
+
     /// Lets time pass in the steps of the pump.
     pub fn advance(&mut self, ms: u64) {
         let end = self.now_ms + ms;

@@ -467,3 +467,21 @@ fn several_shared_requests_at_once_are_all_answered() {
         assert_eq!(answered, (1..=20).collect::<Vec<_>>());
     });
 }
+
+/// [MQTT5-3.8.4-1] [MQTT5-4.5.0-1] A group's answer to a join that is forgotten answers no other.
+#[test]
+fn the_answer_to_an_earlier_join_does_not_answer_a_later_one() {
+    let mut net = Net::new(2);
+    let filter = format!("$share/{}", net.on(0, "g/t"));
+    let member = net.on(1, "a");
+    let a = net.online(resume(Version::V5, &member));
+    net.send(a, subscribe(&[(&filter, options(QOS1))]));
+    let a = net.connect_pipelined(1, resume(Version::V5, &member));
+    net.connack(a);
+    net.send(a, subscribe(&[(&filter, options(QOS1))]));
+    net.pop(1, 0);
+    net.pop(0, 1);
+    assert_eq!(net.received(a), []);
+    net.run();
+    assert!(matches!(net.next(a), Some(Packet::SubAck(_))));
+}
