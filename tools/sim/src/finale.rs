@@ -36,7 +36,10 @@ impl World {
     fn settle(&mut self) -> Checked {
         self.settling = true;
         self.close_abandoned();
+        self.links.iter_mut().for_each(|link| link.read_delay_ms = 0);
         for client in 0..self.clients.len() {
+            let habits = &mut self.clients[client].habits;
+            (habits.ack_delay_ms, habits.read_delay_ms) = (0, 0);
             if self.clients[client].habits.hostile {
                 self.part(client);
             }

@@ -148,6 +148,8 @@ pub struct Owed {
     pub reasons: Vec<ReasonCode>,
     /// The filters that a SUBACK makes live.
     pub filters: Vec<String>,
+    /// The step of the request.
+    pub step: u64,
 }
 
 /// The packets that answer another one.
@@ -217,6 +219,8 @@ pub struct Sub {
     pub retain_as_published: bool,
     /// Subscription Identifier.
     pub id: Option<u32>,
+    /// The step of the SUBSCRIBE that made it; one that only replaces it changes nothing here.
+    pub made: u64,
     /// The step in which the SUBACK was sent.
     pub acked: Option<u64>,
 }
@@ -279,10 +283,8 @@ pub struct Expected {
     pub qos: Qos,
     /// Subscription identifiers, sorted.
     pub ids: Vec<u32>,
-    /// RETAIN if some of the overlapping subscriptions decide.
-    pub retain_some: bool,
-    /// RETAIN if all of the overlapping subscriptions decide.
-    pub retain_all: bool,
+    /// RETAIN stays as published: one of the overlapping subscriptions asks for it.
+    pub as_published: bool,
     /// It may not be missing.
     pub must: bool,
     /// It was sent.
@@ -337,6 +339,8 @@ pub struct GroupRouted {
 pub struct Member {
     /// Which session.
     pub session: usize,
+    /// The step of the SUBSCRIBE.
+    pub since: u64,
     /// The step of the SUBACK.
     pub acked: Option<u64>,
     /// The step in which it left.

@@ -32,7 +32,7 @@ pub struct Scenario {
     /// Whether the run ends with a shutdown instead of with everybody leaving.
     pub shutdown: bool,
     /// Topics to publish to.
-    pub topics: Vec<&'static str>,
+    pub topics: Vec<String>,
     /// Filters to subscribe with.
     pub filters: Vec<&'static str>,
     /// Shared filters; each client keeps to one, so that the copies it gets can be told apart.
@@ -99,7 +99,7 @@ impl Scenario {
         let short_queues = rng.percent(6);
         let slow = rng.percent(25);
         let hostile = rng.percent(30);
-        let count = rng.between(2, 8);
+        let count = rng.between(2, 10);
         let shards = rng.between(1, 5) as u16;
         let jumps = rng.percent(40);
         let mut clients = Habits::watchers(shards);
@@ -120,12 +120,12 @@ impl Scenario {
             ring_delay_ms: *rng.pick(&[0, 0, 1, 5, 40]),
             net_delay_ms: *rng.pick(&[0, 1, 5, 20]),
             batch_percent: *rng.pick(&[0, 50, 90]),
-            actions: rng.between(60, 400) as u32,
+            actions: *rng.pick(&[60, 200, 200, 400, 400, 1200]),
             pause_ms: *rng.pick(&[5, 40, 200]),
             jumps,
             short_queues,
             shutdown: rng.percent(20),
-            topics: some(rng, TOPICS, 3),
+            topics: topics(rng),
             filters: some(rng, FILTERS, 3),
             shared: vec![*rng.pick(SHARED), *rng.pick(SHARED)],
             clients,
@@ -208,6 +208,15 @@ fn limits(rng: &mut Rng, short_queues: bool, slow: bool) -> Limits {
         outgoing_bytes_maximum: if slow { *rng.pick(&[100, 600]) } else { 256 << 10 },
         ..Limits::default()
     }
+}
+
+/// Topics to publish to; sometimes more of them than one answer to a SUBSCRIBE can hold.
+fn topics(rng: &mut Rng) -> Vec<String> {
+    let mut topics: Vec<String> = some(rng, TOPICS, 3).into_iter().map(str::to_owned).collect();
+    if rng.percent(20) {
+        topics.extend((0..rng.between(20, 200)).map(|n| format!("t/{n}")));
+    }
+    topics
 }
 
 fn some(rng: &mut Rng, all: &[&'static str], at_least: usize) -> Vec<&'static str> {

@@ -47,8 +47,9 @@ impl Model {
     }
 
     fn owe(&mut self, key: Key, kind: Kind, packet_id: u16, reasons: Vec<ReasonCode>) {
+        let step = self.at.step;
         if let Some(conn) = self.conns.get_mut(&key) {
-            conn.owed.push_back(Owed { kind, packet_id, reasons, filters: Vec::new() });
+            conn.owed.push_back(Owed { kind, packet_id, reasons, filters: Vec::new(), step });
         }
     }
 
@@ -146,6 +147,7 @@ impl Model {
             packet_id: packet.packet_id.get(),
             reasons: Vec::new(),
             filters: Vec::new(),
+            step: self.at.step,
         };
         for wanted in &packet.filters {
             let options = wanted.options;
@@ -158,6 +160,7 @@ impl Model {
                 no_local: options.no_local,
                 retain_as_published: options.retain_as_published,
                 id: packet.subscription_identifier,
+                made: self.at.step,
                 acked: None,
             };
             let earlier = self.sessions[session].subs.remove(&written);
@@ -169,8 +172,8 @@ impl Model {
                 self.join_group(session, &written, share, &sub);
             }
             // A subscription that is replaced goes on; it was acknowledged before.
-            let acked = earlier.and_then(|earlier| earlier.acked);
-            self.sessions[session].subs.insert(written.clone(), Sub { acked, ..sub });
+            let (made, acked) = earlier.map_or((sub.made, None), |sub| (sub.made, sub.acked));
+            self.sessions[session].subs.insert(written.clone(), Sub { made, acked, ..sub });
             owed.reasons.push(ReasonCode::granted(options.qos));
             owed.filters.push(written);
         }
@@ -242,19 +245,21 @@ impl Model {
         hold!(right, ORACLE, "{who:?} got {packet:?}, right are {:?}", owed.reasons);
         if let Some(session) = session {
             for written in owed.filters {
-                self.on_subscribed(session, &written);
+                self.on_subscribed(session, &written, owed.step);
             }
         }
         Ok(())
     }
 
-    fn on_subscribed(&mut self, session: usize, written: &str) {
+    /// A SUBACK makes a subscription live, unless it has ended and another has taken its place.
+    fn on_subscribed(&mut self, session: usize, written: &str, asked: u64) {
         let step = self.at.step;
-        let Some(sub) = self.sessions[session].subs.get_mut(written) else { return };
+        let sub = self.sessions[session].subs.get_mut(written).filter(|sub| sub.made <= asked);
+        let Some(sub) = sub else { return };
         sub.acked.get_or_insert(step);
         if let Some(share) = sub.share.clone() {
             let filter = sub.filter.clone();
-            self.joined_group(session, &share, &filter);
+            self.joined_group(session, &share, &filter, asked);
         }
     }
 

@@ -171,6 +171,7 @@ impl Model {
             hold!(
                 key.0 != shard
                     || conn.keep_alive_ms == 0
+                    || conn.pending.is_some()
                     || silent_ms * 2 <= conn.keep_alive_ms * 3 + 2 * SLACK_MS,
                 ORACLE,
                 "{:?} is silent for {silent_ms} ms with a keep alive of {} ms and still connected",

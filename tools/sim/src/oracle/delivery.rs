@@ -55,10 +55,15 @@ impl Model {
             let mut ids: Vec<u32> = subs.iter().filter_map(|sub| sub.id).collect();
             ids.sort_unstable();
             let doubtful = session.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
+            // Several messages in one step may fill a small socket.
+            let roomy = self.routing.len() <= 1 || self.limits.outgoing_bytes_maximum > 100_000;
             let must = if qos == Qos::AtMostOnce {
                 let limit = self.limits.outgoing_bytes_maximum as usize;
                 session.conn.and_then(|key| self.conns.get(&key)).is_some_and(|conn| {
-                    conn.connack && conn.must_close.is_none() && 2 * conn.unread_bytes < limit
+                    roomy
+                        && conn.connack
+                        && conn.must_close.is_none()
+                        && 2 * conn.unread_bytes < limit
                 })
             } else {
                 !doubtful && !self.lossy_queues
@@ -68,8 +73,7 @@ impl Model {
                 at: self.at,
                 qos,
                 ids,
-                retain_some: subs.iter().any(|sub| sub.retain_as_published),
-                retain_all: subs.iter().all(|sub| sub.retain_as_published),
+                as_published: subs.iter().any(|sub| sub.retain_as_published),
                 must,
                 sent: false,
             };
@@ -204,8 +208,7 @@ impl Model {
                 && message.expires_ms > self.at.now_ms
                 && message.topic.text().as_str() == topic
                 && expected.qos == publish.qos
-                && (retain == (message.retain && expected.retain_some)
-                    || retain == (message.retain && expected.retain_all))
+                && retain == (message.retain && expected.as_published)
                 && expected.ids == ids;
             fits.then_some((at, expected.instance))
         };
@@ -266,8 +269,13 @@ impl Model {
             "{who:?} got another payload for {:?}",
             message.label
         );
+        // A publisher that sends a QoS 1 message again makes another of the same name.
+        let namesakes = || {
+            let all = self.by_label.get(&message.label).into_iter().flatten();
+            all.map(|&instance| self.instances[instance].expires_ms)
+        };
         hold!(
-            message.expires_ms > self.at.now_ms,
+            namesakes().any(|expires_ms| expires_ms > self.at.now_ms),
             ORACLE,
             "{who:?} got {:?}, which expired {} ms ago [MQTT5-3.3.2-5]",
             message.label,
@@ -285,18 +293,13 @@ impl Model {
             publish.properties,
             message.properties
         );
-        let left_ms = message.expires_ms - self.at.now_ms;
-        // A publisher that sends a QoS 1 message again makes another of the same name.
-        let namesakes = self.by_label.get(&message.label);
-        let right = namesakes.into_iter().flatten().any(|&instance| {
-            let message = &self.instances[instance];
-            let left_ms = message.expires_ms.saturating_sub(self.at.now_ms);
-            match (expiry_s, message.expires_ms) {
-                (None, u64::MAX) => true,
-                (Some(s), at) if at != u64::MAX => {
-                    u64::from(s) >= left_ms / 1000 && u64::from(s) <= left_ms.div_ceil(1000)
-                }
-                _ => false,
+        let left_ms = message.expires_ms.saturating_sub(self.at.now_ms);
+        let right = namesakes().any(|expires_ms| {
+            let left_ms = expires_ms.saturating_sub(self.at.now_ms);
+            match expiry_s.map(u64::from) {
+                None => expires_ms == u64::MAX,
+                Some(_) if expires_ms == u64::MAX => false,
+                Some(s) => s >= left_ms / 1000 && s <= left_ms.div_ceil(1000),
             }
         });
         hold!(

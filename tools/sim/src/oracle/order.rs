@@ -26,6 +26,12 @@ impl Model {
         if message.label == Label::Empty || self.group_could_send(session, &message.topic) {
             return Ok(());
         }
+        let view = &self.sessions[session];
+        let namesakes = self.by_label.get(&message.label).map_or(0, Vec::len);
+        if namesakes > 1 && !message.fits(view.packet_bytes_min, &[u32::MAX >> 4; 4]) {
+            // One of them may count as delivered, and nobody can tell which this is.
+            return Ok(());
+        }
         let topic = message.topic.text().as_str().to_owned();
         let view = &self.sessions[session];
         let who = &view.client_id;

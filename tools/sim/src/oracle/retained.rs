@@ -77,10 +77,10 @@ impl Model {
                 && asked.qos.min(message.qos) == publish.qos
                 && replaced.is_none_or(|at| at > asked.at)
         };
-        // Questions that still have to be answered come first.
+        // A session answers in the order in which it was asked.
         let view = &mut self.sessions[session];
-        let at = (view.asked.iter().position(|asked| asked.open && fits(asked)))
-            .or_else(|| view.asked.iter().position(fits));
+        let at = view.asked.iter().position(fits);
+        let since = view.asked.iter().rfind(|asked| fits(asked)).map(|asked| asked.at);
         let Some(asked) = at.map(|at| &mut view.asked[at]) else {
             return Err(violated!(
                 ORACLE,
@@ -92,7 +92,12 @@ impl Model {
         };
         asked.answered.insert(topic.to_owned());
         view.retained_sent.push((self.at.step, topic.to_owned()));
-        self.check_not_stale(session, (label, publish.qos), topic, place)?;
+        self.check_not_stale(
+            session,
+            (label, publish.qos),
+            topic,
+            (place, since.unwrap_or_default()),
+        )?;
         Ok(instance)
     }
 
@@ -112,19 +117,21 @@ impl Model {
         )
     }
 
-    /// A live message that the owner took later was not sent before at the same QoS; between one
-    /// QoS and another there is no order.
+    /// A live message that the owner took later was not sent since the SUBSCRIBE at the same QoS.
+    /// Between one QoS and another there is no order. What came live before the SUBSCRIBE may still
+    /// be on its way to the owner, which then answers with what it knows.
     fn check_not_stale(
         &self,
         session: usize,
         (label, qos): (Label, Qos),
         topic: &str,
-        place: usize,
+        (place, since): (usize, Moment),
     ) -> Checked {
         let view = &self.sessions[session];
         let history = self.retained.get(topic).map_or(&[][..], Vec::as_slice);
         let sent = view.expected.values().flatten();
-        for expected in sent.filter(|expected| expected.sent && expected.qos == qos) {
+        let sent = sent.filter(|e| e.sent && e.qos == qos && e.at > since);
+        for expected in sent {
             let live = &self.instances[expected.instance];
             if !live.retain || live.topic.text().as_str() != topic || live.payload.is_empty() {
                 continue;

@@ -29,16 +29,22 @@ impl Model {
         view.shared_ids.entry(written.to_owned()).or_default().insert(sub.id);
         let group = self.groups.entry(name(share, &sub.filter)).or_default();
         if !group.members.iter().any(|member| member.session == session && member.left.is_none()) {
-            group.members.push(Member { session, acked: None, left: None });
+            group.members.push(Member { session, since: self.at.step, acked: None, left: None });
         }
     }
 
     /// The SUBACK left.
-    pub(super) fn joined_group(&mut self, session: usize, share: &str, filter: &TopicFilter) {
+    pub(super) fn joined_group(
+        &mut self,
+        session: usize,
+        share: &str,
+        filter: &TopicFilter,
+        asked: u64,
+    ) {
         let step = self.at.step;
         let Some(group) = self.groups.get_mut(&name(share, filter)) else { return };
         for member in &mut group.members {
-            if member.session == session && member.left.is_none() {
+            if member.session == session && member.left.is_none() && member.since <= asked {
                 member.acked.get_or_insert(step);
             }
         }
@@ -195,8 +201,11 @@ impl Model {
         for (name, group) in &self.groups {
             for routed in &group.routed {
                 let message = &self.instances[routed.instance];
-                // Messages without a payload cannot be told apart.
+                // Messages without a payload cannot be told apart, nor can a QoS 1 message that its
+                // publisher sent again.
+                let namesakes = self.by_label.get(&message.label).map_or(0, Vec::len);
                 let settled = message.label == Label::Empty
+                    || namesakes > 1
                     || group.sent.contains_key(&routed.instance)
                     || message.expires_ms <= self.at.now_ms
                     || self.lossy_queues;
