@@ -141,6 +141,22 @@ fn the_broker_uses_aliases_only_up_to_the_clients_maximum() {
     });
 }
 
+/// [MQTT5-3.1.2-26] Allowed, but clients that keep the packet until PUBREL lose the topic.
+#[test]
+fn the_broker_uses_no_alias_at_qos_2() {
+    across(|net| {
+        let a = net.online(taking("a", 10));
+        net.subscribe(a, "#", QOS2);
+        let b = net.online(v5("b"));
+        learn(net, b, a);
+        net.publish(b, message("some/long/topic", "m").qos2(1));
+        net.run();
+        let Some(petrel_proto::Packet::Publish(got)) = net.received(a).pop() else { panic!() };
+        assert_eq!(got.properties.topic_alias, None);
+        assert_eq!(got.topic.text().as_str(), "some/long/topic");
+    });
+}
+
 /// [MQTT5-3.1.2-27] A client that says nothing takes none.
 #[test]
 fn without_a_maximum_there_are_no_aliases() {
