@@ -84,7 +84,7 @@ impl Default for Limits {
             session_queue_bytes: 16 << 20,
             session_queue_full: QueueFull::DropNewest,
             outgoing_inflight_maximum: 1024,
-            outgoing_bytes_maximum: 256 << 10,
+            outgoing_bytes_maximum: 2 << 20,
             topic_levels_maximum: 128,
             client_id_bytes_maximum: 65_535,
             session_subscriptions_maximum: 100_000,

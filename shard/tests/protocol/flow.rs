@@ -2,7 +2,7 @@
 
 use petrel_proto::{Ack, Packet, ReasonCode as R, Version};
 
-use crate::harness::{Client, Net, across, across_with, versions};
+use crate::harness::{Client, Net, across, across_with};
 use crate::packets::*;
 
 /// A subscriber that takes `maximum` messages at a time, and a publisher.
@@ -204,25 +204,32 @@ fn a_receive_maximum_of_zero_refuses_the_connect() {
 /// A socket that takes nothing keeps QoS 1 and 2 in the queue and drops QoS 0.
 #[test]
 fn a_slow_reader_keeps_its_order_and_its_promises() {
-    versions(|net, version| {
-        let a = net.online(connect(version, "a"));
-        net.subscribe(a, "t", QOS1);
-        let b = net.online(connect(version, "b"));
-        net.stall(a);
-        let big = "x".repeat(10_000);
-        for id in 1..=100 {
-            net.publish(b, message("t", &format!("{id} {big}")).qos1(id));
-            net.publish(b, message("t", "zero"));
-        }
-        assert!(net.dropped(petrel_shard::DropReason::SlowReader) > 0);
-        assert!(net.census().queued_messages > 0);
-        net.unstall(a);
-        let got = net.settled(a);
-        let reliable: Vec<u16> = got
-            .iter()
-            .filter(|p| *p != "zero")
-            .map(|p| p.split(' ').next().unwrap().parse().unwrap())
-            .collect();
-        assert_eq!(reliable, (1..=100).collect::<Vec<_>>());
-    });
+    for version in [Version::V3_1_1, Version::V5] {
+        across_with(
+            |limits| limits.outgoing_bytes_maximum = 256 << 10,
+            |net| slow_reader(net, version),
+        );
+    }
+}
+
+fn slow_reader(net: &mut Net, version: Version) {
+    let a = net.online(connect(version, "a"));
+    net.subscribe(a, "t", QOS1);
+    let b = net.online(connect(version, "b"));
+    net.stall(a);
+    let big = "x".repeat(10_000);
+    for id in 1..=100 {
+        net.publish(b, message("t", &format!("{id} {big}")).qos1(id));
+        net.publish(b, message("t", "zero"));
+    }
+    assert!(net.dropped(petrel_shard::DropReason::SlowReader) > 0);
+    assert!(net.census().queued_messages > 0);
+    net.unstall(a);
+    let got = net.settled(a);
+    let reliable: Vec<u16> = got
+        .iter()
+        .filter(|p| *p != "zero")
+        .map(|p| p.split(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert_eq!(reliable, (1..=100).collect::<Vec<_>>());
 }
