@@ -43,7 +43,7 @@ impl Shard {
             ..Census::default()
         };
         for (_, session) in self.sessions.iter() {
-            census.subscriptions += session.subscriptions.len() + session.shared().len();
+            census.subscriptions += session.subscriptions.len() + session.shared_count();
             census.queued_messages += session.queue.len();
             census.inflight += session.inflight.len();
             debug_assert!(session.inflight.iter().all(|entry| {

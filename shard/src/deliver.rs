@@ -326,7 +326,7 @@ impl Shard {
             || self
                 .sessions
                 .get(index)
-                .is_some_and(|session| !session.queue.is_empty() || !session.pulls().is_empty());
+                .is_some_and(|session| !session.queue.is_empty() || session.waits_for_retained());
         if waits {
             self.drain(turn, index);
         }

@@ -163,9 +163,8 @@ impl Shard {
             return;
         }
         let orphans = crate::share::take_orphans(session);
-        for subscription in shared {
-            let owner = self.group_owner(&subscription.group);
-            let group = subscription.group;
+        for group in shared.into_keys() {
+            let owner = self.group_owner(&group);
             self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
         }
         self.return_to_groups(turn, member, orphans);

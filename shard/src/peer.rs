@@ -15,7 +15,7 @@ use crate::{Message, SessionRef};
 pub const GROUP_ATTEMPTS_MAX: u8 = 4;
 
 /// Names a shared subscription group in the whole process.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GroupKey {
     /// Share name.
     pub share: Text,

@@ -100,9 +100,10 @@ impl Shard {
         }
         match moved {
             Some(Target::Session(session)) => {
-                let subscriptions = self.sessions.get_mut(session).map(|s| &mut s.subscriptions);
-                let moved = subscriptions.and_then(|list| {
-                    list.iter_mut().find(|s| s.filter == filter && s.position == from)
+                let moved = self.sessions.get_mut(session).and_then(|session| {
+                    let subscriptions = &mut session.subscriptions;
+                    let at = subscriptions.binary_search_by_key(&filter, |s| s.filter).ok()?;
+                    subscriptions.get_mut(at).filter(|s| s.position == from)
                 });
                 debug_assert!(moved.is_some());
                 if let Some(moved) = moved {
@@ -141,7 +142,10 @@ impl Shard {
     pub(crate) fn remove_subscription(&mut self, session: u32, filter: &TopicFilter) -> bool {
         let Some(existing) = self.find_subscription(session, filter) else { return false };
         if let Some(session) = self.sessions.get_mut(session) {
-            session.subscriptions.retain(|s| s.filter != existing.filter);
+            let subscriptions = &mut session.subscriptions;
+            if let Ok(at) = subscriptions.binary_search_by_key(&existing.filter, |s| s.filter) {
+                subscriptions.remove(at);
+            }
         }
         self.remove_receiver(existing.filter, existing.position);
         true

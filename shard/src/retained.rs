@@ -135,20 +135,24 @@ impl Shard {
             .into_iter()
             .map(|shard| RetainedSource { shard, after: None, asked: false })
             .collect();
-        self.cancel_pull(index, &filter);
         let query = self.next_query();
         let Some(session) = self.sessions.get_mut(index) else { return };
         let rare = session.rare();
         let overtaken = HashSet::new();
         let pull = RetainedPull { query, filter, options, identifier, sources, overtaken };
-        rare.retained.push(pull);
+        rare.retained.push_back(pull);
     }
 
-    /// The subscription ended, or was made again: its earlier pull ends.
-    pub(crate) fn cancel_pull(&mut self, index: u32, filter: &TopicFilter) {
-        if let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) {
-            rare.retained.retain(|pull| pull.filter != *filter);
+    /// Subscriptions ended, or were made again: their earlier pulls end.
+    pub(crate) fn cancel_pulls(&mut self, index: u32, mut filters: Vec<&TopicFilter>) {
+        let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
+            return;
+        };
+        if filters.is_empty() || rare.retained.is_empty() {
+            return;
         }
+        filters.sort_unstable();
+        rare.retained.retain(|pull| filters.binary_search(&&pull.filter).is_err());
     }
 
     /// Asks for more retained messages if the session has room for them. A question to this very
@@ -159,9 +163,7 @@ impl Shard {
         let room = session.is_online() && session.queue.len() < READY_QUEUE_MAX;
         let Some(rare) = session.rare.as_deref_mut().filter(|_| room) else { return };
         let is_asked = |pull: &&mut RetainedPull| pull.sources.iter().any(|source| source.asked);
-        let asked = rare.retained.iter_mut().filter(is_asked).count();
-        let idle = rare.retained.iter_mut().filter(|pull| !is_asked(pull));
-        for pull in idle.take(PULLS_MAX.saturating_sub(asked)) {
+        for pull in rare.retained.iter_mut().take(PULLS_MAX).filter(|pull| !is_asked(pull)) {
             let Some(source) = pull.sources.first_mut() else { continue };
             source.asked = true;
             let (query, filter, after) = (pull.query, pull.filter.clone(), source.after.clone());
@@ -190,9 +192,9 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let publisher = session.client_hash;
         let Some(rare) = session.rare.as_deref_mut() else { return };
-        let Some(at) = rare.retained.iter().position(|pull| pull.query == batch.query) else {
-            return;
-        };
+        // What has been asked for never moves back.
+        let mut asked = rare.retained.iter().take(PULLS_MAX);
+        let Some(at) = asked.position(|pull| pull.query == batch.query) else { return };
         let pull = &mut rare.retained[at];
         let Some(source) = pull.sources.iter_mut().find(|s| s.shard == from && s.asked) else {
             return;

@@ -1,6 +1,6 @@
 //! What the broker keeps for one client identifier, connected or not.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicName};
@@ -45,8 +45,9 @@ pub(crate) struct Session {
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
     pub(crate) will: Option<Box<PendingWill>>,
-    pub(crate) shared: Vec<SharedSubscription>,
-    pub(crate) retained: Vec<RetainedPull>,
+    pub(crate) shared: BTreeMap<Arc<GroupKey>, SharedSubscription>,
+    /// Oldest first; only the first few are asked for.
+    pub(crate) retained: VecDeque<RetainedPull>,
     pub(crate) subacks: Vec<PendingSubAck>,
     /// What the owners of its groups were last told.
     pub(crate) told: Readiness,
@@ -69,9 +70,8 @@ pub(crate) struct Subscription {
 }
 
 /// One subscription through a shared group.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct SharedSubscription {
-    pub(crate) group: Arc<GroupKey>,
     pub(crate) options: SubscriptionOptions,
     pub(crate) identifier: u32,
 }
@@ -104,7 +104,7 @@ pub(crate) struct PendingSubAck {
     pub(crate) packet_id: PacketId,
     pub(crate) reasons: SmallVec<[petrel_proto::ReasonCode; 4]>,
     /// The joins that have not been answered.
-    pub(crate) waiting: Vec<u32>,
+    pub(crate) waiting: BTreeSet<u32>,
 }
 
 /// One message for one session.
@@ -269,7 +269,7 @@ impl Session {
     pub(crate) fn trim_rare(&mut self) {
         let Some(rare) = self.rare.as_deref_mut() else { return };
         if rare.retained.is_empty() {
-            rare.retained = Vec::new();
+            rare.retained = VecDeque::new();
         }
         if rare.subacks.is_empty() {
             rare.subacks = Vec::new();
@@ -287,12 +287,19 @@ impl Session {
         self.rare.as_deref()?.will.as_deref()
     }
 
-    pub(crate) fn shared(&self) -> &[SharedSubscription] {
-        self.rare.as_deref().map_or(&[], |rare| &rare.shared)
+    /// How many shared subscriptions it has.
+    pub(crate) fn shared_count(&self) -> usize {
+        self.rare.as_deref().map_or(0, |rare| rare.shared.len())
     }
 
-    pub(crate) fn pulls(&self) -> &[RetainedPull] {
-        self.rare.as_deref().map_or(&[], |rare| &rare.retained)
+    /// Its subscription through a group.
+    pub(crate) fn find_shared(&self, group: &GroupKey) -> Option<&SharedSubscription> {
+        self.rare.as_deref()?.shared.get(group)
+    }
+
+    /// True while a subscription waits for retained messages.
+    pub(crate) fn waits_for_retained(&self) -> bool {
+        self.rare.as_deref().is_some_and(|rare| !rare.retained.is_empty())
     }
 
     /// An identifier for the next message to this client.

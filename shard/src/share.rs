@@ -17,7 +17,7 @@ use crate::matcher::FilterId;
 use crate::peer::{GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, PeerMessage, Readiness};
 use crate::receivers::{PackedOptions, Receiver, Target};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Delivery, Session, Stage};
+use crate::session::{Delivery, Session, SharedSubscription, Stage};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
 use crate::{Message, SessionRef, ShardIndex};
@@ -277,11 +277,10 @@ impl Shard {
             })
         });
         let subscription = taker.and_then(|index| {
-            let shared = self.sessions.get(index)?.shared();
-            let found = shared.iter().find(|s| s.group == delivery.group)?;
-            Some((index, found.options, found.identifier))
+            let found = self.sessions.get(index)?.find_shared(&delivery.group)?;
+            Some((index, *found))
         });
-        let Some((index, options, identifier)) = subscription else {
+        let Some((index, SharedSubscription { options, identifier })) = subscription else {
             let owner = self.group_owner(&delivery.group);
             return self.tell(turn, owner, PeerMessage::GroupReturn(Box::new(delivery)));
         };
@@ -332,7 +331,7 @@ impl Shard {
             return;
         }
         rare.told = readiness;
-        let groups: Vec<_> = rare.shared.iter().map(|s| Arc::clone(&s.group)).collect();
+        let groups: Vec<_> = rare.shared.keys().map(Arc::clone).collect();
         for group in groups {
             let owner = self.group_owner(&group);
             self.tell(turn, owner, PeerMessage::GroupReadiness { group, member, readiness });

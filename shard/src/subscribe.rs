@@ -25,8 +25,9 @@ impl Shard {
         let identifier = packet.subscription_identifier.unwrap_or(0);
         let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
         let mut retained: SmallVec<[&SubscribeFilter; 1]> = SmallVec::new();
+        let mut replaced = Vec::new();
         let mut waiting = Vec::new();
-        let first_join = self.sessions.get(index).is_some_and(|s| s.shared().is_empty());
+        let first_join = self.sessions.get(index).is_some_and(|s| s.shared_count() == 0);
         for asked in &packet.filters {
             if let Some(refused) = self.refuse_filter(index, &asked.filter) {
                 reasons.push(refused);
@@ -39,6 +40,9 @@ impl Shard {
             }
             let filter = own_filter(&asked.filter);
             let new = self.add_subscription(index, &filter, asked.options, identifier);
+            if !new {
+                replaced.push(&asked.filter);
+            }
             // [MQTT5-3.3.1-9] to [MQTT5-3.3.1-11]
             match asked.options.retain_handling {
                 RetainHandling::Send => retained.push(asked),
@@ -51,6 +55,7 @@ impl Shard {
         } else {
             self.await_groups(turn, index, first_join, packet.packet_id, reasons, waiting);
         }
+        self.cancel_pulls(index, replaced);
         for asked in retained {
             self.start_pull(index, own_filter(&asked.filter), asked.options, identifier);
         }
@@ -65,18 +70,15 @@ impl Shard {
             return Some(ReasonCode::TopicFilterInvalid);
         }
         let session = self.sessions.get(index)?;
-        let held = session.subscriptions.len() + session.shared().len();
+        let held = session.subscriptions.len() + session.shared_count();
+        if held < limits.session_subscriptions_maximum as usize {
+            return None;
+        }
         let replaces = match filter.shared() {
-            Some(SharedFilter { share, filter }) => {
-                let same = |s: &SharedSubscription| {
-                    s.group.share == *share.text() && s.group.filter == filter
-                };
-                session.shared().iter().any(same)
-            }
+            Some(shared) => session.find_shared(&group_of(&shared)).is_some(),
             None => self.find_subscription(index, filter).is_some(),
         };
-        let full = held >= limits.session_subscriptions_maximum as usize && !replaces;
-        full.then_some(ReasonCode::QuotaExceeded)
+        (!replaces).then_some(ReasonCode::QuotaExceeded)
     }
 
     fn send_suback(
@@ -102,12 +104,8 @@ impl Shard {
         let share = shared.share.text().to_owned_text();
         let group = Arc::new(GroupKey { share, filter: own_filter(&shared.filter) });
         let Some(session) = self.sessions.get_mut(index) else { return group };
-        let subscriptions = &mut session.rare().shared;
-        let subscription = SharedSubscription { group: Arc::clone(&group), options, identifier };
-        match subscriptions.iter_mut().find(|s| s.group == group) {
-            Some(existing) => *existing = subscription,
-            None => subscriptions.push(subscription),
-        }
+        let subscription = SharedSubscription { options, identifier };
+        session.rare().shared.insert(Arc::clone(&group), subscription);
         group
     }
 
@@ -131,7 +129,8 @@ impl Shard {
         // Each join has its own answer: one for a SUBSCRIBE of the last connection, or for a
         // membership that has ended since, says nothing about this one.
         let joins: Vec<u32> = waiting.iter().map(|_| self.next_query()).collect();
-        let pending = PendingSubAck { packet_id, reasons, waiting: joins.clone() };
+        let numbers = joins.iter().copied().collect();
+        let pending = PendingSubAck { packet_id, reasons, waiting: numbers };
         if let Some(session) = self.sessions.get_mut(index) {
             session.rare().subacks.push(pending);
         }
@@ -153,7 +152,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let subacks = &mut session.rare().subacks;
         for pending in subacks.iter_mut() {
-            pending.waiting.retain(|waiting| *waiting != join);
+            pending.waiting.remove(&join);
         }
         let mut done = Vec::new();
         while let Some(at) = subacks.iter().position(|pending| pending.waiting.is_empty()) {
@@ -175,10 +174,7 @@ impl Shard {
         for filter in &packet.filters {
             let existed = match filter.shared() {
                 Some(shared) => self.leave(turn, index, &shared),
-                None => {
-                    self.cancel_pull(index, filter);
-                    self.remove_subscription(index, filter)
-                }
+                None => self.remove_subscription(index, filter),
             };
             reasons.push(if existed {
                 ReasonCode::Success
@@ -186,6 +182,7 @@ impl Shard {
                 ReasonCode::NoSubscriptionExisted
             });
         }
+        self.cancel_pulls(index, packet.filters.iter().collect());
         let (packet_id, properties) = (packet.packet_id, ReasonProperties::EMPTY);
         let unsuback = SubAck { packet_id, reasons, properties };
         self.send(turn, conn, &Packet::UnsubAck(Box::new(unsuback)));
@@ -197,14 +194,7 @@ impl Shard {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(rare) = session.rare.as_deref_mut() else { return false };
-        let Some(at) = rare
-            .shared
-            .iter()
-            .position(|s| s.group.share == *shared.share.text() && s.group.filter == shared.filter)
-        else {
-            return false;
-        };
-        let group = rare.shared.remove(at).group;
+        let Some((group, _)) = rare.shared.remove_entry(&group_of(shared)) else { return false };
         let waiting = session.queue.extract(|d| d.group.as_ref() == Some(&group));
         let owner = self.group_owner(&group);
         self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
@@ -212,6 +202,11 @@ impl Shard {
         self.trim(index);
         true
     }
+}
+
+/// The group that a filter names, for looking it up.
+fn group_of(shared: &SharedFilter) -> GroupKey {
+    GroupKey { share: shared.share.text().clone(), filter: shared.filter.clone() }
 }
 
 /// A copy of a filter that pins no read buffer.

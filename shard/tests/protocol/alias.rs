@@ -227,3 +227,24 @@ fn a_message_too_large_to_send_teaches_no_alias() {
         assert!(got.iter().any(|p| p.topic.text().as_str() == "some/long/topic"));
     });
 }
+
+/// [MQTT5-3.1.2-24] An alias is for saving bytes.
+#[test]
+fn a_message_that_fits_only_without_an_alias_goes_without() {
+    across(|net| {
+        let b = net.online(v5("b"));
+        // Header, topic, properties and payload of a QoS 0 message on `some/topic`.
+        for (spare, alias) in [(0, false), (2, false), (3, true)] {
+            let length = (2 + 2 + 10 + 1 + 20) + spare;
+            let tight = taking("a", 10).with(|c| c.properties.maximum_packet_size = Some(length));
+            let a = net.online(tight);
+            net.subscribe(a, "some/topic", QOS0);
+            for _ in 0..5 {
+                net.publish(b, message("some/topic", &"x".repeat(20)));
+            }
+            let got = net.publishes(a);
+            assert_eq!(got.len(), 5, "{spare}");
+            assert_eq!(got.iter().any(|p| p.properties.topic_alias.is_some()), alias, "{spare}");
+        }
+    });
+}

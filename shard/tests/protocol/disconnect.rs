@@ -111,6 +111,34 @@ fn an_error_of_one_client_is_no_business_of_another() {
     });
 }
 
+/// Nobody is turned away, or let in, without a trace.
+#[test]
+fn every_connect_has_an_event() {
+    versions(|net, version| {
+        let a = net.online(resume(version, "a"));
+        net.drop(a);
+        net.online(resume(version, "a"));
+        net.allow_anonymous = false;
+        let b = net.connect(connect(version, "b"));
+        net.refused(b, R::NotAuthorized);
+        let told: Vec<_> = net
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Connected { client_id, session_present, .. } => {
+                    Some((client_id.as_str(), Ok(*session_present)))
+                }
+                Event::Refused { client_id, reason, .. } => {
+                    Some((client_id.as_str(), Err(*reason)))
+                }
+                _ => None,
+            })
+            .collect();
+        let expected = [("a", Ok(false)), ("a", Ok(true)), ("b", Err(R::NotAuthorized))];
+        assert_eq!(told, expected);
+    });
+}
+
 /// Events say who ended what and why.
 #[test]
 fn every_end_has_an_event_with_its_reason() {

@@ -212,6 +212,26 @@ fn a_topic_of_nothing_but_separators_is_bounded() {
     });
 }
 
+/// [MQTT5-3.8.4-5] [MQTT5-3.10.4-6] [MQTT311-3.8.4-4] [MQTT311-3.10.4-6] As many as a packet holds;
+/// what handles them must not look at all of them for each.
+#[test]
+fn a_packet_full_of_filters_is_granted_and_taken_back() {
+    versions(|net, version| {
+        for stem in ["t/", "+/", "$share/g/"] {
+            let a = net.online(connect(version, "a"));
+            let names: Vec<String> = (0..4_000).map(|number| format!("{stem}{number}")).collect();
+            let asked: Vec<_> = names.iter().map(|name| (name.as_str(), options(QOS1))).collect();
+            assert_eq!(net.suback(a, subscribe(&asked)), vec![R::GrantedQos1; 4_000]);
+            assert_eq!(net.census().subscriptions, 4_000);
+            net.publish(a, message("t/7", "m").qos1(1));
+            net.settle(a);
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            net.unsuback(a, &names);
+            assert_eq!((net.census().subscriptions, net.census().filters), (0, 0));
+        }
+    });
+}
+
 /// Many connections of one client, one session.
 #[test]
 fn reconnecting_leaves_nothing_behind() {
