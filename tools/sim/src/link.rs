@@ -51,6 +51,8 @@ pub struct Link {
     pub read_scheduled: bool,
     /// The CONNECT begins an authentication exchange.
     pub authenticates: bool,
+    /// The client has begun another exchange.
+    pub authenticates_again: bool,
     /// Bytes that wait for the socket, as last reported.
     pub reported: usize,
     /// Longest wait before the client reads, in milliseconds.
@@ -97,6 +99,7 @@ impl Link {
             reading: true,
             read_scheduled: false,
             authenticates: false,
+            authenticates_again: false,
             reported: 0,
             read_delay_ms: habits.read_delay_ms,
             socket_bytes: habits.socket_bytes,

@@ -61,6 +61,8 @@ pub struct Model {
     pub wills: Vec<WillView>,
     /// Wills by label.
     pub will_of: HashMap<Label, usize>,
+    /// The AUTH that has to be sent in this step.
+    pub auth_due: Option<(Key, ReasonCode)>,
     /// The broker was told to stop.
     pub stopping: bool,
 }
@@ -135,6 +137,8 @@ pub struct Conn {
     pub nameless: bool,
     /// The CONNECT, while its authentication goes on.
     pub pending: Option<Box<Connect>>,
+    /// A later authentication exchange goes on.
+    pub exchange: bool,
 }
 
 /// An answer that a client waits for.
@@ -419,6 +423,7 @@ impl Model {
             retained: BTreeMap::new(),
             wills: Vec::new(),
             will_of: HashMap::new(),
+            auth_due: None,
             stopping: false,
         }
     }

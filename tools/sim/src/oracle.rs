@@ -5,6 +5,7 @@
 //! shard, [`Model::after`] with what the shard put into its outbox.
 
 pub mod acks;
+pub mod auth;
 pub mod census;
 pub mod closing;
 pub mod delivery;
@@ -128,6 +129,8 @@ impl Model {
         for &conn in &output.closes {
             self.closed((shard, conn))?;
         }
+        self.check_drops(&output.events)?;
+        self.check_auth_sent()?;
         self.check_closed()?;
         self.check_routed()?;
         self.check_wills(shard, timer)?;
@@ -145,7 +148,7 @@ impl Model {
             Packet::ConnAck(ack) => self.on_connack(key, ack),
             Packet::Publish(publish) => self.on_delivery(key, publish),
             Packet::Disconnect(disconnect) => self.on_server_disconnect(key, disconnect),
-            Packet::Auth(_) => Ok(()),
+            Packet::Auth(auth) => self.on_server_auth(key, auth),
             _ => self.on_answer(key, packet),
         }
     }

@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use petrel_proto::{
-    Connect, ConnectProperties, Disconnect, Packet, PayloadFormat, Publish, PublishProperties, Qos,
-    ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscriptionOptions, TopicFilter,
-    TopicName, Unsubscribe, UserProperties, Version, Will, encoded_len,
+    Auth, Connect, ConnectProperties, Disconnect, Packet, PayloadFormat, Publish,
+    PublishProperties, Qos, ReasonCode, ReasonProperties, RetainHandling, Subscribe,
+    SubscribeFilter, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe, UserProperties,
+    Version, Will, encoded_len,
 };
 use petrel_shard::{ConnId, Input, Verdict};
 
@@ -85,9 +86,17 @@ impl World {
                 self.connect_random(client);
             }
             97 => return self.kick_somebody(),
+            98 => self.authenticate_again(link),
             _ => {}
         }
         Ok(())
+    }
+
+    fn authenticate_again(&mut self, at: usize) {
+        let link = &mut self.links[at];
+        if link.authenticates && !std::mem::replace(&mut link.authenticates_again, true) {
+            self.send(at, &auth(ReasonCode::ReAuthenticate));
+        }
     }
 
     fn lose(&mut self, client: usize, link: usize) {
@@ -138,7 +147,7 @@ impl World {
             properties.maximum_packet_size = rng.percent(10).then(|| *rng.pick(&[64, 150]));
             properties.topic_alias_maximum = rng.percent(60).then(|| *rng.pick(&[0, 1, 2, 10]));
             properties.request_problem_information = rng.percent(20).then_some(false);
-            if rng.percent(6) {
+            if rng.percent(10) {
                 // What comes with CONNACK must fit.
                 properties.maximum_packet_size = None;
                 properties.authentication_method = Some(text("sim"));
@@ -391,6 +400,13 @@ impl World {
             }
             return;
         }
+        if let Packet::Auth(packet) = packet {
+            match packet.reason {
+                ReasonCode::Success => self.links[link].authenticates_again = false,
+                _ => self.send(link, &auth(ReasonCode::ContinueAuthentication)),
+            }
+            return;
+        }
         let waiting: [usize; 4] = std::array::from_fn(|n| self.clients[client].acks[n].len());
         self.clients[client].on_packet(packet, &mut self.rng);
         for (kind, before) in waiting.into_iter().enumerate() {
@@ -424,12 +440,23 @@ impl World {
 
     /// The authentication method answers.
     pub(crate) fn answer_question(&mut self, shard: u16, conn: ConnId) -> Checked {
-        let verdict = match self.rng.percent(85) {
-            true => Verdict::Accept { data: Some(Bytes::from_static(b"welcome")) },
-            false => Verdict::Refuse { reason: ReasonCode::NotAuthorized },
+        let verdict = match self.rng.below(100) {
+            0..=64 => Verdict::Accept { data: Some(Bytes::from_static(b"welcome")) },
+            65..=89 => Verdict::Continue { data: Some(Bytes::from_static(b"and?")) },
+            _ => Verdict::Refuse { reason: ReasonCode::NotAuthorized },
         };
         self.feed(shard, Input::Verdict { conn, verdict }, &Hint::default())
     }
+}
+
+/// A step of the only authentication method.
+fn auth(reason: ReasonCode) -> Packet {
+    Packet::Auth(Box::new(Auth {
+        reason,
+        method: Some(text("sim")),
+        data: Some(Bytes::from_static(b"step")),
+        properties: ReasonProperties::EMPTY,
+    }))
 }
 
 /// A topic name known to be valid.

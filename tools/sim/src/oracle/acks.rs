@@ -40,8 +40,8 @@ impl Model {
             | Packet::ConnAck(_)
             | Packet::SubAck(_)
             | Packet::UnsubAck(_)
-            | Packet::PingResp
-            | Packet::Auth(_) => {}
+            | Packet::PingResp => {}
+            Packet::Auth(auth) => self.on_client_auth(key, auth),
         }
         Ok(())
     }

@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 
 use petrel_proto::{Packet, PacketId, Publish, PublishProperties, Qos, Version, encoded_len};
+use petrel_shard::{DropReason, Event};
 
 use crate::label::Label;
 use crate::model::{Expected, Instance, Key, Model, Routing, Sub};
@@ -318,6 +319,19 @@ impl Model {
             expected.qos == Qos::AtMostOnce
                 && expected.at.now_ms + AT_MOST_ONCE_MS <= self.at.now_ms
         })
+    }
+
+    /// Nothing is dropped for want of room where there is enough.
+    pub(super) fn check_drops(&self, events: &[Event]) -> Checked {
+        let full = Event::Dropped { reason: DropReason::QueueFull };
+        hold!(
+            self.lossy_queues || !events.contains(&full),
+            ORACLE,
+            "a queue was full that holds {} messages and {} bytes",
+            self.limits.session_queue_messages,
+            self.limits.session_queue_bytes
+        );
+        Ok(())
     }
 
     /// Nothing is missing once everybody is connected and everything has come to rest.

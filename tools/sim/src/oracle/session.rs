@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use petrel_proto::{ConnAck, Connect, ReasonCode, Version};
-use petrel_shard::Verdict;
 
 use crate::model::{Conn, Key, Model, Session, WillState};
 use crate::oracle::Hint;
@@ -32,30 +31,8 @@ impl Model {
         if settled { Ok(()) } else { self.take_session(key, connect) }
     }
 
-    /// An authentication method has decided.
-    pub(super) fn on_verdict(&mut self, key: Key, verdict: &Verdict) -> Checked {
-        let Some(conn) = self.conns.get_mut(&key).filter(|conn| !conn.ended) else {
-            return Ok(());
-        };
-        match verdict {
-            Verdict::Continue { .. } => Ok(()),
-            Verdict::Accept { .. } => match conn.pending.take() {
-                Some(connect) => {
-                    conn.heard_ms = self.at.now_ms;
-                    conn.since_ms = self.at.now_ms;
-                    self.take_session(key, &connect)
-                }
-                None => Ok(()),
-            },
-            Verdict::Refuse { .. } => {
-                conn.refuse = true;
-                Ok(())
-            }
-        }
-    }
-
     /// An accepted CONNECT gets its session.
-    fn take_session(&mut self, key: Key, connect: &Connect) -> Checked {
+    pub(super) fn take_session(&mut self, key: Key, connect: &Connect) -> Checked {
         let Some(mut conn) = self.conns.remove(&key) else { return Ok(()) };
         let nameless = conn.nameless;
         let earlier = self.by_client.get(&conn.client_id).copied();
@@ -131,6 +108,7 @@ impl Model {
             quiet: properties.request_problem_information == Some(false),
             nameless,
             pending: None,
+            exchange: false,
         }
     }
 
