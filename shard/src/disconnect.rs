@@ -26,7 +26,10 @@ impl Shard {
             && let Some(session) = self.sessions.get_mut(index)
         {
             match packet.session_expiry_interval_s {
-                Some(expiry_s) if expiry_s > 0 && session.expiry_interval_s == 0 => {
+                // With a maximum of 0 nothing says what the CONNECT asked for, and nothing changes.
+                Some(expiry_s)
+                    if expiry_s > 0 && session.expiry_interval_s == 0 && expiry_max > 0 =>
+                {
                     let what =
                         "DISCONNECT must not raise a Session Expiry Interval of 0 (3.14.2.2.2)";
                     return Err(Violation::protocol(what));

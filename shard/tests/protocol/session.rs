@@ -263,3 +263,27 @@ fn a_session_goes_on_in_another_version() {
         assert_eq!(net.settled(a), ["two"]);
     });
 }
+
+/// 3.14.2.2.2 speaks of the interval in CONNECT, not of what became of it ([MQTT5-3.14.4-3]).
+#[test]
+fn a_server_that_keeps_no_sessions_takes_a_goodbye_as_it_is_meant() {
+    across_with(
+        |limits| limits.session_expiry_max_s = 0,
+        |net| {
+            let witness = net.online(v5("witness"));
+            net.subscribe(witness, "will", QOS0);
+            let leaving = expiry(100, true).with(|c| c.will = Some(will("will", "gone")));
+            let a = net.connect(leaving);
+            assert_eq!(net.connack(a).properties.session_expiry_interval_s, Some(0));
+            let goodbye = Disconnect::new(R::Success);
+            net.send(a, goodbye.with(|d| d.session_expiry_interval_s = Some(50)));
+            net.run();
+            net.silent(a);
+            net.silent(witness);
+            assert_eq!(net.census().sessions, 1);
+            let old = net.online(resume(Version::V3_1_1, "old"));
+            net.drop(old);
+            assert_eq!(net.census().sessions, 1);
+        },
+    );
+}
