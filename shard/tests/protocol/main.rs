@@ -15,6 +15,7 @@ mod flow;
 mod keep_alive;
 mod limits;
 mod mesh;
+mod oldest;
 mod publish;
 mod qos;
 mod retained;
