@@ -104,6 +104,20 @@ class Lab:
         subscriber.subscribe(filter_, qos)
         return subscriber, self.client("pub")
 
+    def mortal(self, name="c", **options):
+        """A client for `vanish`."""
+        topic = self.topic(f"gone/{next(_numbers)}")
+        witness = self.client(f"witness-of-{name}")
+        witness.subscribe(topic, 1)
+        client = self.client(name, will=Will(topic, b"gone", 1), **options)
+        client.witness = witness
+        return client
+
+    def vanish(self, client):
+        """Breaks the connection; returns when the broker has seen it, for it publishes the will."""
+        client.drop()
+        client.witness.receive()
+
     def wait_for_broker_seconds(self, seconds):
         """Returns when the broker's own clock has gone on: a delayed will is the bell."""
         listener = self.client(f"clock-listener{seconds}", version=V5, protocol="mqtt")

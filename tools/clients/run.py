@@ -155,8 +155,8 @@ def parse_options():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--petrel", type=Path, default=ROOT / "target/release/petrel")
     parser.add_argument("--node", type=Path, default=ROOT / "target/node", help="where mqtt.js is")
-    parser.add_argument("--shards", default="1,2,8", help="numbers of shards, default 1,2,8")
-    parser.add_argument("--runtime", default="auto,epoll", help="default auto,epoll")
+    parser.add_argument("--settings", default="auto:1,auto:2,auto:8,epoll:2",
+                        help="runtime and number of shards of each broker, default %(default)s")
     parser.add_argument("--only", default="", help="checks whose title contains this")
     parser.add_argument("--jobs", type=int, default=8, help="checks at a time, default 8")
     parser.add_argument("--mosquitto", action="store_true", help="hold the checks against it")
@@ -169,9 +169,9 @@ def main():
     report, started = Report(options.verbose), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="petrel-clients-") as folder:
         certificates = Certificates(folder)
-        for runtime in options.runtime.split(","):
-            for shards in map(int, options.shards.split(",")):
-                run_setting(report, options, certificates, shards, runtime)
+        for setting in options.settings.split(","):
+            runtime, shards = setting.split(":")
+            run_setting(report, options, certificates, int(shards), runtime)
     seconds = time.monotonic() - started
     print(f"clients: {report.passed} passed, {report.failed} failed in {seconds:.0f} s")
     return 1 if report.failed else 0

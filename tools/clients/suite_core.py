@@ -184,7 +184,7 @@ def unacknowledged_messages_come_again_on_resume(lab):
     options = {"clean": False, "manual_ack": True}
     if lab.version == V5:
         options["expiry"] = 300
-    subscriber = lab.client("sub", **options)
+    subscriber = lab.mortal("sub", **options)
     subscriber.subscribe(lab.topic("x"), 1)
     publisher = lab.client("pub")
     for text in ("a", "b", "c"):
@@ -193,11 +193,12 @@ def unacknowledged_messages_come_again_on_resume(lab):
     subscriber.acknowledge(first[0])
     # The answer to this comes after the broker has read the acknowledgement.
     subscriber.subscribe(lab.topic("barrier"), 0)
-    subscriber.drop()
+    lab.vanish(subscriber)
     publisher.publish(lab.topic("x"), "d", 1)
     resumed = lab.client("sub", **options)
     again = [resumed.receive() for _ in range(3)]
-    assert [(m.text, m.dup) for m in again] == [("b", True), ("c", True), ("d", False)]
+    got = [(m.text, m.dup) for m in again]
+    assert got == [("b", True), ("c", True), ("d", False)], got
     assert [m.mid for m in again[:2]] == [m.mid for m in first[1:]]
     for message in again:
         resumed.acknowledge(message)
