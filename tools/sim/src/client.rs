@@ -7,7 +7,6 @@ use petrel_proto::{
 };
 
 use crate::label::Label;
-use crate::model::Kind;
 use crate::rng::Rng;
 use crate::scenario::Habits;
 
@@ -34,7 +33,7 @@ pub struct Client {
     pub in_flight: Vec<InFlight>,
     /// Packet identifiers of SUBSCRIBE and UNSUBSCRIBE that wait for their answer.
     pub requests: BTreeSet<u16>,
-    /// Acknowledgements that it has not sent yet, by kind, in order.
+    /// Acknowledgements that it has not sent yet, in order: PUBACK, PUBREC, PUBREL, PUBCOMP.
     pub acks: [VecDeque<Packet>; 4],
     /// Topic aliases of this connection.
     pub aliases: BTreeMap<String, u16>,
@@ -66,9 +65,6 @@ pub struct ServerLimits {
     /// Topic Alias Maximum.
     pub alias_max: u16,
 }
-
-/// The four kinds of acknowledgement, in the order of [`Client::acks`].
-pub const ACK_KINDS: [Kind; 4] = [Kind::PubAck, Kind::PubRec, Kind::PubRel, Kind::PubComp];
 
 impl Client {
     /// A client that never connected. `index` makes its labels its own.

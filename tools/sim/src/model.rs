@@ -87,8 +87,6 @@ pub struct Conn {
     pub version: Version,
     /// Position in [`Model::sessions`], once there is one.
     pub session: Option<usize>,
-    /// Clean Start of its CONNECT.
-    pub clean_start: bool,
     /// Session Present that CONNACK must show; `None` if both are right.
     pub present: Option<bool>,
     /// The CONNECT must be refused.

@@ -4,7 +4,8 @@
 //! [MQTT5-3.9.3-1], [MQTT5-3.10.4-4], [MQTT5-3.10.4-5], [MQTT5-3.12.4-1], [MQTT5-2.2.1-5].
 
 use petrel_proto::{
-    Ack, Disconnect, Packet, Publish, Qos, ReasonCode, Subscribe, Unsubscribe, Version,
+    Ack, Disconnect, Packet, Publish, Qos, ReasonCode, ReasonProperties, Subscribe, Unsubscribe,
+    Version,
 };
 
 use crate::label::Label;
@@ -236,6 +237,11 @@ impl Model {
             ));
         };
         let Some(owed) = conn.owed.remove(first) else { return Ok(()) };
+        hold!(
+            !conn.quiet || problem(packet).is_none_or(ReasonProperties::is_empty),
+            ORACLE,
+            "{who:?} asked for no problem information and got {packet:?} [MQTT5-3.1.2-29]"
+        );
         let given = reasons(packet);
         let right = match kind {
             Kind::SubAck | Kind::UnsubAck => given == owed.reasons,
@@ -284,6 +290,17 @@ fn accepted() -> Vec<ReasonCode> {
 
 fn outgoing(session: &Session, id: u16) -> Option<(Qos, bool)> {
     session.out.iter().find(|out| out.packet_id == id).map(|out| (out.qos, out.received))
+}
+
+/// What an answer says for people.
+fn problem(packet: &Packet) -> Option<&ReasonProperties> {
+    match packet {
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            Some(&ack.properties)
+        }
+        Packet::SubAck(ack) | Packet::UnsubAck(ack) => Some(&ack.properties),
+        _ => None,
+    }
 }
 
 fn reasons(packet: &Packet) -> Vec<ReasonCode> {

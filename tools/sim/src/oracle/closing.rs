@@ -103,6 +103,13 @@ impl Model {
             "{who:?} accepts {} bytes and was sent {bytes}: {packet:?} [MQTT5-3.1.2-24]",
             conn.packet_bytes_max
         );
+        let limit = self.limits.outgoing_bytes_maximum as usize;
+        hold!(
+            !matches!(packet, Packet::Publish(_)) || conn.unread_bytes < limit,
+            ORACLE,
+            "{who:?} has left {} bytes unread, {limit} are allowed, and was sent {packet:?}",
+            conn.unread_bytes
+        );
         conn.unread_bytes += bytes;
         Ok(())
     }

@@ -77,7 +77,6 @@ impl Model {
             client_id: connect.client_id.as_str().to_owned(),
             version,
             session: None,
-            clean_start: connect.clean_start,
             present: None,
             refuse: nameless && version == Version::V3_1_1 && !connect.clean_start,
             connack: false,
