@@ -37,7 +37,7 @@ unit:
 
 ## Real sockets, several shards, both runtimes.
 integration:
-	$(CARGO) test --locked -q -p petrel-engine --tests -p petrel-tools --tests
+	$(CARGO) test --locked -q -p petrel-engine -p petrel-tools --test '*'
 
 ## The deterministic simulator: SEEDS seeds, and the proof that it bites.
 sim:
