@@ -312,11 +312,15 @@ impl Shard {
         }
     }
 
-    /// How a session stands towards its groups.
+    /// How a session stands towards its groups. Once it was not ready it is ready again when half
+    /// of that has drained, so that a client at the border does not make it tell all its groups
+    /// with every acknowledgement.
     pub(crate) fn readiness(&self, index: u32) -> Readiness {
         self.sessions.get(index).map_or(Readiness::default(), |session| {
             let online = session.is_online();
-            Readiness { online, ready: online && session.queue.len() < READY_QUEUE_MAX }
+            let told = session.rare.as_deref().is_some_and(|rare| rare.told.ready);
+            let queue_max = if told { READY_QUEUE_MAX } else { READY_QUEUE_MAX / 2 };
+            Readiness { online, ready: online && session.queue.len() < queue_max }
         })
     }
 

@@ -309,6 +309,29 @@ fn members_with_room_get_what_slow_members_cannot_take() {
     );
 }
 
+/// A member at the border of what it takes does not tell its groups with every acknowledgement.
+#[test]
+fn a_member_that_drains_slowly_still_gets_everything() {
+    across(|net| {
+        let a = net.online(v5("a").with(|c| c.properties.receive_maximum = Some(1)));
+        net.subscribe(a, "$share/g/t/#", QOS1);
+        let b = net.online(v5("b"));
+        let mut got = Vec::new();
+        for id in 1..=400 {
+            net.publish(b, message("t/1", &format!("{id}")).qos1(id));
+            // One comes and one goes, with a queue that stands at its border.
+            if id > 70
+                && let Some(Packet::Publish(publish)) = net.next(a)
+            {
+                net.send(a, puback(publish.packet_id.unwrap().get()));
+                got.push(String::from_utf8(publish.payload.to_vec()).unwrap());
+            }
+        }
+        got.extend(net.settled(a));
+        assert_eq!(got, (1..=400).map(|id| format!("{id}")).collect::<Vec<_>>());
+    });
+}
+
 /// [MQTT5-4.6.0-5] One member gets its messages in order, through queue and group queue alike.
 #[test]
 fn a_lone_member_gets_everything_in_order() {
