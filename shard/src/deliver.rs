@@ -263,12 +263,7 @@ impl Shard {
         let key = self.key;
         let Some(connection) = self.connection_mut(conn) else { return false };
         let version = connection.version;
-        // Clients keep a QoS 2 packet until its PUBREL comes, and some (mqtt.js) no longer know then
-        // what its alias stood for.
-        let form = match outgoing.qos {
-            Qos::ExactlyOnce => TopicForm::Full,
-            _ => connection.outgoing_aliases.form(topic, || key.hash(topic)),
-        };
+        let form = connection.outgoing_aliases.form(topic, || key.hash(topic));
         let none = PublishProperties::default();
         let (sent_topic, topic_alias) = match form {
             TopicForm::Full => (topic, None),

@@ -234,7 +234,8 @@ check('properties, subscription identifiers and answers', { versions: [5] }, asy
   const server = await lab.client('server')
   const client = await lab.client('client', { properties: { topicAliasMaximum: 5, receiveMaximum: 3 } })
   await server.subscribe(lab.topic('service'), { qos: 1, properties: { subscriptionIdentifier: 42 } })
-  await client.subscribe(lab.topic('answer'), { qos: 2 })
+  // Not QoS 2: mqtt.js forgets there what a topic alias stands for.
+  await client.subscribe(lab.topic('answer'), { qos: 1 })
   const userProperties = { a: ['1', '2'], é: '🐦' }
   for (let number = 0; number < 10; number++) {
     const properties = { responseTopic: lab.topic('answer'), correlationData: Buffer.from([number]), contentType: 't', userProperties, messageExpiryInterval: 100 }
