@@ -21,12 +21,17 @@ use crate::pump::{Pump, Turned};
 
 /// Entries in an executor's rings: with one epoll instance to wait for there is little in them.
 const RING_DEPTH: usize = 128;
-/// After this long an executor looks at its ring although there is work.
-const PREEMPT: Duration = Duration::from_millis(1);
+/// After this long an executor looks at its ring although there is work. Nothing urgent is in the
+/// ring: bells, sockets and ticks are in epoll, where every turn looks.
+const PREEMPT: Duration = Duration::from_millis(20);
 /// After a turn in which something happened the pump waits so long inside epoll before it waits in
 /// the ring: to park an executor and to wake it costs five calls of the system, which is more than a
-/// small message costs otherwise. No longer than [`PREEMPT`], the time that any task may take.
-const LINGER: Duration = PREEMPT;
+/// small message costs otherwise.
+const LINGER: Duration = Duration::from_millis(1);
+
+/// An executor never sleeps longer than the first of these; see [`beat`]. Two, since one that has
+/// just ended is no timer either.
+const HEARTBEATS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(31)];
 
 /// A shard's thread.
 pub enum ShardThread {
@@ -119,6 +124,10 @@ async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
     let mut ready = WireReady::new(pump.wire())?;
     let mut waker = None;
     let mut timeout = Duration::ZERO;
+    for every in HEARTBEATS {
+        // Ends with the executor.
+        glommio::spawn_local(beat(every)).detach();
+    }
     loop {
         let turned = pump.turn(Some(timeout))?;
         timeout = Duration::ZERO;
@@ -139,6 +148,18 @@ async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
             }
         }
         glommio::yield_if_needed().await;
+    }
+}
+
+/// Keeps a timer running, so that an executor that sleeps by mistake does not sleep for long.
+///
+/// glommio-ng 0.12.0 arms its preempt timer and then looks for tasks to run. If the thread is kept
+/// from its core in between until that timer has fired, no task is run, that is taken for having
+/// none, and the executor sleeps although the pump is ready to run; a waker changes nothing, as the
+/// task counts as scheduled already. The longer the timer, the rarer it is, and this ends it.
+async fn beat(every: Duration) {
+    loop {
+        glommio::timer::sleep(every).await;
     }
 }
 

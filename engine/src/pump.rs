@@ -24,6 +24,10 @@ use crate::watchdog::Pulse;
 /// Parcels taken from one peer in one turn.
 const PARCELS_PER_TURN_MAX: usize = 32;
 
+/// Packets and other events of the sockets taken in one turn, so that a flood of small ones does not
+/// keep the peers waiting.
+const EVENTS_PER_TURN_MAX: usize = 4096;
+
 /// The shard's output is carried out early once it holds this much, in bytes and in messages.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
 const OUTBOX_MESSAGES_MAX: usize = 16_384;
@@ -274,7 +278,8 @@ impl Pump {
 
     /// Takes what the sockets have brought.
     fn read(&mut self) {
-        while let Some(event) = self.parts.wire.next_event() {
+        for _ in 0..EVENTS_PER_TURN_MAX {
+            let Some(event) = self.parts.wire.next_event() else { return };
             self.on_event(event);
             if self.is_full() {
                 // The rest of the turn's input waits; the sockets are not read beyond it.

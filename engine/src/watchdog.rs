@@ -1,9 +1,9 @@
 //! Looks whether every shard still runs.
 //!
 //! A pump has a turn at every tick, four times a second, whatever else happens. One that has had none
-//! for a second although its thread sleeps has been forgotten by its executor: nobody will ever run
-//! it again by itself. That was seen with an earlier way of waiting and never with this one; so it is
-//! counted and said, and the pump is woken.
+//! for two seconds although its thread sleeps has been forgotten by its executor: nobody will ever run
+//! it again by itself. The one way in which that was seen to happen is provided for
+//! ([`crate::executor`]); should there be another, it is counted and said, and the pump is woken.
 
 use std::fs;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
@@ -59,11 +59,13 @@ impl Pulse {
         self.stalls.load(Ordering::Relaxed)
     }
 
-    /// True if the pump has had no turn since `seen` although its thread is free to run one.
-    fn is_forgotten(&self, seen: &mut u64) -> bool {
+    /// True if the pump has had no turn since the last two looks although its thread was free to
+    /// run one both times.
+    fn is_forgotten(&self, seen: &mut Seen) -> bool {
         let turns = self.turns.load(Ordering::Relaxed);
-        let still = std::mem::replace(seen, turns) == turns && turns > 0;
-        still && sleeps(self.thread.load(Ordering::Relaxed))
+        let still = std::mem::replace(&mut seen.turns, turns) == turns && turns > 0;
+        let suspect = still && sleeps(self.thread.load(Ordering::Relaxed));
+        std::mem::replace(&mut seen.suspect, suspect) && suspect
     }
 
     fn revive(&self) {
@@ -72,6 +74,13 @@ impl Pulse {
             waker.wake_by_ref();
         }
     }
+}
+
+/// What the watchdog saw of one shard when it looked last.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    turns: u64,
+    suspect: bool,
 }
 
 /// Whether a thread of this process waits for something other than a core.
@@ -113,7 +122,7 @@ impl Drop for Watchdog {
 }
 
 fn watch(pulses: &[Arc<Pulse>], stopped: &Receiver<()>) {
-    let mut seen = vec![0; pulses.len()];
+    let mut seen = vec![Seen::default(); pulses.len()];
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         for (shard, (pulse, seen)) in pulses.iter().zip(&mut seen).enumerate() {
             if pulse.is_forgotten(seen) {
@@ -146,7 +155,7 @@ mod tests {
             let _ = ends.recv();
         });
         begins.recv().expect("it begins");
-        let mut seen = 0;
+        let mut seen = Seen::default();
         assert!(!pulse.is_forgotten(&mut seen), "it has had a turn");
         let begin = Instant::now();
         while !pulse.is_forgotten(&mut seen) {
