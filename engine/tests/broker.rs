@@ -68,6 +68,7 @@ fn retained_messages_come_from_every_shard_the_own_one_included() {
                 topics.dedup();
                 assert_eq!(topics.len(), usize::from(TOPICS));
             }
+            drop(publisher);
             broker.stop().expect("it stops");
         }
     }
