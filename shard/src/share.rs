@@ -237,7 +237,8 @@ impl Shard {
     /// Hands queued messages to members that are ready, a burst at a time; the last of a burst
     /// asks its member to say whether it is ready for more.
     fn drain_group(&mut self, turn: &mut Turn<'_>, index: u32) {
-        for sent in 1..=GROUP_BURST_MAX {
+        let mut sent = 0;
+        while sent < GROUP_BURST_MAX {
             let Some(group) = self.groups.groups.get_mut(index) else { return };
             if group.queue.is_empty() {
                 return;
@@ -249,6 +250,7 @@ impl Shard {
                 drop_message(turn, DropReason::Expired);
                 continue;
             }
+            sent += 1;
             let more = sent == GROUP_BURST_MAX;
             let group = Arc::clone(&group.key);
             let delivery = GroupDelivery { group, member, message, attempt: 1, more };

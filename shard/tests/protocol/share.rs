@@ -431,6 +431,27 @@ fn a_group_message_published_after_suback_is_never_missed() {
     });
 }
 
+/// [MQTT5-3.3.2-5]
+#[test]
+fn an_expired_message_at_the_end_of_a_burst_holds_nothing_up() {
+    across(|net| {
+        let a = net.online(resume(Version::V5, "a"));
+        net.subscribe(a, "$share/g/t", QOS1);
+        let b = net.online(v5("b"));
+        net.drop(a);
+        net.run();
+        // The owner hands out 64 at a time; the 64th is no longer there to be handed out.
+        for id in 1..=70u16 {
+            let publish = message("t", &format!("{id}")).qos1(id);
+            net.publish(b, if id == 64 { publish.expiring(5) } else { publish });
+        }
+        net.advance(10_000);
+        let a = net.resumed(resume(Version::V5, "a"), true);
+        assert_eq!(net.settled(a).len(), 69);
+        assert_eq!(net.dropped(DropReason::Expired), 1);
+    });
+}
+
 /// [MQTT5-3.3.2-5] [MQTT5-3.3.2-6] While it waits in the group too.
 #[test]
 fn group_messages_expire() {
