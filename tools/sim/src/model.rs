@@ -65,6 +65,8 @@ pub struct Model {
     pub auth_due: Option<(Key, ReasonCode)>,
     /// The broker was told to stop.
     pub stopping: bool,
+    /// Messages between shards that were sent and not handled yet, by sender and receiver.
+    pub under_way: BTreeMap<(u16, u16), usize>,
 }
 
 /// A message that sets out from a shard.
@@ -244,8 +246,21 @@ pub struct RetainedAsked {
     pub no_local: bool,
     /// Retained messages have to be sent, as opposed to may.
     pub open: bool,
-    /// Topics that were answered.
-    pub answered: BTreeSet<String>,
+    /// The answers it got, by topic.
+    pub answered: BTreeMap<String, RetainedAnswer>,
+}
+
+/// A retained message that was sent, as far as it shows which SUBSCRIBE it answers.
+#[derive(Debug, Clone)]
+pub struct RetainedAnswer {
+    /// Position in [`Model::instances`].
+    pub instance: usize,
+    /// QoS it was sent with.
+    pub qos: Qos,
+    /// Its subscription identifiers.
+    pub ids: Vec<u32>,
+    /// When the topic's owner had taken a newer one.
+    pub replaced: Option<Moment>,
 }
 
 /// A delivery in flight towards a client.
@@ -423,6 +438,7 @@ impl Model {
             will_of: HashMap::new(),
             auth_due: None,
             stopping: false,
+            under_way: BTreeMap::new(),
         }
     }
 

@@ -86,14 +86,19 @@ impl Model {
                 }
                 Ok(())
             }
-            Input::Peer { .. } => match hint.tag {
-                Tag::Publish(instance) => {
-                    self.arrive(instance, shard);
-                    Ok(())
+            Input::Peer { from, .. } => {
+                if let Some(count) = self.under_way.get_mut(&(from.0, shard)) {
+                    *count = count.saturating_sub(1);
                 }
-                Tag::Retain(instance) => self.retain(instance, shard),
-                Tag::None => Ok(()),
-            },
+                match hint.tag {
+                    Tag::Publish(instance) => {
+                        self.arrive(instance, shard);
+                        Ok(())
+                    }
+                    Tag::Retain(instance) => self.retain(instance, shard),
+                    Tag::None => Ok(()),
+                }
+            }
             Input::Kick { conn, reason } => self.on_broken_rule((shard, *conn), vec![*reason]),
             Input::Shutdown => self.on_shutdown(shard),
             Input::Verdict { conn, verdict } => self.on_verdict((shard, *conn), verdict),
@@ -121,6 +126,7 @@ impl Model {
         }
         let mut tags = Vec::with_capacity(output.peers.len());
         for (to, message) in &output.peers {
+            *self.under_way.entry((shard, *to)).or_default() += 1;
             tags.push(self.sent_to_peer(*to, message));
         }
         for (conn, packet, bytes) in &output.packets {

@@ -5,7 +5,9 @@
 use petrel_proto::{Publish, Qos, TopicFilter};
 
 use crate::label::Label;
-use crate::model::{Key, Model, Moment, Retained, RetainedAsked, Session, Sub};
+use crate::model::{
+    Instance, Key, Model, Moment, Retained, RetainedAnswer, RetainedAsked, Session, Sub,
+};
 use crate::violation::Checked;
 use crate::{hold, violated};
 
@@ -69,35 +71,27 @@ impl Model {
         let instance = history[place].instance.unwrap_or_default();
         let message = &self.instances[instance];
         let replaced = history.get(place + 1).map(|value| value.at);
-        let ids = publish.properties.subscription_identifiers.as_slice();
-        let fits = |asked: &RetainedAsked| {
-            !asked.answered.contains(topic)
-                && asked.filter.matches(&message.topic)
-                && asked.id.as_slice() == ids
-                && asked.qos.min(message.qos) == publish.qos
-                && replaced.is_none_or(|at| at > asked.at)
-        };
-        // A session answers in the order in which it was asked.
-        let view = &mut self.sessions[session];
-        let at = view.asked.iter().position(fits);
-        let since = view.asked.iter().rfind(|asked| fits(asked)).map(|asked| asked.at);
-        let Some(asked) = at.map(|at| &mut view.asked[at]) else {
+        let ids = publish.properties.subscription_identifiers.to_vec();
+        let answer = RetainedAnswer { instance, qos: publish.qos, ids, replaced };
+        let asked = &mut self.sessions[session].asked;
+        let open = |asked: &&RetainedAsked| !asked.answered.contains_key(topic);
+        let since = (asked.iter().filter(open))
+            .rfind(|asked| asked.allows(&answer, message))
+            .map_or(self.at, |asked| asked.at);
+        let mut tried = vec![false; asked.len()];
+        if !attribute(asked, &self.instances, topic, answer, &mut tried) {
             return Err(violated!(
                 ORACLE,
-                "{who:?} was sent {label:?} of {topic:?} as retained ({:?}, identifiers {ids:?}); \
-                 it was replaced at {replaced:?}, and asked was {:?} [MQTT5-3.3.1-9]",
+                "{who:?} was sent {label:?} of {topic:?} as retained ({:?}, identifiers {:?}); it \
+                 was replaced at {replaced:?}, and asked was {:?} [MQTT5-3.3.1-9]",
                 publish.qos,
+                publish.properties.subscription_identifiers,
                 self.sessions[session].asked
             ));
-        };
-        asked.answered.insert(topic.to_owned());
+        }
+        let view = &mut self.sessions[session];
         view.retained_sent.push((self.at.step, topic.to_owned()));
-        self.check_not_stale(
-            session,
-            (label, publish.qos),
-            topic,
-            (place, since.unwrap_or_default()),
-        )?;
+        self.check_not_stale(session, (label, publish.qos), topic, (place, since))?;
         Ok(instance)
     }
 
@@ -212,4 +206,39 @@ impl Model {
             live.retain && expected.at > asked.at && live.topic.text().as_str() == topic
         })
     }
+}
+
+impl RetainedAsked {
+    /// Whether a retained message can be the answer to this SUBSCRIBE.
+    fn allows(&self, answer: &RetainedAnswer, message: &Instance) -> bool {
+        self.filter.matches(&message.topic)
+            && self.id.as_slice() == answer.ids
+            && self.qos.min(message.qos) == answer.qos
+            && answer.replaced.is_none_or(|at| at > self.at)
+    }
+}
+
+/// Finds for every answer that a session got for a topic a SUBSCRIBE of its own; those found before
+/// make room where they can. A session answers in the order in which it was asked, filter by filter,
+/// but which answer is whose does not show.
+fn attribute(
+    asked: &mut [RetainedAsked],
+    instances: &[Instance],
+    topic: &str,
+    answer: RetainedAnswer,
+    tried: &mut [bool],
+) -> bool {
+    for at in 0..asked.len() {
+        if tried[at] || !asked[at].allows(&answer, &instances[answer.instance]) {
+            continue;
+        }
+        tried[at] = true;
+        let earlier = asked[at].answered.get(topic).cloned();
+        let free = earlier.is_none_or(|it| attribute(asked, instances, topic, it, tried));
+        if free {
+            asked[at].answered.insert(topic.to_owned(), answer);
+            return true;
+        }
+    }
+    false
 }

@@ -86,7 +86,8 @@ impl Model {
                 let key = self.sessions[member.session].conn?;
                 // The owner of the group learns with a delay who has come back.
                 let known = self.conns.get(&key)?.since_ms + KNOWN_MS <= self.at.now_ms;
-                (known && member.acked.is_some()).then_some((member.session, key))
+                let told = self.under_way.iter().all(|((from, _), &n)| *from != key.0 || n == 0);
+                (known && told && member.acked.is_some()).then_some((member.session, key))
             });
             let online = online.collect::<Option<Vec<_>>>().filter(|online| !online.is_empty());
             group.routed.push(GroupRouted { instance, online });
