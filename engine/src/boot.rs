@@ -9,7 +9,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use petrel_net::tls::{RandomUnavailable, TicketSecret, TlsApplication, TlsConfig, TlsConfigError};
@@ -21,6 +21,7 @@ use petrel_shard::{Interest, Shard, ShardConfig, ShardIndex, SlotMap};
 use crate::auth::AuthMethods;
 use crate::config::{self, Config};
 use crate::executor::{ShardThread, spawn};
+use crate::grace::{Marks, OwnMark};
 use crate::log;
 use crate::mesh::{MeshEnd, mesh};
 use crate::preflight::{self, Runtime};
@@ -29,6 +30,9 @@ use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long the last wills may take to be given away.
+const LAST_WILLS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Why a broker did not start. Displays as one sentence without its full stop.
 #[derive(Debug)]
@@ -198,6 +202,15 @@ impl Running {
     /// # Errors
     /// A shard had ended before its time, with this.
     pub fn stop(self) -> io::Result<()> {
+        let (given_away, all) = mpsc::channel();
+        for shard in &self.shards {
+            shard.handle.tell(Command::LastWills(given_away.clone()));
+        }
+        drop(given_away);
+        let deadline = Instant::now() + LAST_WILLS_WITHIN;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // A shard that does not answer in time has other worries than wills.
+        while all.recv_timeout(left()).is_ok() {}
         for shard in &self.shards {
             shard.handle.tell(Command::Stop);
         }
@@ -257,6 +270,7 @@ fn start_shards(
     let hash_key = [random()?, random()?];
     let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let clock = Clock::start();
+    let marks = Marks::new(count);
     let cores = cores(count);
     let (ready, readies) = mpsc::channel();
     let mut shards = Vec::new();
@@ -282,6 +296,7 @@ fn start_shards(
             interest: Arc::clone(&interest),
             limits: wire_limits(config),
             mesh,
+            mark: marks.of(ShardIndex(index as u16)),
             commands: received,
             handle: handle.clone(),
             allow_anonymous: config.listeners.iter().map(|it| it.allow_anonymous).collect(),
@@ -319,6 +334,7 @@ struct Seed {
     interest: Arc<Interest>,
     limits: WireLimits,
     mesh: MeshEnd,
+    mark: OwnMark,
     commands: crossbeam_channel::Receiver<Command>,
     handle: ShardHandle,
     allow_anonymous: Vec<bool>,
@@ -344,6 +360,7 @@ impl Seed {
             allow_anonymous: self.allow_anonymous,
             auth: self.auth,
             counters: self.handle.counters,
+            mark: self.mark,
             pulse: self.handle.pulse,
             clock: self.clock,
         };

@@ -31,7 +31,7 @@ const LINGER: Duration = Duration::from_millis(1);
 
 /// An executor never sleeps longer than the first of these; see [`beat`]. Two, since one that has
 /// just ended is no timer either.
-const HEARTBEATS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(31)];
+const HEARTBEATS: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(77)];
 
 /// A shard's thread.
 pub enum ShardThread {
@@ -111,6 +111,7 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
                 return Ok(());
             }
             Turned::Busy => Some(Duration::ZERO),
+            Turned::Waiting => Some(LINGER),
             Turned::Done | Turned::Idle => {
                 bell.arm();
                 pump.has_work().then_some(Duration::ZERO)
@@ -133,6 +134,7 @@ async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
         timeout = Duration::ZERO;
         match turned {
             Turned::Busy => {}
+            Turned::Waiting => timeout = LINGER,
             Turned::Done => {
                 pump.bell().arm();
                 if !pump.has_work() {

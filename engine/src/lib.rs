@@ -6,6 +6,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod executor;
+pub mod grace;
 pub mod log;
 pub mod mesh;
 pub mod preflight;

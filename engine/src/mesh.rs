@@ -4,10 +4,19 @@
 //! and leave as one parcel at its end; those of one pair never overtake each other, connections that
 //! move included. Nothing here blocks: a full ring makes parcels wait on the sender's side, and the
 //! sender stops reading what feeds them ([`MeshEnd::is_clogged`]).
+//!
+//! Parcels of different shards keep the order of cause and effect: whatever was in its ring before
+//! something else was put into another ring is taken out before it, at the same receiver. A client
+//! that publishes after another's publish was acknowledged counts on that, or the older of two
+//! retained messages might stay. Each parcel carries the time at which it was put in, and a receiver
+//! takes them in that order, up to the moment at which it began to look: what was put in before that
+//! is there to be seen.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Instant;
 
 use petrel_net::{Bell, Detached};
 use petrel_proto::Connect;
@@ -16,6 +25,9 @@ use rtrb::{Consumer, Producer, RingBuffer};
 
 /// Parcels that a ring holds.
 const RING_PARCELS: usize = 128;
+
+/// Parcels taken in one turn, for each shard that there is.
+const PARCELS_PER_TURN_MAX: usize = 32;
 
 /// Messages that may wait for one shard before the connections that send to it are not read.
 const WAITING_MESSAGES_MAX: usize = 8192;
@@ -27,6 +39,16 @@ pub enum Parcel {
     Messages(Vec<PeerMessage>),
     /// A connection comes home.
     Adopt(Box<Handover>),
+}
+
+/// A time of the process's monotonic clock, in nanoseconds. It is the same clock on all cores.
+pub type Stamp = u64;
+
+/// A parcel in a ring.
+#[derive(Debug)]
+struct Stamped {
+    at: Stamp,
+    parcel: Parcel,
 }
 
 /// A connection on its way to its home, with the packet that said where that is.
@@ -43,14 +65,20 @@ pub struct Handover {
 /// One shard's end of the mesh.
 #[derive(Debug)]
 pub struct MeshEnd {
-    outgoing: Vec<Option<Outgoing>>,
-    incoming: Vec<Option<Incoming>>,
+    outgoing: Vec<Outgoing>,
+    incoming: Vec<Incoming>,
     bells: Arc<[Arc<Bell>]>,
+    clock: Instant,
+    /// The parcels at the heads of the rings that may be taken, earliest first.
+    heads: BinaryHeap<Reverse<(Stamp, u16)>>,
+    /// Nothing put in later is taken in this turn.
+    until: Stamp,
+    parcels_left: usize,
 }
 
 #[derive(Debug)]
 struct Outgoing {
-    ring: Producer<Parcel>,
+    ring: Producer<Stamped>,
     /// Set when something waits for room, so that the receiver rings back.
     blocked: Arc<AtomicBool>,
     /// Of this turn.
@@ -61,32 +89,38 @@ struct Outgoing {
 
 #[derive(Debug)]
 struct Incoming {
-    ring: Consumer<Parcel>,
+    ring: Consumer<Stamped>,
     blocked: Arc<AtomicBool>,
 }
 
-/// Connects shards that wake each other through `bells`, one bell and one end per shard.
+/// Connects shards that wake each other through `bells`, one bell and one end per shard. A shard has a
+/// ring to itself too, for what it has to do in a later turn.
 #[must_use]
 pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
     let shards = bells.len();
+    let clock = Instant::now();
     let empty = || MeshEnd {
-        outgoing: (0..shards).map(|_| None).collect(),
-        incoming: (0..shards).map(|_| None).collect(),
+        outgoing: Vec::with_capacity(shards),
+        incoming: Vec::with_capacity(shards),
         bells: Arc::clone(bells),
+        clock,
+        heads: BinaryHeap::with_capacity(shards),
+        until: 0,
+        parcels_left: 0,
     };
     let mut ends: Vec<MeshEnd> = (0..shards).map(|_| empty()).collect();
     for from in 0..shards {
-        for to in (0..shards).filter(|&to| to != from) {
+        for to in 0..shards {
             let (producer, consumer) = RingBuffer::new(RING_PARCELS);
             let blocked = Arc::new(AtomicBool::new(false));
-            ends[from].outgoing[to] = Some(Outgoing {
+            ends[from].outgoing.push(Outgoing {
                 ring: producer,
                 blocked: Arc::clone(&blocked),
                 gathered: Vec::new(),
                 waiting: VecDeque::new(),
                 waiting_messages: 0,
             });
-            ends[to].incoming[from] = Some(Incoming { ring: consumer, blocked });
+            ends[to].incoming.push(Incoming { ring: consumer, blocked });
         }
     }
     ends
@@ -99,16 +133,22 @@ impl MeshEnd {
         self.bells.len() as u16
     }
 
+    /// The time, as parcels carry it.
+    #[must_use]
+    pub fn now(&self) -> Stamp {
+        u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Gathers a message; it leaves with [`MeshEnd::flush`].
     pub fn send(&mut self, to: ShardIndex, message: PeerMessage) {
-        if let Some(outgoing) = self.outgoing_mut(to) {
+        if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
             outgoing.gathered.push(message);
         }
     }
 
     /// Gathers a connection that moves, behind the messages that were gathered before.
     pub fn hand_over(&mut self, to: ShardIndex, handover: Box<Handover>) {
-        if let Some(outgoing) = self.outgoing_mut(to) {
+        if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
             outgoing.seal();
             outgoing.waiting.push_back(Parcel::Adopt(handover));
         }
@@ -116,13 +156,22 @@ impl MeshEnd {
 
     /// Puts what was gathered into the rings, as far as there is room, and wakes who sleeps.
     pub fn flush(&mut self) {
+        if self.is_flushed() {
+            return;
+        }
+        let now = self.now();
         for (to, outgoing) in self.outgoing.iter_mut().enumerate() {
-            let Some(outgoing) = outgoing else { continue };
             outgoing.seal();
-            if !outgoing.waiting.is_empty() && outgoing.push() {
+            if !outgoing.waiting.is_empty() && outgoing.push(now) {
                 self.bells[to].ring();
             }
         }
+    }
+
+    /// True if everything that was gathered is in the rings.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.outgoing.iter().all(|it| it.gathered.is_empty() && it.waiting.is_empty())
     }
 
     /// True if so much waits for this shard that nothing more should be read for it.
@@ -130,7 +179,6 @@ impl MeshEnd {
     pub fn is_clogged(&self, to: ShardIndex) -> bool {
         self.outgoing
             .get(usize::from(to.0))
-            .and_then(Option::as_ref)
             .is_some_and(|outgoing| outgoing.waiting_messages > WAITING_MESSAGES_MAX)
     }
 
@@ -139,32 +187,57 @@ impl MeshEnd {
     pub fn has_drained(&self, to: ShardIndex) -> bool {
         self.outgoing
             .get(usize::from(to.0))
-            .and_then(Option::as_ref)
             .is_none_or(|outgoing| outgoing.waiting_messages <= WAITING_MESSAGES_MAX / 4)
     }
 
-    /// The next parcel from this shard.
-    pub fn receive(&mut self, from: ShardIndex) -> Option<Parcel> {
-        let incoming = self.incoming.get_mut(usize::from(from.0))?.as_mut()?;
-        let parcel = incoming.ring.pop().ok()?;
+    /// Begins to take what is in the rings now, up to some number of parcels.
+    pub fn begin_to_receive(&mut self) {
+        // The time before the rings: what was put in until then is there to be seen.
+        self.until = self.now();
+        self.parcels_left = PARCELS_PER_TURN_MAX * self.incoming.len();
+        self.heads.clear();
+        for from in 0..self.incoming.len() {
+            self.note_head(from);
+        }
+    }
+
+    fn note_head(&mut self, from: usize) {
+        if let Ok(head) = self.incoming[from].ring.peek()
+            && head.at <= self.until
+        {
+            self.heads.push(Reverse((head.at, from as u16)));
+        }
+    }
+
+    /// The next parcel, and who sent it.
+    pub fn receive(&mut self) -> Option<(ShardIndex, Parcel)> {
+        self.parcels_left = self.parcels_left.checked_sub(1)?;
+        let Reverse((_, from)) = self.heads.pop()?;
+        let incoming = &mut self.incoming[usize::from(from)];
+        let Stamped { parcel, .. } = incoming.ring.pop().ok()?;
         // Pairs with the fence in `push`: either the sender finds the room, or it is called.
         fence(Ordering::SeqCst);
         if incoming.blocked.load(Ordering::Relaxed)
             && incoming.blocked.swap(false, Ordering::AcqRel)
         {
-            self.bells[usize::from(from.0)].ring();
+            self.bells[usize::from(from)].ring();
         }
-        Some(parcel)
+        self.note_head(usize::from(from));
+        Some((ShardIndex(from), parcel))
+    }
+
+    /// True if nothing that was put into a ring until then is still in it.
+    #[must_use]
+    pub fn has_taken_all_until(&self, then: Stamp) -> bool {
+        self.incoming.iter().all(|incoming| {
+            incoming.ring.peek().is_ok_and(|head| head.at > then) || incoming.ring.is_empty()
+        })
     }
 
     /// True if some shard has sent something.
     #[must_use]
     pub fn has_mail(&self) -> bool {
-        self.incoming.iter().flatten().any(|incoming| !incoming.ring.is_empty())
-    }
-
-    fn outgoing_mut(&mut self, to: ShardIndex) -> Option<&mut Outgoing> {
-        self.outgoing.get_mut(usize::from(to.0))?.as_mut()
+        self.incoming.iter().any(|incoming| !incoming.ring.is_empty())
     }
 }
 
@@ -178,26 +251,26 @@ impl Outgoing {
     }
 
     /// Moves parcels into the ring; true if one went.
-    fn push(&mut self) -> bool {
-        let mut pushed = self.push_while_room();
+    fn push(&mut self, now: Stamp) -> bool {
+        let mut pushed = self.push_while_room(now);
         if !self.waiting.is_empty() {
             self.blocked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             // Room that was made before the receiver could see the flag would not be told.
-            pushed |= self.push_while_room();
+            pushed |= self.push_while_room(now);
         }
         pushed
     }
 
-    fn push_while_room(&mut self) -> bool {
+    fn push_while_room(&mut self, at: Stamp) -> bool {
         let mut pushed = false;
         while let Some(parcel) = self.waiting.pop_front() {
             let messages = match &parcel {
                 Parcel::Messages(messages) => messages.len(),
                 Parcel::Adopt(_) => 0,
             };
-            if let Err(rtrb::PushError::Full(parcel)) = self.ring.push(parcel) {
-                self.waiting.push_front(parcel);
+            if let Err(rtrb::PushError::Full(full)) = self.ring.push(Stamped { at, parcel }) {
+                self.waiting.push_front(full.parcel);
                 break;
             }
             self.waiting_messages -= messages;
@@ -210,6 +283,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::AtomicU64;
 
     use petrel_proto::TopicName;
     use petrel_shard::Message;
@@ -235,9 +309,10 @@ mod tests {
         }))
     }
 
-    fn received(end: &mut MeshEnd, from: u16) -> Vec<u64> {
+    fn received(end: &mut MeshEnd) -> Vec<u64> {
         let mut numbers = Vec::new();
-        while let Some(parcel) = end.receive(ShardIndex(from)) {
+        end.begin_to_receive();
+        while let Some((_, parcel)) = end.receive() {
             let Parcel::Messages(messages) = parcel else { panic!("only messages were sent") };
             numbers.extend(messages.iter().map(|message| match message {
                 PeerMessage::Publish(message) => message.expires_at_ms,
@@ -256,8 +331,11 @@ mod tests {
         assert!(!ends[2].has_mail());
         ends[0].flush();
         assert!(ends[2].has_mail() && !ends[1].has_mail());
-        let parcel = ends[2].receive(ShardIndex(0));
-        assert!(matches!(parcel, Some(Parcel::Messages(messages)) if messages.len() == 1000));
+        ends[2].begin_to_receive();
+        let received = ends[2].receive();
+        assert!(
+            matches!(received, Some((ShardIndex(0), Parcel::Messages(it))) if it.len() == 1000)
+        );
         assert!(!ends[2].has_mail());
     }
 
@@ -274,11 +352,73 @@ mod tests {
         }
         let mut got = Vec::new();
         while got.len() < sent as usize {
-            got.extend(received(&mut ends[1], 0));
+            got.extend(received(&mut ends[1]));
             ends[0].flush();
         }
         assert!(got.into_iter().eq(0..sent));
         assert!(ends[0].has_drained(ShardIndex(1)));
+    }
+
+    #[test]
+    fn parcels_of_all_shards_come_in_the_order_in_which_they_were_put_in() {
+        let mut ends = ends(3);
+        for n in 0..60 {
+            let from = [0, 2, 1, 1, 0][n % 5];
+            ends[from].send(ShardIndex(1), message(n as u64));
+            ends[from].flush();
+        }
+        assert!(received(&mut ends[1]).into_iter().eq(0..60));
+    }
+
+    #[test]
+    fn what_is_put_in_while_a_shard_receives_waits_for_the_next_time() {
+        let mut ends = ends(3);
+        ends[0].send(ShardIndex(2), message(0));
+        ends[0].flush();
+        ends[2].begin_to_receive();
+        ends[1].send(ShardIndex(2), message(1));
+        ends[1].flush();
+        ends[0].send(ShardIndex(2), message(2));
+        ends[0].flush();
+        let before = ends[2].now();
+        assert!(matches!(ends[2].receive(), Some((ShardIndex(0), _))));
+        assert!(ends[2].receive().is_none());
+        assert!(ends[2].has_mail() && !ends[2].has_taken_all_until(before));
+        assert_eq!(received(&mut ends[2]), [1, 2]);
+        assert!(ends[2].has_taken_all_until(before));
+    }
+
+    /// Each number is put in after the one before was seen to be in another ring.
+    #[test]
+    fn a_cause_is_never_taken_after_its_effect() {
+        const MESSAGES: u64 = 20_000;
+        let mut ends = ends(3);
+        let (mut receiver, second, first) = (ends.remove(2), ends.remove(1), ends.remove(0));
+        let said = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for (mut end, parity) in [(first, 0), (second, 1)] {
+                let said = &said;
+                scope.spawn(move || {
+                    for n in (0..MESSAGES).filter(|n| n % 2 == parity) {
+                        while said.load(Ordering::Acquire) < n {
+                            std::thread::yield_now();
+                        }
+                        end.send(ShardIndex(2), message(n));
+                        end.flush();
+                        while !end.is_flushed() {
+                            std::thread::yield_now();
+                            end.flush();
+                        }
+                        said.store(n + 1, Ordering::Release);
+                    }
+                });
+            }
+            let mut got = Vec::new();
+            while got.len() < MESSAGES as usize {
+                got.extend(received(&mut receiver));
+            }
+            assert!(got.into_iter().eq(0..MESSAGES));
+        });
     }
 
     #[test]
@@ -290,7 +430,8 @@ mod tests {
         }
         ends[0].bells[0].arm();
         assert_eq!(ends[0].bells[0].rung(), 0);
-        assert!(ends[1].receive(ShardIndex(0)).is_some());
+        ends[1].begin_to_receive();
+        assert!(ends[1].receive().is_some());
         assert_eq!(ends[0].bells[0].rung(), 1);
     }
 
@@ -324,14 +465,14 @@ mod tests {
                     first.flush();
                 }
             }
-            while !first.outgoing[1].as_ref().is_none_or(|it| it.waiting.is_empty()) {
+            while !first.is_flushed() {
                 std::thread::yield_now();
                 first.flush();
             }
         });
         let mut got = Vec::new();
         while got.len() < MESSAGES as usize {
-            got.extend(received(&mut second, 0));
+            got.extend(received(&mut second));
             std::thread::yield_now();
         }
         sender.join().expect("no panic");

@@ -4,8 +4,10 @@
 //! handle each input, and carries out what the shard asks for. It never blocks and holds no lock. It
 //! does not know what runs it: [`crate::executor`] does.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -17,12 +19,10 @@ use petrel_shard::{
 };
 
 use crate::auth::AuthMethods;
-use crate::mesh::{Handover, MeshEnd, Parcel};
+use crate::grace::{Grace, OwnMark};
+use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
 use crate::report::Report;
 use crate::watchdog::Pulse;
-
-/// Parcels taken from one peer in one turn.
-const PARCELS_PER_TURN_MAX: usize = 32;
 
 /// Packets and other events of the sockets taken in one turn, so that a flood of small ones does not
 /// keep the peers waiting.
@@ -34,6 +34,9 @@ const OUTBOX_MESSAGES_MAX: usize = 16_384;
 
 /// How often output that leads to more output is carried out before the next turn goes on with it.
 const ROUNDS_MAX: usize = 8;
+
+/// How long a shard that stops takes what others still have for its clients.
+const LAST_PARCELS_MS_MAX: u64 = 1_000;
 
 /// How long a shard that stops waits for its connections to take their last bytes.
 const STOP_MS_MAX: u64 = 5_000;
@@ -59,6 +62,8 @@ impl Clock {
 /// What the process tells a shard.
 #[derive(Debug)]
 pub enum Command {
+    /// Publish the wills that the end of the broker sets free, and say when they are given away.
+    LastWills(mpsc::Sender<()>),
     /// Take leave of everybody and end.
     Stop,
     /// New connections of this listener get this.
@@ -83,6 +88,8 @@ pub enum Turned {
     Done,
     /// Nothing has happened.
     Idle,
+    /// Something waits for other shards, which will not ring when they are ready.
+    Waiting,
     /// The shard has ended.
     Over,
 }
@@ -108,6 +115,8 @@ pub struct Parts {
     pub auth: AuthMethods,
     /// What it counts.
     pub counters: Arc<Counters>,
+    /// Where it is, for the others.
+    pub mark: OwnMark,
     /// Its signs of life.
     pub pulse: Arc<Pulse>,
     /// The clock of the process.
@@ -123,9 +132,13 @@ pub struct Pump {
     /// Connections that are not read because a shard is clogged, by that shard.
     held: Vec<Vec<ConnKey>>,
     flushed: Vec<(ConnKey, usize)>,
-    /// For the next turn: what the shard has told itself, since the mesh has no ring to oneself, and
-    /// questions of peers about retained messages.
-    waiting: Vec<(ShardIndex, PeerMessage)>,
+    /// Questions about retained messages that go out when everybody has given away what was begun
+    /// before: see [`crate::grace`].
+    questions: VecDeque<(Grace, ShardIndex, PeerMessage)>,
+    /// Who wants to know when the last wills are given away.
+    last_wills: Vec<mpsc::Sender<()>>,
+    /// The shard is to stop when it has taken what was in the rings by then, at the latest at this time.
+    stop_after: Option<(Stamp, u64)>,
     packet: BytesMut,
     report: Report,
     /// Until when a shard that stops waits.
@@ -143,7 +156,9 @@ impl Pump {
             parts,
             outbox: Outbox::new(),
             flushed: Vec::new(),
-            waiting: Vec::new(),
+            questions: VecDeque::new(),
+            last_wills: Vec::new(),
+            stop_after: None,
             packet: BytesMut::new(),
             report: Report::default(),
             stop_at_ms: None,
@@ -181,7 +196,6 @@ impl Pump {
             || self.parts.mesh.has_mail()
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
-            || !self.waiting.is_empty()
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -191,6 +205,7 @@ impl Pump {
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
         self.parts.bell.disarm();
+        self.parts.mark.begin();
         self.now = self.parts.clock.now();
         self.parts.pulse.beat();
         let ticked = self.parts.wire.advance(self.now.mono_ms);
@@ -201,16 +216,26 @@ impl Pump {
         }
         self.receive();
         self.read();
+        self.stop_if_ripe();
         self.carry_out();
         self.release();
+        if self.outbox.is_empty() && self.parts.mesh.is_flushed() {
+            self.parts.mark.end();
+            for asked in self.last_wills.drain(..) {
+                // Whoever asked may have lost patience.
+                let _ = asked.send(());
+            }
+        }
         let connections = self.parts.wire.connections() as u64;
         self.parts.counters.connections.store(connections, Ordering::Relaxed);
         if self.stop_at_ms.is_some_and(|at| connections == 0 || at <= self.now.mono_ms) {
             self.parts.wire.drop_all();
             return Ok(Turned::Over);
         }
+        let waiting = !self.questions.is_empty();
         Ok(match (self.has_work(), happened) {
             (true, _) => Turned::Busy,
+            (false, _) if waiting => Turned::Waiting,
             (false, true) => Turned::Done,
             (false, false) => Turned::Idle,
         })
@@ -224,11 +249,15 @@ impl Pump {
     fn obey(&mut self) {
         while let Ok(command) = self.parts.commands.try_recv() {
             match command {
-                Command::Stop => {
+                Command::LastWills(asked) => {
                     self.parts.wire.stop_listening();
                     self.parts.wire.drop_unknown();
-                    self.feed(Input::Shutdown);
-                    self.stop_at_ms = Some(self.now.mono_ms + STOP_MS_MAX);
+                    self.feed(Input::LastWills);
+                    self.last_wills.push(asked);
+                }
+                Command::Stop => {
+                    let deadline_ms = self.now.mono_ms + LAST_PARCELS_MS_MAX;
+                    self.stop_after = Some((self.parts.mesh.now(), deadline_ms));
                 }
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {
@@ -241,38 +270,48 @@ impl Pump {
         }
     }
 
-    /// Takes what the peers have sent, then what has waited for that: what the shard has told itself,
-    /// and questions about retained messages.
-    ///
-    /// A publisher has its PUBACK when its retained message is in a ring. Whoever subscribes after
-    /// that must get it, so a question is answered only after all rings have been looked at once
-    /// more since it was asked.
-    fn receive(&mut self) {
-        let waited = std::mem::take(&mut self.waiting);
-        for from in (0..self.parts.mesh.shards()).map(ShardIndex) {
-            for _ in 0..PARCELS_PER_TURN_MAX {
-                match self.parts.mesh.receive(from) {
-                    Some(Parcel::Messages(messages)) => {
-                        for message in messages {
-                            match message {
-                                PeerMessage::RetainedQuery(_) => self.waiting.push((from, message)),
-                                message => self.feed(Input::Peer { from, message }),
-                            }
-                        }
-                    }
-                    Some(Parcel::Adopt(handover)) => self.adopt(*handover),
-                    None => break,
-                }
-                if self.is_full() {
-                    self.carry_out();
-                }
-            }
+    /// Takes leave of the clients once they have what the other shards had for them.
+    fn stop_if_ripe(&mut self) {
+        let ripe = self.stop_after.is_some_and(|(then, deadline_ms)| {
+            self.parts.mesh.has_taken_all_until(then) || deadline_ms <= self.now.mono_ms
+        });
+        if ripe {
+            self.stop_after = None;
+            // What they have published meanwhile still leaves.
+            self.carry_out();
+            self.parts.wire.stop_listening();
+            self.parts.wire.drop_unknown();
+            self.feed(Input::Shutdown);
+            self.stop_at_ms = Some(self.now.mono_ms + STOP_MS_MAX);
         }
-        for (from, message) in waited {
-            self.feed(Input::Peer { from, message });
+    }
+
+    /// Takes what the peers have sent, and what the shard has told itself.
+    fn receive(&mut self) {
+        self.parts.mesh.begin_to_receive();
+        while let Some((from, parcel)) = self.parts.mesh.receive() {
+            match parcel {
+                Parcel::Messages(messages) => {
+                    for message in messages {
+                        self.feed(Input::Peer { from, message });
+                    }
+                }
+                Parcel::Adopt(handover) => self.adopt(*handover),
+            }
             if self.is_full() {
                 self.carry_out();
             }
+        }
+    }
+
+    /// Sends the questions of this shard that have waited long enough.
+    fn ask(&mut self) {
+        while let Some((mut grace, to, question)) = self.questions.pop_front() {
+            if !self.parts.mark.is_over(&mut grace) {
+                self.questions.push_front((grace, to, question));
+                return;
+            }
+            self.parts.mesh.send(to, question);
         }
     }
 
@@ -393,13 +432,16 @@ impl Pump {
     /// that leads to.
     fn carry_out(&mut self) {
         for _ in 0..ROUNDS_MAX {
+            let mut grace = None;
             for (to, message) in self.outbox.peers.drain(..) {
-                if to == self.parts.index {
-                    self.waiting.push((to, message));
+                if matches!(message, PeerMessage::RetainedQuery(_)) {
+                    let grace = grace.get_or_insert_with(|| self.parts.mark.grace()).clone();
+                    self.questions.push_back((grace, to, message));
                 } else {
                     self.parts.mesh.send(to, message);
                 }
             }
+            self.ask();
             self.parts.mesh.flush();
             self.write();
             for conn in self.outbox.closes.drain(..) {

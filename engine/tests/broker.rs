@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::thread;
 
 use bytes::Bytes;
 use common::{
     Client, RUNTIMES, broker, bytes_of, connect_packet, publish_packet, subscribe_packet,
 };
-use petrel_proto::{Packet, Qos, Version};
+use petrel_proto::{Ack, Packet, Qos, ReasonCode, Version};
 
 #[test]
 fn messages_find_their_way_between_all_shards_in_order() {
@@ -71,6 +72,74 @@ fn retained_messages_come_from_every_shard_the_own_one_included() {
             drop(publisher);
             broker.stop().expect("it stops");
         }
+    }
+}
+
+/// [MQTT5-3.3.1-9] Whichever comes first, the subscriber ends with the latest value.
+#[test]
+fn a_retained_message_is_not_lost_between_two_shards_when_it_races_with_a_subscribe() {
+    const TOPICS: usize = 100;
+    for runtime in RUNTIMES {
+        let broker = broker(8, runtime);
+        let address = broker.addresses()[0];
+        let mut publishers: Vec<Client> =
+            (0..4).map(|n| Client::connect(address, &format!("p{n}"), Version::V5)).collect();
+        for round in 0..20 {
+            let topics: Vec<String> = (0..TOPICS).map(|n| format!("race/{round}/{n}")).collect();
+            let retain = |value: &'static str| {
+                let publish = |(topic, n): (&String, u16)| {
+                    let packet = publish_packet(topic, value, Qos::AtLeastOnce, n);
+                    let Packet::Publish(mut publish) = packet else { unreachable!() };
+                    publish.retain = true;
+                    bytes_of(&Packet::Publish(publish), Version::V5)
+                };
+                topics.iter().zip(1..).flat_map(publish).collect::<Vec<u8>>()
+            };
+            let (old, new) = (retain("old"), retain("new"));
+            publishers[0].send_bytes(&old);
+            for _ in 0..TOPICS {
+                assert!(matches!(publishers[0].receive(), Some(Packet::PubAck(_))));
+            }
+            let subscribes: Vec<u8> = topics
+                .iter()
+                .flat_map(|it| bytes_of(&subscribe_packet(it, Qos::AtLeastOnce), Version::V5))
+                .collect();
+            let publisher = &mut publishers[1 + round % 3];
+            let mut subscribers: Vec<Client> = (0..4)
+                .map(|n| Client::connect(address, &format!("s{round}-{n}"), Version::V5))
+                .collect();
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    publisher.send_bytes(&new);
+                    for _ in 0..TOPICS {
+                        assert!(matches!(publisher.receive(), Some(Packet::PubAck(_))));
+                    }
+                });
+                for subscriber in &mut subscribers {
+                    let subscribes = &subscribes;
+                    scope.spawn(move || {
+                        subscriber.send_bytes(subscribes);
+                        let mut latest = BTreeSet::new();
+                        while latest.len() < TOPICS {
+                            match subscriber.receive() {
+                                Some(Packet::SubAck(_)) => {}
+                                Some(Packet::Publish(publish)) => {
+                                    if publish.payload == "new" {
+                                        latest.insert(publish.topic.text().as_str().to_owned());
+                                    }
+                                    let id = publish.packet_id.expect("QoS 1");
+                                    let ack = Ack::new(id, ReasonCode::Success);
+                                    subscriber.send(&Packet::PubAck(ack));
+                                }
+                                other => panic!("{other:?}; {} are missing", TOPICS - latest.len()),
+                            }
+                        }
+                    });
+                }
+            });
+        }
+        drop(publishers);
+        broker.stop().expect("it stops");
     }
 }
 

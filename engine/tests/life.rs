@@ -6,18 +6,72 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpListener;
 use std::thread;
 
+use bytes::Bytes;
 use common::seccomp::forbid_io_uring;
-use common::{Client, RUNTIMES, broker, config, connect_packet, listener, start};
+use common::{Client, RUNTIMES, broker, config, connect_packet, listener, start, text};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, BootError};
 use petrel_engine::config::{Protocol, RuntimeChoice};
 use petrel_engine::preflight::Runtime;
-use petrel_proto::{Packet, ReasonCode, Version};
+use petrel_proto::{Packet, PublishProperties, Qos, ReasonCode, TopicName, Version, Will};
 
 fn refusal(config: petrel_engine::config::Config) -> BootError {
     match boot::start(config, &AuthMethods::default()) {
         Ok(_) => panic!("it started"),
         Err(error) => error,
+    }
+}
+
+/// [MQTT5-3.1.2-8] The wills that the end sets free reach everybody who is there, on every shard.
+#[test]
+fn a_broker_that_stops_publishes_the_wills_first() {
+    const WILLS: usize = 20;
+    for runtime in RUNTIMES {
+        let broker = broker(8, runtime);
+        let address = broker.addresses()[0];
+        let watchers = |prefix: &str| -> Vec<Client> {
+            let watcher = |n: usize| {
+                let mut it = Client::connect(address, &format!("{prefix}-{n}"), Version::V5);
+                it.subscribe("will/#", Qos::AtMostOnce);
+                it
+            };
+            (0..4).map(watcher).collect()
+        };
+        let mut all = watchers("first");
+        let dying: Vec<Client> = (0..WILLS)
+            .map(|n| {
+                let id = format!("dying-{n}");
+                let Packet::Connect(mut connect) = connect_packet(&id, Version::V5) else {
+                    unreachable!()
+                };
+                connect.will = Some(Box::new(Will {
+                    topic: TopicName::new(text(&format!("will/{n}"))).expect("valid topic"),
+                    payload: Bytes::from_static(b"gone"),
+                    qos: Qos::AtMostOnce,
+                    retain: false,
+                    delay_interval_s: None,
+                    properties: PublishProperties::default(),
+                }));
+                let mut client = Client::open(address);
+                client.send(&Packet::Connect(connect));
+                assert!(matches!(client.receive(), Some(Packet::ConnAck(_))));
+                client
+            })
+            .collect();
+        all.extend(watchers("last"));
+        broker.stop().expect("it stops");
+        for watcher in &mut all {
+            for _ in 0..WILLS {
+                assert_eq!(watcher.receive_publish().payload, "gone");
+            }
+            match watcher.receive() {
+                Some(Packet::Disconnect(it)) => {
+                    assert_eq!(it.reason, ReasonCode::ServerShuttingDown);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(dying);
     }
 }
 

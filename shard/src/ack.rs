@@ -39,19 +39,23 @@ impl Shard {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
         let found = session.find_inflight(ack.packet_id);
-        let reason = match found.and_then(|at| session.inflight.get_mut(at)) {
-            Some(entry) => {
+        let entry = found.and_then(|at| Some((at, session.inflight.get(at)?)));
+        let reason = match entry {
+            Some((at, entry)) => {
                 if matches!(&entry.stage, Stage::Published(d) if d.qos != Qos::ExactlyOnce) {
                     return Err(Violation::protocol("PUBREC for a QoS 1 message"));
                 }
-                // From here the identifier is kept, the message is not ([MQTT5-4.3.3-5]).
-                entry.stage = Stage::Released;
-                entry.sent = true;
+                session.release_inflight(at);
                 ReasonCode::Success
             }
             None => ReasonCode::PacketIdentifierNotFound,
         };
+        let waits = !session.queue.is_empty();
         self.send(turn, conn, &Packet::PubRel(Ack::new(ack.packet_id, reason)));
+        if waits {
+            // The bytes in flight have become fewer.
+            self.drain(turn, index);
+        }
         Ok(())
     }
 

@@ -58,6 +58,9 @@ pub struct Limits {
     pub session_queue_full: QueueFull,
     /// QoS 1 and 2 messages in flight towards one client, at most; its Receive Maximum caps it too.
     pub outgoing_inflight_maximum: u16,
+    /// Bytes of the QoS 1 and 2 messages in flight towards one client; what is beyond waits in the
+    /// session's queue. One message is always let through.
+    pub outgoing_inflight_bytes_maximum: u64,
     /// Bytes that may wait for one slow socket before QoS 0 messages to it are dropped and QoS 1
     /// and 2 messages wait in the session's queue.
     pub outgoing_bytes_maximum: u32,
@@ -67,6 +70,8 @@ pub struct Limits {
     pub client_id_bytes_maximum: u16,
     /// Subscriptions that one session may hold.
     pub session_subscriptions_maximum: u32,
+    /// Topics with a retained message in this process. Each shard keeps an even part of them.
+    pub retained_messages_maximum: u32,
 }
 
 impl Default for Limits {
@@ -84,10 +89,12 @@ impl Default for Limits {
             session_queue_bytes: 16 << 20,
             session_queue_full: QueueFull::DropNewest,
             outgoing_inflight_maximum: 1024,
+            outgoing_inflight_bytes_maximum: 16 << 20,
             outgoing_bytes_maximum: 2 << 20,
             topic_levels_maximum: 128,
             client_id_bytes_maximum: 65_535,
             session_subscriptions_maximum: 100_000,
+            retained_messages_maximum: 10_000_000,
         }
     }
 }

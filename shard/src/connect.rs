@@ -191,7 +191,13 @@ impl Shard {
         properties.authentication_data = data;
         let reason = ReasonCode::Success;
         let connack = ConnAck { session_present, reason, properties };
-        self.send(turn, conn, &Packet::ConnAck(Box::new(connack)));
+        let mut packet = Packet::ConnAck(Box::new(connack));
+        fit(
+            &mut packet,
+            connect.version,
+            connect.properties.maximum_packet_size.unwrap_or(u32::MAX),
+        );
+        self.send(turn, conn, &packet);
         self.arm_silence(turn, conn.index);
         let version = connect.version;
         turn.out.events.push(Event::Connected { conn, client_id, version, session_present });
@@ -369,8 +375,8 @@ fn refuse(out: &mut Outbox, conn: ConnId, connect: &Connect, violation: Violatio
     out.events.push(Event::Refused { conn, client_id: connect.client_id.clone(), reason });
 }
 
-/// Leaves out the reason string if the packet would be larger than the client accepts
-/// ([MQTT5-3.2.2-19], [MQTT5-3.14.2-3]).
+/// Leaves out what is optional if the packet would be larger than the client accepts
+/// ([MQTT5-3.2.2-19], [MQTT5-3.14.2-3], 3.1.2.11.6).
 pub(crate) fn fit(packet: &mut Packet, version: Version, bytes_max: u32) {
     let fits = |packet: &Packet| {
         petrel_proto::encoded_len(packet, version).is_some_and(|len| len <= bytes_max as usize)
@@ -379,7 +385,10 @@ pub(crate) fn fit(packet: &mut Packet, version: Version, bytes_max: u32) {
         return;
     }
     match packet {
-        Packet::ConnAck(connack) => connack.properties.reason_string = None,
+        Packet::ConnAck(connack) => {
+            connack.properties.reason_string = None;
+            connack.properties.response_information = None;
+        }
         Packet::Disconnect(disconnect) => disconnect.properties = ReasonProperties::EMPTY,
         _ => {}
     }

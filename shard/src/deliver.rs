@@ -7,7 +7,7 @@ use crate::alias::TopicForm;
 use crate::config::QueueFull;
 use crate::event::{DropReason, Event};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Delivery, Inflight, Stage};
+use crate::session::{Delivery, Session, Stage};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
 
@@ -63,7 +63,7 @@ impl Shard {
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
     pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, session: u32, delivery: Delivery) {
-        if self.has_room(session) {
+        if self.has_room(session, &delivery.message) {
             return self.send_delivery(turn, session, delivery);
         }
         self.enqueue(turn, session, delivery);
@@ -71,13 +71,21 @@ impl Shard {
     }
 
     /// True if the session's next QoS 1 or 2 message may go out at once.
-    fn has_room(&self, index: u32) -> bool {
+    fn has_room(&self, index: u32, message: &Message) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let Some(conn) = self.conn_of(index) else { return false };
         session.queue.is_empty()
-            && session.inflight.len() < IDENTIFIERS
+            && self.window_takes(session, message)
             && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending)
             && self.socket_takes(conn)
+    }
+
+    /// Whether one more message fits beside those in flight, by number and by bytes.
+    fn window_takes(&self, session: &Session, message: &Message) -> bool {
+        let bytes = session.inflight_bytes + message.cost_bytes() as u64;
+        session.inflight.len() < IDENTIFIERS
+            && (session.inflight_bytes == 0
+                || bytes <= self.limits().outgoing_inflight_bytes_maximum)
     }
 
     fn socket_takes(&self, conn: ConnId) -> bool {
@@ -127,12 +135,13 @@ impl Shard {
         }
         while self.socket_takes(conn) {
             let quota = self.connection(conn).map_or(0, |c| c.send_quota);
-            let Some(session) = self.sessions.get_mut(index) else { return };
+            let Some(session) = self.sessions.get(index) else { return };
             let Some(next) = session.queue.deliveries.front() else { break };
-            let stuck = quota == 0 || session.inflight.len() >= IDENTIFIERS;
+            let stuck = quota == 0 || !self.window_takes(session, &next.message);
             if next.qos > Qos::AtMostOnce && stuck {
                 break;
             }
+            let Some(session) = self.sessions.get_mut(index) else { return };
             let Some(delivery) = session.queue.pop() else { break };
             if delivery.message.expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
@@ -237,8 +246,7 @@ impl Shard {
             let charged = self.charge(conn);
             debug_assert!(charged);
             if let Some(session) = self.sessions.get_mut(index) {
-                let stage = Stage::Published(delivery);
-                session.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+                session.push_inflight(packet_id, delivery, charged);
             }
         }
     }

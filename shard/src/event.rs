@@ -30,6 +30,8 @@ pub enum DropReason {
     Expired,
     /// No member of a shared group could take it.
     NoGroupMember,
+    /// It was delivered but not retained, since there are too many retained messages.
+    RetainedFull,
 }
 
 /// Something that happened in a shard.

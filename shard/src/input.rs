@@ -80,6 +80,9 @@ pub enum Input {
     },
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
+    /// The broker will stop as soon as all shards have handled this and what follows from it: the
+    /// wills that its end sets free are published. CONNECTs are refused from now on.
+    LastWills,
     /// The broker stops: DISCONNECT 0x8B to MQTT 5 clients, then close.
     Shutdown,
     /// The operator ends one connection.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use petrel_proto::{SubscriptionOptions, Text, TopicFilter, TopicName};
 
-use crate::deliver::READY_QUEUE_MAX;
+use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::event::DropReason;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Delivery, RetainedPull, RetainedSource};
@@ -33,8 +34,8 @@ pub(crate) struct Retained {
 
 impl Retained {
     /// Sets or replaces the message of a topic; an empty payload clears it and is never stored
-    /// ([MQTT5-3.3.1-5] to [MQTT5-3.3.1-7]).
-    pub(crate) fn apply(&mut self, message: &Arc<Message>, now_ms: u64) {
+    /// ([MQTT5-3.3.1-5] to [MQTT5-3.3.1-7]). Returns false if there is no room for one topic more.
+    pub(crate) fn apply(&mut self, message: &Arc<Message>, now_ms: u64, maximum: usize) -> bool {
         let topic = message.topic.text().clone();
         if let Some(old) = self.by_topic.remove(&topic)
             && old.expires_at_ms != u64::MAX
@@ -43,12 +44,16 @@ impl Retained {
         }
         let cleared = message.payload.is_empty() && !sabotage::on(Sabotage::RetainedNotCleared);
         if cleared || message.expired(now_ms) {
-            return;
+            return true;
+        }
+        if self.by_topic.len() >= maximum {
+            return false;
         }
         if message.expires_at_ms != u64::MAX {
             self.expiring.insert((message.expires_at_ms, topic.clone()));
         }
         self.by_topic.insert(topic, Arc::clone(message));
+        true
     }
 
     /// Discards what has expired ([MQTT5-3.3.2-5]).
@@ -118,6 +123,15 @@ fn literal_prefix(filter: &TopicFilter) -> &[u8] {
 }
 
 impl Shard {
+    /// Keeps a message for a topic whose home is here, or clears the topic.
+    pub(crate) fn on_retain(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+        let maximum = self.limits().retained_messages_maximum;
+        let share = maximum.div_ceil(u32::from(self.config.slots.shards()));
+        if !self.retained.apply(message, turn.now_ms, share as usize) {
+            drop_message(turn, DropReason::RetainedFull);
+        }
+    }
+
     /// Notes that a subscription wants the retained messages its filter matches.
     pub(crate) fn start_pull(
         &mut self,

@@ -171,7 +171,7 @@ impl Shard {
     pub(crate) fn on_peer(&mut self, turn: &mut Turn<'_>, from: ShardIndex, message: PeerMessage) {
         match message {
             PeerMessage::Publish(message) => self.on_peer_publish(turn, &message),
-            PeerMessage::Retain(message) => self.retained.apply(&message, turn.now_ms),
+            PeerMessage::Retain(message) => self.on_retain(turn, &message),
             PeerMessage::RetainedQuery(query) => self.on_retained_query(turn, *query),
             PeerMessage::RetainedBatch(batch) => self.on_retained_batch(turn, from, *batch),
             PeerMessage::GroupJoin { group, member, readiness, join } => {

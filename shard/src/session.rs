@@ -34,6 +34,8 @@ pub(crate) struct Session {
     pub(crate) subscriptions: SmallVec<[Subscription; 1]>,
     /// Sent or to be sent again, oldest first.
     pub(crate) inflight: VecDeque<Inflight>,
+    /// Bytes of the messages in flight.
+    pub(crate) inflight_bytes: u64,
     pub(crate) queue: Queue,
     /// QoS 2 publishes received and not yet released, sorted by packet identifier.
     pub(crate) incoming: Vec<Incoming>,
@@ -141,6 +143,16 @@ pub(crate) enum Stage {
     Published(Delivery),
     /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]).
     Released,
+}
+
+impl Stage {
+    /// What is held for it.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Published(delivery) => cost(delivery),
+            Self::Released => 0,
+        }
+    }
 }
 
 /// A QoS 2 publish received and not yet released.
@@ -251,6 +263,7 @@ impl Session {
             packet_ids: PacketIds::default(),
             subscriptions: SmallVec::new(),
             inflight: VecDeque::new(),
+            inflight_bytes: 0,
             queue: Queue::default(),
             incoming: Vec::new(),
             rare: None,
@@ -312,10 +325,27 @@ impl Session {
         self.inflight.iter().position(|entry| entry.packet_id == packet_id)
     }
 
+    /// Notes a delivery that was sent for the first time.
+    pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
+        self.inflight_bytes += cost(&delivery);
+        let stage = Stage::Published(delivery);
+        self.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+    }
+
+    /// The client has the message of an outgoing delivery, which awaits PUBCOMP from now on; the
+    /// message is no longer needed ([MQTT5-4.3.3-5]).
+    pub(crate) fn release_inflight(&mut self, position: usize) {
+        let Some(entry) = self.inflight.get_mut(position) else { return };
+        entry.sent = true;
+        let before = std::mem::replace(&mut entry.stage, Stage::Released);
+        self.inflight_bytes -= before.bytes();
+    }
+
     /// Ends an outgoing delivery. Returns it, and whether the client's Receive Maximum grows.
     pub(crate) fn remove_inflight(&mut self, position: usize) -> Option<Inflight> {
         let entry =
             if position == 0 { self.inflight.pop_front() } else { self.inflight.remove(position) };
+        self.inflight_bytes -= entry.as_ref().map_or(0, |entry| entry.stage.bytes());
         if self.inflight.is_empty() {
             self.inflight = VecDeque::new();
         }

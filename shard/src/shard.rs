@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashTable;
-use petrel_proto::{Packet, ReasonCode};
+use petrel_proto::{ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
 
 use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
@@ -108,6 +108,7 @@ impl Shard {
             Input::Peer { from, message } => self.on_peer(turn, from, message),
             Input::Verdict { conn, verdict } => self.on_verdict(turn, conn, verdict),
             Input::Timer => self.on_timer(turn),
+            Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
             Input::Kick { conn, reason } => {
                 self.violate(turn, conn, Violation::new(reason, "ended by the operator"));
@@ -200,13 +201,28 @@ impl Shard {
     }
 
     /// Sends a packet other than PUBLISH. One that is larger than the client accepts cannot be sent
-    /// ([MQTT5-3.1.2-24]) and cannot be left out either, so the connection ends.
+    /// ([MQTT5-3.1.2-24]) and cannot be left out either, so the connection ends, with a DISCONNECT
+    /// or CONNACK that says so if not even that is too large.
     pub(crate) fn send(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: &Packet) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let maximum = connection.maximum_packet_size as usize;
         match turn.out.packet(conn, connection.version, packet, maximum) {
             Some(bytes) => connection.pending_bytes += bytes,
             None => {
+                let version = connection.version;
+                let reason = ReasonCode::PacketTooLarge;
+                let farewell = match packet {
+                    Packet::ConnAck(_) => Packet::ConnAck(Box::new(ConnAck {
+                        session_present: false,
+                        reason,
+                        properties: ConnAckProperties::default(),
+                    })),
+                    _ => Packet::Disconnect(Box::new(Disconnect::new(reason))),
+                };
+                if version.is_v5() {
+                    // It may be too large as well.
+                    let _ = turn.out.packet(conn, version, &farewell, maximum);
+                }
                 turn.out.closes.push(conn);
                 let what = "an answer is larger than the client's Maximum Packet Size";
                 self.end_connection(turn, conn, EndedBy::Broker, ReasonCode::PacketTooLarge, what);
@@ -232,10 +248,27 @@ impl Shard {
         self.end_connection(turn, conn, EndedBy::Network, ReasonCode::UnspecifiedError, "");
     }
 
-    /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close. Wills are published as after any
-    /// other close by the server ([MQTT5-3.1.2-8]).
-    fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
+    /// The broker is about to close every connection: the wills that this sets free at once are
+    /// published while there are still clients that can get them ([MQTT5-3.1.2-8]).
+    fn on_last_wills(&mut self, turn: &mut Turn<'_>) {
         self.stopping = true;
+        let live: Vec<u32> =
+            self.conns.iter().flatten().filter(|c| c.is_live()).map(|c| c.session).collect();
+        for index in live {
+            let at_once = self.sessions.get(index).is_some_and(|session| {
+                let delay_s = session.will().and_then(|pending| pending.will.delay_interval_s);
+                session.expiry_interval_s == 0 || delay_s.unwrap_or(0) == 0
+            });
+            if at_once {
+                self.publish_will(turn, index);
+                self.trim(index);
+            }
+        }
+    }
+
+    /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close.
+    fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
+        self.on_last_wills(turn);
         let ids: Vec<ConnId> = self.conns.iter().flatten().map(|c| c.id).collect();
         let why = Violation::new(ReasonCode::ServerShuttingDown, "the broker stops");
         for conn in ids {

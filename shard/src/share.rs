@@ -374,6 +374,7 @@ impl Shard {
 /// acknowledged. A QoS 2 message in flight goes to nobody else ([MQTT5-4.8.2-5]).
 pub(crate) fn take_orphans(session: &mut Session) -> Vec<Delivery> {
     let inflight = std::mem::take(&mut session.inflight);
+    session.inflight_bytes = 0;
     let unacknowledged = inflight.into_iter().filter_map(|entry| match entry.stage {
         Stage::Published(d) if d.group.is_some() && d.qos == Qos::AtLeastOnce => Some(d),
         _ => None,

@@ -243,10 +243,12 @@ impl Net {
 
     pub fn shut_down(&mut self) {
         self.stopped = true;
-        for shard in 0..self.shards.len() as u16 {
-            self.handle(shard, Input::Shutdown);
+        for last in [true, false] {
+            for shard in 0..self.shards.len() as u16 {
+                self.handle(shard, if last { Input::LastWills } else { Input::Shutdown });
+            }
+            self.run();
         }
-        self.run();
     }
 
     /// Everything that the client has received since it was last asked.

@@ -1,6 +1,6 @@
 //! Packet sizes, queues and other bounds.
 
-use petrel_proto::{Packet, ReasonCode as R, Version};
+use petrel_proto::{Disconnect, Packet, ReasonCode as R, Version};
 use petrel_shard::{DropReason, QueueFull};
 
 use crate::harness::{Client, Net, across, across_with, versions};
@@ -249,4 +249,91 @@ fn reconnecting_leaves_nothing_behind() {
         let census = net.census();
         assert_eq!((census.sessions, census.subscriptions, census.groups), (1, 2, 1));
     });
+}
+
+/// 3.1.2.11.6: optional even if it was asked for.
+#[test]
+fn response_information_is_left_out_where_it_does_not_fit() {
+    across(|net| {
+        let connect = |bytes| {
+            v5(&"x".repeat(60)).with(|c| {
+                c.properties.maximum_packet_size = Some(bytes);
+                c.properties.request_response_information = Some(true);
+            })
+        };
+        let tight = net.connect(connect(60));
+        let Some(Packet::ConnAck(ack)) = net.next(tight) else { panic!("no CONNACK") };
+        assert_eq!((ack.reason, ack.properties.response_information), (R::Success, None));
+        let roomy = net.connect(connect(200));
+        net.ended(tight, R::SessionTakenOver);
+        let Some(Packet::ConnAck(ack)) = net.next(roomy) else { panic!("no CONNACK") };
+        assert!(ack.properties.response_information.is_some());
+    });
+}
+
+/// [MQTT5-3.1.2-24] What cannot be sent is not, and the client learns why.
+#[test]
+fn an_answer_that_is_too_large_ends_in_a_disconnect_that_says_so() {
+    across(|net| {
+        let a = net.online(v5("a").with(|c| c.properties.maximum_packet_size = Some(24)));
+        let filters: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+        let filters: Vec<_> = filters.iter().map(|f| (f.as_str(), options(QOS1))).collect();
+        net.send(a, subscribe(&filters));
+        net.ended(a, R::PacketTooLarge);
+        let b = net.connect(v5("b").with(|c| c.properties.maximum_packet_size = Some(5)));
+        net.refused(b, R::PacketTooLarge);
+    });
+}
+
+/// What is sent and not acknowledged is held, also for a client that is away.
+#[test]
+fn bytes_in_flight_are_bounded_and_nothing_is_lost() {
+    across_with(
+        |limits| limits.outgoing_inflight_bytes_maximum = 250,
+        |net| {
+            for qos in [QOS1, QOS2] {
+                let a = net.online(resume(Version::V5, "a"));
+                net.subscribe(a, "t", qos);
+                let b = net.online(v5("b"));
+                let payloads: Vec<String> = (0..8).map(|n| n.to_string().repeat(99)).collect();
+                for (payload, id) in payloads.iter().zip(1..) {
+                    net.publish(b, message("t", payload).qos2(id));
+                }
+                let sent = net.publishes(a);
+                assert_eq!(sent.len(), 2, "two of 100 bytes each fit");
+                let census = net.census();
+                assert_eq!((census.inflight, census.queued_messages), (2, 6));
+                net.drop(a);
+                let a = net.resumed(resume(Version::V5, "a"), true);
+                assert_eq!(net.settled(a), payloads);
+                // Larger than all that may be in flight, and sent nevertheless.
+                let large = "x".repeat(400);
+                net.publish(b, message("t", &large).qos2(20));
+                net.publish(b, message("t", "next").qos2(21));
+                assert_eq!(net.settled(a), [large.as_str(), "next"]);
+                net.send(
+                    a,
+                    Disconnect::new(R::Success).with(|d| {
+                        d.session_expiry_interval_s = Some(0);
+                    }),
+                );
+            }
+        },
+    );
+}
+
+/// What is not retained is delivered all the same.
+#[test]
+fn topics_with_a_retained_message_are_bounded() {
+    let mut net = Net::with(1, |limits| limits.retained_messages_maximum = 2);
+    let (a, b) = (net.online(v5("a")), net.online(v5("b")));
+    net.subscribe(a, "#", QOS1);
+    for topic in ["1", "2", "3", "2"] {
+        net.publish(b, message(topic, topic).retained());
+    }
+    assert_eq!(net.settled(a).len(), 4);
+    assert_eq!((net.census().retained, net.dropped(DropReason::RetainedFull)), (2, 1));
+    net.publish(b, message("1", "").retained());
+    net.publish(b, message("3", "now").retained());
+    assert_eq!((net.census().retained, net.dropped(DropReason::RetainedFull)), (2, 1));
 }

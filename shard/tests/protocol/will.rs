@@ -1,6 +1,6 @@
 //! Wills: sections 3.1.2.5, 3.1.3.2 and 3.14.
 
-use petrel_proto::{Connect, Disconnect, PayloadFormat, ReasonCode as R, Version};
+use petrel_proto::{Connect, Disconnect, Packet, PayloadFormat, ReasonCode as R, Version};
 
 use crate::harness::{Client, Net, across, versions};
 use crate::packets::*;
@@ -333,7 +333,20 @@ fn a_broker_that_stops_says_so_and_publishes_wills() {
                 c.will = Some(will("will", "gone").with(|w| w.qos = QOS1).into());
             })));
         }
+        let delayed = net.online(v5("delayed").with(|c| {
+            c.properties.session_expiry_interval_s = Some(60);
+            let will = will("will", "early").with(|w| w.delay_interval_s = Some(30));
+            c.will = Some(will.into());
+        }));
         net.shut_down();
+        // Everybody gets them, wherever they live and whenever they connected; not the one that may
+        // still be cancelled.
+        for _ in 0..2 {
+            let packet = net.take(keeper, |packet| matches!(packet, Packet::Publish(_)));
+            assert!(matches!(packet, Some(Packet::Publish(will)) if will.payload == "gone"));
+        }
+        assert!(net.take(keeper, |packet| matches!(packet, Packet::Publish(_))).is_none());
+        net.ended(delayed, R::ServerShuttingDown);
         for client in last {
             net.ended(client, R::ServerShuttingDown);
         }

@@ -91,6 +91,10 @@ impl World {
     fn shut_down(&mut self) -> Checked {
         self.clients.iter_mut().for_each(|client| client.retired = true);
         for shard in 0..self.shards() {
+            self.feed(shard, Input::LastWills, &Hint::default())?;
+        }
+        self.run_for(200)?;
+        for shard in 0..self.shards() {
             self.feed(shard, Input::Shutdown, &Hint::default())?;
         }
         self.run_for(1_000)?;

@@ -378,7 +378,7 @@ pub struct GroupSending {
 /// One value in the history of a retained topic.
 #[derive(Debug, Clone)]
 pub struct Retained {
-    /// When the owner took it.
+    /// When the broker accepted it.
     pub at: Moment,
     /// The message; `None` if the topic was cleared.
     pub instance: Option<usize>,
@@ -406,6 +406,8 @@ pub enum WillState {
     Armed,
     /// It must be published in this step.
     Now,
+    /// It must be published in this step, which is the last chance.
+    Last,
     /// It must be published soon after this time, in milliseconds, and not before.
     Due(u64),
     /// It may be published or not: two rules raced.

@@ -100,6 +100,10 @@ impl Model {
                 }
             }
             Input::Kick { conn, reason } => self.on_broken_rule((shard, *conn), vec![*reason]),
+            Input::LastWills => {
+                self.on_last_wills(shard);
+                Ok(())
+            }
             Input::Shutdown => self.on_shutdown(shard),
             Input::Verdict { conn, verdict } => self.on_verdict((shard, *conn), verdict),
             Input::Timer => Ok(()),

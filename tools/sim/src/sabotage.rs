@@ -21,11 +21,13 @@ pub enum Sabotage {
     TimerLost,
     /// An acknowledgement of a client does not reach its shard now and then.
     AckLost,
+    /// A question about retained messages overtakes what other shards have for the one it goes to.
+    QuestionOvertakes,
 }
 
 impl Sabotage {
     /// All faults.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RingReorders,
         Self::RingLoses,
         Self::RingDoubles,
@@ -34,6 +36,7 @@ impl Sabotage {
         Self::HomeIgnored,
         Self::TimerLost,
         Self::AckLost,
+        Self::QuestionOvertakes,
     ];
 
     /// Whether the fault keeps an input from its shard.

@@ -54,6 +54,7 @@ pub struct World {
     cores: Vec<Core>,
     interest: Arc<Interest>,
     rings: BTreeMap<(u16, u16), Ring>,
+    questions: Vec<Question>,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     sequence: u64,
     step: u64,
@@ -75,6 +76,18 @@ struct Core {
 struct Ring {
     queue: VecDeque<(PeerMessage, Tag)>,
     last_ms: u64,
+    /// How many messages have been taken out.
+    taken: u64,
+}
+
+/// A question about retained messages that waits at the shard that will answer it.
+#[derive(Debug)]
+struct Question {
+    from: u16,
+    to: u16,
+    message: PeerMessage,
+    /// By sender: how many of its messages the shard handles first.
+    after: Vec<u64>,
 }
 
 /// What happens next.
@@ -84,6 +97,8 @@ pub enum Event {
     Tick,
     /// A message comes out of a ring.
     Ring(u16, u16),
+    /// A question about retained messages reaches a shard.
+    Ask(u16),
     /// Bytes of a client arrive.
     Arrive(usize),
     /// A connection has moved to its home.
@@ -143,6 +158,7 @@ impl World {
             cores,
             interest,
             rings: BTreeMap::new(),
+            questions: Vec::new(),
             queue: BinaryHeap::new(),
             sequence: 0,
             step: 0,
@@ -213,6 +229,7 @@ impl World {
         match event {
             Event::Tick => self.tick()?,
             Event::Ring(from, to) => self.pop_ring(from, to)?,
+            Event::Ask(to) => self.ask(to)?,
             Event::Arrive(link) => self.arrive(link)?,
             Event::Moved(link) => self.moved(link)?,
             Event::Read(link) => self.read(link)?,
@@ -319,6 +336,13 @@ impl World {
         let faults = self.sabotage.map_or(1, |fault| fault.copies(&message, self.step));
         for _ in 0..faults {
             let now_ms = self.now_ms;
+            if matches!(message, PeerMessage::RetainedQuery(_)) {
+                let after = self.said_to(to);
+                let message = message.clone();
+                self.questions.push(Question { from, to, message, after });
+                self.schedule(delay_ms, Event::Ask(to));
+                continue;
+            }
             let ring = self.rings.entry((from, to)).or_default();
             ring.queue.push_back((message.clone(), tag));
             ring.last_ms = ring.last_ms.max(now_ms + delay_ms);
@@ -332,10 +356,45 @@ impl World {
     }
 
     fn pop_ring(&mut self, from: u16, to: u16) -> Checked {
-        let next = self.rings.get_mut(&(from, to)).and_then(|ring| ring.queue.pop_front());
-        let Some((message, tag)) = next else { return Ok(()) };
+        let Some(ring) = self.rings.get_mut(&(from, to)) else { return Ok(()) };
+        let Some((message, tag)) = ring.queue.pop_front() else { return Ok(()) };
+        ring.taken += 1;
         let hint = Hint { tag, ..Hint::default() };
-        self.feed(to, Input::Peer { from: ShardIndex(from), message }, &hint)
+        self.feed(to, Input::Peer { from: ShardIndex(from), message }, &hint)?;
+        self.ask(to)
+    }
+
+    /// How many messages each shard has for another, those included that have not left its outbox.
+    /// The pump sees to it that a question is answered after all of them.
+    fn said_to(&self, to: u16) -> Vec<u64> {
+        if self.sabotage == Some(Sabotage::QuestionOvertakes) {
+            return vec![0; self.cores.len()];
+        }
+        let said = |from: usize| {
+            let ring = self.rings.get(&(from as u16, to));
+            let in_ring = ring.map_or(0, |ring| ring.taken + ring.queue.len() as u64);
+            let leaving = self.cores[from].out.peers.iter().filter(|(other, message)| {
+                other.0 == to && !matches!(message, PeerMessage::RetainedQuery(_))
+            });
+            in_ring + leaving.count() as u64
+        };
+        (0..self.cores.len()).map(said).collect()
+    }
+
+    /// Puts the questions to a shard whose time has come.
+    fn ask(&mut self, to: u16) -> Checked {
+        let taken: Vec<u64> = (0..self.shards())
+            .map(|from| self.rings.get(&(from, to)).map_or(0, |ring| ring.taken))
+            .collect();
+        let ripe = |question: &Question| {
+            question.to == to
+                && question.after.iter().zip(&taken).all(|(after, taken)| after <= taken)
+        };
+        while let Some(at) = self.questions.iter().position(ripe) {
+            let Question { from, message, .. } = self.questions.remove(at);
+            self.feed(to, Input::Peer { from: ShardIndex(from), message }, &Hint::default())?;
+        }
+        Ok(())
     }
 
     fn link_of(&self, (shard, conn): Key) -> Option<usize> {

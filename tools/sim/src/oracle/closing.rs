@@ -39,6 +39,23 @@ impl Model {
         self.end_conn(key, false)
     }
 
+    /// The broker will stop: the wills that nothing could cancel any more are due.
+    pub(super) fn on_last_wills(&mut self, shard: u16) {
+        self.stopping = true;
+        for (key, conn) in &mut self.conns {
+            if key.0 != shard || !conn.connack || conn.ended {
+                continue;
+            }
+            let Some(will) = conn.will else { continue };
+            let will = &mut self.wills[will];
+            let delay_s = will.will.delay_interval_s.unwrap_or(0).min(conn.expiry_s);
+            if delay_s == 0 {
+                will.state = WillState::Last;
+                conn.will = None;
+            }
+        }
+    }
+
     /// The broker stops.
     pub(super) fn on_shutdown(&mut self, shard: u16) -> Checked {
         self.stopping = true;

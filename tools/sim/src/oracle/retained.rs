@@ -28,7 +28,7 @@ impl Model {
             "the retained message of {topic:?} went to shard {shard}, its owner is {owner}"
         );
         let value = (!message.payload.is_empty()).then_some(instance);
-        let value = Retained { at: self.at, instance: value };
+        let value = Retained { at: message.at, instance: value };
         self.retained.entry(topic).or_default().push(value);
         Ok(())
     }

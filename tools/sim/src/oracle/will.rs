@@ -55,7 +55,7 @@ impl Model {
         let view = &mut self.wills[at];
         match view.state {
             WillState::Published => return Ok(()),
-            WillState::Now | WillState::Either => {}
+            WillState::Now | WillState::Last | WillState::Either => {}
             WillState::Due(due_ms) => hold!(
                 due_ms <= self.at.now_ms,
                 ORACLE,
@@ -104,13 +104,14 @@ impl Model {
         for view in &self.wills {
             let late = match view.state {
                 WillState::Now => !self.stopping,
+                WillState::Last => true,
                 WillState::Due(at_ms) => {
                     timer && view.shard == shard && at_ms + SLACK_MS <= self.at.now_ms
                 }
                 _ => false,
             };
             hold!(
-                !late || self.stopping,
+                !late || self.stopping && view.state != WillState::Last,
                 ORACLE,
                 "{:?} of {:?} should have been published and was not ({:?}) [MQTT5-3.1.2-8]",
                 view.label,
