@@ -4,7 +4,7 @@ use petrel_proto::{Ack, Packet, Qos, ReasonCode};
 
 use crate::ConnId;
 use crate::connection::Violation;
-use crate::session::{Inflight, Stage};
+use crate::flow::{Inflight, Stage};
 use crate::shard::{Shard, Turn};
 
 impl Shard {
@@ -38,19 +38,18 @@ impl Shard {
         }
         let Some(index) = self.session_of(conn) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
-        let found = session.find_inflight(ack.packet_id);
-        let entry = found.and_then(|at| Some((at, session.inflight.get(at)?)));
-        let reason = match entry {
-            Some((at, entry)) => {
-                if matches!(&entry.stage, Stage::Published(d) if d.qos != Qos::ExactlyOnce) {
-                    return Err(Violation::protocol("PUBREC for a QoS 1 message"));
-                }
-                session.release_inflight(at);
-                ReasonCode::Success
+        let mut reason = ReasonCode::PacketIdentifierNotFound;
+        if let Some(flow) = session.flow.as_deref_mut()
+            && let Some(at) = flow.find_inflight(ack.packet_id)
+        {
+            let stage = flow.inflight.get(at).map(|entry| &entry.stage);
+            if matches!(stage, Some(Stage::Published(d)) if d.qos != Qos::ExactlyOnce) {
+                return Err(Violation::protocol("PUBREC for a QoS 1 message"));
             }
-            None => ReasonCode::PacketIdentifierNotFound,
-        };
-        let waits = !session.queue.is_empty();
+            flow.release_inflight(at);
+            reason = ReasonCode::Success;
+        }
+        let waits = session.queued() > 0;
         self.send(turn, conn, &Packet::PubRel(Ack::new(ack.packet_id, reason)));
         if waits {
             // The bytes in flight have become fewer.
@@ -80,12 +79,13 @@ impl Shard {
     ) -> Result<(), Violation> {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
-        let Some(at) = session.find_inflight(ack.packet_id) else { return Ok(()) };
-        if !session.inflight.get(at).is_some_and(|entry| expected(&entry.stage)) {
+        let Some(flow) = session.flow.as_deref_mut() else { return Ok(()) };
+        let Some(at) = flow.find_inflight(ack.packet_id) else { return Ok(()) };
+        if !flow.inflight.get(at).is_some_and(|entry| expected(&entry.stage)) {
             let what = "an acknowledgement of the wrong kind for its packet identifier";
             return Err(Violation::protocol(what));
         }
-        let entry = session.remove_inflight(at);
+        let entry = flow.remove_inflight(at);
         if let Some(Inflight { charged: true, .. }) = entry
             && let Some(connection) = self.connection_mut(conn)
         {

@@ -11,7 +11,6 @@ const TOPIC_BYTES_MIN: usize = 4;
 /// all if it is 0 or absent ([MQTT5-3.1.2-27]).
 #[derive(Debug, Default)]
 pub(crate) struct OutgoingAliases {
-    maximum: u16,
     topics: Vec<Option<Box<[u8]>>>,
 }
 
@@ -27,18 +26,20 @@ pub(crate) enum TopicForm {
 }
 
 impl OutgoingAliases {
-    pub(crate) fn new(maximum: u16) -> Self {
-        Self { maximum, topics: Vec::new() }
-    }
-
-    /// The form in which `topic` goes out; `hash` gives any fixed hash of it. Nothing changes until
-    /// [`Self::introduced`] confirms that the packet was sent.
-    pub(crate) fn form(&self, topic: &[u8], hash: impl FnOnce() -> u64) -> TopicForm {
-        if self.maximum == 0 || topic.len() < TOPIC_BYTES_MIN {
+    /// The form in which `topic` goes out to a client that takes `maximum` aliases; `hash` gives any
+    /// fixed hash of it. Nothing changes until [`Self::introduced`] confirms that the packet was sent.
+    pub(crate) fn form(
+        known: Option<&Self>,
+        maximum: u16,
+        topic: &[u8],
+        hash: impl FnOnce() -> u64,
+    ) -> TopicForm {
+        if maximum == 0 || topic.len() < TOPIC_BYTES_MIN {
             return TopicForm::Full;
         }
-        let at = (hash() % u64::from(self.maximum)) as u16;
-        match self.topics.get(usize::from(at)) {
+        let at = (hash() % u64::from(maximum)) as u16;
+        let topics = known.map_or(&[][..], |aliases| &aliases.topics);
+        match topics.get(usize::from(at)) {
             Some(Some(known)) if **known == *topic => TopicForm::Known(at + 1),
             _ => TopicForm::Introduced(at + 1),
         }
@@ -61,13 +62,16 @@ mod tests {
     /// [MQTT5-3.1.2-26] [MQTT5-3.1.2-27]
     #[test]
     fn an_alias_is_introduced_once_and_stays_within_the_maximum() {
-        let mut aliases = OutgoingAliases::new(2);
-        assert_eq!(aliases.form(b"a/b/c", || 5), TopicForm::Introduced(2));
+        let mut aliases = OutgoingAliases::default();
+        let form = |aliases: &OutgoingAliases, topic, hash| {
+            OutgoingAliases::form(Some(aliases), 2, topic, || hash)
+        };
+        assert_eq!(form(&aliases, b"a/b/c", 5), TopicForm::Introduced(2));
         aliases.introduced(b"a/b/c", 2);
-        assert_eq!(aliases.form(b"a/b/c", || 5), TopicForm::Known(2));
-        assert_eq!(aliases.form(b"a/b/d", || 7), TopicForm::Introduced(2));
+        assert_eq!(form(&aliases, b"a/b/c", 5), TopicForm::Known(2));
+        assert_eq!(form(&aliases, b"a/b/d", 7), TopicForm::Introduced(2));
         aliases.introduced(b"a/b/d", 2);
-        assert_eq!(aliases.form(b"a/b/c", || 5), TopicForm::Introduced(2));
-        assert_eq!(OutgoingAliases::new(0).form(b"a/b/c", || 5), TopicForm::Full);
+        assert_eq!(form(&aliases, b"a/b/c", 5), TopicForm::Introduced(2));
+        assert_eq!(OutgoingAliases::form(None, 0, b"a/b/c", || 5), TopicForm::Full);
     }
 }

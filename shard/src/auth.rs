@@ -6,8 +6,9 @@
 use bytes::Bytes;
 use petrel_proto::{Auth, Packet, ReasonCode, ReasonProperties};
 
-use crate::connection::{State, Violation};
+use crate::connection::Violation;
 use crate::outbox::Question;
+use crate::session::Session;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Verdict};
 
@@ -21,7 +22,7 @@ impl Shard {
     ) -> Result<(), Violation> {
         let Some(connection) = self.connection_mut(conn) else { return Ok(()) };
         let live = connection.is_live();
-        let Some(auth) = connection.auth.as_deref_mut() else {
+        let Some(auth) = connection.auth_mut() else {
             return Err(Violation::protocol("AUTH without a method in CONNECT [MQTT5-4.12.0-6]"));
         };
         if packet.method.as_ref() != Some(&auth.method) {
@@ -47,15 +48,13 @@ impl Shard {
         starts: bool,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let Some(auth) = connection.auth.as_deref_mut() else { return };
+        let Some(auth) = connection.auth_mut() else { return };
         auth.asked = true;
         let method = auth.method.clone();
-        let client_id = match &connection.state {
-            State::Authenticating(pending) => Some(pending.connect.client_id.clone()),
-            State::Live => {
-                let session = connection.session;
-                self.sessions.get(session).map(|session| session.client_id.clone())
-            }
+        let session = connection.session;
+        let client_id = match connection.extras().and_then(|extras| extras.pending.as_deref()) {
+            Some(pending) => Some(pending.connect.client_id.clone()),
+            None => self.sessions.get(session).map(Session::client_id),
         };
         if let Some(client_id) = client_id {
             let data = data.as_deref().map(Bytes::copy_from_slice);
@@ -67,7 +66,7 @@ impl Shard {
     pub(crate) fn on_verdict(&mut self, turn: &mut Turn<'_>, conn: ConnId, verdict: Verdict) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let live = connection.is_live();
-        let Some(auth) = connection.auth.as_deref_mut().filter(|auth| auth.asked) else { return };
+        let Some(auth) = connection.auth_mut().filter(|auth| auth.asked) else { return };
         auth.asked = false;
         let method = auth.method.clone();
         let step = |reason, data| {
@@ -82,7 +81,11 @@ impl Shard {
                 auth.running = false;
                 self.send(turn, conn, &step(ReasonCode::Success, data));
             }
-            Verdict::Accept { data } => self.accept(turn, conn, data),
+            Verdict::Accept { data } => {
+                if let Some(pending) = connection.take_pending() {
+                    self.accept(turn, conn, *pending, data);
+                }
+            }
             // [MQTT5-4.12.0-4], [MQTT5-4.12.1-2]
             Verdict::Refuse { reason } => {
                 self.violate(turn, conn, Violation::new(reason, "authentication failed"));

@@ -1,7 +1,7 @@
 //! How much of everything a shard holds.
 
 use crate::Shard;
-use crate::session::Stage;
+use crate::flow::Stage;
 
 /// Counts of what a shard holds; all zero when every client has gone and every expiry has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +33,7 @@ impl Shard {
     #[must_use]
     pub fn census(&self) -> Census {
         let mut census = Census {
-            connections: self.conns.iter().flatten().count(),
+            connections: self.conns.len(),
             sessions: self.sessions.len(),
             filters: self.matcher.len(),
             groups: self.groups.len(),
@@ -44,9 +44,9 @@ impl Shard {
         };
         for (_, session) in self.sessions.iter() {
             census.subscriptions += session.subscriptions.len() + session.shared_count();
-            census.queued_messages += session.queue.len();
-            census.inflight += session.inflight.len();
-            debug_assert!(session.inflight.iter().all(|entry| {
+            census.queued_messages += session.queued();
+            census.inflight += session.inflight();
+            debug_assert!(session.flow.iter().flat_map(|flow| &flow.inflight).all(|entry| {
                 !matches!(&entry.stage, Stage::Published(d) if d.qos == petrel_proto::Qos::AtMostOnce)
             }));
         }

@@ -5,12 +5,14 @@ use petrel_proto::{
     ReasonProperties, Text, Version,
 };
 
-use crate::alias::OutgoingAliases;
-use crate::connection::{AuthExchange, Connection, PendingConnect, State, Violation};
+use crate::connection::{AuthExchange, Connection, PendingConnect, Violation};
 use crate::event::{EndedBy, Event};
+use crate::level_hash::HashKey;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{PendingWill, Session};
 use crate::shard::{Shard, Turn};
+use crate::table::Table;
+use crate::timers::Tick;
 use crate::{ConnId, Outbox, input::Origin};
 
 /// Milliseconds that an authentication exchange may be silent.
@@ -49,10 +51,11 @@ impl Shard {
             connect.client_id = self.assign_client_id();
         }
         let method = connect.properties.authentication_method.as_ref().map(Text::to_owned_text);
-        self.add_connection(turn, conn, Box::new(PendingConnect { connect, assigned }));
+        self.add_connection(turn, conn, &connect);
+        let pending = Box::new(PendingConnect { connect, assigned });
         match method {
-            Some(method) => self.begin_authentication(turn, conn, method),
-            None => self.accept(turn, conn, None),
+            Some(method) => self.begin_authentication(turn, conn, pending, method),
+            None => self.accept(turn, conn, *pending, None),
         }
     }
 
@@ -104,37 +107,10 @@ impl Shard {
         }
     }
 
-    fn add_connection(&mut self, turn: &mut Turn<'_>, conn: ConnId, pending: Box<PendingConnect>) {
-        let connect = &pending.connect;
-        let properties = &connect.properties;
-        let limits = self.limits();
-        let alias_maximum =
-            properties.topic_alias_maximum.unwrap_or(0).min(limits.outgoing_topic_alias_maximum);
-        let receive_maximum =
-            properties.receive_maximum.unwrap_or(u16::MAX).min(limits.outgoing_inflight_maximum);
-        let connection = Connection {
-            id: conn,
-            version: connect.version,
-            session: u32::MAX,
-            silence_ms_max: AUTH_SILENCE_MS_MAX,
-            last_packet_ms: turn.now_ms,
-            send_quota: receive_maximum,
-            receive_maximum,
-            inbound_inflight: 0,
-            maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
-            pending_bytes: 0,
-            problem_information: properties.request_problem_information.unwrap_or(true),
-            resending: true,
-            state: State::Authenticating(pending),
-            incoming_aliases: Vec::new(),
-            outgoing_aliases: OutgoingAliases::new(alias_maximum),
-            auth: None,
-        };
-        let at = conn.index as usize;
-        if self.conns.len() <= at {
-            self.conns.resize_with(at + 1, || None);
-        }
-        self.conns[at] = Some(Box::new(connection));
+    fn add_connection(&mut self, turn: &Turn<'_>, conn: ConnId, connect: &Connect) {
+        let hash = self.key.hash(connect.client_id.as_bytes());
+        let connection = Connection::new(conn, connect, hash, self.limits(), turn.now_ms);
+        self.conns.insert(conn.index, connection);
     }
 
     /// An identifier that nobody has, homed here ([MQTT5-3.1.3-6], [MQTT5-3.2.2-16]).
@@ -158,28 +134,28 @@ impl Shard {
 
     /// The position of the session of a client identifier.
     pub(crate) fn find_session(&self, client_id: &ClientId) -> Option<u32> {
-        let hash = self.key.hash(client_id.as_bytes());
-        let same = |&index: &u32| {
-            self.sessions.get(index).is_some_and(|session| session.client_id == *client_id)
-        };
-        self.by_client.find(hash, same).copied()
+        let id = client_id.as_bytes();
+        self.by_client.find(self.key.hash(id), |index| {
+            self.sessions.get(index).is_some_and(|session| session.client_id.as_bytes() == id)
+        })
     }
 
     /// Accepts a CONNECT: takes the session over or makes one, answers with CONNACK, and sends
     /// what the session has waiting. `data` ends an authentication exchange.
-    pub(crate) fn accept(&mut self, turn: &mut Turn<'_>, conn: ConnId, data: Option<bytes::Bytes>) {
-        let Some(connection) = self.connection_mut(conn) else { return };
-        let State::Authenticating(pending) = std::mem::replace(&mut connection.state, State::Live)
-        else {
-            return;
-        };
-        let PendingConnect { mut connect, assigned } = *pending;
+    pub(crate) fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        pending: PendingConnect,
+        data: Option<bytes::Bytes>,
+    ) {
+        let PendingConnect { mut connect, assigned } = pending;
         let session_present =
             self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
         let index = self.attach_session(turn, conn, &mut connect);
         let auth_method = self.connection_mut(conn).and_then(|connection| {
             connection.session = index;
-            connection.auth.as_deref_mut().map(|auth| {
+            connection.auth_mut().map(|auth| {
                 auth.running = false;
                 auth.method.clone()
             })
@@ -192,13 +168,10 @@ impl Shard {
         let reason = ReasonCode::Success;
         let connack = ConnAck { session_present, reason, properties };
         let mut packet = Packet::ConnAck(Box::new(connack));
-        fit(
-            &mut packet,
-            connect.version,
-            connect.properties.maximum_packet_size.unwrap_or(u32::MAX),
-        );
+        let bytes_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
+        fit(&mut packet, connect.version, bytes_max);
         self.send(turn, conn, &packet);
-        self.arm_silence(turn, conn.index);
+        self.arm_silence(turn, conn);
         let version = connect.version;
         turn.out.events.push(Event::Connected { conn, client_id, version, session_present });
         self.tell_groups(turn, index);
@@ -228,12 +201,12 @@ impl Shard {
     /// Finds or makes the session and ties it to the connection. Returns its position.
     fn attach_session(&mut self, turn: &Turn<'_>, conn: ConnId, connect: &mut Connect) -> u32 {
         let index = self.find_session(&connect.client_id).unwrap_or_else(|| {
-            let hash = self.key.hash(connect.client_id.as_bytes());
-            let (index, _) = self.sessions.insert(Session::new(connect.client_id.clone(), hash));
-            let sessions = &self.sessions;
-            self.by_client.insert_unique(hash, index, |&other| {
-                sessions.get(other).map_or(0, |session| session.client_hash)
-            });
+            self.generation = self.generation.wrapping_add(1);
+            let session = Session::new(&connect.client_id, self.generation);
+            let index = self.sessions.insert(session);
+            let (key, sessions) = (&self.key, &self.sessions);
+            let hash = key.hash(connect.client_id.as_bytes());
+            self.by_client.insert(hash, index, |other| client_hash(key, sessions, other));
             index
         });
         let expiry_max = self.limits().session_expiry_max_s;
@@ -246,14 +219,17 @@ impl Shard {
         let keep_alive_s = self.effective_keep_alive_s(connect);
         if let Some(connection) = self.connection_mut(conn) {
             connection.silence_ms_max = u32::from(keep_alive_s) * 1500;
-            connection.last_packet_ms = turn.now_ms;
+            connection.heard(turn.now_ms);
         }
         if let Some(session) = self.sessions.get_mut(index) {
             session.conn = conn.index;
             session.expiry_interval_s = expiry_s.min(expiry_max);
-            session.expires_at_ms = u64::MAX;
-            for incoming in &mut session.incoming {
-                incoming.counted = false;
+            session.expires_at = Tick::NEVER;
+            if let Some(flow) = session.flow.as_deref_mut() {
+                flow.counted = 0;
+                for incoming in &mut flow.incoming {
+                    incoming.counted = false;
+                }
             }
             let will = connect
                 .will
@@ -309,24 +285,27 @@ impl Shard {
         conn: ConnId,
         violation: Violation,
     ) {
-        let Some(slot) = self.conns.get_mut(conn.index as usize) else { return };
-        if let Some(connection) = slot.take_if(|c| c.id == conn)
-            && let State::Authenticating(pending) = connection.state
-        {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if let Some(pending) = connection.take_pending() {
+            self.conns.remove(conn.index);
             refuse(turn.out, conn, &pending.connect, violation);
         }
     }
 
-    fn begin_authentication(&mut self, turn: &mut Turn<'_>, conn: ConnId, method: Text) {
+    fn begin_authentication(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        pending: Box<PendingConnect>,
+        method: Text,
+    ) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        connection.auth = Some(Box::new(AuthExchange { method, asked: false, running: true }));
-        let data = match &connection.state {
-            State::Authenticating(pending) => {
-                pending.connect.properties.authentication_data.clone()
-            }
-            State::Live => None,
-        };
-        self.arm_silence(turn, conn.index);
+        let data = pending.connect.properties.authentication_data.clone();
+        connection.silence_ms_max = AUTH_SILENCE_MS_MAX;
+        let extras = connection.extras_mut();
+        extras.auth = Some(AuthExchange { method, asked: false, running: true });
+        extras.pending = Some(pending);
+        self.arm_silence(turn, conn);
         self.ask(turn, conn, data, true);
     }
 
@@ -339,18 +318,24 @@ impl Shard {
         reason: ReasonCode,
         what: &'static str,
     ) {
-        let Some(slot) = self.conns.get_mut(conn.index as usize) else { return };
-        let Some(connection) = slot.take_if(|c| c.id == conn) else { return };
-        if !connection.is_live() {
+        if self.connection(conn).is_none() {
             return;
         }
+        let Some(connection) = self.conns.remove(conn.index).filter(Connection::is_live) else {
+            return;
+        };
         let index = connection.session;
         if let Some(session) = self.sessions.get(index) {
-            let client_id = session.client_id.clone();
+            let client_id = session.client_id();
             turn.out.events.push(Event::Disconnected { conn, client_id, by, reason, what });
         }
         self.session_offline(turn, index);
     }
+}
+
+/// The keyed hash of the client identifier of a session.
+pub(crate) fn client_hash(key: &HashKey, sessions: &Table<Session>, index: u32) -> u64 {
+    sessions.get(index).map_or(0, |session| key.hash(session.client_id.as_bytes()))
 }
 
 /// Answers a CONNECT with a refusal that CONNACK may carry, and closes ([MQTT5-3.1.4-1],

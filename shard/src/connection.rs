@@ -2,47 +2,55 @@
 
 use petrel_proto::{Connect, ReasonCode, Text, TopicName, Version};
 
-use crate::ConnId;
 use crate::alias::OutgoingAliases;
+use crate::{ConnId, Limits};
 
 /// A connection from its CONNECT to its end. Nothing here outlives it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) id: ConnId,
-    pub(crate) version: Version,
+    /// Which use of its position it is.
+    pub(crate) generation: u32,
     /// Position of its session; meaningless while authenticating.
     pub(crate) session: u32,
+    /// Keyed hash of the client identifier.
+    pub(crate) client_hash: u64,
     /// One and a half times the keep alive, in milliseconds; 0 if it is off.
     pub(crate) silence_ms_max: u32,
-    pub(crate) last_packet_ms: u64,
-    /// QoS 1 and 2 messages that may still be sent; the client's Receive Maximum at first.
-    pub(crate) send_quota: u16,
-    pub(crate) receive_maximum: u16,
-    /// QoS 2 publishes of this connection that are not released.
-    pub(crate) inbound_inflight: u16,
+    /// When the last packet came, in milliseconds, without the upper half: it is looked at long
+    /// before it would come round.
+    last_packet_ms: u32,
     /// Largest packet that the client accepts, in bytes.
     pub(crate) maximum_packet_size: u32,
     /// Bytes given to the socket and not yet taken.
-    pub(crate) pending_bytes: usize,
-    pub(crate) problem_information: bool,
-    /// What was in flight on the last connection is not yet all sent again.
-    pub(crate) resending: bool,
-    pub(crate) state: State,
+    pending_bytes: u32,
+    /// QoS 1 and 2 messages that may still be sent; the client's Receive Maximum at first.
+    pub(crate) send_quota: u16,
+    pub(crate) receive_maximum: u16,
+    /// Topic aliases that the client takes, at most.
+    pub(crate) alias_maximum: u16,
+    pub(crate) version: Version,
+    flags: u8,
+    /// What few connections have.
+    extras: Option<Box<Extras>>,
+}
+
+/// The state that few connections have, kept apart so that the others do not pay for it.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    /// The CONNECT that waits for its authentication exchange; CONNACK has been sent if there is
+    /// none.
+    pub(crate) pending: Option<Box<PendingConnect>>,
     /// Topic names behind the client's aliases; grows as they are used ([MQTT5-3.3.2-12]).
     pub(crate) incoming_aliases: Vec<TopicName>,
     pub(crate) outgoing_aliases: OutgoingAliases,
     /// The enhanced authentication that its CONNECT named.
-    pub(crate) auth: Option<Box<AuthExchange>>,
+    pub(crate) auth: Option<AuthExchange>,
 }
 
-/// How far a connection is.
-#[derive(Debug)]
-pub(crate) enum State {
-    /// The CONNECT waits for its authentication exchange.
-    Authenticating(Box<PendingConnect>),
-    /// CONNACK has been sent.
-    Live,
-}
+/// Bit of [`Connection::problem_information`].
+const PROBLEM_INFORMATION: u8 = 1;
+/// Bit of [`Connection::resending`].
+const RESENDING: u8 = 2;
 
 /// A CONNECT that waits.
 #[derive(Debug)]
@@ -62,8 +70,91 @@ pub(crate) struct AuthExchange {
 }
 
 impl Connection {
+    /// A connection that has sent this CONNECT and nothing else.
+    pub(crate) fn new(
+        conn: ConnId,
+        connect: &Connect,
+        client_hash: u64,
+        limits: &Limits,
+        now_ms: u64,
+    ) -> Self {
+        let properties = &connect.properties;
+        let problem_information = properties.request_problem_information.unwrap_or(true);
+        let receive_maximum =
+            properties.receive_maximum.unwrap_or(u16::MAX).min(limits.outgoing_inflight_maximum);
+        let alias_maximum =
+            properties.topic_alias_maximum.unwrap_or(0).min(limits.outgoing_topic_alias_maximum);
+        Self {
+            generation: conn.generation,
+            session: u32::MAX,
+            client_hash,
+            silence_ms_max: 0,
+            last_packet_ms: now_ms as u32,
+            maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
+            pending_bytes: 0,
+            send_quota: receive_maximum,
+            receive_maximum,
+            alias_maximum,
+            version: connect.version,
+            flags: RESENDING | if problem_information { PROBLEM_INFORMATION } else { 0 },
+            extras: None,
+        }
+    }
+
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state, State::Live)
+        self.extras().is_none_or(|extras| extras.pending.is_none())
+    }
+
+    /// The client wants to be told why.
+    pub(crate) const fn problem_information(&self) -> bool {
+        self.flags & PROBLEM_INFORMATION != 0
+    }
+
+    /// What was in flight on the last connection is not yet all sent again.
+    pub(crate) const fn resending(&self) -> bool {
+        self.flags & RESENDING != 0
+    }
+
+    /// What was in flight on the last connection has been sent again.
+    pub(crate) const fn resent(&mut self) {
+        self.flags &= !RESENDING;
+    }
+
+    /// A packet came.
+    pub(crate) const fn heard(&mut self, now_ms: u64) {
+        self.last_packet_ms = now_ms as u32;
+    }
+
+    /// How long nothing came, in milliseconds; right for seven weeks.
+    pub(crate) const fn silence_ms(&self, now_ms: u64) -> u32 {
+        (now_ms as u32).wrapping_sub(self.last_packet_ms)
+    }
+
+    pub(crate) const fn pending_bytes(&self) -> usize {
+        self.pending_bytes as usize
+    }
+
+    /// Bounds: the socket's queue is cut off long before 4 GiB.
+    pub(crate) fn set_pending_bytes(&mut self, bytes: usize) {
+        self.pending_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+    }
+
+    pub(crate) fn extras(&self) -> Option<&Extras> {
+        self.extras.as_deref()
+    }
+
+    pub(crate) fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// The enhanced authentication that its CONNECT named, if it did.
+    pub(crate) fn auth_mut(&mut self) -> Option<&mut AuthExchange> {
+        self.extras.as_deref_mut()?.auth.as_mut()
+    }
+
+    /// Takes the CONNECT that waits for its authentication, if it does.
+    pub(crate) fn take_pending(&mut self) -> Option<Box<PendingConnect>> {
+        self.extras.as_deref_mut()?.pending.take()
     }
 }
 

@@ -3,11 +3,11 @@
 
 use petrel_proto::{Ack, Packet, PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
 
-use crate::alias::TopicForm;
+use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
 use crate::event::{DropReason, Event};
+use crate::flow::{Delivery, Flow, Inflight, Stage};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Delivery, Session, Stage};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
 
@@ -67,6 +67,7 @@ impl Shard {
             return self.send_delivery(turn, session, delivery);
         }
         self.enqueue(turn, session, delivery);
+        self.settle(session);
         self.tell_groups(turn, session);
     }
 
@@ -74,23 +75,26 @@ impl Shard {
     fn has_room(&self, index: u32, message: &Message) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         let Some(conn) = self.conn_of(index) else { return false };
-        session.queue.is_empty()
-            && self.window_takes(session, message)
-            && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending)
+        session
+            .flow
+            .as_deref()
+            .is_none_or(|flow| flow.queue.is_empty() && self.window_takes(flow, message))
+            && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending())
             && self.socket_takes(conn)
     }
 
     /// Whether one more message fits beside those in flight, by number and by bytes.
-    fn window_takes(&self, session: &Session, message: &Message) -> bool {
-        let bytes = session.inflight_bytes + message.cost_bytes() as u64;
-        session.inflight.len() < IDENTIFIERS
-            && (session.inflight_bytes == 0
-                || bytes <= self.limits().outgoing_inflight_bytes_maximum)
+    fn window_takes(&self, flow: &Flow, message: &Message) -> bool {
+        let held = flow.inflight_bytes;
+        flow.inflight.len() < IDENTIFIERS
+            && (held == 0
+                || held + message.cost_bytes() as u64
+                    <= self.limits().outgoing_inflight_bytes_maximum)
     }
 
     fn socket_takes(&self, conn: ConnId) -> bool {
         let limit = self.limits().outgoing_bytes_maximum as usize;
-        self.connection(conn).is_some_and(|c| c.is_live() && c.pending_bytes < limit)
+        self.connection(conn).is_some_and(|c| c.is_live() && c.pending_bytes() < limit)
     }
 
     /// Puts a delivery into the queue, within its bounds.
@@ -100,7 +104,7 @@ impl Shard {
             (limits.session_queue_messages as usize, limits.session_queue_bytes);
         let policy = limits.session_queue_full;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let queue = &mut session.queue;
+        let queue = &mut self.flows.of(&mut session.flow).queue;
         let bytes = delivery.message.cost_bytes() as u64;
         let full = |len: usize, held: u64| len + 1 > messages_max || held + bytes > bytes_max;
         if full(queue.len(), queue.bytes) {
@@ -136,13 +140,17 @@ impl Shard {
         while self.socket_takes(conn) {
             let quota = self.connection(conn).map_or(0, |c| c.send_quota);
             let Some(session) = self.sessions.get(index) else { return };
-            let Some(next) = session.queue.deliveries.front() else { break };
-            let stuck = quota == 0 || !self.window_takes(session, &next.message);
+            let Some(flow) = session.flow.as_deref() else { break };
+            let Some(next) = flow.queue.deliveries.front() else { break };
+            let stuck = quota == 0 || !self.window_takes(flow, &next.message);
             if next.qos > Qos::AtMostOnce && stuck {
                 break;
             }
             let Some(session) = self.sessions.get_mut(index) else { return };
-            let Some(delivery) = session.queue.pop() else { break };
+            let Some(delivery) = session.flow.as_deref_mut().and_then(|flow| flow.queue.pop())
+            else {
+                break;
+            };
             if delivery.message.expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
             } else if delivery.qos == Qos::AtMostOnce {
@@ -152,6 +160,7 @@ impl Shard {
                 self.send_delivery(turn, index, delivery);
             }
         }
+        self.settle(index);
         self.tell_groups(turn, index);
         self.pull_retained(turn, index);
     }
@@ -159,11 +168,11 @@ impl Shard {
     /// Sends again what is in flight and was not sent on this connection. Returns true when
     /// nothing of it is left.
     fn resend(&mut self, turn: &mut Turn<'_>, index: u32, conn: ConnId) -> bool {
-        if !self.connection(conn).is_some_and(|c| c.resending) {
+        if !self.connection(conn).is_some_and(|c| c.resending()) {
             return true;
         }
         let mut at = 0;
-        while let Some(entry) = self.sessions.get_mut(index).and_then(|s| s.inflight.get_mut(at)) {
+        while let Some(entry) = self.inflight_mut(index, at) {
             let packet_id = entry.packet_id;
             match &entry.stage {
                 _ if entry.sent => {}
@@ -199,7 +208,7 @@ impl Shard {
             at += 1;
         }
         if let Some(connection) = self.connection_mut(conn) {
-            connection.resending = false;
+            connection.resent();
         }
         true
     }
@@ -216,11 +225,14 @@ impl Shard {
     }
 
     fn mark_sent(&mut self, index: u32, at: usize) {
-        let entry = self.sessions.get_mut(index).and_then(|s| s.inflight.get_mut(at));
-        if let Some(entry) = entry {
+        if let Some(entry) = self.inflight_mut(index, at) {
             entry.sent = true;
             entry.charged = true;
         }
+    }
+
+    fn inflight_mut(&mut self, index: u32, at: usize) -> Option<&mut Inflight> {
+        self.sessions.get_mut(index)?.flow.as_deref_mut()?.inflight.get_mut(at)
     }
 
     /// Sends a QoS 1 or 2 delivery for the first time.
@@ -246,7 +258,8 @@ impl Shard {
             let charged = self.charge(conn);
             debug_assert!(charged);
             if let Some(session) = self.sessions.get_mut(index) {
-                session.push_inflight(packet_id, delivery, charged);
+                let flow = self.flows.of(&mut session.flow);
+                flow.push_inflight(packet_id, delivery, charged);
             }
         }
     }
@@ -254,9 +267,10 @@ impl Shard {
     /// Forgets a delivery that cannot be sent to the client that is connected now.
     fn give_up(&mut self, index: u32, conn: ConnId, packet_id: PacketId) {
         if let Some(session) = self.sessions.get_mut(index)
-            && let Some(at) = session.find_inflight(packet_id)
+            && let Some(flow) = session.flow.as_deref_mut()
+            && let Some(at) = flow.find_inflight(packet_id)
         {
-            session.remove_inflight(at);
+            flow.remove_inflight(at);
         }
         if let Some(connection) = self.connection_mut(conn) {
             connection.send_quota = (connection.send_quota + 1).min(connection.receive_maximum);
@@ -271,7 +285,9 @@ impl Shard {
         let key = self.key;
         let Some(connection) = self.connection_mut(conn) else { return false };
         let version = connection.version;
-        let form = connection.outgoing_aliases.form(topic, || key.hash(topic));
+        let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
+        let form =
+            OutgoingAliases::form(aliases, connection.alias_maximum, topic, || key.hash(topic));
         let none = PublishProperties::default();
         let (sent_topic, topic_alias) = match form {
             TopicForm::Full => (topic, None),
@@ -308,9 +324,9 @@ impl Shard {
             return false;
         };
         if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {
-            connection.outgoing_aliases.introduced(topic, alias);
+            connection.extras_mut().outgoing_aliases.introduced(topic, alias);
         }
-        connection.pending_bytes += bytes;
+        connection.set_pending_bytes(connection.pending_bytes() + bytes);
         turn.out.publish(conn, version, &head, &message.payload);
         true
     }
@@ -318,18 +334,18 @@ impl Shard {
     /// The socket took bytes, or not all of them.
     pub(crate) fn on_flushed(&mut self, turn: &mut Turn<'_>, conn: ConnId, pending: usize) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        let shrank = pending < connection.pending_bytes;
-        connection.pending_bytes = pending;
+        let shrank = pending < connection.pending_bytes();
+        connection.set_pending_bytes(pending);
         if !shrank {
             return;
         }
         let Some(index) = self.session_of(conn) else { return };
-        let resending = self.connection(conn).is_some_and(|c| c.resending);
+        let resending = self.connection(conn).is_some_and(|c| c.resending());
         let waits = resending
             || self
                 .sessions
                 .get(index)
-                .is_some_and(|session| !session.queue.is_empty() || session.waits_for_retained());
+                .is_some_and(|session| session.queued() > 0 || session.waits_for_retained());
         if waits {
             self.drain(turn, index);
         }

@@ -3,7 +3,7 @@
 use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
 
 use crate::ConnId;
-use crate::connect::fit;
+use crate::connect::{client_hash, fit};
 use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
 use crate::message::will_message;
@@ -11,6 +11,7 @@ use crate::peer::PeerMessage;
 use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
 use crate::shard::{Shard, Turn};
+use crate::timers::Tick;
 
 impl Shard {
     /// The client says goodbye. DISCONNECT 0x00 discards the will ([MQTT5-3.14.4-3],
@@ -47,8 +48,8 @@ impl Shard {
         turn.out.closes.push(conn);
         if self.session_of(conn).is_none() {
             // It was still authenticating; nothing is owed to it.
-            if let Some(slot) = self.conns.get_mut(conn.index as usize) {
-                slot.take_if(|c| c.id == conn);
+            if self.connection(conn).is_some() {
+                self.conns.remove(conn.index);
             }
         }
         self.end_connection(turn, conn, EndedBy::Client, packet.reason, "");
@@ -69,7 +70,8 @@ impl Shard {
         if !connection.version.is_v5() || !connection.is_live() || silent {
             return;
         }
-        let Connection { version, maximum_packet_size, problem_information, .. } = *connection;
+        let Connection { version, maximum_packet_size, .. } = *connection;
+        let problem_information = connection.problem_information();
         let reason = match violation.reason {
             reason if reason.is_of_disconnect() => reason,
             ReasonCode::BadUserNameOrPassword | ReasonCode::Banned => ReasonCode::NotAuthorized,
@@ -93,16 +95,16 @@ impl Shard {
         let Self { sessions, queries, .. } = self;
         let Some(session) = sessions.get_mut(index) else { return };
         session.conn = OFFLINE;
-        for entry in &mut session.inflight {
+        for entry in session.flow.iter_mut().flat_map(|flow| &mut flow.inflight) {
             entry.sent = false;
             entry.charged = false;
         }
         if session.expiry_interval_s == 0 {
             return self.end_session(turn, index);
         }
-        session.expires_at_ms = match session.expiry_interval_s {
-            u32::MAX => u64::MAX,
-            expiry_s => turn.now_ms.saturating_add(u64::from(expiry_s) * 1000),
+        session.expires_at = match session.expiry_interval_s {
+            u32::MAX => Tick::NEVER,
+            expiry_s => Tick::after(turn.now_ms.saturating_add(u64::from(expiry_s) * 1000)),
         };
         if let Some(rare) = session.rare.as_deref_mut() {
             rare.subacks.clear();
@@ -125,6 +127,7 @@ impl Shard {
         self.release_group_messages(turn, index);
         self.tell_groups(turn, index);
         self.trim(index);
+        self.settle(index);
         self.arm_session(turn, index);
     }
 
@@ -133,22 +136,21 @@ impl Shard {
         self.publish_will(turn, index);
         self.leave_groups(turn, index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let hash = session.client_hash;
-        for subscription in std::mem::take(&mut session.subscriptions) {
+        let hash = self.key.hash(session.client_id.as_bytes());
+        for &subscription in std::mem::take(&mut session.subscriptions).as_slice() {
             if !sabotage::on(Sabotage::SubscriptionLeaked) {
                 self.remove_receiver(subscription.filter, subscription.position);
             }
         }
-        if let Ok(entry) = self.by_client.find_entry(hash, |&other| other == index) {
-            entry.remove();
-        }
+        let (key, sessions) = (&self.key, &self.sessions);
+        self.by_client.remove(hash, index, |other| client_hash(key, sessions, other));
         self.sessions.remove(index);
     }
 
     /// Publishes the will of a session, once.
     pub(crate) fn publish_will(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let publisher = session.client_hash;
+        let publisher = self.key.hash(session.client_id.as_bytes());
         let Some(pending) = session.rare.as_deref_mut().and_then(|rare| rare.will.take()) else {
             return;
         };

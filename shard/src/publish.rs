@@ -3,8 +3,8 @@
 use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName};
 
 use crate::connection::Violation;
+use crate::flow::Incoming;
 use crate::sabotage::{self, Sabotage};
-use crate::session::Incoming;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
 
@@ -21,15 +21,14 @@ impl Shard {
         let (qos, packet_id) = (publish.qos, publish.packet_id);
         if qos == Qos::ExactlyOnce
             && let Some(packet_id) = packet_id
-            && !self.first_receipt(conn, index, packet_id)?
+            && !self.first_receipt(index, packet_id)?
             && !sabotage::on(Sabotage::DuplicateRouted)
         {
             // [MQTT5-4.3.3-10]: answered every time, published once.
             self.acknowledge(turn, conn, qos, packet_id, ReasonCode::Success);
             return Ok(());
         }
-        let Some(session) = self.sessions.get(index) else { return Ok(()) };
-        let publisher = session.client_hash;
+        let Some(publisher) = self.connection(conn).map(|c| c.client_hash) else { return Ok(()) };
         let reason = match self.check_publish_topic(&topic) {
             Ok(()) => {
                 let message = Message::from_publish(publish, topic, publisher, turn.now_ms);
@@ -41,7 +40,7 @@ impl Shard {
         };
         if let Some(packet_id) = packet_id {
             if qos == Qos::ExactlyOnce && reason.is_error() {
-                self.forget_receipt(conn, index, packet_id);
+                self.forget_receipt(index, packet_id);
             }
             if sabotage::on(Sabotage::AckLost) && packet_id.get() % 8 == 0 {
                 return Ok(());
@@ -104,62 +103,50 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return Ok(topic) };
         let at = usize::from(alias - 1);
         if topic.as_bytes().is_empty() {
-            let known = connection.incoming_aliases.get(at).cloned().unwrap_or_default();
+            let aliases = connection.extras().map_or(&[][..], |extras| &extras.incoming_aliases);
+            let known = aliases.get(at).cloned().unwrap_or_default();
             if known.as_bytes().is_empty() {
                 return Err(Violation::protocol("an unknown topic alias and no topic name"));
             }
             return Ok(known);
         }
-        if connection.incoming_aliases.len() <= at {
-            connection.incoming_aliases.resize_with(at + 1, TopicName::default);
+        let aliases = &mut connection.extras_mut().incoming_aliases;
+        if aliases.len() <= at {
+            aliases.resize_with(at + 1, TopicName::default);
         }
         let owned = TopicName::new(Text::to_owned_text(topic.text()));
-        connection.incoming_aliases[at] = owned.unwrap_or_default();
+        aliases[at] = owned.unwrap_or_default();
         Ok(topic)
     }
 
     /// Notes a QoS 2 publish. Returns false if it was received before and not released.
-    fn first_receipt(
-        &mut self,
-        conn: ConnId,
-        index: u32,
-        packet_id: PacketId,
-    ) -> Result<bool, Violation> {
+    fn first_receipt(&mut self, index: u32, packet_id: PacketId) -> Result<bool, Violation> {
         let maximum = self.limits().receive_maximum;
         let Some(session) = self.sessions.get_mut(index) else { return Ok(true) };
-        let found = session.find_incoming(packet_id);
-        let counted = matches!(found, Ok(at) if session.incoming[at].counted);
+        let flow = self.flows.of(&mut session.flow);
+        let found = flow.find_incoming(packet_id);
+        let counted = matches!(found, Ok(at) if flow.incoming[at].counted);
         if !counted {
-            let Some(connection) = self.connection_mut(conn) else { return Ok(true) };
-            if connection.inbound_inflight >= maximum {
+            if flow.counted >= maximum {
                 let what =
                     "more unfinished QoS 2 messages than our Receive Maximum [MQTT5-3.3.4-7]";
                 return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
             }
-            connection.inbound_inflight += 1;
+            flow.counted += 1;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return Ok(true) };
         match found {
-            Ok(at) => session.incoming[at].counted = true,
-            Err(at) => session.incoming.insert(at, Incoming { packet_id, counted: true }),
+            Ok(at) => flow.incoming[at].counted = true,
+            Err(at) => flow.incoming.insert(at, Incoming { packet_id, counted: true }),
         }
         Ok(found.is_err())
     }
 
     /// Releases a QoS 2 publish. Returns false if there was none.
-    fn forget_receipt(&mut self, conn: ConnId, index: u32, packet_id: PacketId) -> bool {
+    fn forget_receipt(&mut self, index: u32, packet_id: PacketId) -> bool {
         let Some(session) = self.sessions.get_mut(index) else { return false };
-        let Ok(at) = session.find_incoming(packet_id) else { return false };
-        let incoming = session.incoming.remove(at);
-        if session.incoming.is_empty() {
-            session.incoming = Vec::new();
-        }
-        if incoming.counted
-            && let Some(connection) = self.connection_mut(conn)
-        {
-            connection.inbound_inflight -= 1;
-        }
-        true
+        let known = session.flow.as_deref_mut().is_some_and(|flow| flow.forget_incoming(packet_id));
+        self.flows.settle(&mut session.flow);
+        known
     }
 
     /// PUBACK or PUBREC ([MQTT5-4.3.2-4], [MQTT5-4.3.3-8]).
@@ -186,7 +173,7 @@ impl Shard {
         ack: &Ack,
     ) -> Result<(), Violation> {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
-        let known = self.forget_receipt(conn, index, ack.packet_id);
+        let known = self.forget_receipt(index, ack.packet_id);
         let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         self.send(turn, conn, &Packet::PubComp(Ack::new(ack.packet_id, reason)));
         Ok(())

@@ -1,21 +1,22 @@
 //! Who receives what a filter matches: the list behind each filter of the shard.
 
 use petrel_proto::{Qos, RetainHandling, SubscriptionOptions, TopicFilter};
-use smallvec::SmallVec;
 
 use crate::Shard;
 use crate::matcher::FilterId;
 use crate::sabotage::{self, Sabotage};
-use crate::session::Subscription;
+use crate::subscriptions::Subscription;
 
-/// A session or a group that receives what a filter matches.
-#[derive(Debug, Clone, Copy)]
+/// A session or a group that receives what a filter matches, in 8 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Receiver {
-    pub(crate) target: Target,
-    pub(crate) options: PackedOptions,
-    /// Subscription Identifier; 0 for none.
-    pub(crate) identifier: u32,
+    /// A position, with [`GROUP`] if it is that of a group.
+    target: u32,
+    /// Subscription Identifier, 0 for none, above the options: the one has 28 bits, the other 4.
+    asks: u32,
 }
+
+const GROUP: u32 = 1 << 31;
 
 /// What kind of receiver, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +25,36 @@ pub(crate) enum Target {
     Session(u32),
     /// A group owned by this shard, by position.
     Group(u32),
+}
+
+impl Receiver {
+    /// Bounds: positions are below 2^31, identifiers below 2^28 ([`petrel_proto`] decodes no other).
+    pub(crate) fn new(target: Target, options: PackedOptions, identifier: u32) -> Self {
+        let target = match target {
+            Target::Session(index) => index,
+            Target::Group(index) => index | GROUP,
+        };
+        Self { target, asks: identifier << 4 | u32::from(options.0) }
+    }
+
+    #[inline]
+    pub(crate) const fn target(self) -> Target {
+        match self.target & GROUP {
+            0 => Target::Session(self.target),
+            _ => Target::Group(self.target & !GROUP),
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn options(self) -> PackedOptions {
+        PackedOptions(self.asks as u8 & 15)
+    }
+
+    /// Subscription Identifier; 0 for none.
+    #[inline]
+    pub(crate) const fn identifier(self) -> u32 {
+        self.asks >> 4
+    }
 }
 
 /// [`SubscriptionOptions`] in one byte, without the retain handling that only SUBSCRIBE needs.
@@ -63,8 +94,61 @@ impl PackedOptions {
     }
 }
 
-/// The receivers of one filter.
-pub(crate) type Receivers = SmallVec<[Receiver; 1]>;
+/// The receivers of one filter, at least one.
+///
+/// *Bounds*: 16 bytes for one; a block of the heap for more.
+#[derive(Debug)]
+pub(crate) enum Receivers {
+    One(Receiver),
+    #[allow(
+        clippy::box_collection,
+        reason = "a vector would make the other case half as large again"
+    )]
+    Many(Box<Vec<Receiver>>),
+}
+
+impl Receivers {
+    #[inline]
+    pub(crate) fn as_slice(&self) -> &[Receiver] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+
+    fn get_mut(&mut self, position: u32) -> Option<&mut Receiver> {
+        match self {
+            Self::One(one) => Some(one).filter(|_| position == 0),
+            Self::Many(many) => many.get_mut(position as usize),
+        }
+    }
+
+    /// Adds a receiver and returns its position.
+    fn push(&mut self, new: Receiver) -> u32 {
+        match self {
+            Self::One(one) => {
+                *self = Self::Many(Box::new(vec![*one, new]));
+                1
+            }
+            Self::Many(many) => {
+                many.push(new);
+                (many.len() - 1) as u32
+            }
+        }
+    }
+
+    /// Takes out one of several receivers; the last one takes its position.
+    fn swap_remove(&mut self, position: u32) {
+        let Self::Many(many) = self else { return };
+        many.swap_remove(position as usize);
+        if many.len() * 4 < many.capacity() {
+            many.shrink_to(many.len() * 2);
+        }
+        if let [one] = ***many {
+            *self = Self::One(one);
+        }
+    }
+}
 
 impl Shard {
     /// Adds a receiver to a filter, which becomes known to the matcher and to the interest table
@@ -78,32 +162,32 @@ impl Shard {
         if new && !(sabotage::on(Sabotage::InterestMissing) && filter.has_wildcard()) {
             self.interest_writer.add(filter.as_bytes());
         }
-        let at = id.0 as usize;
-        if self.receivers.len() <= at {
-            self.receivers.resize_with(at + 1, Receivers::new);
+        match self.receivers.get_mut(id.0) {
+            Some(list) => (id, list.push(receiver)),
+            None => {
+                self.receivers.insert(id.0, Receivers::One(receiver));
+                (id, 0)
+            }
         }
-        self.receivers[at].push(receiver);
-        (id, (self.receivers[at].len() - 1) as u32)
     }
 
     /// Removes the receiver at a position of a filter; the filter goes with its last receiver.
     /// The receiver that moves into the gap is told its new position.
     pub(crate) fn remove_receiver(&mut self, filter: FilterId, position: u32) {
-        let list = &mut self.receivers[filter.0 as usize];
-        let from = (list.len() - 1) as u32;
-        list.swap_remove(position as usize);
-        let moved = list.get(position as usize).map(|receiver| receiver.target);
-        if list.is_empty() {
-            *list = Receivers::new();
+        let Some(list) = self.receivers.get_mut(filter.0) else { return };
+        let from = (list.as_slice().len() - 1) as u32;
+        if from == 0 {
+            self.receivers.remove(filter.0);
             self.interest_writer.remove(self.matcher.filter(filter));
             self.matcher.remove(filter);
+            return;
         }
+        list.swap_remove(position);
+        let moved = list.as_slice().get(position as usize).map(|receiver| receiver.target());
         match moved {
             Some(Target::Session(session)) => {
                 let moved = self.sessions.get_mut(session).and_then(|session| {
-                    let subscriptions = &mut session.subscriptions;
-                    let at = subscriptions.binary_search_by_key(&filter, |s| s.filter).ok()?;
-                    subscriptions.get_mut(at).filter(|s| s.position == from)
+                    session.subscriptions.find_mut(filter).filter(|s| s.position == from)
                 });
                 debug_assert!(moved.is_some());
                 if let Some(moved) = moved {
@@ -124,16 +208,17 @@ impl Shard {
         options: SubscriptionOptions,
         identifier: u32,
     ) -> bool {
-        let receiver =
-            Receiver { target: Target::Session(session), options: options.into(), identifier };
+        let receiver = Receiver::new(Target::Session(session), options.into(), identifier);
         if let Some(existing) = self.find_subscription(session, filter) {
-            self.receivers[existing.filter.0 as usize][existing.position as usize] = receiver;
+            let list = self.receivers.get_mut(existing.filter.0);
+            if let Some(old) = list.and_then(|list| list.get_mut(existing.position)) {
+                *old = receiver;
+            }
             return false;
         }
         let (filter, position) = self.add_receiver(filter, receiver);
         if let Some(session) = self.sessions.get_mut(session) {
-            let at = session.subscriptions.partition_point(|s| s.filter < filter);
-            session.subscriptions.insert(at, Subscription { filter, position });
+            session.subscriptions.insert(Subscription { filter, position });
         }
         true
     }
@@ -142,10 +227,7 @@ impl Shard {
     pub(crate) fn remove_subscription(&mut self, session: u32, filter: &TopicFilter) -> bool {
         let Some(existing) = self.find_subscription(session, filter) else { return false };
         if let Some(session) = self.sessions.get_mut(session) {
-            let subscriptions = &mut session.subscriptions;
-            if let Ok(at) = subscriptions.binary_search_by_key(&existing.filter, |s| s.filter) {
-                subscriptions.remove(at);
-            }
+            session.subscriptions.remove(existing.filter);
         }
         self.remove_receiver(existing.filter, existing.position);
         true
@@ -158,9 +240,7 @@ impl Shard {
         filter: &TopicFilter,
     ) -> Option<Subscription> {
         let id = self.matcher.find(filter.as_bytes())?;
-        let subscriptions = &self.sessions.get(session)?.subscriptions;
-        let at = subscriptions.binary_search_by_key(&id, |s| s.filter).ok()?;
-        subscriptions.get(at).copied()
+        self.sessions.get(session)?.subscriptions.find(id)
     }
 }
 

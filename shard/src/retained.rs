@@ -8,9 +8,10 @@ use petrel_proto::{SubscriptionOptions, Text, TopicFilter, TopicName};
 
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
+use crate::flow::Delivery;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Delivery, RetainedPull, RetainedSource};
+use crate::session::{RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
 use crate::{Message, ShardIndex};
 
@@ -174,7 +175,7 @@ impl Shard {
     pub(crate) fn pull_retained(&mut self, turn: &mut Turn<'_>, index: u32) {
         let asker = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let room = session.is_online() && session.queue.len() < READY_QUEUE_MAX;
+        let room = session.is_online() && session.queued() < READY_QUEUE_MAX;
         let Some(rare) = session.rare.as_deref_mut().filter(|_| room) else { return };
         let is_asked = |pull: &&mut RetainedPull| pull.sources.iter().any(|source| source.asked);
         for pull in rare.retained.iter_mut().take(PULLS_MAX).filter(|pull| !is_asked(pull)) {
@@ -204,7 +205,7 @@ impl Shard {
         let key = self.key;
         let Some(index) = self.resolve(batch.asker) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let publisher = session.client_hash;
+        let client_id = &session.client_id;
         let Some(rare) = session.rare.as_deref_mut() else { return };
         // What has been asked for never moves back.
         let mut asked = rare.retained.iter().take(PULLS_MAX);
@@ -219,7 +220,7 @@ impl Shard {
         let (options, identifier) = (pull.options, pull.identifier);
         let mut deliveries = Vec::new();
         for message in batch.messages {
-            let own = options.no_local && message.publisher == publisher;
+            let own = options.no_local && message.publisher == key.hash(client_id.as_bytes());
             if own || pull.overtaken.contains(&key.hash(message.topic.as_bytes())) {
                 continue;
             }
@@ -234,8 +235,9 @@ impl Shard {
                 rare.retained.remove(at);
             }
         }
-        for delivery in deliveries {
-            session.queue.push(delivery);
+        if !deliveries.is_empty() {
+            let queue = &mut self.flows.of(&mut session.flow).queue;
+            deliveries.into_iter().for_each(|delivery| queue.push(delivery));
         }
         self.drain(turn, index);
         self.trim(index);
@@ -249,8 +251,10 @@ impl Shard {
         if sabotage::on(Sabotage::RetainedStale) {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(index) {
-            session.queue.extract_stored(topic);
+        let flow = self.sessions.get_mut(index).and_then(|session| session.flow.as_deref_mut());
+        if let Some(flow) = flow {
+            flow.queue.extract_stored(topic);
+            self.settle(index);
         }
         let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
             return;

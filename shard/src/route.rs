@@ -5,12 +5,13 @@ use std::sync::Arc;
 use petrel_proto::{Qos, SubscriptionOptions, TopicName};
 use smallvec::SmallVec;
 
+use crate::flow::Delivery;
 use crate::level_hash::TopicLevels;
 use crate::peer::PeerMessage;
-use crate::receivers::{Receiver, Target};
+use crate::receivers::{Receiver, Receivers, Target};
 use crate::sabotage::{self, Sabotage};
-use crate::session::Delivery;
 use crate::shard::{Shard, Turn};
+use crate::subscriptions::Seen;
 use crate::{Message, ShardIndex};
 
 /// Scratch memory of [`Shard::route`], kept from one message to the next.
@@ -25,8 +26,6 @@ pub(crate) struct RouteScratch {
 #[derive(Debug, Default)]
 struct WantedSessions {
     sessions: Vec<Wanted>,
-    /// By session position: the message for which it was last seen, and where in `sessions`.
-    seen: Vec<(u64, u32)>,
     message: u64,
 }
 
@@ -90,23 +89,22 @@ impl Shard {
     /// match gets one copy, at the highest QoS, with all identifiers ([MQTT5-3.3.4-2] to
     /// [MQTT5-3.3.4-5], [MQTT311-3.3.5-1]).
     fn collect(&mut self, message: &Message) {
-        let Self { matcher, receivers, sessions, scratch, .. } = self;
+        let Self { matcher, receivers, sessions, scratch, key, .. } = self;
         let RouteScratch { levels, wanted, groups } = scratch;
         wanted.begin();
         groups.clear();
         matcher.matches(message.topic.as_bytes(), levels, &mut |filter| {
-            for receiver in receivers.get(filter.0 as usize).into_iter().flatten() {
-                match receiver.target {
+            for receiver in receivers.get(filter.0).map_or(&[][..], Receivers::as_slice) {
+                match receiver.target() {
                     Target::Group(group) => groups.push(group),
                     Target::Session(index) => {
+                        let Some(session) = sessions.get_mut(index) else { continue };
                         // [MQTT5-3.8.3-3]
                         let own = !sabotage::on(Sabotage::NoLocalIgnored)
-                            && receiver.options.no_local()
-                            && sessions
-                                .get(index)
-                                .is_some_and(|s| s.client_hash == message.publisher);
+                            && receiver.options().no_local()
+                            && key.hash(session.client_id.as_bytes()) == message.publisher;
                         if !own {
-                            wanted.add(index, receiver);
+                            wanted.add(index, *receiver, session.subscriptions.seen());
                         }
                     }
                 }
@@ -199,26 +197,24 @@ impl WantedSessions {
         self.message += 1;
     }
 
-    fn add(&mut self, session: u32, receiver: &Receiver) {
-        let at = session as usize;
-        if self.seen.len() <= at {
-            self.seen.resize(at + 1, (0, 0));
-        }
-        let options: SubscriptionOptions = receiver.options.unpack();
-        let (message, position) = self.seen[at];
-        if message == self.message {
-            let wanted = &mut self.sessions[position as usize];
-            wanted.qos = wanted.qos.max(options.qos);
-            wanted.retain_as_published |= options.retain_as_published;
-            if receiver.identifier != 0 {
-                wanted.identifiers.push(receiver.identifier);
+    fn add(&mut self, session: u32, receiver: Receiver, seen: Option<&mut Seen>) {
+        let options: SubscriptionOptions = receiver.options().unpack();
+        let identifier = receiver.identifier();
+        if let Some(seen) = seen {
+            if seen.message == self.message {
+                let wanted = &mut self.sessions[seen.position as usize];
+                wanted.qos = wanted.qos.max(options.qos);
+                wanted.retain_as_published |= options.retain_as_published;
+                if identifier != 0 {
+                    wanted.identifiers.push(identifier);
+                }
+                return;
             }
-            return;
+            *seen = Seen { message: self.message, position: self.sessions.len() as u32 };
         }
-        self.seen[at] = (self.message, self.sessions.len() as u32);
         let mut identifiers = SmallVec::new();
-        if receiver.identifier != 0 {
-            identifiers.push(receiver.identifier);
+        if identifier != 0 {
+            identifiers.push(identifier);
         }
         self.sessions.push(Wanted {
             session,

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use hashbrown::HashTable;
 use petrel_proto::{ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
 
+use crate::clients::ByClient;
 use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
+use crate::flow::Flows;
 use crate::interest::{Interest, InterestWriter};
 use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
+use crate::places::Places;
 use crate::receivers::Receivers;
 use crate::retained::Retained;
 use crate::route::RouteScratch;
@@ -30,13 +32,14 @@ pub struct Shard {
     pub(crate) config: ShardConfig,
     pub(crate) key: HashKey,
     /// By [`ConnId::index`].
-    pub(crate) conns: Vec<Option<Box<Connection>>>,
+    pub(crate) conns: Places<Connection>,
     pub(crate) sessions: Table<Session>,
     /// Positions in `sessions`, by client identifier.
-    pub(crate) by_client: HashTable<u32>,
+    pub(crate) by_client: ByClient,
+    pub(crate) flows: Flows,
     pub(crate) matcher: Matcher,
     /// By [`crate::matcher::FilterId`].
-    pub(crate) receivers: Vec<Receivers>,
+    pub(crate) receivers: Places<Receivers>,
     pub(crate) interest: Arc<Interest>,
     pub(crate) interest_writer: InterestWriter,
     pub(crate) groups: Groups,
@@ -44,6 +47,8 @@ pub struct Shard {
     pub(crate) wheel: Wheel<Timer>,
     pub(crate) scratch: RouteScratch,
     pub(crate) assigned: u64,
+    /// Sessions ever made, so that no reference to one finds another in its place.
+    pub(crate) generation: u32,
     /// Queries for retained messages, counted, so that no answer meets another's question.
     pub(crate) queries: u32,
     pub(crate) stopping: bool,
@@ -64,11 +69,12 @@ impl Shard {
         let index = config.index.0;
         Self {
             key,
-            conns: Vec::new(),
+            conns: Places::default(),
             sessions: Table::default(),
-            by_client: HashTable::new(),
+            by_client: ByClient::default(),
+            flows: Flows::default(),
             matcher: Matcher::new(key),
-            receivers: Vec::new(),
+            receivers: Places::default(),
             interest_writer: InterestWriter::new(Arc::clone(&interest), index),
             interest,
             groups: Groups::default(),
@@ -76,6 +82,7 @@ impl Shard {
             wheel: Wheel::new(0, TIMER_TICK_MS, TIMER_SLOTS),
             scratch: RouteScratch::default(),
             assigned: 0,
+            generation: 0,
             queries: 0,
             stopping: false,
             config,
@@ -94,7 +101,7 @@ impl Shard {
             }
             Input::Packet { conn, packet } => {
                 if let Some(connection) = self.connection_mut(conn) {
-                    connection.last_packet_ms = turn.now_ms;
+                    connection.heard(turn.now_ms);
                     if let Err(violation) = self.on_packet(turn, conn, packet) {
                         self.violate(turn, conn, violation);
                     }
@@ -149,12 +156,12 @@ impl Shard {
 
     /// The connection, if it is the one that the identifier means.
     pub(crate) fn connection(&self, conn: ConnId) -> Option<&Connection> {
-        self.conns.get(conn.index as usize)?.as_deref().filter(|c| c.id == conn)
+        self.conns.get(conn.index).filter(|c| c.generation == conn.generation)
     }
 
     /// The connection, if it is the one that the identifier means.
     pub(crate) fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
-        self.conns.get_mut(conn.index as usize)?.as_deref_mut().filter(|c| c.id == conn)
+        self.conns.get_mut(conn.index).filter(|c| c.generation == conn.generation)
     }
 
     /// The position of the session behind a connection that has sent its CONNACK.
@@ -165,13 +172,21 @@ impl Shard {
     /// The connection of a session, if it has one.
     pub(crate) fn conn_of(&self, session: u32) -> Option<ConnId> {
         let session = self.sessions.get(session).filter(|s| s.is_online())?;
-        self.conns.get(session.conn as usize)?.as_deref().map(|c| c.id)
+        let generation = self.conns.get(session.conn)?.generation;
+        Some(ConnId { index: session.conn, generation })
     }
 
     /// Gives back what a session no longer needs.
     pub(crate) fn trim(&mut self, index: u32) {
         if let Some(session) = self.sessions.get_mut(index) {
             session.trim_rare();
+        }
+    }
+
+    /// Takes back the flow of a session if nothing is under way.
+    pub(crate) fn settle(&mut self, index: u32) {
+        if let Some(session) = self.sessions.get_mut(index) {
+            self.flows.settle(&mut session.flow);
         }
     }
 
@@ -186,14 +201,14 @@ impl Shard {
         SessionRef {
             shard: self.config.index,
             index: session,
-            generation: self.sessions.generation(session).unwrap_or(0),
+            generation: self.sessions.get(session).map_or(0, |session| session.generation),
         }
     }
 
     /// The position of a session that another shard named, if it still is the same session.
     pub(crate) fn resolve(&self, named: SessionRef) -> Option<u32> {
-        let current = self.sessions.generation(named.index)? == named.generation;
-        (current && self.sessions.get(named.index).is_some()).then_some(named.index)
+        let session = self.sessions.get(named.index)?;
+        (session.generation == named.generation).then_some(named.index)
     }
 
     pub(crate) fn limits(&self) -> &Limits {
@@ -207,7 +222,7 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let maximum = connection.maximum_packet_size as usize;
         match turn.out.packet(conn, connection.version, packet, maximum) {
-            Some(bytes) => connection.pending_bytes += bytes,
+            Some(bytes) => connection.set_pending_bytes(connection.pending_bytes() + bytes),
             None => {
                 let version = connection.version;
                 let reason = ReasonCode::PacketTooLarge;
@@ -252,8 +267,8 @@ impl Shard {
     /// published while there are still clients that can get them ([MQTT5-3.1.2-8]).
     fn on_last_wills(&mut self, turn: &mut Turn<'_>) {
         self.stopping = true;
-        let live: Vec<u32> =
-            self.conns.iter().flatten().filter(|c| c.is_live()).map(|c| c.session).collect();
+        let live = self.conns.iter().filter(|(_, c)| c.is_live());
+        let live: Vec<u32> = live.map(|(_, c)| c.session).collect();
         for index in live {
             let at_once = self.sessions.get(index).is_some_and(|session| {
                 let delay_s = session.will().and_then(|pending| pending.will.delay_interval_s);
@@ -269,7 +284,11 @@ impl Shard {
     /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close.
     fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
         self.on_last_wills(turn);
-        let ids: Vec<ConnId> = self.conns.iter().flatten().map(|c| c.id).collect();
+        let ids: Vec<ConnId> = self
+            .conns
+            .iter()
+            .map(|(index, c)| ConnId { index, generation: c.generation })
+            .collect();
         let why = Violation::new(ReasonCode::ServerShuttingDown, "the broker stops");
         for conn in ids {
             self.violate(turn, conn, why);

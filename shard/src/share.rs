@@ -13,11 +13,12 @@ use petrel_proto::Qos;
 use crate::config::QueueFull;
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
+use crate::flow::{Delivery, Stage};
 use crate::matcher::FilterId;
 use crate::peer::{GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, PeerMessage, Readiness};
 use crate::receivers::{PackedOptions, Receiver, Target};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Delivery, Session, SharedSubscription, Stage};
+use crate::session::{Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
 use crate::{Message, SessionRef, ShardIndex};
@@ -135,11 +136,11 @@ impl Shard {
             queue_bytes: 0,
             sequence: 0,
         };
-        let (index, _) = self.groups.groups.insert(group);
+        let index = self.groups.groups.insert(group);
         self.groups.by_key.insert(Arc::clone(key), index);
         // Every member's own options apply when it delivers ([MQTT5-4.8.2-3]).
         let options = PackedOptions::from(petrel_proto::SubscriptionOptions::default());
-        let receiver = Receiver { target: Target::Group(index), options, identifier: 0 };
+        let receiver = Receiver::new(Target::Group(index), options, 0);
         let (filter, position) = self.add_receiver(&key.filter, receiver);
         if let Some(group) = self.groups.groups.get_mut(index) {
             (group.filter, group.position) = (filter, position);
@@ -274,7 +275,7 @@ impl Shard {
         let taker = self.resolve(delivery.member).filter(|&index| {
             self.sessions.get(index).is_some_and(|session| {
                 session.is_online()
-                    && (session.queue.len() < MEMBER_QUEUE_MAX
+                    && (session.queued() < MEMBER_QUEUE_MAX
                         || delivery.message.qos == Qos::AtMostOnce)
             })
         });
@@ -322,7 +323,7 @@ impl Shard {
             let online = session.is_online();
             let told = session.rare.as_deref().is_some_and(|rare| rare.told.ready);
             let queue_max = if told { READY_QUEUE_MAX } else { READY_QUEUE_MAX / 2 };
-            Readiness { online, ready: online && session.queue.len() < queue_max }
+            Readiness { online, ready: online && session.queued() < queue_max }
         })
     }
 
@@ -350,7 +351,8 @@ impl Shard {
         let member = self.session_ref(index);
         self.tell_groups(turn, index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let waiting = session.queue.extract(|delivery| delivery.group.is_some());
+        let Some(flow) = session.flow.as_deref_mut() else { return };
+        let waiting = flow.queue.extract(|delivery| delivery.group.is_some());
         self.return_to_groups(turn, member, waiting);
     }
 
@@ -373,13 +375,14 @@ impl Shard {
 /// What a session that ends owes to its groups: all that waits, and QoS 1 messages that were not
 /// acknowledged. A QoS 2 message in flight goes to nobody else ([MQTT5-4.8.2-5]).
 pub(crate) fn take_orphans(session: &mut Session) -> Vec<Delivery> {
-    let inflight = std::mem::take(&mut session.inflight);
-    session.inflight_bytes = 0;
+    let Some(flow) = session.flow.as_deref_mut() else { return Vec::new() };
+    let inflight = std::mem::take(&mut flow.inflight);
+    flow.inflight_bytes = 0;
     let unacknowledged = inflight.into_iter().filter_map(|entry| match entry.stage {
         Stage::Published(d) if d.group.is_some() && d.qos == Qos::AtLeastOnce => Some(d),
         _ => None,
     });
     let mut orphans: Vec<Delivery> = unacknowledged.collect();
-    orphans.extend(session.queue.extract(|delivery| delivery.group.is_some()));
+    orphans.extend(flow.queue.extract(|delivery| delivery.group.is_some()));
     orphans
 }

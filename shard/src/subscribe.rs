@@ -195,7 +195,10 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(rare) = session.rare.as_deref_mut() else { return false };
         let Some((group, _)) = rare.shared.remove_entry(&group_of(shared)) else { return false };
-        let waiting = session.queue.extract(|d| d.group.as_ref() == Some(&group));
+        let waiting = session.flow.as_deref_mut().map_or(Vec::new(), |flow| {
+            flow.queue.extract(|delivery| delivery.group.as_ref() == Some(&group))
+        });
+        self.flows.settle(&mut session.flow);
         let owner = self.group_owner(&group);
         self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
         self.return_to_groups(turn, member, waiting);

@@ -1,116 +1,96 @@
-//! A dense table whose positions are reused under a new generation.
+//! A dense table that chooses the positions itself.
 
-/// Entries that are allocated together. A table grows by one chunk at a time: doubling a vector
-/// would leave up to as much memory unused as is in use, and copy every session to do so.
-const CHUNK: usize = 256;
+use crate::places::Places;
 
-/// Values at stable positions; a freed position is used again with the next generation, so that
-/// an old reference never finds a new value.
+/// Values at stable positions; a freed position is used again.
 #[derive(Debug)]
 pub(crate) struct Table<T> {
-    chunks: Vec<Vec<Entry<T>>>,
-    free: Vec<u32>,
-    /// Positions ever used.
-    positions: usize,
-}
-
-#[derive(Debug)]
-struct Entry<T> {
-    generation: u32,
-    value: Option<T>,
+    places: Places<T>,
+    /// The chunks with room; values go into the last of them.
+    open: Vec<u32>,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), free: Vec::new(), positions: 0 }
+        Self { places: Places::default(), open: Vec::new() }
     }
 }
 
 impl<T> Table<T> {
-    /// Puts a value at a free position. Returns the position and its generation.
-    pub(crate) fn insert(&mut self, value: T) -> (u32, u32) {
-        if let Some(index) = self.free.pop()
-            && let Some(entry) = self.entry_mut(index)
-        {
-            entry.value = Some(value);
-            return (index, entry.generation);
+    /// Puts a value at a free position and returns that.
+    pub(crate) fn insert(&mut self, value: T) -> u32 {
+        let chunk = match self.open.last() {
+            Some(&chunk) => chunk,
+            None => {
+                let chunk = self.places.chunks() as u32;
+                self.open.push(chunk);
+                chunk
+            }
+        };
+        let index = self.places.vacancy(chunk);
+        self.places.insert(index, value);
+        if self.places.used(chunk) == Places::<T>::CHUNK {
+            self.open.pop();
         }
-        if self.positions.is_multiple_of(CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        if let Some(chunk) = self.chunks.last_mut() {
-            chunk.push(Entry { generation: 0, value: Some(value) });
-        }
-        self.positions += 1;
-        ((self.positions - 1) as u32, 0)
+        index
     }
 
-    /// Takes a value out; its generation ends.
+    /// Takes a value out.
     pub(crate) fn remove(&mut self, index: u32) -> Option<T> {
-        let entry = self.entry_mut(index)?;
-        let value = entry.value.take()?;
-        entry.generation = entry.generation.wrapping_add(1);
-        self.free.push(index);
+        let value = self.places.remove(index)?;
+        let chunk = index / Places::<T>::CHUNK as u32;
+        if self.places.used(chunk) + 1 == Places::<T>::CHUNK {
+            self.open.push(chunk);
+        }
         Some(value)
     }
 
+    #[inline]
     pub(crate) fn get(&self, index: u32) -> Option<&T> {
-        self.entry(index)?.value.as_ref()
+        self.places.get(index)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, index: u32) -> Option<&mut T> {
-        self.entry_mut(index)?.value.as_mut()
+        self.places.get_mut(index)
     }
 
-    /// The generation that the position has now.
-    pub(crate) fn generation(&self, index: u32) -> Option<u32> {
-        self.entry(index).map(|entry| entry.generation)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.positions - self.free.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.places.len()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        self.chunks
-            .iter()
-            .flatten()
-            .enumerate()
-            .filter_map(|(index, entry)| entry.value.as_ref().map(|value| (index as u32, value)))
-    }
-
-    fn entry(&self, index: u32) -> Option<&Entry<T>> {
-        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
-    }
-
-    fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
-        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+        self.places.iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
     use super::*;
 
-    #[test]
-    fn a_reused_position_has_another_generation() {
-        let mut table = Table::default();
-        let (index, first) = table.insert('a');
-        assert_eq!(table.remove(index), Some('a'));
-        assert_eq!(table.remove(index), None);
-        let (again, second) = table.insert('b');
-        assert_eq!(again, index);
-        assert_ne!(first, second);
-        assert_eq!((table.len(), table.get(again)), (1, Some(&'b')));
-    }
-
-    #[test]
-    fn positions_run_on_from_chunk_to_chunk() {
-        let mut table = Table::default();
-        for n in 0..1000u32 {
-            assert_eq!(table.insert(n), (n, 0));
+    proptest! {
+        #[test]
+        fn a_table_is_a_map_with_small_keys(steps in prop::collection::vec(any::<u16>(), 0..600)) {
+            let (mut table, mut model) = (Table::default(), BTreeMap::new());
+            let mut most = 0;
+            for step in steps {
+                if step % 5 < 3 {
+                    let index = table.insert(step);
+                    prop_assert_eq!(model.insert(index, step), None);
+                } else {
+                    let nth = usize::from(step) % model.len().max(1);
+                    let index = model.keys().nth(nth).copied().unwrap_or(0);
+                    prop_assert_eq!(table.remove(index), model.remove(&index));
+                }
+                most = most.max(model.len());
+                prop_assert_eq!(table.len(), model.len());
+                prop_assert!(table.iter().map(|(index, &value)| (index, value)).eq(model.clone()));
+                prop_assert!(model.keys().all(|&index| (index as usize) < most));
+            }
         }
-        assert!(table.iter().all(|(index, &value)| index == value));
-        assert_eq!((table.len(), table.get(999), table.get(1000)), (1000, Some(&999), None));
     }
 }

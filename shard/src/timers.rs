@@ -5,6 +5,7 @@
 
 use petrel_proto::ReasonCode;
 
+use crate::ConnId;
 use crate::connection::Violation;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
@@ -17,23 +18,36 @@ pub(crate) const TIMER_SLOTS: usize = 1024;
 /// long gone do not pile up.
 const HORIZON_MS: u64 = 300_000;
 
-/// What a timer looks at.
+/// What a timer looks at, in 8 bytes: the silence of a connection, or the expiry and the will of a
+/// session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Timer {
-    /// The silence of a connection.
-    Connection {
-        /// Position.
-        index: u32,
-        /// Which use of it.
-        generation: u32,
-    },
-    /// The expiry and the will of a session.
-    Session {
-        /// Position.
-        index: u32,
-        /// Which use of it.
-        generation: u32,
-    },
+pub(crate) struct Timer {
+    /// Position, with [`SESSION`] if it is that of a session.
+    index: u32,
+    /// Which use of it.
+    generation: u32,
+}
+
+const SESSION: u32 = 1 << 31;
+
+/// A moment in steps of [`TIMER_TICK_MS`], the size in which the wheel thinks as well.
+///
+/// *Bounds*: 13 years of the monotonic clock; what lies beyond is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tick(u32);
+
+impl Tick {
+    pub(crate) const NEVER: Self = Self(u32::MAX);
+
+    /// The first tick at or after a moment.
+    pub(crate) fn after(at_ms: u64) -> Self {
+        Self(u32::try_from(at_ms.div_ceil(TIMER_TICK_MS)).unwrap_or(u32::MAX))
+    }
+
+    /// The moment, in milliseconds; `u64::MAX` for never.
+    pub(crate) const fn ms(self) -> u64 {
+        if self.0 == u32::MAX { u64::MAX } else { self.0 as u64 * TIMER_TICK_MS }
+    }
 }
 
 impl Shard {
@@ -45,13 +59,10 @@ impl Shard {
                 break;
             }
             for timer in due.drain(..) {
-                match timer {
-                    Timer::Connection { index, generation } => {
-                        self.check_silence(turn, index, generation);
-                    }
-                    Timer::Session { index, generation } => {
-                        self.check_session(turn, index, generation);
-                    }
+                let Timer { index, generation } = timer;
+                match index & SESSION {
+                    0 => self.check_silence(turn, ConnId { index, generation }),
+                    _ => self.check_session(turn, index & !SESSION, generation),
                 }
             }
         }
@@ -59,70 +70,61 @@ impl Shard {
     }
 
     /// Sets the timer that watches a connection for silence.
-    pub(crate) fn arm_silence(&mut self, turn: &Turn<'_>, index: u32) {
-        let Some(connection) = self.conns.get(index as usize).and_then(Option::as_deref) else {
-            return;
-        };
+    pub(crate) fn arm_silence(&mut self, turn: &Turn<'_>, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
         if connection.silence_ms_max > 0 {
-            let at = connection.last_packet_ms + u64::from(connection.silence_ms_max);
-            let timer = Timer::Connection { index, generation: connection.id.generation };
-            self.wheel.insert(at.min(turn.now_ms + HORIZON_MS), timer);
+            let silence_ms = connection.silence_ms(turn.now_ms);
+            let left_ms = u64::from(connection.silence_ms_max.saturating_sub(silence_ms));
+            let timer = Timer { index: conn.index, generation: conn.generation };
+            self.wheel.insert(turn.now_ms + left_ms.min(HORIZON_MS), timer);
         }
     }
 
     /// Closes a connection that has been silent for one and a half times its keep alive
     /// ([MQTT5-3.1.2-22], [MQTT311-3.1.2-24]), or that does not finish authenticating.
-    fn check_silence(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) {
-        let Some(connection) = self
-            .conns
-            .get(index as usize)
-            .and_then(Option::as_deref)
-            .filter(|c| c.id.generation == generation)
-        else {
-            return;
-        };
+    fn check_silence(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
         // The timer may be left from the authentication, or watch what needs no watching now.
         if connection.silence_ms_max == 0 || sabotage::on(Sabotage::KeepAliveIgnored) {
             return;
         }
-        let (conn, silence) = (connection.id, turn.now_ms - connection.last_packet_ms);
-        if silence >= u64::from(connection.silence_ms_max) {
+        if connection.silence_ms(turn.now_ms) >= connection.silence_ms_max {
             let what = "nothing was received for one and a half times the keep alive";
             self.violate(turn, conn, Violation::new(ReasonCode::KeepAliveTimeout, what));
         } else {
-            self.arm_silence(turn, index);
+            self.arm_silence(turn, conn);
         }
     }
 
     /// Sets the timer of a session for the nearest of its deadlines, if none is set before it.
     pub(crate) fn arm_session(&mut self, turn: &Turn<'_>, index: u32) {
-        let generation = self.sessions.generation(index).unwrap_or(0);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let will = session.will().map_or(u64::MAX, |will| will.fires_at_ms);
-        let expiry = if session.is_online() { u64::MAX } else { session.expires_at_ms };
+        let expiry = if session.is_online() { u64::MAX } else { session.expires_at.ms() };
         let at = will.min(expiry);
         if at == u64::MAX {
             return;
         }
-        let at = at.min(turn.now_ms + HORIZON_MS);
-        if at < session.timer_at_ms {
-            session.timer_at_ms = at;
-            self.wheel.insert(at, Timer::Session { index, generation });
+        let at = Tick::after(at.min(turn.now_ms + HORIZON_MS));
+        if at < session.timer_at {
+            session.timer_at = at;
+            let timer = Timer { index: index | SESSION, generation: session.generation };
+            self.wheel.insert(at.ms(), timer);
         }
     }
 
     /// Ends a session whose expiry has passed ([MQTT5-3.1.2-23], [MQTT5-4.1.0-2]) and publishes a
     /// will whose delay has.
     fn check_session(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) {
-        if self.sessions.generation(index) != Some(generation) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.generation != generation {
             return;
         }
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.timer_at_ms <= turn.now_ms {
-            session.timer_at_ms = u64::MAX;
+        if session.timer_at.ms() <= turn.now_ms {
+            session.timer_at = Tick::NEVER;
         }
         let expires = !sabotage::on(Sabotage::ExpiryIgnored);
-        if expires && !session.is_online() && session.expires_at_ms <= turn.now_ms {
+        if expires && !session.is_online() && session.expires_at.ms() <= turn.now_ms {
             return self.end_session(turn, index);
         }
         if session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms) {

@@ -10,6 +10,7 @@ thread_local! {
     static HELD: Cell<usize> = const { Cell::new(0) };
     static PEAK: Cell<usize> = const { Cell::new(0) };
     static CALLS: Cell<usize> = const { Cell::new(0) };
+    static CLASSES: Cell<usize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
@@ -27,6 +28,7 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         HELD.set(HELD.get().wrapping_sub(layout.size()));
+        CLASSES.set(CLASSES.get().wrapping_sub(class(layout.size())));
         // SAFETY: the pointer came from `alloc` above with this layout.
         unsafe { System.dealloc(pointer, layout) }
     }
@@ -42,7 +44,24 @@ fn count(more: usize, less: usize) {
     let held = HELD.get().wrapping_add(more).wrapping_sub(less);
     HELD.set(held);
     PEAK.set(PEAK.get().max(held));
+    CLASSES.set(CLASSES.get().wrapping_add(class(more)).wrapping_sub(class(less)));
     CALLS.set(CALLS.get() + 1);
+}
+
+/// What mimalloc sets aside for so many bytes: multiples of 16 up to 128, then four classes to each
+/// power of two.
+const fn class(bytes: usize) -> usize {
+    if bytes <= 8 {
+        return if bytes == 0 { 0 } else { 8 };
+    }
+    let step = if bytes <= 128 { 16 } else { 1 << ((bytes - 1).ilog2() - 2) };
+    bytes.div_ceil(step) * step
+}
+
+/// Bytes of the size classes that hold what [`held_bytes`] counts.
+#[allow(dead_code, reason = "each user of this file needs another part of it")]
+pub fn held_class_bytes() -> usize {
+    CLASSES.get()
 }
 
 /// Bytes that this thread allocated and did not free.

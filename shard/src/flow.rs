@@ -1,0 +1,252 @@
+//! What is under way between the broker and one client: queued, in flight, or received and not
+//! released. Few sessions have any of it at a given moment.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use petrel_proto::{PacketId, Qos, TopicName};
+use smallvec::SmallVec;
+
+use crate::Message;
+use crate::peer::GroupKey;
+use crate::sabotage::{self, Sabotage};
+
+/// Everything under way for one session.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    /// Sent or to be sent again, oldest first.
+    pub(crate) inflight: VecDeque<Inflight>,
+    /// Bytes of the messages in flight.
+    pub(crate) inflight_bytes: u64,
+    pub(crate) queue: Queue,
+    /// QoS 2 publishes received and not yet released, sorted by packet identifier.
+    pub(crate) incoming: Vec<Incoming>,
+    /// How many of them count against our Receive Maximum.
+    pub(crate) counted: u16,
+}
+
+/// Flows that nobody needs at the moment, so that a message to an idle client costs no allocation.
+///
+/// *Bounds*: [`SPARE_MAX`], each with buffers of a few entries.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    #[allow(clippy::vec_box, reason = "boxes are what is spared")]
+    spare: Vec<Box<Flow>>,
+}
+
+const SPARE_MAX: usize = 64;
+
+/// A buffer for more than this many entries does not outlive them.
+const ENTRIES_KEPT: usize = 4;
+
+impl Flows {
+    /// The flow of a session, a new one if it has none.
+    pub(crate) fn of<'a>(&mut self, flow: &'a mut Option<Box<Flow>>) -> &'a mut Flow {
+        flow.get_or_insert_with(|| self.spare.pop().unwrap_or_default())
+    }
+
+    /// Takes back a flow in which nothing is left.
+    pub(crate) fn settle(&mut self, flow: &mut Option<Box<Flow>>) {
+        if let Some(idle) = flow.take_if(|flow| flow.is_idle())
+            && self.spare.len() < SPARE_MAX
+        {
+            debug_assert_eq!((idle.counted, idle.inflight_bytes, idle.queue.bytes), (0, 0, 0));
+            self.spare.push(idle);
+        }
+    }
+}
+
+impl Flow {
+    fn is_idle(&self) -> bool {
+        self.inflight.is_empty() && self.queue.is_empty() && self.incoming.is_empty()
+    }
+
+    /// Position of an outgoing delivery. Clients acknowledge in order, so it is mostly the first.
+    pub(crate) fn find_inflight(&self, packet_id: PacketId) -> Option<usize> {
+        self.inflight.iter().position(|entry| entry.packet_id == packet_id)
+    }
+
+    /// Notes a delivery that was sent for the first time.
+    pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
+        self.inflight_bytes += cost(&delivery);
+        let stage = Stage::Published(delivery);
+        self.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+    }
+
+    /// The client has the message of an outgoing delivery, which awaits PUBCOMP from now on; the
+    /// message is no longer needed ([MQTT5-4.3.3-5]).
+    pub(crate) fn release_inflight(&mut self, position: usize) {
+        let Some(entry) = self.inflight.get_mut(position) else { return };
+        entry.sent = true;
+        let before = std::mem::replace(&mut entry.stage, Stage::Released);
+        self.inflight_bytes -= before.bytes();
+    }
+
+    /// Ends an outgoing delivery and returns it.
+    pub(crate) fn remove_inflight(&mut self, position: usize) -> Option<Inflight> {
+        let entry =
+            if position == 0 { self.inflight.pop_front() } else { self.inflight.remove(position) };
+        self.inflight_bytes -= entry.as_ref().map_or(0, |entry| entry.stage.bytes());
+        if self.inflight.is_empty() && self.inflight.capacity() > ENTRIES_KEPT {
+            self.inflight = VecDeque::new();
+        }
+        entry
+    }
+
+    /// Position of a received QoS 2 publish, or where it would be.
+    pub(crate) fn find_incoming(&self, packet_id: PacketId) -> Result<usize, usize> {
+        self.incoming.binary_search_by_key(&packet_id, |incoming| incoming.packet_id)
+    }
+
+    /// Ends a received QoS 2 publish. Returns false if there was none.
+    pub(crate) fn forget_incoming(&mut self, packet_id: PacketId) -> bool {
+        let Ok(at) = self.find_incoming(packet_id) else { return false };
+        let incoming = self.incoming.remove(at);
+        self.counted -= u16::from(incoming.counted);
+        if self.incoming.is_empty() && self.incoming.capacity() > ENTRIES_KEPT {
+            self.incoming = Vec::new();
+        }
+        true
+    }
+}
+
+/// One message for one session.
+#[derive(Debug, Clone)]
+pub(crate) struct Delivery {
+    pub(crate) message: Arc<Message>,
+    /// QoS at which it is delivered.
+    pub(crate) qos: Qos,
+    /// RETAIN flag with which it is delivered.
+    pub(crate) retain: bool,
+    /// Subscription Identifiers of all subscriptions that matched.
+    pub(crate) identifiers: SmallVec<[u32; 1]>,
+    /// The shared group through which it came.
+    pub(crate) group: Option<Arc<GroupKey>>,
+    /// It answers a SUBSCRIBE from what was retained, as opposed to live.
+    pub(crate) stored: bool,
+}
+
+/// Where an outgoing QoS 1 or 2 delivery stands.
+#[derive(Debug)]
+pub(crate) struct Inflight {
+    pub(crate) packet_id: PacketId,
+    pub(crate) stage: Stage,
+    /// It takes one of the client's Receive Maximum on this connection.
+    pub(crate) charged: bool,
+    /// It was sent on this connection.
+    pub(crate) sent: bool,
+}
+
+/// The step that an outgoing delivery waits for.
+#[derive(Debug)]
+pub(crate) enum Stage {
+    /// PUBLISH sent, PUBACK or PUBREC is awaited.
+    Published(Delivery),
+    /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]).
+    Released,
+}
+
+impl Stage {
+    /// What is held for it.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Published(delivery) => cost(delivery),
+            Self::Released => 0,
+        }
+    }
+}
+
+/// A QoS 2 publish received and not yet released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Incoming {
+    pub(crate) packet_id: PacketId,
+    /// It counts against our Receive Maximum on this connection.
+    pub(crate) counted: bool,
+}
+
+/// Messages that wait to be sent, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) deliveries: VecDeque<Delivery>,
+    pub(crate) bytes: u64,
+    /// Deliveries that answer a SUBSCRIBE.
+    stored: u32,
+    /// No delivery expires before this moment; 0 if that is not known.
+    expires_first_ms: u64,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, delivery: Delivery) {
+        let expires_at_ms = delivery.message.expires_at_ms;
+        self.expires_first_ms = match self.is_empty() {
+            true => expires_at_ms,
+            false => self.expires_first_ms.min(expires_at_ms),
+        };
+        self.bytes += cost(&delivery);
+        self.stored += u32::from(delivery.stored);
+        match sabotage::on(Sabotage::QueueReversed) {
+            true => self.deliveries.push_front(delivery),
+            false => self.deliveries.push_back(delivery),
+        }
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.pop_front()?;
+        self.bytes -= cost(&delivery);
+        self.stored -= u32::from(delivery.stored);
+        if self.deliveries.is_empty() && self.deliveries.capacity() > ENTRIES_KEPT {
+            self.deliveries = VecDeque::new();
+        }
+        Some(delivery)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deliveries.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.deliveries.len()
+    }
+
+    /// Takes out what has expired. Cost: O(1) unless something has.
+    pub(crate) fn extract_expired(&mut self, now_ms: u64) -> usize {
+        if now_ms < self.expires_first_ms {
+            return 0;
+        }
+        let expired = self.extract(|waiting| waiting.message.expired(now_ms)).len();
+        let left = self.deliveries.iter().map(|waiting| waiting.message.expires_at_ms);
+        self.expires_first_ms = left.min().unwrap_or(u64::MAX);
+        expired
+    }
+
+    /// Takes out all deliveries that `condition` picks, in order.
+    pub(crate) fn extract(&mut self, condition: impl Fn(&Delivery) -> bool) -> Vec<Delivery> {
+        if !self.deliveries.iter().any(&condition) {
+            return Vec::new();
+        }
+        let (out, keep): (Vec<_>, VecDeque<_>) = {
+            let mut out = Vec::new();
+            let mut keep = VecDeque::new();
+            for delivery in self.deliveries.drain(..) {
+                if condition(&delivery) { out.push(delivery) } else { keep.push_back(delivery) }
+            }
+            (out, keep)
+        };
+        self.deliveries = keep;
+        self.bytes -= out.iter().map(cost).sum::<u64>();
+        self.stored -= out.iter().map(|delivery| u32::from(delivery.stored)).sum::<u32>();
+        out
+    }
+
+    /// Takes out what answers a SUBSCRIBE with an older message of this topic. Cost: O(1) unless
+    /// such answers wait.
+    pub(crate) fn extract_stored(&mut self, topic: &TopicName) {
+        if self.stored > 0 {
+            self.extract(|waiting| waiting.stored && waiting.message.topic == *topic);
+        }
+    }
+}
+
+fn cost(delivery: &Delivery) -> u64 {
+    delivery.message.cost_bytes() as u64
+}
