@@ -9,6 +9,7 @@
 //! - an idle session holds the state of the library and no buffer of ours;
 //! - a session holds at most [`TAIL_BYTES_MAX`] bytes of input that it could not use yet.
 
+pub mod compact;
 mod config;
 mod error;
 mod session;
