@@ -1,8 +1,13 @@
 //! From a configuration to a running broker, and to its end.
 //!
 //! The order is a rule: certificates are read and addresses are claimed first, so that what the
-//! operator got wrong is said before anything runs; then all shards are started; only when all of
-//! them are ready are the listeners opened and handed out.
+//! operator got wrong is said before anything runs; then all shards are started; then, where each
+//! gets a file table of its own, the tables part; only when all shards are ready do they open their
+//! listeners, and only when all have do they serve.
+//!
+//! The tables part when everything that one thread may ever use to wake another is open: executors,
+//! bells, the courier's sockets. After that a descriptor is used by the thread that opened it and by
+//! no other.
 
 use std::fmt;
 use std::io;
@@ -20,6 +25,7 @@ use petrel_shard::{Interest, Shard, ShardConfig, ShardIndex, SlotMap};
 
 use crate::auth::AuthMethods;
 use crate::config::{self, Config};
+use crate::courier::PostOffice;
 use crate::executor::{ShardThread, spawn};
 use crate::grace::{Marks, OwnMark};
 use crate::log;
@@ -41,8 +47,8 @@ pub enum BootError {
     Tls(TlsConfigError),
     /// An address cannot be listened on.
     Listen(SocketAddr, io::Error),
-    /// The system refuses what the runtime needs.
-    Runtime(String),
+    /// The system refuses what the configuration or the runtime needs.
+    Refused(String),
     /// A shard did not come up.
     Shard(io::Error),
     /// The system gives no random numbers.
@@ -67,7 +73,7 @@ impl fmt::Display for BootError {
                 }
                 _ => write!(f, "cannot listen on {address}: {error}"),
             },
-            Self::Runtime(sentence) => f.write_str(sentence),
+            Self::Refused(sentence) => f.write_str(sentence),
             Self::Shard(error) => write!(f, "a shard did not come up: {error}"),
             Self::Random => f.write_str("the system gives no random numbers"),
         }
@@ -93,9 +99,21 @@ pub struct Running {
     config: Config,
     secret: TicketSecret,
     runtime: Runtime,
+    tables: FdTables,
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
     _watchdog: Watchdog,
+    /// Outlives the shards, so that it is this thread's table in which it is closed last.
+    _office: Option<PostOffice>,
+}
+
+/// Whose file table connections stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FdTables {
+    /// One for the process.
+    Shared,
+    /// One for each shard.
+    PerShard,
 }
 
 struct RunningShard {
@@ -132,31 +150,58 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         listener::claim(it.address).map_err(|error| BootError::Listen(it.address, error))?;
     }
     let (runtime, fallback) =
-        preflight::runtime(config.engine.runtime).map_err(BootError::Runtime)?;
+        preflight::runtime(config.engine.runtime).map_err(BootError::Refused)?;
     if let Some(sentence) = fallback {
         log::warn(sentence);
     }
-    let (shards, starters) = start_shards(&config, runtime, auth)?;
+    let tables = fd_tables(&config)?;
+    let office = match tables {
+        FdTables::Shared => None,
+        FdTables::PerShard => {
+            Some(PostOffice::open(config.shard_count()).map_err(BootError::Shard)?)
+        }
+    };
+    let (shards, orders) = start_shards(&config, runtime, office.as_ref(), auth)?;
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
-    let mut running =
-        Running { addresses: Vec::new(), config, secret, runtime, shards, _watchdog: watchdog };
-    match open_listeners(&running.config, &protocols, starters.len()) {
-        Ok((addresses, listeners)) => {
+    let mut running = Running {
+        addresses: Vec::new(),
+        config,
+        secret,
+        runtime,
+        tables,
+        shards,
+        _watchdog: watchdog,
+        _office: office,
+    };
+    match open_listeners(&running.config, &protocols, &orders) {
+        Ok(addresses) => {
             running.addresses = addresses;
-            for (starter, listeners) in starters.iter().zip(listeners) {
+            for order in &orders {
                 // A shard that ended meanwhile says why when it is joined.
-                let _ = starter.send(listeners);
+                let _ = order.send(Order::Serve);
             }
             Ok(running)
         }
         Err(error) => {
-            drop(starters);
+            drop(orders);
             // They end because their start was called off, which is no news.
             let _ = running.join_all();
             Err(error)
         }
     }
+}
+
+fn fd_tables(config: &Config) -> Result<FdTables, BootError> {
+    let shards = config.shard_count();
+    let (per_shard, fallback) =
+        preflight::fd_tables(config.engine.fd_tables, shards).map_err(BootError::Refused)?;
+    let files = preflight::open_files(shards, config.listeners.len(), per_shard)
+        .map_err(BootError::Refused)?;
+    for warning in fallback.into_iter().chain(files.warning()) {
+        log::warn(warning);
+    }
+    Ok(if per_shard { FdTables::PerShard } else { FdTables::Shared })
 }
 
 impl Running {
@@ -170,6 +215,12 @@ impl Running {
     #[must_use]
     pub const fn runtime(&self) -> Runtime {
         self.runtime
+    }
+
+    /// Whose file table connections stand in.
+    #[must_use]
+    pub const fn fd_tables(&self) -> FdTables {
+        self.tables
     }
 
     /// What each shard counts.
@@ -255,14 +306,27 @@ fn protocol(listener: &config::Listener, secret: &TicketSecret) -> Result<Protoc
     })
 }
 
-/// Gives a shard its listeners and so lets it begin; dropped, it makes the shard end.
-type Starter = mpsc::Sender<Vec<Listener>>;
+/// What a shard that comes up is told, in this order. The end of the channel calls it off.
+enum Order {
+    /// All shards have their threads: make what is this shard's own.
+    Prepare,
+    /// Open these listeners, and say on which addresses.
+    Listen(Vec<(SocketAddr, Protocol)>, mpsc::Sender<Opened>),
+    /// Begin.
+    Serve,
+}
+
+/// The addresses of a shard's listeners, or which could not be opened.
+type Opened = Result<Vec<SocketAddr>, (SocketAddr, io::Error)>;
+
+type Orders = Vec<mpsc::Sender<Order>>;
 
 fn start_shards(
     config: &Config,
     runtime: Runtime,
+    office: Option<&PostOffice>,
     auth: &AuthMethods,
-) -> Result<(Vec<RunningShard>, Vec<Starter>), BootError> {
+) -> Result<(Vec<RunningShard>, Orders), BootError> {
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
@@ -272,12 +336,17 @@ fn start_shards(
     let clock = Clock::start();
     let marks = Marks::new(count);
     let cores = cores(count);
-    let (ready, readies) = mpsc::channel();
+    let mut readies = Vec::new();
     let mut shards = Vec::new();
-    let mut starters = Vec::new();
-    for (index, mesh) in mesh(&bells).into_iter().enumerate() {
+    let mut orders = Vec::new();
+    for (index, mut mesh) in mesh(&bells).into_iter().enumerate() {
+        let shard = ShardIndex(index as u16);
+        if let Some(office) = office {
+            mesh.set_courier(office.courier(shard));
+        }
         let (commands, received) = crossbeam_channel::unbounded();
-        let (starter, start) = mpsc::channel();
+        let (order, ordered) = mpsc::channel();
+        let (ready, readied) = mpsc::channel();
         let handle = ShardHandle {
             commands,
             bell: Arc::clone(&bells[index]),
@@ -286,7 +355,7 @@ fn start_shards(
         };
         let seed = Seed {
             shard: ShardConfig {
-                index: ShardIndex(index as u16),
+                index: shard,
                 slots: SlotMap::even(count),
                 limits: config.limits.clone(),
                 auth_methods: auth.names(),
@@ -295,6 +364,7 @@ fn start_shards(
             },
             interest: Arc::clone(&interest),
             limits: wire_limits(config),
+            own_table: office.is_some(),
             mesh,
             mark: marks.of(ShardIndex(index as u16)),
             commands: received,
@@ -303,36 +373,46 @@ fn start_shards(
             auth: auth.clone(),
             clock,
         };
-        let ready = ready.clone();
         let name = format!("shard-{index}");
-        let build = move || seed.grow(&ready, &start);
+        let build = move || seed.grow(&ready, &ordered);
         let thread =
             spawn(runtime, &name, cores.get(index).copied(), build).map_err(BootError::Shard)?;
         shards.push(RunningShard { thread, handle });
-        starters.push(starter);
+        orders.push(order);
+        readies.push(readied);
     }
-    drop(ready);
-    for _ in 0..count {
-        if readies.recv_timeout(READY_WITHIN).is_err() {
-            drop(starters);
+    for order in &orders {
+        // A shard that has ended already is found below.
+        let _ = order.send(Order::Prepare);
+    }
+    let deadline = Instant::now() + READY_WITHIN;
+    for ready in readies {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if ready.recv_timeout(left).is_err() {
+            drop(orders);
             return Err(BootError::Shard(first_failure(shards)));
         }
     }
-    Ok((shards, starters))
+    Ok((shards, orders))
 }
 
 /// What kept a shard from coming up. Joins only threads that are ending: those that failed, and
-/// those whose starter was dropped.
+/// those whose start is called off, which is no news.
 fn first_failure(shards: Vec<RunningShard>) -> io::Error {
-    let failed = shards.into_iter().filter_map(|shard| shard.thread.join().err()).next();
-    failed.unwrap_or_else(|| io::ErrorKind::TimedOut.into())
+    let called_off = |error: &io::Error| error.to_string() == CALLED_OFF;
+    let mut failed = shards.into_iter().filter_map(|shard| shard.thread.join().err());
+    failed.find(|error| !called_off(error)).unwrap_or_else(|| io::ErrorKind::TimedOut.into())
 }
+
+const CALLED_OFF: &str = "the start was called off";
 
 /// Everything that a shard's thread needs to build its pump.
 struct Seed {
     shard: ShardConfig,
     interest: Arc<Interest>,
     limits: WireLimits,
+    /// The thread gets a file table of its own.
+    own_table: bool,
     mesh: MeshEnd,
     mark: OwnMark,
     commands: crossbeam_channel::Receiver<Command>,
@@ -343,12 +423,13 @@ struct Seed {
 }
 
 impl Seed {
-    /// Builds the pump on its own thread, says so, and waits for the listeners.
-    fn grow(
-        self,
-        ready: &mpsc::Sender<()>,
-        start: &mpsc::Receiver<Vec<Listener>>,
-    ) -> io::Result<Pump> {
+    /// Builds the pump on its own thread, step by step as ordered.
+    fn grow(self, ready: &mpsc::Sender<()>, orders: &mpsc::Receiver<Order>) -> io::Result<Pump> {
+        let called_off = || io::Error::other(CALLED_OFF);
+        let Ok(Order::Prepare) = orders.recv() else { return Err(called_off()) };
+        if self.own_table {
+            preflight::own_fd_table()?;
+        }
         let now_ms = self.clock.now().mono_ms;
         let parts = Parts {
             index: self.shard.index,
@@ -365,13 +446,31 @@ impl Seed {
             clock: self.clock,
         };
         let mut pump = Pump::new(Shard::new(self.shard, self.interest), parts);
-        let gone = |_| io::Error::other("the start was called off");
-        ready.send(()).map_err(|_| io::Error::other("the start was called off"))?;
-        for listener in start.recv().map_err(gone)? {
-            pump.wire_mut().listen(listener)?;
+        ready.send(()).map_err(|_| called_off())?;
+        loop {
+            match orders.recv().map_err(|_| called_off())? {
+                Order::Prepare => {}
+                Order::Listen(listeners, opened) => {
+                    // Whoever asked may have given up meanwhile, and then calls it off.
+                    let _ = opened.send(listen(pump.wire_mut(), listeners));
+                }
+                Order::Serve => return Ok(pump),
+            }
         }
-        Ok(pump)
     }
+}
+
+/// Opens the listeners of one shard, on its own thread.
+fn listen(wire: &mut Wire, listeners: Vec<(SocketAddr, Protocol)>) -> Opened {
+    let open = |(index, (address, protocol)): (usize, (SocketAddr, Protocol))| {
+        let opened = Listener::open(address, protocol, index as u16).and_then(|listener| {
+            let bound = listener.local_address()?;
+            wire.listen(listener)?;
+            Ok(bound)
+        });
+        opened.map_err(|error| (address, error))
+    };
+    listeners.into_iter().enumerate().map(open).collect()
 }
 
 fn wire_limits(config: &Config) -> WireLimits {
@@ -392,28 +491,24 @@ fn cores(shards: u16) -> Vec<core_affinity::CoreId> {
     if usize::from(shards) <= cores.len() { cores } else { Vec::new() }
 }
 
-type Opened = (Vec<SocketAddr>, Vec<Vec<Listener>>);
-
-/// Opens every address once per shard.
+/// Has every shard open every listener; the first decides on the ports that are free to choose.
 fn open_listeners(
     config: &Config,
     protocols: &[Protocol],
-    shards: usize,
-) -> Result<Opened, BootError> {
-    let mut addresses = Vec::new();
-    let mut listeners: Vec<Vec<Listener>> = (0..shards).map(|_| Vec::new()).collect();
-    for (index, (it, protocol)) in config.listeners.iter().zip(protocols).enumerate() {
-        let mut address = it.address;
-        for of_shard in &mut listeners {
-            let opened = Listener::open(address, protocol.clone(), index as u16)
-                .and_then(|listener| Ok((listener.local_address()?, listener)));
-            let (bound, listener) = opened.map_err(|error| BootError::Listen(address, error))?;
-            address = bound;
-            of_shard.push(listener);
-        }
-        addresses.push(address);
+    orders: &[mpsc::Sender<Order>],
+) -> Result<Vec<SocketAddr>, BootError> {
+    let gone = || BootError::Shard(io::Error::other("a shard ended before it could listen"));
+    let mut addresses: Vec<SocketAddr> = config.listeners.iter().map(|it| it.address).collect();
+    for order in orders {
+        let listeners = addresses.iter().copied().zip(protocols.iter().cloned()).collect();
+        let (opened, answer) = mpsc::channel();
+        order.send(Order::Listen(listeners, opened)).map_err(|_| gone())?;
+        addresses = answer
+            .recv()
+            .map_err(|_| gone())?
+            .map_err(|(address, error)| BootError::Listen(address, error))?;
     }
-    Ok((addresses, listeners))
+    Ok(addresses)
 }
 
 fn random() -> Result<u64, BootError> {

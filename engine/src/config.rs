@@ -40,6 +40,8 @@ pub struct EngineConfig {
     pub shards: Option<u16>,
     /// What drives a shard.
     pub runtime: RuntimeChoice,
+    /// Whose file table a shard's connections stand in.
+    pub fd_tables: FdTablesChoice,
 }
 
 /// What drives a shard.
@@ -52,6 +54,18 @@ pub enum RuntimeChoice {
     Glommio,
     /// Plain threads with epoll.
     Epoll,
+}
+
+/// Whose file table the connections of a shard stand in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FdTablesChoice {
+    /// One for each shard where the limit of open files is low, else one for all.
+    #[default]
+    Auto,
+    /// One for the process.
+    Shared,
+    /// One for each shard, or no start.
+    PerShard,
 }
 
 /// `[[listener]]`: one address that clients connect to.
@@ -180,6 +194,32 @@ impl RuntimeChoice {
             Self::Auto => "auto",
             Self::Glommio => "glommio",
             Self::Epoll => "epoll",
+        }
+    }
+}
+
+impl FdTablesChoice {
+    /// The names in the file.
+    pub const NAMES: &'static [&'static str] = &["auto", "shared", "per-shard"];
+
+    /// The choice for its name in the file.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "auto" => Some(Self::Auto),
+            "shared" => Some(Self::Shared),
+            "per-shard" => Some(Self::PerShard),
+            _ => None,
+        }
+    }
+
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Shared => "shared",
+            Self::PerShard => "per-shard",
         }
     }
 }

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use petrel_engine::auth::AuthMethods;
-use petrel_engine::boot::{self, Running};
+use petrel_engine::boot::{self, FdTables, Running};
 use petrel_engine::cli::{self, Command, HELP};
 use petrel_engine::config::{Config, Listener};
-use petrel_engine::{log, preflight};
+use petrel_engine::log;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -69,11 +69,6 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
     // Caught before anything starts, so that a signal during the start is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(Failed::to_start)?;
-    let files = preflight::open_files(config.shard_count(), config.listeners.len())
-        .map_err(Failed::to_start)?;
-    if let Some(warning) = files.warning() {
-        log::warn(warning);
-    }
     let listeners = config.listeners.clone();
     let running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
     announce(&running, &listeners);
@@ -104,6 +99,10 @@ fn announce(running: &Running, listeners: &[Listener]) {
         }
     }
     let shards = running.counters().count();
+    let tables = match running.fd_tables() {
+        FdTables::Shared => "",
+        FdTables::PerShard => ", a file table each",
+    };
     let plural = if shards == 1 { "shard" } else { "shards" };
-    log::info(format_args!("petrel ready: {shards} {plural} on {}", running.runtime()));
+    log::info(format_args!("petrel ready: {shards} {plural} on {}{tables}", running.runtime()));
 }

@@ -23,6 +23,8 @@ use petrel_proto::Connect;
 use petrel_shard::{PeerMessage, ShardIndex};
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use crate::courier::{Courier, Sent};
+
 /// Parcels that a ring holds.
 const RING_PARCELS: usize = 128;
 
@@ -60,6 +62,8 @@ pub struct Handover {
     pub connect: Box<Connect>,
     /// The other end.
     pub peer: Option<std::net::SocketAddr>,
+    /// By which the receiver finds the socket, where a courier carries it.
+    pub ticket: u32,
 }
 
 /// One shard's end of the mesh.
@@ -74,6 +78,8 @@ pub struct MeshEnd {
     /// Nothing put in later is taken in this turn.
     until: Stamp,
     parcels_left: usize,
+    /// Carries sockets where each shard has a file table of its own.
+    courier: Option<Courier>,
 }
 
 #[derive(Debug)]
@@ -107,6 +113,7 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
         heads: BinaryHeap::with_capacity(shards),
         until: 0,
         parcels_left: 0,
+        courier: None,
     };
     let mut ends: Vec<MeshEnd> = (0..shards).map(|_| empty()).collect();
     for from in 0..shards {
@@ -131,6 +138,11 @@ impl MeshEnd {
     #[must_use]
     pub fn shards(&self) -> u16 {
         self.bells.len() as u16
+    }
+
+    /// Sends sockets by courier from now on.
+    pub fn set_courier(&mut self, courier: Courier) {
+        self.courier = Some(courier);
     }
 
     /// The time, as parcels carry it.
@@ -160,10 +172,12 @@ impl MeshEnd {
             return;
         }
         let now = self.now();
-        for (to, outgoing) in self.outgoing.iter_mut().enumerate() {
+        let Self { outgoing, bells, courier, .. } = self;
+        for (to, outgoing) in outgoing.iter_mut().enumerate() {
             outgoing.seal();
-            if !outgoing.waiting.is_empty() && outgoing.push(now) {
-                self.bells[to].ring();
+            let way = Way { to: ShardIndex(to as u16), at: now };
+            if !outgoing.waiting.is_empty() && outgoing.push(way, courier.as_mut()) {
+                bells[to].ring();
             }
         }
     }
@@ -214,16 +228,30 @@ impl MeshEnd {
         self.parcels_left = self.parcels_left.checked_sub(1)?;
         let Reverse((_, from)) = self.heads.pop()?;
         let incoming = &mut self.incoming[usize::from(from)];
-        let Stamped { parcel, .. } = incoming.ring.pop().ok()?;
+        let Stamped { mut parcel, .. } = incoming.ring.pop().ok()?;
+        if let (Some(courier), Parcel::Adopt(handover)) = (&mut self.courier, &mut parcel) {
+            if let Some(socket) = courier.collect(ShardIndex(from), handover.ticket) {
+                handover.conn.put_socket(socket);
+            }
+            // The room that this made may be another sender's.
+            (0..self.incoming.len()).for_each(|from| self.call_blocked(from));
+        } else {
+            self.call_blocked(usize::from(from));
+        }
+        self.note_head(usize::from(from));
+        Some((ShardIndex(from), parcel))
+    }
+
+    /// Wakes a sender that waits for room.
+    fn call_blocked(&self, from: usize) {
+        let incoming = &self.incoming[from];
         // Pairs with the fence in `push`: either the sender finds the room, or it is called.
         fence(Ordering::SeqCst);
         if incoming.blocked.load(Ordering::Relaxed)
             && incoming.blocked.swap(false, Ordering::AcqRel)
         {
-            self.bells[usize::from(from)].ring();
+            self.bells[from].ring();
         }
-        self.note_head(usize::from(from));
-        Some((ShardIndex(from), parcel))
     }
 
     /// True if nothing that was put into a ring until then is still in it.
@@ -251,33 +279,51 @@ impl Outgoing {
     }
 
     /// Moves parcels into the ring; true if one went.
-    fn push(&mut self, now: Stamp) -> bool {
-        let mut pushed = self.push_while_room(now);
+    fn push(&mut self, way: Way, mut courier: Option<&mut Courier>) -> bool {
+        let mut pushed = self.push_while_room(way, courier.as_deref_mut());
         if !self.waiting.is_empty() {
             self.blocked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             // Room that was made before the receiver could see the flag would not be told.
-            pushed |= self.push_while_room(now);
+            pushed |= self.push_while_room(way, courier);
         }
         pushed
     }
 
-    fn push_while_room(&mut self, at: Stamp) -> bool {
+    fn push_while_room(&mut self, way: Way, mut courier: Option<&mut Courier>) -> bool {
         let mut pushed = false;
-        while let Some(parcel) = self.waiting.pop_front() {
-            let messages = match &parcel {
+        while !self.ring.is_full()
+            && let Some(mut parcel) = self.waiting.pop_front()
+        {
+            let messages = match &mut parcel {
                 Parcel::Messages(messages) => messages.len(),
-                Parcel::Adopt(_) => 0,
+                Parcel::Adopt(handover) => {
+                    // The socket first: when the parcel arrives, the socket is there.
+                    if let Some(courier) = courier.as_deref_mut()
+                        && courier.send(way.to, handover) == Sent::Full
+                    {
+                        self.waiting.push_front(parcel);
+                        break;
+                    }
+                    0
+                }
             };
-            if let Err(rtrb::PushError::Full(full)) = self.ring.push(Stamped { at, parcel }) {
-                self.waiting.push_front(full.parcel);
-                break;
+            if let Err(rtrb::PushError::Full(full)) = self.ring.push(Stamped { at: way.at, parcel })
+            {
+                unreachable!("this end alone fills the ring, and it had room: {full:?}");
             }
             self.waiting_messages -= messages;
             pushed = true;
         }
         pushed
     }
+}
+
+/// Where parcels go, and when.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    to: ShardIndex,
+    at: Stamp,
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::RuntimeChoice;
+use crate::config::{FdTablesChoice, RuntimeChoice};
 
 /// What drives the shards, chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,21 +35,66 @@ const MEMLOCK_BYTES_MIN: u64 = 512 << 10;
 /// raised to its hard limit is far above.
 const CONNECTIONS_EXPECTED: u64 = 10_000;
 
+/// With a limit of open files from here on nobody needs more than one file table.
+const FILES_PLENTY: u64 = 1_000_000;
+
 /// Raises the soft limit of open files to the hard one and says how many connections fit beside
-/// `shards` shards with `listeners` listeners each.
+/// `shards` shards with `listeners` listeners each, in one file table or in one per shard.
 ///
 /// # Errors
 /// A sentence if not even an idle broker fits.
-pub fn open_files(shards: u16, listeners: usize) -> Result<OpenFiles, String> {
+pub fn open_files(shards: u16, listeners: usize, per_shard: bool) -> Result<OpenFiles, String> {
     let limit = raised(Resource::Nofile);
-    let own = own_descriptors(shards, listeners);
+    let own = own_descriptors(shards, listeners, per_shard);
     if limit <= own {
         return Err(format!(
             "RLIMIT_NOFILE is {limit} and Petrel needs {own} files before the first connection; \
              raise it with `ulimit -n` or LimitNOFILE= in the systemd unit"
         ));
     }
-    Ok(OpenFiles { limit, connections: limit - own })
+    let tables = if per_shard { u64::from(shards) } else { 1 };
+    Ok(OpenFiles { limit, connections: (limit - own).saturating_mul(tables) })
+}
+
+/// Whether each shard gets a file table of its own; with `Auto` a sentence says why not, if the system
+/// refuses it.
+///
+/// # Errors
+/// A sentence if tables of their own were asked for by name and the system refuses them.
+pub fn fd_tables(choice: FdTablesChoice, shards: u16) -> Result<(bool, Option<String>), String> {
+    let wanted = match choice {
+        FdTablesChoice::Shared => false,
+        FdTablesChoice::PerShard => true,
+        FdTablesChoice::Auto => shards > 1 && raised(Resource::Nofile) < FILES_PLENTY,
+    };
+    if !wanted {
+        return Ok((false, None));
+    }
+    // Tried on a thread that ends at once, since there is no way back.
+    let tried = std::thread::spawn(own_fd_table).join();
+    match tried.unwrap_or_else(|_| Err(io::Error::other("the thread that tried it panicked"))) {
+        Ok(()) => Ok((true, None)),
+        Err(error) => {
+            let reason = format!("the system refuses file tables per shard: {error}");
+            match choice {
+                FdTablesChoice::PerShard => {
+                    Err(format!("{reason}; or write fd_tables = \"shared\" under [engine]"))
+                }
+                _ => Ok((false, Some(format!("{reason}; all shards share one")))),
+            }
+        }
+    }
+}
+
+/// Gives the calling thread a file table of its own, a copy of the one it had.
+///
+/// From then on descriptors of this thread mean nothing to others and the other way round, except
+/// those that were open before: they have the same numbers in both tables.
+///
+/// # Errors
+/// The system refuses it, as a seccomp profile may.
+pub fn own_fd_table() -> io::Result<()> {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).map_err(io::Error::from)
 }
 
 /// How many files may be open, and what that means.
@@ -147,8 +192,13 @@ fn raised(resource: Resource) -> u64 {
 
 /// Descriptors that an idle process has open: standard streams and files, and for each shard its
 /// executor's rings and events, its epoll instance and its listening sockets.
-fn own_descriptors(shards: u16, listeners: usize) -> u64 {
-    16 + u64::from(shards) * (8 + listeners as u64)
+///
+/// With a table per shard, what was open before the tables parted is in all of them.
+fn own_descriptors(shards: u16, listeners: usize, per_shard: bool) -> u64 {
+    match per_shard {
+        true => 24 + u64::from(shards) * 8 + listeners as u64,
+        false => 16 + u64::from(shards) * (8 + listeners as u64),
+    }
 }
 
 #[cfg(test)]

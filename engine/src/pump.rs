@@ -349,7 +349,7 @@ impl Pump {
                     let origin = self.origin(listener, peer);
                     self.feed(Input::Connect { conn: id_of(conn), connect, origin });
                 } else if let Some(moving) = self.parts.wire.detach(conn) {
-                    let handover = Handover { conn: moving, connect, peer };
+                    let handover = Handover { conn: moving, connect, peer, ticket: 0 };
                     self.parts.mesh.hand_over(home, Box::new(handover));
                 }
             }
@@ -379,7 +379,7 @@ impl Pump {
 
     /// A connection whose home is here arrives from the shard that accepted it.
     fn adopt(&mut self, handover: Handover) {
-        let Handover { conn, connect, peer } = handover;
+        let Handover { conn, connect, peer, .. } = handover;
         let listener = conn.listener();
         if self.stop_at_ms.is_some() {
             return;

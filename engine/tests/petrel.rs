@@ -3,27 +3,21 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::thread;
 use std::time::Duration;
 
+use common::process::{Running, folder, limited, listener, petrel, with_config};
 use common::seccomp::forbid_io_uring;
 use common::{Client, connect_packet};
 use petrel_proto::{Packet, Qos, ReasonCode, Version};
-use rustix::process::{Pid, Signal, kill_process};
-use tempfile::TempDir;
+use rustix::process::Signal;
 
 /// CONNECT of MQTT 5 without anything that is not required.
 const CONNECT: &[u8] = b"\x10\x0d\x00\x04MQTT\x05\x02\x00\x00\x00\x00\x00";
-
-fn petrel() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel"));
-    command.stdin(Stdio::null());
-    command
-}
 
 /// Exit code, stdout and stderr of a command that ends by itself.
 fn outcome(command: &mut Command) -> (i32, String, String) {
@@ -32,82 +26,11 @@ fn outcome(command: &mut Command) -> (i32, String, String) {
     (status.code().expect("no signal ended it"), text(stdout), text(stderr))
 }
 
-/// A folder with `p.toml`.
-fn folder(config: &str) -> TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("p.toml"), config).expect("written");
-    folder
-}
-
-fn with_config(command: &mut Command, folder: &TempDir) {
-    command.arg("--config").arg(folder.path().join("p.toml"));
-}
-
-/// A `[[listener]]` on loopback.
-fn listener(protocol: &str, port: u16) -> String {
-    format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:{port}\"\n")
-}
-
 /// Writes `server.pem` and `server.key` anew.
 fn write_certificate(folder: &Path) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("made");
     fs::write(folder.join("server.pem"), made.cert.pem()).expect("written");
     fs::write(folder.join("server.key"), made.signing_key.serialize_pem()).expect("written");
-}
-
-/// A broker that says on stderr what it does.
-struct Running {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
-        let lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
-        Self { child, lines }
-    }
-
-    /// The text of the next log line, its time and level left out.
-    fn line(&mut self) -> String {
-        let line = self.lines.next().expect("a line").expect("readable");
-        let (time, rest) = line.split_once(' ').unwrap_or_else(|| panic!("{line}"));
-        assert!(time.ends_with('Z'), "{line}");
-        let (level, text) = rest.split_at(6);
-        assert!(["info  ", "warn  ", "error "].contains(&level), "{line}");
-        text.to_owned()
-    }
-
-    /// The next line that holds this.
-    fn line_with(&mut self, part: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    /// The address of the next listener.
-    fn address(&mut self) -> SocketAddr {
-        let line = self.line_with("listening for ");
-        let address = line.split([' ', ',', '/']).find_map(|word| word.parse().ok());
-        address.unwrap_or_else(|| panic!("no address in {line}"))
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().try_into().expect("a process id"));
-        kill_process(pid.expect("not zero"), signal).expect("it runs");
-    }
-
-    /// Waits for the end; the exit code and the lines that were left.
-    fn end(mut self) -> (Option<i32>, Vec<String>) {
-        let mut rest = Vec::new();
-        for line in &mut self.lines {
-            rest.push(line.expect("readable"));
-        }
-        (self.child.wait().expect("it ends").code(), rest)
-    }
 }
 
 #[test]
@@ -284,16 +207,6 @@ fn the_limits_of_the_file_are_the_limits_of_the_broker() {
     assert_eq!(broker.end().0, Some(0));
 }
 
-/// `petrel` under a limit of the shell's `ulimit`.
-fn limited(limit: &str, config: &str) -> (TempDir, Command) {
-    let folder = folder(config);
-    let mut command = Command::new("sh");
-    let script = format!("ulimit {limit} && exec \"$0\" --config \"$1\"");
-    command.arg("-c").arg(script).arg(env!("CARGO_BIN_EXE_petrel"));
-    command.arg(folder.path().join("p.toml")).stdin(Stdio::null());
-    (folder, command)
-}
-
 #[test]
 fn a_low_limit_of_files_is_told() {
     let (_folder, mut command) =
@@ -343,7 +256,7 @@ fn falls_back_to_epoll(command: &mut Command, why: &str) {
     let mut broker = Running::start(command);
     let line = broker.line_with(why);
     assert!(line.ends_with("; the epoll runtime runs instead"), "{line}");
-    assert!(broker.line_with("petrel ready").ends_with(" on epoll"));
+    assert!(broker.line_with("petrel ready").contains(" on epoll"));
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }

@@ -6,7 +6,7 @@
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
-use super::{EngineConfig, NetworkLimits, Protocol, RuntimeChoice};
+use super::{EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RuntimeChoice};
 
 /// One key of a section whose values are collected in a `T`.
 pub(super) struct Key<T: 'static> {
@@ -71,6 +71,17 @@ pub(super) const ENGINE: &[Key<EngineConfig>] = &[
             names: RuntimeChoice::NAMES,
             get: |engine| Some(engine.runtime.name().to_owned()),
             set: |engine, name| engine.runtime = RuntimeChoice::from_name(name).unwrap_or_default(),
+        },
+    },
+    Key {
+        name: "fd_tables",
+        unit: "",
+        kind: Kind::Choice {
+            names: FdTablesChoice::NAMES,
+            get: |engine| Some(engine.fd_tables.name().to_owned()),
+            set: |engine, name| {
+                engine.fd_tables = FdTablesChoice::from_name(name).unwrap_or_default();
+            },
         },
     },
 ];

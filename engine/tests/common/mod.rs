@@ -5,6 +5,8 @@ pub mod seccomp;
 
 pub mod layers;
 
+pub mod process;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -12,7 +14,9 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
-use petrel_engine::config::{Config, EngineConfig, Listener, Protocol, RuntimeChoice};
+use petrel_engine::config::{
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RuntimeChoice,
+};
 use petrel_proto::{
     Connect, ConnectProperties, Frame, Packet, PacketId, Publish, PublishProperties, Qos,
     Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName, UserProperties,
@@ -37,7 +41,7 @@ pub fn listener(protocol: Protocol) -> Listener {
 
 pub fn config(shards: u16, runtime: RuntimeChoice) -> Config {
     Config {
-        engine: EngineConfig { shards: Some(shards), runtime },
+        engine: EngineConfig { shards: Some(shards), runtime, fd_tables: FdTablesChoice::Shared },
         listeners: vec![listener(Protocol::Mqtt)],
         ..Config::default()
     }

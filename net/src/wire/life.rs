@@ -26,7 +26,8 @@ const LINGER_MS: u64 = 2_000;
 /// used, and everything that was written to it and not sent.
 #[derive(Debug)]
 pub struct Detached {
-    socket: OwnedFd,
+    /// `None` while it goes another way than the rest, see [`Detached::take_socket`].
+    socket: Option<OwnedFd>,
     listener: u16,
     flags: Flags,
     version: Option<Version>,
@@ -40,6 +41,17 @@ impl Detached {
     #[must_use]
     pub const fn listener(&self) -> u16 {
         self.listener
+    }
+
+    /// Takes the socket out, to be sent by another way: descriptors of one file table mean nothing
+    /// in another.
+    pub fn take_socket(&mut self) -> Option<OwnedFd> {
+        self.socket.take()
+    }
+
+    /// Puts in the socket that [`Detached::take_socket`] took out, under its number here.
+    pub fn put_socket(&mut self, socket: OwnedFd) {
+        self.socket = Some(socket);
     }
 }
 
@@ -244,7 +256,7 @@ impl Wire {
             }
         }
         Some(Detached {
-            socket: conn.socket,
+            socket: Some(conn.socket),
             listener: conn.listener,
             flags,
             version: conn.version,
@@ -255,9 +267,9 @@ impl Wire {
     }
 
     /// Takes over a connection from another wire. It is read even if nothing new arrives. `None` if
-    /// the system refuses to watch it; then it is closed.
+    /// the system refuses to watch it, or if its socket did not arrive; then it is closed.
     pub fn attach(&mut self, detached: Detached) -> Option<ConnKey> {
-        let mut conn = Conn::new(detached.socket, detached.listener, detached.transport);
+        let mut conn = Conn::new(detached.socket?, detached.listener, detached.transport);
         conn.flags = detached.flags;
         conn.version = detached.version;
         conn.queue = detached.queue;
