@@ -1,6 +1,6 @@
 //! From a configuration to a running broker, and to its end.
 //!
-//! The order is a rule: certificates are read and addresses are claimed first, so that what the
+//! The order is a rule: certificates are read and addresses are tried first, so that what the
 //! operator got wrong is said before anything runs; then all shards are started; then, where each
 //! gets a file table of its own, the tables part; only when all shards are ready do they open their
 //! listeners, and only when all have do they serve.
@@ -17,9 +17,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use petrel_net::listener::{self, StartLock};
 use petrel_net::tls::{RandomUnavailable, TicketSecret, TlsApplication, TlsConfig, TlsConfigError};
 use petrel_net::websocket::WebSocketConfig;
-use petrel_net::{Bell, Listener, Protocol, Wire, WireLimits, listener};
+use petrel_net::{Bell, Listener, Protocol, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Shard, ShardConfig, ShardIndex, SlotMap};
 
@@ -36,6 +37,9 @@ use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long another broker that starts on the same ports may take.
+const START_LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the last wills may take to be given away.
 const LAST_WILLS_WITHIN: Duration = Duration::from_secs(2);
@@ -146,9 +150,7 @@ impl ShardHandle {
 pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let secret = TicketSecret::generate()?;
     let protocols = protocols(&config, &secret)?;
-    for it in config.listeners.iter().filter(|it| it.address.port() != 0) {
-        listener::claim(it.address).map_err(|error| BootError::Listen(it.address, error))?;
-    }
+    claim(&config)?;
     let (runtime, fallback) =
         preflight::runtime(config.engine.runtime).map_err(BootError::Refused)?;
     if let Some(sentence) = fallback {
@@ -174,7 +176,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         _watchdog: watchdog,
         _office: office,
     };
-    match open_listeners(&running.config, &protocols, &orders) {
+    match claim_and_open(&running.config, &protocols, &orders) {
         Ok(addresses) => {
             running.addresses = addresses;
             for order in &orders {
@@ -190,6 +192,28 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
             Err(error)
         }
     }
+}
+
+/// Checks that the ports are free.
+fn claim(config: &Config) -> Result<(), BootError> {
+    for it in config.listeners.iter().filter(|it| it.address.port() != 0) {
+        listener::claim(it.address).map_err(|error| BootError::Listen(it.address, error))?;
+    }
+    Ok(())
+}
+
+/// Opens the listeners while no other broker does the same on these ports.
+fn claim_and_open(
+    config: &Config,
+    protocols: &[Protocol],
+    orders: &Orders,
+) -> Result<Vec<SocketAddr>, BootError> {
+    let ports = config.listeners.iter().map(|it| it.address.port()).filter(|&port| port != 0);
+    // Made after the file tables have parted, or a copy in another table would hold it for ever. One
+    // that cannot be had within the time leaves things as they are without it.
+    let _starting = StartLock::take(ports, START_LOCK_WITHIN).ok();
+    claim(config)?;
+    open_listeners(config, protocols, orders)
 }
 
 fn fd_tables(config: &Config) -> Result<FdTables, BootError> {
@@ -495,7 +519,7 @@ fn cores(shards: u16) -> Vec<core_affinity::CoreId> {
 fn open_listeners(
     config: &Config,
     protocols: &[Protocol],
-    orders: &[mpsc::Sender<Order>],
+    orders: &Orders,
 ) -> Result<Vec<SocketAddr>, BootError> {
     let gone = || BootError::Shard(io::Error::other("a shard ended before it could listen"));
     let mut addresses: Vec<SocketAddr> = config.listeners.iter().map(|it| it.address).collect();

@@ -1,11 +1,103 @@
 //! Plain lines on stderr: time, level, text.
 //!
+//! Nobody who logs waits for stderr: a thread of its own writes what a bounded channel holds, and what
+//! finds the channel full is left out and counted.
+//!
 //! What a client sent goes into a line only through [`Escaped`], so that nobody can forge a line,
 //! move the cursor of a terminal or fill a disk with one packet.
 
-use std::fmt::{self, Write as _};
-use std::io::Write as _;
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+
+/// Lines that may wait for stderr.
+const LINES_WAITING_MAX: usize = 1024;
+
+/// How long the end of the process waits for stderr to take the last lines.
+const LAST_LINES_WITHIN: Duration = Duration::from_secs(1);
+
+/// What waits for the thread that writes.
+enum Entry {
+    Line(String),
+    /// Say when everything before has been written.
+    Flush(mpsc::Sender<()>),
+}
+
+/// The way to the thread that writes, once there is one.
+static WRITER: OnceLock<Queue> = OnceLock::new();
+
+/// Lines on their way to where they are written.
+struct Queue {
+    entries: Sender<Entry>,
+    left_out: Arc<AtomicU64>,
+}
+
+impl Queue {
+    fn push(&self, line: String) {
+        if let Err(TrySendError::Full(_)) = self.entries.try_send(Entry::Line(line)) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until what was pushed has been written, but not for ever.
+    fn flush(&self) {
+        let (done, wait) = mpsc::channel();
+        if self.entries.send_timeout(Entry::Flush(done), LAST_LINES_WITHIN).is_ok() {
+            // A writer that is stuck keeps the lines; there is nobody to tell.
+            let _ = wait.recv_timeout(LAST_LINES_WITHIN);
+        }
+    }
+}
+
+/// Writes until nobody can push any more.
+fn write(entries: &Receiver<Entry>, left_out: &AtomicU64, mut out: impl Write) {
+    for entry in entries {
+        match entry {
+            // An error here has no better place to be said.
+            Entry::Line(line) => drop(out.write_all(line.as_bytes())),
+            Entry::Flush(done) => drop(done.send(())),
+        }
+        let left_out = left_out.swap(0, Ordering::Relaxed);
+        if left_out > 0 {
+            let text = format!("{left_out} lines were left out: stderr took none");
+            drop(out.write_all(written(Level::Warn, &text).as_bytes()));
+        }
+    }
+}
+
+/// From now on a thread of its own writes the lines. Without it, whoever logs writes.
+///
+/// # Errors
+/// The thread cannot be made.
+pub fn start() -> io::Result<()> {
+    let (entries, received) = bounded(LINES_WAITING_MAX);
+    let left_out = Arc::new(AtomicU64::new(0));
+    let queue = Queue { entries, left_out: Arc::clone(&left_out) };
+    let run = move || write(&received, &left_out, io::stderr());
+    std::thread::Builder::new().name("log".to_owned()).spawn(run)?;
+    // A second start changes nothing: the lines of its thread's channel are those of nobody.
+    let _ = WRITER.set(queue);
+    Ok(())
+}
+
+/// Waits, at most a second or two, until all lines have been written, `text` as the last of them.
+pub fn last_words(text: Option<&str>) {
+    match (WRITER.get(), text) {
+        (Some(queue), text) => {
+            if let Some(text) = text {
+                queue.push(format!("{text}\n"));
+            }
+            queue.flush();
+        }
+        // A closed stderr leaves nobody to tell.
+        (None, Some(text)) => drop(writeln!(io::stderr(), "{text}")),
+        (None, None) => {}
+    }
+}
 
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +125,18 @@ pub fn error(text: impl fmt::Display) {
     line(Level::Error, &text);
 }
 
-/// Writes one line with one call, so that lines of several threads never mix. A stderr that takes
-/// nothing loses the line; there is no better place to say so.
+/// Writes one line with one call, so that lines of several threads never mix.
 fn line(level: Level, text: &dyn fmt::Display) {
+    let line = written(level, text);
+    match WRITER.get() {
+        Some(queue) => queue.push(line),
+        None => drop(io::stderr().lock().write_all(line.as_bytes())),
+    }
+}
+
+fn written(level: Level, text: &dyn fmt::Display) -> String {
     let since_epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let line = format!("{} {level} {text}\n", Timestamp(since_epoch));
-    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+    format!("{} {level} {text}\n", Timestamp(since_epoch))
 }
 
 impl fmt::Display for Level {
@@ -68,10 +166,7 @@ impl fmt::Display for Escaped<'_> {
                 if shown > ESCAPED_BYTES_MAX {
                     return self.cut(f);
                 }
-                match char {
-                    '\'' => f.write_char(char)?,
-                    _ => write!(f, "{}", char.escape_debug())?,
-                }
+                write!(f, "{}", char.escape_debug())?;
             }
             for byte in chunk.invalid() {
                 shown += 1;
@@ -140,7 +235,51 @@ mod tests {
 
     #[test]
     fn printable_text_stays_as_it_is() {
-        assert_eq!(escaped("café 'πŸ'".as_bytes()), "café 'πŸ'");
+        assert_eq!(escaped("café πŸ".as_bytes()), "café πŸ");
+    }
+
+    /// Text from outside stands between quotes.
+    #[test]
+    fn a_client_cannot_end_its_quotes() {
+        assert_eq!(escaped(b"x' is cut off: 'y"), "x\\' is cut off: \\'y");
+    }
+
+    #[test]
+    fn a_writer_that_is_stuck_costs_lines_and_holds_nobody_up() {
+        /// Takes nothing until it is told to.
+        struct Stuck<'a>(mpsc::Receiver<()>, &'a mut Vec<u8>);
+        impl Write for Stuck<'_> {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                // The end of the channel lets everything through.
+                let _ = self.0.recv();
+                self.1.extend_from_slice(bytes);
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (entries, received) = bounded(4);
+        let left_out = Arc::new(AtomicU64::new(0));
+        let queue = Queue { entries, left_out: Arc::clone(&left_out) };
+        let (go_on, stuck) = mpsc::channel();
+        let writer = std::thread::spawn(move || {
+            let mut out = Vec::new();
+            write(&received, &left_out, Stuck(stuck, &mut out));
+            String::from_utf8(out).expect("text")
+        });
+        // Four wait and one is with the writer, at most.
+        for n in 0..10 {
+            queue.push(format!("{n}\n"));
+        }
+        drop(go_on);
+        queue.flush();
+        drop(queue);
+        let text = writer.join().expect("no panic");
+        assert!(text.starts_with("0\n"), "{text}");
+        let (_, rest) = text.split_once(" warn  ").expect("something was left out");
+        assert!(rest.contains(" lines were left out: stderr took none\n"), "{rest}");
     }
 
     #[test]

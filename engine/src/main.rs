@@ -37,10 +37,12 @@ fn main() -> ExitCode {
         Err(sentence) => Err(Failed::to_start(sentence)),
     };
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            log::last_words(None);
+            ExitCode::SUCCESS
+        }
         Err(Failed(code, text)) => {
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(std::io::stderr(), "{text}");
+            log::last_words(Some(&text));
             ExitCode::from(code)
         }
     }
@@ -69,6 +71,7 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
     // Caught before anything starts, so that a signal during the start is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(Failed::to_start)?;
+    log::start().map_err(Failed::to_start)?;
     let listeners = config.listeners.clone();
     let running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
     announce(&running, &listeners);

@@ -143,7 +143,12 @@ fn glommio_refused() -> Option<String> {
     if memlock < MEMLOCK_BYTES_MIN {
         return Some(memlock_sentence(memlock));
     }
-    let error = io_uring::IoUring::new(4).err()?;
+    // A filter may let a ring be made and forbid its use.
+    let tried = io_uring::IoUring::new(4).and_then(|ring| {
+        ring.submit()?;
+        ring.submitter().register_probe(&mut io_uring::Probe::new())
+    });
+    let error = tried.err()?;
     let switch = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
     Some(io_uring_sentence(&error, switch.as_deref().map(str::trim), memlock))
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::process::{Running, folder, limited, listener, petrel, with_config};
-use common::seccomp::forbid_io_uring;
+use common::seccomp::{IO_URING_CALLS, forbid};
 use common::{Client, connect_packet};
 use petrel_proto::{Packet, Qos, ReasonCode, Version};
 use rustix::process::Signal;
@@ -91,6 +91,38 @@ fn a_busy_port_is_told() {
     assert_eq!(code, 2);
     let last = stderr.lines().last().expect("a sentence");
     assert_eq!(last, format!("petrel: {address} is in use; another program listens there"));
+}
+
+/// Whoever comes second finds the port taken, however close behind.
+#[test]
+fn two_brokers_that_start_together_do_not_share_a_port() {
+    for _ in 0..4 {
+        let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = free.local_addr().expect("it is bound").port();
+        drop(free);
+        let folder = folder(&listener("mqtt", port));
+        let mut brokers: Vec<Running> = (0..2)
+            .map(|_| {
+                let mut command = petrel();
+                with_config(&mut command, &folder);
+                Running::start(&mut command)
+            })
+            .collect();
+        let refused = |broker: &mut Running| loop {
+            let line = broker.lines.next().expect("a line").expect("readable");
+            if line.contains("petrel ready") || line.contains("is in use") {
+                break line.contains("is in use");
+            }
+        };
+        let refused: Vec<bool> = brokers.iter_mut().map(refused).collect();
+        assert_ne!(refused[0], refused[1]);
+        for (broker, refused) in brokers.into_iter().zip(refused) {
+            if !refused {
+                broker.signal(Signal::TERM);
+            }
+            assert_eq!(broker.end().0, Some(if refused { 2 } else { 0 }));
+        }
+    }
 }
 
 /// [MQTT5-3.14.4-1]
@@ -242,14 +274,16 @@ fn a_low_limit_of_locked_memory_is_told_or_avoided() {
 
 #[test]
 fn without_io_uring_the_epoll_runtime_serves() {
-    let restricted = thread::spawn(|| {
-        forbid_io_uring();
-        let folder = folder(&listener("mqtt", 0));
-        let mut command = petrel();
-        with_config(&mut command, &folder);
-        falls_back_to_epoll(&mut command, "io_uring is ");
-    });
-    restricted.join().expect("no panic");
+    for call in IO_URING_CALLS {
+        let restricted = thread::spawn(move || {
+            forbid(call);
+            let folder = folder(&listener("mqtt", 0));
+            let mut command = petrel();
+            with_config(&mut command, &folder);
+            falls_back_to_epoll(&mut command, "io_uring is ");
+        });
+        restricted.join().expect("no panic");
+    }
 }
 
 fn falls_back_to_epoll(command: &mut Command, why: &str) {

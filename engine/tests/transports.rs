@@ -137,3 +137,27 @@ fn new_certificates_are_for_new_connections_and_nobody_is_dropped() {
         broker.stop().expect("it stops");
     }
 }
+
+#[test]
+fn half_a_tls_record_is_cut_in_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, trusted) = certificate(folder.path());
+    for runtime in RUNTIMES {
+        let mut config = config(8, runtime);
+        config.network.packet_timeout_s = 1;
+        config.listeners = vec![listener(Protocol::Mqtts)];
+        config.listeners[0].tls = Some(files.clone());
+        let broker = start(config);
+        let mut cut: Vec<Client<_>> = (0..8)
+            .map(|n| {
+                let mut client = Client::over(tls(broker.addresses()[0], &trusted));
+                client.hello(&format!("client-{n}"));
+                // The header of an application record of 64 bytes, and some of them.
+                client.stream.sock.write_all(&[23, 3, 3, 0, 64, 1, 2, 3]).expect("it is open");
+                client
+            })
+            .collect();
+        cut.iter_mut().for_each(Client::expect_end);
+        broker.stop().expect("it stops");
+    }
+}

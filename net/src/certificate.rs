@@ -110,6 +110,11 @@ fn read_file(path: &Path, role: PemRole) -> Result<Zeroizing<Vec<u8>>, TlsConfig
         path: path.to_owned(),
         error: error.kind(),
     };
+    // A pipe would be waited for, on the thread that also hears of signals.
+    let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(unreadable(io::ErrorKind::InvalidInput.into()));
+    }
     let file = File::open(path).map_err(unreadable)?;
     let mut text = Zeroizing::new(Vec::new());
     file.take(PEM_FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;

@@ -58,6 +58,17 @@ pub(crate) struct Inbox {
     pub(crate) since_ms: u64,
 }
 
+impl Inbox {
+    /// No input, only the time since when the transport waits for the rest of something.
+    pub(crate) fn clock(since_ms: u64) -> Self {
+        Self { bytes: BytesMut::new(), need: 0, since_ms }
+    }
+
+    pub(crate) fn is_clock(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
 /// Yes-or-no facts of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Flags(u16);

@@ -1,11 +1,14 @@
 //! Sockets that accept.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::tls::TlsConfig;
 use crate::websocket::WebSocketConfig;
@@ -83,6 +86,45 @@ pub fn claim(address: SocketAddr) -> io::Result<()> {
     let probe = bound(address, false)?;
     Ok(net::listen(&probe, 1)?)
 }
+
+/// Keeps other brokers of this kind from starting on some ports, until it is dropped.
+///
+/// Between [`claim`] and the last [`Listener::open`] nobody holds the port in a way that another
+/// broker's claim would see. A name that only one socket of the machine can have does.
+#[derive(Debug)]
+pub struct StartLock {
+    _names: Vec<OwnedFd>,
+}
+
+impl StartLock {
+    /// Waits until nobody else starts on any of these ports, at most so long.
+    ///
+    /// # Errors
+    /// `AddrInUse` if somebody still does then, and whatever else the system says.
+    pub fn take(ports: impl IntoIterator<Item = u16>, patience: Duration) -> io::Result<Self> {
+        // In one order, so that two that start on the same ports do not wait for each other.
+        let ports: BTreeSet<u16> = ports.into_iter().collect();
+        let deadline = Instant::now() + patience;
+        let mut names = Vec::new();
+        for port in ports {
+            let name =
+                SocketAddrUnix::new_abstract_name(format!("petrel-start-{port}").as_bytes())?;
+            let flags = SocketFlags::CLOEXEC;
+            let socket = net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+            while let Err(error) = net::bind(&socket, &name) {
+                if error != Errno::ADDRINUSE || Instant::now() >= deadline {
+                    return Err(error.into());
+                }
+                std::thread::sleep(START_LOCK_PAUSE);
+            }
+            names.push(socket);
+        }
+        Ok(Self { _names: names })
+    }
+}
+
+/// How often a [`StartLock`] is tried again.
+const START_LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 fn bound(address: SocketAddr, shared: bool) -> io::Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };

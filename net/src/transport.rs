@@ -56,6 +56,17 @@ impl Transport {
         matches!(self, Self::Plain)
     }
 
+    /// Whether the peer has begun something between the socket and MQTT and not ended it: a record, a
+    /// frame, a message of several frames.
+    pub(crate) fn is_partial(&self) -> bool {
+        match self {
+            Self::Plain => false,
+            Self::Tls(session) => session.tail_bytes() > 0,
+            Self::Ws(socket) => socket.is_partial(),
+            Self::Wss(layers) => layers.0.tail_bytes() > 0 || layers.1.is_partial(),
+        }
+    }
+
     /// Takes what was read from the socket; MQTT bytes go to `plain`, answers of the layers to
     /// `wire_out`.
     pub(crate) fn read(

@@ -159,6 +159,11 @@ impl WebSocket {
         })
     }
 
+    /// Whether a frame, or a message of several frames, has begun and not ended.
+    pub fn is_partial(&self) -> bool {
+        self.upgrading.is_none() && self.link.is_partial()
+    }
+
     /// Appends MQTT bytes to `wire_out` as one binary message.
     ///
     /// Does nothing when there are none, before the upgrade is complete, and after a close frame of

@@ -81,12 +81,19 @@ fn address(placed: &PlacedListener, problems: &mut Problems) -> Option<SocketAdd
             format!("\"{shown}\" is not an address to listen on; {hint}"),
         );
     }
+    if let Some(SocketAddr::V6(mapped)) = address
+        && let Some(ip) = mapped.ip().to_ipv4_mapped()
+    {
+        let hint = format!("an IPv4 address in the form of IPv6; write \"{ip}:{}\"", mapped.port());
+        problems.add(placed.place("address"), format!("\"{text}\" is {hint}"));
+        return None;
+    }
     address
 }
 
 /// The rule that keeps a broker without authentication from being open by accident.
 fn allow_anonymous(placed: &PlacedListener, address: SocketAddr, problems: &mut Problems) -> bool {
-    let loopback = address.ip().to_canonical().is_loopback();
+    let loopback = address.ip().is_loopback();
     if !loopback && placed.raw.allow_anonymous != Some(true) {
         // A value of the wrong type has been reported already.
         if placed.raw.allow_anonymous.is_some() || !placed.places.contains_key("allow_anonymous") {
@@ -94,9 +101,13 @@ fn allow_anonymous(placed: &PlacedListener, address: SocketAddr, problems: &mut 
                 placed.place("address"),
                 format!(
                     "{address} can be reached from other machines and no authentication is \
-                     configured; listen on a loopback address such as 127.0.0.1:{}, or write \
+                     configured; listen on a loopback address such as 127.0.0.1:{}, or {} \
                      `allow_anonymous = true` in this [[listener]] to let everybody in",
-                    address.port()
+                    address.port(),
+                    match placed.raw.allow_anonymous {
+                        Some(_) => "change the line to",
+                        None => "write",
+                    }
                 ),
             );
         }

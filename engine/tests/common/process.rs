@@ -33,7 +33,7 @@ pub fn listener(protocol: &str, port: u16) -> String {
 /// A broker that says on stderr what it does.
 pub struct Running {
     pub child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
+    pub lines: Lines<BufReader<ChildStderr>>,
 }
 
 impl Running {

@@ -2,9 +2,17 @@
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+/// The numbers of `io_uring_setup`, `io_uring_enter` and `io_uring_register`, the same everywhere.
+pub const IO_URING_CALLS: [i64; 3] = [425, 426, 427];
+
 /// Makes `io_uring_setup` fail for this thread and those it starts, as container runtimes do.
 pub fn forbid_io_uring() {
-    let rules = [(425, Vec::new())].into();
+    forbid(IO_URING_CALLS[0]);
+}
+
+/// Makes a system call fail for this thread and those it starts.
+pub fn forbid(call: i64) {
+    let rules = [(call, Vec::new())].into();
     let refuse = SeccompAction::Errno(1);
     let arch = TargetArch::try_from(std::env::consts::ARCH).expect("a known architecture");
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).expect("a filter");

@@ -145,6 +145,11 @@ impl fmt::Display for FrameFault {
 impl std::error::Error for FrameFault {}
 
 impl FrameReader {
+    /// Whether a frame or a message has begun and not ended.
+    pub(super) const fn is_partial(&self) -> bool {
+        self.header_len > 0 || self.remaining > 0 || self.message_open
+    }
+
     pub(super) fn new(masks: Masks, message_bytes_max: u64) -> Self {
         Self {
             remaining: 0,

@@ -38,6 +38,11 @@ impl Link {
         Self { frames: FrameReader::new(incoming, message_bytes_max), phase: Phase::Open }
     }
 
+    /// Whether the peer has begun a frame or a message and not ended it.
+    pub(super) const fn is_partial(&self) -> bool {
+        self.frames.is_partial()
+    }
+
     /// Decodes input; every frame that is sent in answer takes its mask from `mask`.
     pub(super) fn read(
         &mut self,

@@ -278,7 +278,11 @@ impl Wire {
             let inbox = Inbox { bytes: detached.unread, need: 0, since_ms: self.now_ms };
             conn.inbox = Some(Box::new(inbox));
         }
+        let idle = conn.inbox.is_none();
         let key = self.admit(conn)?;
+        if idle {
+            self.settle(key);
+        }
         self.plan(key);
         self.make_ready(key);
         Some(key)

@@ -78,6 +78,7 @@ impl Wire {
         if conn.flags.has(Flags::DEAF) {
             return;
         }
+        let clock = conn.inbox.as_ref().is_some_and(|inbox| inbox.is_clock());
         let long = conn.inbox.as_ref().is_some_and(|inbox| inbox.bytes.len() > MOVED_BYTES_MAX);
         if !long && let Some(inbox) = conn.inbox.take() {
             let missing = inbox.need.saturating_sub(inbox.bytes.len());
@@ -103,6 +104,14 @@ impl Wire {
             self.make_ready(key);
         }
         let fresh = self.arena.split().freeze();
+        // Something has ended in the transport, so what is incomplete there now has begun since.
+        let ended = !fresh.is_empty() || !self.wire_out.is_empty();
+        if ended
+            && clock
+            && let Some(conn) = self.conns.get_mut(key)
+        {
+            conn.inbox = None;
+        }
         self.send_control(key);
         if long { self.complete(key, fresh) } else { self.begin(key, fresh, Bytes::new()) }
     }
@@ -159,6 +168,7 @@ impl Wire {
             Ok(packet) => {
                 if current.chunk.is_empty() {
                     self.current = None;
+                    self.settle(key);
                 }
                 Some(self.on_packet(key, packet))
             }
@@ -205,8 +215,7 @@ impl Wire {
         let now_ms = self.now_ms;
         let Some(conn) = self.conns.get_mut(key) else { return };
         if rest.is_empty() {
-            conn.inbox = None;
-            return;
+            return self.settle(key);
         }
         match conn.inbox.as_mut() {
             // Still the same packet, so its clock goes on.
@@ -218,6 +227,22 @@ impl Wire {
                 let bytes = BytesMut::from(rest);
                 conn.inbox = Some(Box::new(Inbox { bytes, need, since_ms: now_ms }));
             }
+        }
+        self.plan(key);
+    }
+
+    /// All MQTT bytes that have arrived are used. An idle connection keeps nothing; one whose transport
+    /// waits for the rest of something keeps the time since when.
+    pub(super) fn settle(&mut self, key: ConnKey) {
+        let now_ms = self.now_ms;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if !conn.transport.is_partial() {
+            conn.inbox = None;
+            return;
+        }
+        match conn.inbox.as_mut() {
+            Some(inbox) => (inbox.bytes, inbox.need) = (BytesMut::new(), 0),
+            None => conn.inbox = Some(Box::new(Inbox::clock(now_ms))),
         }
         self.plan(key);
     }

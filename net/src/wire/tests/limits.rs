@@ -1,12 +1,14 @@
 //! What a peer can make a wire hold, and for how long.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
-use super::rig::{CONNECT, PINGREQ, Rig, publish};
-use crate::{WireEvent, WireLimits};
+use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
+use crate::websocket::WebSocketConfig;
+use crate::{Protocol, WireEvent, WireLimits};
 
 #[test]
 fn a_connection_without_connect_is_cut_in_time_however_it_dribbles() {
@@ -50,6 +52,66 @@ fn half_a_packet_is_cut_in_time_however_it_dribbles() {
     }
     rig.pass_ms(60_000);
     rig.expect_silence();
+}
+
+/// A binary frame, or part of one, masked with zeros; `first` is its first byte.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
+}
+
+fn websocket_client(rig: &mut Rig) -> TestClient {
+    let mut stream = rig.client();
+    let request = "GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\
+                   Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+    stream.write_all(request.as_bytes()).expect("sent");
+    stream.write_all(&frame(0x82, CONNECT)).expect("sent");
+    TestClient { key: rig.expect_connect().0, stream }
+}
+
+#[test]
+fn half_a_frame_is_cut_in_time() {
+    let ping = frame(0x89, b"0123456789");
+    let halves: [&[u8]; 4] =
+        [&frame(0x82, PINGREQ)[..1], &frame(0x82, PINGREQ)[..6], &ping[..9], &frame(0x02, b"")];
+    for half in halves {
+        let config = Arc::new(WebSocketConfig::default());
+        let mut rig = Rig::speaking(Protocol::Ws(config), WireLimits::default());
+        let mut client = websocket_client(&mut rig);
+        client.stream.write_all(half).expect("sent");
+        rig.expect_silence();
+        rig.pass_ms(29_000);
+        rig.expect_silence();
+        rig.pass_ms(1_500);
+        let event = rig.expect_event();
+        assert!(
+            matches!(event, WireEvent::Violation { conn, .. } if conn == client.key),
+            "{half:x?}: {event:?}"
+        );
+    }
+}
+
+#[test]
+fn frames_that_always_end_behind_a_read_are_never_cut() {
+    let config = Arc::new(WebSocketConfig::default());
+    let mut rig = Rig::speaking(Protocol::Ws(config), WireLimits::default());
+    let mut client = websocket_client(&mut rig);
+    for part in [&frame(0x82, PINGREQ), &frame(0x89, b"hello")] {
+        client.stream.write_all(&part[..3]).expect("sent");
+        for _ in 0..20 {
+            rig.pass_ms(29_000);
+            client.stream.write_all(&[&part[3..], &part[..3]].concat()).expect("sent");
+            match part[0] {
+                0x82 => assert_eq!(rig.expect_packet().1, Packet::PingReq),
+                _ => rig.expect_silence(),
+            }
+        }
+        client.stream.write_all(&part[3..]).expect("sent");
+        if part[0] == 0x82 {
+            assert_eq!(rig.expect_packet().1, Packet::PingReq);
+        }
+        rig.expect_at_rest(client.key);
+    }
 }
 
 #[test]

@@ -44,10 +44,14 @@ impl Rig {
     }
 
     pub(super) fn with(limits: WireLimits) -> Self {
+        Self::speaking(Protocol::Mqtt, limits)
+    }
+
+    pub(super) fn speaking(protocol: Protocol, limits: WireLimits) -> Self {
         let bell = Arc::new(Bell::new().expect("there are descriptors"));
         let mut wire = Wire::new(limits, bell, 0).expect("there are descriptors");
         let any = (Ipv4Addr::LOCALHOST, 0).into();
-        let listener = Listener::open(any, Protocol::Mqtt, 0).expect("there are ports");
+        let listener = Listener::open(any, protocol, 0).expect("there are ports");
         let address = listener.local_address().expect("it is bound");
         wire.listen(listener).expect("it can be watched");
         Self { wire, address, now_ms: 0 }
