@@ -6,7 +6,9 @@ use std::process::{Child, Stdio};
 
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
-use petrel_engine::config::{Config, EngineConfig, Listener, Protocol, RuntimeChoice, TlsFiles};
+use petrel_engine::config::{
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RuntimeChoice, TlsFiles,
+};
 
 use crate::secure::certificates;
 use crate::support::{code, outcome, petrelctl};
@@ -18,7 +20,12 @@ fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
 }
 
 fn start(shards: u16, listeners: Vec<Listener>) -> Running {
-    let engine = EngineConfig { shards: Some(shards), runtime: RuntimeChoice::Auto };
+    // Other tests' sockets are open in this process, and a table of its own would keep copies of them.
+    let engine = EngineConfig {
+        shards: Some(shards),
+        runtime: RuntimeChoice::Auto,
+        fd_tables: FdTablesChoice::Shared,
+    };
     let config = Config { engine, listeners, ..Config::default() };
     boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
 }
