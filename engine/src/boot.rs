@@ -315,7 +315,8 @@ fn protocol(listener: &config::Listener, secret: &TicketSecret) -> Result<Protoc
         .tls
         .as_ref()
         .map(|files| TlsConfig::from_pem_files(&files.cert, &files.key, application, secret))
-        .transpose()?;
+        .transpose()?
+        .map(|tls| tls.with_record_layer(listener.record_layer));
     if let Some(warning) = tls.as_ref().and_then(TlsConfig::warning) {
         log::warn(format_args!("{}: {warning}", listener.address));
     }

@@ -15,6 +15,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+pub use petrel_net::tls::RecordLayer;
 use petrel_shard::Limits;
 
 pub(crate) use problem::nearest;
@@ -79,6 +80,8 @@ pub struct Listener {
     pub allow_anonymous: bool,
     /// Present exactly for the protocols over TLS.
     pub tls: Option<TlsFiles>,
+    /// What protects the records of TLS 1.3; of no meaning without TLS.
+    pub record_layer: RecordLayer,
     /// The URL path of the protocols over WebSocket, with its leading slash; empty for the others.
     pub path: String,
 }
@@ -273,6 +276,7 @@ fn default_listeners() -> Vec<Listener> {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         allow_anonymous: true,
         tls: None,
+        record_layer: RecordLayer::default(),
         path: path.to_owned(),
     };
     vec![on_loopback(Protocol::Mqtt, 1883, ""), on_loopback(Protocol::Ws, 8083, DEFAULT_PATH)]

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use common::layers::{WsStream, certificate, tls};
 use common::{Client, RUNTIMES, config, listener, publish_packet, start};
 use petrel_engine::boot::Running;
-use petrel_engine::config::{Protocol, RuntimeChoice, TlsFiles};
+use petrel_engine::config::{Protocol, RecordLayer, RuntimeChoice, TlsFiles};
 use petrel_proto::{Packet, Qos, Version};
 use rustls::pki_types::CertificateDer;
 
@@ -17,12 +17,15 @@ const PROTOCOLS: [Protocol; 4] = [Protocol::Mqtt, Protocol::Mqtts, Protocol::Ws,
 trait Stream: Read + Write + Send {}
 impl<S: Read + Write + Send> Stream for S {}
 
-fn broker(shards: u16, runtime: RuntimeChoice, files: &TlsFiles) -> Running {
+const LAYERS: [RecordLayer; 2] = [RecordLayer::Rustls, RecordLayer::Compact];
+
+fn broker(shards: u16, runtime: RuntimeChoice, files: &TlsFiles, layer: RecordLayer) -> Running {
     let mut config = config(shards, runtime);
     config.listeners = PROTOCOLS
         .map(|protocol| {
             let mut listener = listener(protocol);
             listener.tls = protocol.is_tls().then(|| files.clone());
+            listener.record_layer = layer;
             listener
         })
         .into();
@@ -48,8 +51,8 @@ fn clients_of_all_transports_meet() {
     let folder = tempfile::tempdir().expect("a folder");
     let (files, trusted) = certificate(folder.path());
     for runtime in RUNTIMES {
-        for shards in [1, 8] {
-            let broker = broker(shards, runtime, &files);
+        for (shards, layer) in [(1, LAYERS[0]), (8, LAYERS[0]), (1, LAYERS[1]), (8, LAYERS[1])] {
+            let broker = broker(shards, runtime, &files, layer);
             let mut clients: Vec<_> = (0..16)
                 .map(|n| {
                     let at = n % PROTOCOLS.len();
@@ -79,8 +82,8 @@ fn clients_of_all_transports_meet() {
 fn tls_connections_move_with_packets_right_behind_connect() {
     let folder = tempfile::tempdir().expect("a folder");
     let (files, trusted) = certificate(folder.path());
-    for runtime in RUNTIMES {
-        let broker = broker(8, runtime, &files);
+    for (runtime, layer) in RUNTIMES.into_iter().flat_map(|it| LAYERS.map(|layer| (it, layer))) {
+        let broker = broker(8, runtime, &files, layer);
         for n in 0..64 {
             let protocol = [Protocol::Mqtts, Protocol::Wss][n % 2];
             let at = if n % 2 == 0 { 1 } else { 3 };
@@ -108,7 +111,7 @@ fn new_certificates_are_for_new_connections_and_nobody_is_dropped() {
     let folder = tempfile::tempdir().expect("a folder");
     for runtime in RUNTIMES {
         let (files, old) = certificate(folder.path());
-        let broker = broker(2, runtime, &files);
+        let broker = broker(2, runtime, &files, RecordLayer::Compact);
         let address = broker.addresses()[1];
         let mut before = open(Protocol::Mqtts, address, &old);
         before.hello("before");

@@ -6,7 +6,8 @@
 //!
 //! Invariants:
 //! - no plaintext leaves a session before its handshake is complete;
-//! - an idle session holds the state of the library and no buffer of ours;
+//! - an idle session holds the state of the library, or in its place that of [`compact`], and no
+//!   buffer of ours;
 //! - a session holds at most [`TAIL_BYTES_MAX`] bytes of input that it could not use yet.
 
 pub mod compact;
@@ -16,9 +17,13 @@ mod session;
 mod tickets;
 
 #[cfg(test)]
+#[path = "tls/tests.rs"]
+#[allow(clippy::duplicate_mod, reason = "the same tests hold for the other record layer")]
+mod compact_tests;
+#[cfg(test)]
 mod tests;
 
-pub use config::{TlsApplication, TlsConfig};
+pub use config::{RecordLayer, TlsApplication, TlsConfig};
 pub use error::{NotTls, ProtocolFault, TlsError};
 pub use session::{TAIL_BYTES_MAX, TlsProgress, TlsSession};
 pub use tickets::{RandomUnavailable, TicketSecret};

@@ -154,3 +154,13 @@ fn read_ws(
         _ => Input::Over,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_layers_of_a_connection_are_two_words() {
+        assert_eq!(size_of::<Transport>(), 2 * size_of::<usize>());
+    }
+}

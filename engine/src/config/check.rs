@@ -55,7 +55,8 @@ pub(super) fn listeners(
         let allow_anonymous = allow_anonymous(placed, address, problems);
         let tls = tls(placed, protocol, folder, problems);
         let path = path(placed, protocol, problems);
-        accepted.push(Listener { protocol, address, allow_anonymous, tls, path });
+        let record_layer = placed.raw.record_layer;
+        accepted.push(Listener { protocol, address, allow_anonymous, tls, record_layer, path });
     }
     accepted
 }
@@ -124,7 +125,7 @@ fn tls(
     let name = protocol.name();
     if !protocol.is_tls() {
         let secure = if protocol == Protocol::Ws { "wss" } else { "mqtts" };
-        for key in ["cert", "key"] {
+        for key in ["cert", "key", "record_layer"] {
             if placed.places.contains_key(key) {
                 problems.add(
                     placed.place(key),

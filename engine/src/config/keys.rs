@@ -6,7 +6,7 @@
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
-use super::{EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RuntimeChoice};
+use super::{EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice};
 
 /// One key of a section whose values are collected in a `T`.
 pub(super) struct Key<T: 'static> {
@@ -47,6 +47,7 @@ pub(super) struct RawListener {
     pub allow_anonymous: Option<bool>,
     pub cert: Option<String>,
     pub key: Option<String>,
+    pub record_layer: RecordLayer,
     pub path: Option<String>,
 }
 
@@ -118,6 +119,17 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         name: "key",
         unit: "",
         kind: Kind::Text { set: |listener, text| listener.key = Some(text.to_owned()) },
+    },
+    Key {
+        name: "record_layer",
+        unit: "",
+        kind: Kind::Choice {
+            names: RecordLayer::NAMES,
+            get: |listener| Some(listener.record_layer.name().to_owned()),
+            set: |listener, name| {
+                listener.record_layer = RecordLayer::from_name(name).unwrap_or_default();
+            },
+        },
     },
     Key {
         name: "path",

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::keys::{AllLimits, LIMITS, value_text};
-use super::{Config, Listener};
+use super::{Config, Listener, RecordLayer};
 
 /// Displays what will run; made by [`Config::summary`].
 pub struct Summary<'a>(&'a Config);
@@ -47,6 +47,9 @@ impl fmt::Display for Listener {
         write!(f, "{} on {}{}", self.protocol.name(), self.address, self.path)?;
         if let Some(tls) = &self.tls {
             write!(f, ", certificate {}", tls.cert.display())?;
+            if self.record_layer != RecordLayer::default() {
+                write!(f, ", record layer {}", self.record_layer.name())?;
+            }
         }
         f.write_str(match self.allow_anonymous {
             true => ", anonymous clients allowed",

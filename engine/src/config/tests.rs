@@ -256,6 +256,28 @@ fn a_listener_without_its_required_keys_is_refused() {
 }
 
 #[test]
+fn the_record_layer_is_chosen_per_listener_and_only_with_tls() {
+    let folder = certificates();
+    let tls = format!("{TLS_LISTENER}cert = \"a.pem\"\nkey = \"a.key\"\n");
+    let layer = |text: &str| match Config::parse(text, folder.path()) {
+        Ok(config) => config.listeners[0].record_layer,
+        Err(problems) => panic!("{problems:?}"),
+    };
+    assert_eq!(layer(&tls), RecordLayer::Rustls);
+    assert_eq!(layer(&format!("{tls}record_layer = \"rustls\"\n")), RecordLayer::Rustls);
+    let compact = format!("{tls}record_layer = \"compact\"\n");
+    assert_eq!(layer(&compact), RecordLayer::Compact);
+    let summary = Config::parse(&compact, folder.path()).expect("good").summary().to_string();
+    assert!(summary.contains("a.pem, record layer compact, "), "{summary}");
+    refused(
+        "[[listener]]\nprotocol = \"ws\"\naddress = \"127.0.0.1:1\"\nrecord_layer = \"compact\"\n",
+        &[
+            "p.toml:4:16: `record_layer` has no use for protocol \"ws\", which is not encrypted; write protocol = \"wss\" for TLS, or take `record_layer` out",
+        ],
+    );
+}
+
+#[test]
 fn keys_that_the_protocol_has_no_use_for_are_refused() {
     refused(
         "[[listener]]\nprotocol = \"mqtt\"\naddress = \"127.0.0.1:1\"\ncert = \"a\"\nkey = \"b\"\npath = \"/\"\n",

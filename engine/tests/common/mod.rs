@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
 use petrel_engine::config::{
-    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RuntimeChoice,
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice,
 };
 use petrel_proto::{
     Connect, ConnectProperties, Frame, Packet, PacketId, Publish, PublishProperties, Qos,
@@ -35,6 +35,7 @@ pub fn listener(protocol: Protocol) -> Listener {
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         allow_anonymous: true,
         tls: None,
+        record_layer: RecordLayer::default(),
         path: if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() },
     }
 }

@@ -4,14 +4,15 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::SingleCertAndKey;
 use rustls::version::{TLS12, TLS13};
+use rustls::{NoKeyLog, SupportedCipherSuite};
 use rustls_pki_types::UnixTime;
 
+use super::compact;
 use super::tickets::{EpochTickets, TicketSecret};
 use crate::certificate::{self, CertificateWarning, TlsConfigError};
 
@@ -56,12 +57,47 @@ impl TlsApplication {
     }
 }
 
+/// What protects the records of TLS 1.3 connections once their handshake is complete.
+///
+/// The handshake, and all of TLS 1.2, is the library's in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RecordLayer {
+    /// The library: some 3.5 KB per idle connection.
+    #[default]
+    Rustls,
+    /// [`compact`]: some 150 bytes per idle connection.
+    Compact,
+}
+
+impl RecordLayer {
+    /// The names in the configuration file.
+    pub const NAMES: &'static [&'static str] = &["rustls", "compact"];
+
+    /// The record layer for its name in the configuration file.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "rustls" => Some(Self::Rustls),
+            "compact" => Some(Self::Compact),
+            _ => None,
+        }
+    }
+
+    /// Its name in the configuration file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rustls => "rustls",
+            Self::Compact => "compact",
+        }
+    }
+}
+
 /// The TLS settings of one listener: certificate, key, suites, tickets.
 ///
 /// Cheap to clone. Connections that were made with an older one keep running when it is replaced.
 #[derive(Clone)]
 pub struct TlsConfig {
     rustls: Arc<ServerConfig>,
+    record_layer: RecordLayer,
     warning: Option<CertificateWarning>,
 }
 
@@ -90,12 +126,35 @@ impl TlsConfig {
         config.send_tls13_tickets = 1;
         // A replayed CONNECT would take a session over: no early data.
         config.max_early_data_size = 0;
-        Ok(Self { rustls: Arc::new(config), warning: identity.warning })
+        Ok(Self {
+            rustls: Arc::new(config),
+            record_layer: RecordLayer::default(),
+            warning: identity.warning,
+        })
+    }
+
+    /// The same settings with another record layer; [`RecordLayer::Rustls`] until this is called.
+    #[must_use]
+    pub fn with_record_layer(mut self, record_layer: RecordLayer) -> Self {
+        let config = Arc::make_mut(&mut self.rustls);
+        match record_layer {
+            RecordLayer::Compact => compact::prepare_server(config),
+            RecordLayer::Rustls => {
+                config.enable_secret_extraction = false;
+                config.key_log = Arc::new(NoKeyLog);
+            }
+        }
+        self.record_layer = record_layer;
+        self
     }
 
     /// What the operator should be told about the certificate, if anything.
     pub fn warning(&self) -> Option<CertificateWarning> {
         self.warning
+    }
+
+    pub(super) fn record_layer(&self) -> RecordLayer {
+        self.record_layer
     }
 
     pub(super) fn rustls(&self) -> Arc<ServerConfig> {
@@ -105,7 +164,10 @@ impl TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConfig").field("warning", &self.warning).finish_non_exhaustive()
+        f.debug_struct("TlsConfig")
+            .field("record_layer", &self.record_layer)
+            .field("warning", &self.warning)
+            .finish_non_exhaustive()
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::compact::{HandoverError, RecordFault};
+
 /// A session cannot go on; the connection has to be closed after what is in `wire_out` was sent.
 ///
 /// The text of every variant is ours or the TLS library's; none repeats bytes of the peer.
@@ -11,6 +13,10 @@ pub enum TlsError {
     NotTls(NotTls),
     /// The peer broke the protocol, shares no version or suite with us, or sent an alert.
     Protocol(ProtocolFault),
+    /// The peer broke the protocol after the handshake, or sent an alert; found by our own record layer.
+    Record(RecordFault),
+    /// The connection could not go over to our own record layer.
+    Handover(HandoverError),
     /// A record or handshake message would need more than [`super::TAIL_BYTES_MAX`] bytes to be held.
     TooLarge,
     /// The caller wrote before the handshake was complete, or after `close_notify`.
@@ -69,9 +75,21 @@ impl fmt::Display for TlsError {
             Self::NotTls(NotTls::Http) => f.write_str("the client spoke plain HTTP on a TLS port"),
             Self::NotTls(NotTls::Other) => f.write_str("the client does not speak TLS"),
             Self::Protocol(fault) => fault.fmt(f),
+            Self::Record(fault) => fault.fmt(f),
+            Self::Handover(error) => error.fmt(f),
             Self::TooLarge => f.write_str("a TLS record or handshake message is too large"),
             Self::NotWritable => f.write_str("TLS is not ready for application data"),
             Self::Failed => f.write_str("the TLS session has failed before"),
+        }
+    }
+}
+
+impl From<RecordFault> for TlsError {
+    fn from(fault: RecordFault) -> Self {
+        match fault {
+            RecordFault::NotWritable => Self::NotWritable,
+            RecordFault::Failed => Self::Failed,
+            fault => Self::Record(fault),
         }
     }
 }

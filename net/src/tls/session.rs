@@ -1,6 +1,6 @@
 //! One TLS connection, driven by hand.
 
-use std::fmt;
+use std::{fmt, mem};
 
 use bytes::BytesMut;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -8,7 +8,8 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
 
-use super::config::TlsConfig;
+use super::compact::{CompactSession, TrafficSecrets};
+use super::config::{RecordLayer, TlsConfig};
 use super::error::{NotTls, ProtocolFault, TlsError};
 
 /// Most bytes of input that a session keeps until the rest of a record arrives.
@@ -29,11 +30,23 @@ const ALERT_RECORD_OVERFLOW: u8 = 22;
 
 /// The server side of one TLS connection.
 ///
-/// One pointer in size; movable between threads at any point, with what it has read but not used.
-pub struct TlsSession(Box<Inner>);
+/// Movable between threads at any point, with what it has read but not used.
+pub struct TlsSession(Mode);
+
+/// Who protects the records.
+enum Mode {
+    /// The library: always in the handshake, in TLS 1.2, and where the listener says so.
+    Library(Box<Inner>),
+    /// The record layer of our own.
+    Compact(CompactSession),
+    /// The session ended between the two.
+    Lost,
+}
 
 struct Inner {
     conn: UnbufferedServerConnection,
+    /// Present as long as the connection may leave the library when its handshake is complete.
+    leaving: Option<Box<Leaving>>,
     /// Input that is not consumed: a partial record, or in the handshake also whole records that hold
     /// the beginning of a message. The library keeps offsets from its first byte, and has decrypted
     /// it in place where it could, so it is neither moved within nor read again from the wire.
@@ -42,6 +55,14 @@ struct Inner {
     /// We have said `close_notify`. The library would go on encrypting, and would answer broken input
     /// with a second alert.
     write_closed: bool,
+}
+
+/// What is needed to leave the library.
+struct Leaving {
+    secrets: TrafficSecrets,
+    /// Where in the tail the record begins that is not whole. The library is given whole records, and
+    /// none after the one that completes the handshake.
+    record_at: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +90,15 @@ impl TlsSession {
     /// Begins a session that waits for a ClientHello.
     pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
         let conn = UnbufferedServerConnection::new(config.rustls()).map_err(protocol)?;
-        let inner = Inner { conn, tail: Vec::new(), phase: Phase::Fresh, write_closed: false };
-        Ok(Self(Box::new(inner)))
+        let leaving = match config.record_layer() {
+            RecordLayer::Rustls => None,
+            RecordLayer::Compact => {
+                Some(Box::new(Leaving { secrets: TrafficSecrets::new(), record_at: 0 }))
+            }
+        };
+        let tail = Vec::new();
+        let inner = Inner { conn, leaving, tail, phase: Phase::Fresh, write_closed: false };
+        Ok(Self(Mode::Library(Box::new(inner))))
     }
 
     /// Feeds bytes from the wire; they are decrypted in place and need not be kept.
@@ -86,16 +114,28 @@ impl TlsSession {
         plain: &mut BytesMut,
         wire_out: &mut Vec<u8>,
     ) -> Result<TlsProgress, TlsError> {
-        let inner = &mut *self.0;
-        let result = inner.read(ciphertext, plain, wire_out);
-        if result.is_err() {
-            inner.phase = Phase::Failed;
-            inner.tail = Vec::new();
+        let mut input = ciphertext;
+        if let Mode::Library(inner) = &mut self.0
+            && inner.leaving.is_some()
+        {
+            let taken = inner.guarded(|inner| inner.read_handshake(input, plain, wire_out))?;
+            input = input.get_mut(taken..).unwrap_or_default();
+            self.leave_library()?;
         }
-        result.map(|()| TlsProgress {
-            handshake_done: !inner.conn.is_handshaking(),
-            peer_closed: inner.phase == Phase::PeerClosed,
-        })
+        match &mut self.0 {
+            Mode::Library(inner) => {
+                inner.guarded(|inner| inner.read(input, plain, wire_out))?;
+                Ok(TlsProgress {
+                    handshake_done: !inner.conn.is_handshaking(),
+                    peer_closed: inner.phase == Phase::PeerClosed,
+                })
+            }
+            Mode::Compact(session) => {
+                let peer_closed = session.read(input, plain, wire_out)?;
+                Ok(TlsProgress { handshake_done: true, peer_closed })
+            }
+            Mode::Lost => Err(TlsError::Failed),
+        }
     }
 
     /// Encrypts application bytes into `wire_out`: one record for up to 16 KiB.
@@ -103,63 +143,103 @@ impl TlsSession {
     /// *Errors*: [`TlsError::NotWritable`] before the handshake is complete and after
     /// [`TlsSession::close_notify`]; a fault of the library when the keys are used up (TLS 1.2 only).
     pub fn write(&mut self, plain: &[u8], wire_out: &mut Vec<u8>) -> Result<(), TlsError> {
-        if self.is_handshaking() || self.0.write_closed {
-            return Err(TlsError::NotWritable);
+        match &mut self.0 {
+            Mode::Library(inner) => inner.write(plain, wire_out),
+            Mode::Compact(session) => Ok(session.write(plain, wire_out)?),
+            Mode::Lost => Err(TlsError::Failed),
         }
-        if plain.is_empty() {
-            return Ok(());
-        }
-        let records = plain.len().div_ceil(FRAGMENT_BYTES_MAX);
-        let room = plain.len() + records * RECORD_OVERHEAD_MAX + CONTROL_ROOM;
-        self.0.with_traffic(wire_out, room, |traffic, out| traffic.encrypt(plain, out))
     }
 
     /// Says that no more application bytes will follow; what the peer still sends is dropped.
     ///
     /// Does nothing before the handshake is complete, after an error, or a second time.
     pub fn close_notify(&mut self, wire_out: &mut Vec<u8>) {
-        if !self.is_handshaking() && !self.0.write_closed {
-            self.0.write_closed = true;
-            // There is nothing to be told if it fails: the connection is being closed.
-            let _ = self.0.with_traffic(wire_out, CONTROL_ROOM, |t, out| t.queue_close_notify(out));
-            // Last, because the library has to be shown what it holds offsets into.
-            self.0.tail = Vec::new();
+        match &mut self.0 {
+            Mode::Library(inner) => inner.close_notify(wire_out),
+            Mode::Compact(session) => session.close_notify(wire_out),
+            Mode::Lost => {}
         }
     }
 
     /// Whether the handshake is not complete yet.
     pub fn is_handshaking(&self) -> bool {
-        self.0.conn.is_handshaking()
+        match &self.0 {
+            Mode::Library(inner) => inner.conn.is_handshaking(),
+            Mode::Compact(_) | Mode::Lost => false,
+        }
+    }
+
+    /// Whether the connection has left the library for [`RecordLayer::Compact`].
+    pub fn is_compact(&self) -> bool {
+        matches!(self.0, Mode::Compact(_))
     }
 
     /// How many bytes of input are kept until more arrives: 0 between two records.
     ///
     /// *Bounds*: at most [`TAIL_BYTES_MAX`]. A caller that cuts slow senders looks here.
     pub fn tail_bytes(&self) -> usize {
-        self.0.tail.len()
+        match &self.0 {
+            Mode::Library(inner) => inner.tail.len(),
+            Mode::Compact(session) => session.tail_bytes(),
+            Mode::Lost => 0,
+        }
+    }
+
+    /// Goes over to the record layer of our own, if the handshake has just been completed.
+    ///
+    /// This is the last moment at which the library can be asked about the peer: whoever needs its
+    /// certificates, the server name or the protocol of ALPN later takes them here.
+    fn leave_library(&mut self) -> Result<(), TlsError> {
+        let Mode::Library(inner) = &mut self.0 else { return Ok(()) };
+        if inner.conn.is_handshaking() || inner.phase != Phase::Open {
+            return Ok(());
+        }
+        let Some(leaving) = inner.leaving.take() else { return Ok(()) };
+        if !CompactSession::accepts(&inner.conn) || !inner.tail.is_empty() {
+            // TLS 1.2.
+            return Ok(());
+        }
+        if let Mode::Library(inner) = mem::replace(&mut self.0, Mode::Lost) {
+            let session = CompactSession::from_server(inner.conn, leaving.secrets);
+            self.0 = Mode::Compact(session.map_err(TlsError::Handover)?);
+        }
+        Ok(())
     }
 }
 
 impl fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let phase: &dyn fmt::Debug = match &self.0 {
+            Mode::Library(inner) => &inner.phase,
+            Mode::Compact(session) => session,
+            Mode::Lost => &"Lost",
+        };
         f.debug_struct("TlsSession")
-            .field("phase", &self.0.phase)
-            .field("tail_bytes", &self.0.tail.len())
+            .field("phase", phase)
+            .field("tail_bytes", &self.tail_bytes())
             .finish_non_exhaustive()
     }
 }
 
 impl Inner {
-    fn read(
+    /// Lets a failed call end the session.
+    fn guarded<T>(
         &mut self,
-        mut input: &mut [u8],
-        plain: &mut BytesMut,
-        wire_out: &mut Vec<u8>,
-    ) -> Result<(), TlsError> {
-        match (self.phase, input.first()) {
+        call: impl FnOnce(&mut Self) -> Result<T, TlsError>,
+    ) -> Result<T, TlsError> {
+        call(self).inspect_err(|_| {
+            self.phase = Phase::Failed;
+            self.tail = Vec::new();
+            self.leaving = None;
+        })
+    }
+
+    /// Looks at the first byte of input, and returns whether the input is to be read at all.
+    fn admit(&mut self, first: Option<&u8>, wire_out: &mut Vec<u8>) -> Result<bool, TlsError> {
+        match (self.phase, first) {
             (Phase::Failed, _) => return Err(TlsError::Failed),
-            (Phase::PeerClosed, _) | (_, None) => return Ok(()),
-            _ if self.write_closed => return Ok(()),
+            (Phase::PeerClosed, _) | (_, None) => return Ok(false),
+            _ if self.write_closed => return Ok(false),
             (Phase::Fresh, Some(&first)) => {
                 if let Some(guess) = NotTls::judge(first) {
                     push_plaintext_alert(ALERT_DECODE_ERROR, wire_out);
@@ -168,6 +248,59 @@ impl Inner {
                 self.phase = Phase::Open;
             }
             (Phase::Open, Some(_)) => {}
+        }
+        Ok(true)
+    }
+
+    /// Reads record by record until the handshake is complete, and returns how much was read.
+    ///
+    /// All of it is copied to the tail: it is little, and records of one message stay together.
+    fn read_handshake(
+        &mut self,
+        input: &[u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<usize, TlsError> {
+        let Some(mut leaving) = self.leaving.take() else { return Ok(0) };
+        if !self.admit(input.first(), wire_out)? {
+            self.leaving = Some(leaving);
+            return Ok(input.len());
+        }
+        let mut tail = mem::take(&mut self.tail);
+        let mut rest = input;
+        while !rest.is_empty() && self.conn.is_handshaking() {
+            let missing = missing(tail.get(leaving.record_at..).unwrap_or_default());
+            let (head, after) = rest.split_at(missing.min(rest.len()));
+            rest = after;
+            tail.reserve_exact(head.len());
+            tail.extend_from_slice(head);
+            let record = tail.get(leaving.record_at..).unwrap_or_default();
+            let whole = self::missing(record) == usize::MAX;
+            // What is not whole is shown too when there is no more, for its header may be wrong.
+            if whole || rest.is_empty() {
+                let used = leaving.secrets.capture(|| self.process(&mut tail, plain, wire_out))?;
+                tail.drain(..used);
+                leaving.record_at = match whole {
+                    true => tail.len(),
+                    false => leaving.record_at.saturating_sub(used),
+                };
+            }
+            self.keep(tail, wire_out)?;
+            tail = mem::take(&mut self.tail);
+        }
+        self.tail = tail;
+        self.leaving = Some(leaving);
+        Ok(input.len() - rest.len())
+    }
+
+    fn read(
+        &mut self,
+        mut input: &mut [u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<(), TlsError> {
+        if !self.admit(input.first(), wire_out)? {
+            return Ok(());
         }
         // While a tail is kept, only as much input is copied behind it as completes its record; the
         // rest is decrypted where it lies.
@@ -259,6 +392,28 @@ impl Inner {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, wire_out),
                 _ => return,
             }
+        }
+    }
+
+    fn write(&mut self, plain: &[u8], wire_out: &mut Vec<u8>) -> Result<(), TlsError> {
+        if self.conn.is_handshaking() || self.write_closed {
+            return Err(TlsError::NotWritable);
+        }
+        if plain.is_empty() {
+            return Ok(());
+        }
+        let records = plain.len().div_ceil(FRAGMENT_BYTES_MAX);
+        let room = plain.len() + records * RECORD_OVERHEAD_MAX + CONTROL_ROOM;
+        self.with_traffic(wire_out, room, |traffic, out| traffic.encrypt(plain, out))
+    }
+
+    fn close_notify(&mut self, wire_out: &mut Vec<u8>) {
+        if !self.conn.is_handshaking() && !self.write_closed {
+            self.write_closed = true;
+            // There is nothing to be told if it fails: the connection is being closed.
+            let _ = self.with_traffic(wire_out, CONTROL_ROOM, |t, out| t.queue_close_notify(out));
+            // Last, because the library has to be shown what it holds offsets into.
+            self.tail = Vec::new();
         }
     }
 
