@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
 use petrel_engine::config::{
-    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RuntimeChoice, TlsFiles,
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice, TlsFiles,
 };
 
 use crate::secure::certificates;
@@ -16,7 +16,14 @@ use crate::support::{code, outcome, petrelctl};
 fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
     let path = if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    Listener { protocol, address, allow_anonymous: true, tls, path }
+    Listener {
+        protocol,
+        address,
+        allow_anonymous: true,
+        tls,
+        record_layer: RecordLayer::default(),
+        path,
+    }
 }
 
 fn start(shards: u16, listeners: Vec<Listener>) -> Running {
