@@ -5,6 +5,7 @@ mod rig;
 
 mod differential;
 mod handover;
+mod interop;
 mod refusals;
 mod renewal;
 mod streams;

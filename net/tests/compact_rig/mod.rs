@@ -4,6 +4,7 @@
 mod forger;
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use petrel_net::tls::compact::{
@@ -34,11 +35,16 @@ pub const ROLES: [Side; 2] = [Side::Server, Side::Client];
 struct Identity {
     certificate: rustls_pki_types::CertificateDer<'static>,
     key: Vec<u8>,
+    pem: (String, String),
 }
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    Identity { certificate: made.cert.der().clone(), key: made.signing_key.serialize_der() }
+    Identity {
+        certificate: made.cert.der().clone(),
+        key: made.signing_key.serialize_der(),
+        pem: (made.cert.pem(), made.signing_key.serialize_pem()),
+    }
 });
 
 /// The configurations of both ends.
@@ -189,6 +195,51 @@ pub fn shake_client(
         }
         take_from(peer, &mut input);
     }
+}
+
+/// Shakes hands as a server over a socket; the peer has to be silent until it hears something.
+pub fn serve(mut site: Site, stream: &mut TcpStream) -> CompactSession {
+    prepare_server(&mut site.server);
+    let mut conn = UnbufferedServerConnection::new(Arc::new(site.server)).unwrap();
+    let mut secrets = TrafficSecrets::new();
+    let (mut input, mut out) = (Vec::new(), Vec::new());
+    while conn.is_handshaking() {
+        receive(stream, &mut input);
+        process!(conn, secrets, input, out);
+        stream.write_all(&out).unwrap();
+        out.clear();
+    }
+    CompactSession::from_server(conn, secrets).unwrap()
+}
+
+/// Shakes hands as a client over a socket.
+pub fn connect(mut site: Site, stream: &mut TcpStream) -> CompactSession {
+    prepare_client(&mut site.client);
+    let mut conn = UnbufferedClientConnection::new(Arc::new(site.client), name()).unwrap();
+    let mut secrets = TrafficSecrets::new();
+    let (mut input, mut out) = (Vec::new(), Vec::new());
+    loop {
+        process!(conn, secrets, input, out);
+        stream.write_all(&out).unwrap();
+        out.clear();
+        if !conn.is_handshaking() {
+            assert!(input.is_empty());
+            return CompactSession::from_client(conn, secrets).unwrap();
+        }
+        receive(stream, &mut input);
+    }
+}
+
+fn receive(stream: &mut TcpStream, input: &mut Vec<u8>) {
+    let mut buffer = [0; 4096];
+    let count = stream.read(&mut buffer).unwrap();
+    assert_ne!(count, 0, "the peer has gone");
+    input.extend_from_slice(&buffer[..count]);
+}
+
+/// The certificate and its key as PEM.
+pub fn pem() -> (&'static str, &'static str) {
+    (&IDENTITY.pem.0, &IDENTITY.pem.1)
 }
 
 pub fn pair(role: Side, suite: SupportedCipherSuite) -> (CompactSession, Connection) {

@@ -12,8 +12,6 @@ use crate::rig::{Forger, Opened, ROLES, SUITES, forged};
 enum Step<'a> {
     /// A record with this inner plaintext arrives.
     Record(Vec<u8>),
-    /// A KeyUpdate with this request arrives, and the peer follows it.
-    Update(u8),
     /// Bytes arrive that were never sealed.
     Noise(&'a [u8]),
     /// We write.
@@ -51,7 +49,7 @@ fn parse(mut program: &[u8]) -> Vec<Step<'_>> {
             1 => Step::Record([take(argument.into()), &[APPLICATION_DATA]].concat()),
             2 => Step::Record([take(argument.into()), &[HANDSHAKE]].concat()),
             3 => Step::Record([take((argument & 3).into()), &[ALERT]].concat()),
-            4 => Step::Update(argument),
+            4 => Step::Record(vec![24, 0, 0, 1, argument, HANDSHAKE]),
             5 => Step::Noise(take(argument.into())),
             6 if argument == 255 => Step::Close,
             6 if argument > 252 => Step::OwnUpdate(argument & 1 != 0),
@@ -100,10 +98,6 @@ impl Run {
                     self.arrive(wire, piece, (!noise).then_some(&inner[..]));
                 }
                 Step::Record(_) => {}
-                Step::Update(ask) => {
-                    let wire = self.forger.key_update(*ask);
-                    self.arrive(wire, piece, (!noise).then_some(&[24, 0, 0, 1, *ask, 22]));
-                }
                 Step::Noise(bytes) => {
                     // From here on nothing decrypts, unless nothing was sent.
                     noise |= !bytes.is_empty();
@@ -167,6 +161,9 @@ impl Run {
             assert_eq!(self.seen.fault.is_none(), expected.is_ok(), "{inner:?}");
             assert_eq!(self.seen.peer_closed, self.model.closed);
             assert_eq!(&plain[..], expected.unwrap_or_default());
+            if std::mem::take(&mut self.model.updated) {
+                self.forger.update();
+            }
         }
         self.seen.plain.extend_from_slice(&plain);
         self.sent(&out);
@@ -192,11 +189,13 @@ struct Model {
     handshake: Vec<u8>,
     idle: usize,
     closed: bool,
+    /// The record just read was the last under its key.
+    updated: bool,
 }
 
 impl Model {
     const fn new() -> Self {
-        Self { role: Side::Server, handshake: Vec::new(), idle: 0, closed: false }
+        Self { role: Side::Server, handshake: Vec::new(), idle: 0, closed: false, updated: false }
     }
 
     /// The application bytes of a record, or that it ends the session.
@@ -243,6 +242,7 @@ impl Model {
             if kind == 24 && (self.handshake[4] > 1 || self.handshake.len() > 5) {
                 return Err(());
             }
+            self.updated |= kind == 24;
             self.handshake.drain(..4 + length);
         }
         Ok(())
