@@ -78,6 +78,10 @@ impl fmt::Display for BootError {
                 _ => write!(f, "cannot listen on {address}: {error}"),
             },
             Self::Refused(sentence) => f.write_str(sentence),
+            Self::Shard(error) if error.kind() == io::ErrorKind::WouldBlock => f.write_str(
+                "a shard did not come up: the system allows no more threads; raise it with \
+                 `ulimit -u` or TasksMax= in the systemd unit",
+            ),
             Self::Shard(error) => write!(f, "a shard did not come up: {error}"),
             Self::Random => f.write_str("the system gives no random numbers"),
         }

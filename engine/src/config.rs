@@ -12,6 +12,7 @@ mod read;
 mod summary;
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -145,7 +146,13 @@ impl Config {
     pub fn load(file: &Path) -> Result<Self, ConfigError> {
         let name = file.display().to_string();
         let unreadable = |reason: String| ConfigError::Unreadable { file: name.clone(), reason };
-        let bytes = fs::read(file).map_err(|error| unreadable(error.to_string()))?;
+        let io_error = |error: io::Error| unreadable(error.to_string());
+        let mut bytes = Vec::new();
+        let opened = fs::File::open(file).map_err(io_error)?;
+        opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(io_error)?;
+        if bytes.len() as u64 > FILE_BYTES_MAX {
+            return Err(unreadable(format!("it is larger than {FILE_BYTES_MAX} bytes")));
+        }
         let text = String::from_utf8(bytes).map_err(|error| {
             unreadable(format!(
                 "it is not UTF-8 text (byte {} and after)",
@@ -266,6 +273,9 @@ impl Protocol {
         matches!(self, Self::Ws | Self::Wss)
     }
 }
+
+/// No configuration is as long as this, in bytes.
+const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The URL path of WebSocket listeners that name none.
 const DEFAULT_PATH: &str = "/mqtt";

@@ -46,6 +46,8 @@ What is printed:
   -W SECONDS              end after this time, with exit code 27
   -E                      end once the broker has acknowledged the subscriptions
 
+When the connection is lost it ends with exit code 1; it does not connect again.
+
 ",
     include_str!("common_help.txt")
 );
