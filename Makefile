@@ -38,6 +38,7 @@ unit:
 ## Real sockets, several shards, both runtimes.
 integration:
 	$(CARGO) test --locked -q -p petrel-engine -p petrel-tools --test '*'
+	$(CARGO) test --locked -q -p petrel-bench
 
 ## The deterministic simulator: SEEDS seeds, and the proof that it bites.
 sim:

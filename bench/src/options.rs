@@ -1,25 +1,84 @@
 //! The command line.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::*;
 use petrel_proto::{Qos, Version};
 
+use crate::load::plan::Target;
+use crate::load::process::Process;
+use crate::load::scenario::{Asked, Scenario};
+use crate::load::tls::TlsClient;
+
 pub const HELP: &str = "\
+Load for any MQTT broker.
+
+Usage: petrel-bench SCENARIO [OPTIONS]
+
+Scenarios, in an open loop: times count from the moment at which a message was due.
+  connect         holds -c connections with a subscription each, then sends a message to each
+  storm           cuts -c persistent sessions at once; they come back without any back-off
+  keepalive       as connect, with pings (-k 60) for as long as --time says
+  pairs           -c publishers, each with a subscriber of its own
+  fan-in          -c publishers, --receivers subscribers to all of them
+  fan-out         one publisher, -c subscribers
+  shared          -c publishers, one shared group of --receivers
+  retained        -c retained topics, then --receivers that read them all
+  offline         messages for -c sessions that are away, which then come back
+  slow-consumer   fan-out with --receivers among the subscribers that never read
+  mixed           --pairs pairs, a fan-out to --receivers and -c idle clients
+  connected-cars  100,000 cars, a message per 10 s each, six consumers in one shared group
+
+The broker:
+  -h, --host HOST         may be repeated; clients are spread over all (127.0.0.1)
+  -p, --port PORT         1883, or 8883 with -S
+  -V, --version 3|4|5     MQTT 3.1, 3.1.1 or 5 (5)
+  -S, --ssl               TLS; any certificate is accepted unless --cafile says otherwise
+      --cafile FILE       PEM file of certificates to trust; the name is localhost
+      --resume            TLS sessions are resumed by ticket
+      --broker-pid PID    accounts for the CPU and the memory of that process
+
+The load:
+  -c, --count N           clients (1,000)
+      --receivers N       receivers where the scenario tells them apart (6)
+  -R, --connrate N        new connections a second; 0 for as fast as it goes (0)
+      --under-way N       connections under way at once, at most; 0 for any number (0)
+  -I, --interval-of-msg MS   from one message of a client to its next (1000)
+  -q, --qos 0|1|2         of messages and subscriptions (0)
+  -s, --size BYTES        of payloads, at least 16 (100)
+  -r, --retain            messages are retained; in connect, sessions are kept
+  -t, --topic TOPIC       %i is the number of the client
+  -k, --keepalive S       (0; keepalive: 60)
+      --time S            how long the measured part lasts (10)
+      --pairs N           pairs in the background of a storm, QoS 1 (20)
+      --patience S        a client that is not ready by then tries again (30)
+      --prefix TEXT       what client identifiers begin with (bench-SCENARIO)
+      --ifaddr ADDRESS    source address, may be repeated; 127.x.y.z are spread by themselves
+      --threads N         threads, each with a file table of its own (one per 15,000 clients, at
+                          least two)
+
+Output:
+      --json FILE         everything, for machines
+      --quiet             no progress
+
+In a closed loop, for comparing brokers by their CPU time (bench/idle.py, bench/cpu.py):
 petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
-    Connects, subscribes once per connection, prints `holding N`, ends when stdin ends.
 petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
                   [--window 100] [--seconds 5] [--version 4]
-    Each publisher keeps at most `window` messages on their way to its subscriber.
+
+Exit codes: 0, 1 if connections or messages were lost, 2 if it could not be run.
 ";
 
 /// What to do.
 pub enum Command {
-    /// Hold idle connections.
+    /// Hold idle connections, blocking.
     Idle(Idle),
-    /// Send messages.
+    /// Send messages in a closed loop.
     Pair(Pair),
+    /// A scenario.
+    Load(Box<Asked>),
     /// Say how to use it.
     Help,
 }
@@ -42,51 +101,237 @@ pub struct Pair {
     pub version: Version,
 }
 
+/// Clients of one thread, if nothing else is said; its file table has to have room for them.
+const CLIENTS_PER_THREAD: usize = 15_000;
+
 /// Reads the command line.
 pub fn parse() -> Result<Command, String> {
-    let mut parser = lexopt::Parser::from_env();
-    let mut name = None;
-    let mut address: SocketAddr = ([127, 0, 0, 1], 1883).into();
-    let mut version = Version::V3_1_1;
-    let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
-    let (mut qos, mut seconds) = (Qos::AtMostOnce, 5.0);
-    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
-        match argument {
-            Long("connections") => connections = number(&mut parser, "connections")? as usize,
-            Long("pairs") => pairs = number(&mut parser, "pairs")? as usize,
-            Long("payload") => payload_bytes = (number(&mut parser, "payload")? as usize).max(8),
-            Long("window") => window = number(&mut parser, "window")? as usize,
-            Long("seconds") => seconds = number(&mut parser, "seconds")?,
-            Long("qos") => {
-                qos = Qos::from_u8(number(&mut parser, "qos")? as u8).ok_or("--qos: 0, 1 or 2")?;
-            }
-            Long("version") => {
-                version = match number(&mut parser, "version")? as u8 {
-                    4 => Version::V3_1_1,
-                    5 => Version::V5,
-                    _ => return Err("--version: 4 or 5".into()),
-                };
-            }
-            Long("address") => {
-                let value = parser.value().map_err(|error| error.to_string())?;
-                address = value.parse().map_err(|error| format!("--address: {error}"))?;
-            }
-            Long("help") => return Ok(Command::Help),
-            Value(value) if name.is_none() => name = Some(value),
-            other => return Err(format!("{}; see --help", other.unexpected())),
-        }
-    }
-    let time = Duration::from_secs_f64(seconds);
-    match name.as_ref().and_then(|name| name.to_str()) {
-        Some("idle") => Ok(Command::Idle(Idle { address, connections, version })),
-        Some("pair") => {
-            Ok(Command::Pair(Pair { address, pairs, qos, payload_bytes, window, time, version }))
-        }
-        _ => Err("idle or pair; see --help".into()),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Some(name) = words.first().cloned() else { return Ok(Command::Help) };
+    let parser = lexopt::Parser::from_args(words.iter().skip(1));
+    match name.as_str() {
+        "idle" | "pair" => closed(&name, parser),
+        "--help" | "help" => Ok(Command::Help),
+        name => match Scenario::NAMES.iter().find(|(known, _)| *known == name) {
+            Some((_, scenario)) => load(*scenario, parser, words.clone()),
+            None => Err(format!("there is no scenario {name:?}; see petrel-bench --help")),
+        },
     }
 }
 
-fn number(parser: &mut lexopt::Parser, what: &str) -> Result<f64, String> {
+/// What the options say, before it is put together.
+struct Raw {
+    hosts: Vec<String>,
+    port: Option<u16>,
+    version: Version,
+    ssl: bool,
+    cafile: Option<PathBuf>,
+    resume: bool,
+    threads: Option<usize>,
+    sources: Vec<Ipv4Addr>,
+    asked: Asked,
+}
+
+fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
+    let cars = scenario == Scenario::ConnectedCars;
+    Asked {
+        scenario,
+        target: Target {
+            addresses: Vec::new(),
+            version: Version::V5,
+            tls: None,
+            sources: Vec::new(),
+            prefix: format!("bench-{}", scenario.name()),
+            patience: Duration::from_secs(30),
+        },
+        threads: 0,
+        count: if cars { 100_000 } else { 1_000 },
+        receivers: 6,
+        rate: if cars { 5_000.0 } else { f64::INFINITY },
+        under_way: usize::MAX,
+        every: Duration::from_millis(if cars { 10_000 } else { 1_000 }),
+        qos: Qos::AtMostOnce,
+        bytes: 100,
+        retain: false,
+        keep_alive_s: if scenario == Scenario::KeepAlive { 60 } else { 0 },
+        topic: None,
+        time: Duration::from_secs(10),
+        pairs: 20,
+        broker: None,
+        quiet: false,
+        json: None,
+        words,
+    }
+}
+
+fn load(
+    scenario: Scenario,
+    mut parser: lexopt::Parser,
+    words: Vec<String>,
+) -> Result<Command, String> {
+    let mut raw = Raw {
+        hosts: Vec::new(),
+        port: None,
+        version: Version::V5,
+        ssl: false,
+        cafile: None,
+        resume: false,
+        threads: None,
+        sources: Vec::new(),
+        asked: defaults(scenario, words),
+    };
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+        let argument = match argument {
+            Short(short) => format!("-{short}"),
+            Long("help") => return Ok(Command::Help),
+            Long(long) => format!("--{long}"),
+            Value(value) => return Err(format!("{value:?} is not expected; see --help")),
+        };
+        raw.take(&argument, &mut parser)?;
+    }
+    raw.finish().map(|asked| Command::Load(Box::new(asked)))
+}
+
+impl Raw {
+    fn take(&mut self, name: &str, parser: &mut lexopt::Parser) -> Result<(), String> {
+        let mut number = || number(parser, name);
+        let asked = &mut self.asked;
+        match name {
+            "-c" | "--count" => asked.count = whole(number()?, name, 1)?,
+            "--receivers" => asked.receivers = whole(number()?, name, 0)?,
+            "-R" | "--connrate" => {
+                asked.rate = Some(number()?).filter(|it| *it > 0.0).unwrap_or(f64::INFINITY)
+            }
+            "--under-way" => {
+                asked.under_way =
+                    Some(whole(number()?, name, 0)?).filter(|it| *it > 0).unwrap_or(usize::MAX)
+            }
+            "-I" | "--interval-of-msg" => asked.every = seconds(number()? / 1000.0, name)?,
+            "-q" | "--qos" => asked.qos = qos(number()?)?,
+            "-s" | "--size" => asked.bytes = whole(number()?, name, 16)?,
+            "-r" | "--retain" => asked.retain = true,
+            "-t" | "--topic" => asked.topic = Some(word(parser, name)?),
+            "-k" | "--keepalive" => asked.keep_alive_s = whole(number()?, name, 0)? as u16,
+            "--time" => asked.time = seconds(number()?, name)?,
+            "--pairs" => asked.pairs = whole(number()?, name, 0)?,
+            "--patience" => asked.target.patience = seconds(number()?, name)?,
+            "--prefix" => asked.target.prefix = word(parser, name)?,
+            "--broker-pid" => asked.broker = Some(Process(whole(number()?, name, 1)? as u32)),
+            "--json" => asked.json = Some(word(parser, name)?),
+            "--quiet" => asked.quiet = true,
+            "-h" | "--host" => self.hosts.push(word(parser, name)?),
+            "-p" | "--port" => self.port = Some(whole(number()?, name, 1)? as u16),
+            "-V" | "--version" => self.version = version(number()?)?,
+            "-S" | "--ssl" => self.ssl = true,
+            "--cafile" => self.cafile = Some(word(parser, name)?.into()),
+            "--resume" => self.resume = true,
+            "--threads" => self.threads = Some(whole(number()?, name, 1)?),
+            "--ifaddr" => {
+                let address = word(parser, name)?;
+                self.sources.push(address.parse().map_err(|error| format!("{name}: {error}"))?);
+            }
+            other => return Err(format!("there is no option {other}; see --help")),
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Asked, String> {
+        let mut asked = self.asked;
+        let port = self.port.unwrap_or(if self.ssl { 8883 } else { 1883 });
+        let hosts = if self.hosts.is_empty() { vec!["127.0.0.1".to_owned()] } else { self.hosts };
+        for host in hosts {
+            let found = (host.as_str(), port).to_socket_addrs();
+            let found = found.map_err(|error| format!("{host}: {error}"))?.next();
+            asked.target.addresses.push(found.ok_or(format!("{host} has no address"))?);
+        }
+        asked.target.version = self.version;
+        let clients = asked.count + asked.receivers + 2 * asked.pairs;
+        let clients = if asked.scenario == Scenario::Pairs { 2 * clients } else { clients };
+        asked.threads = self.threads.unwrap_or(clients.div_ceil(CLIENTS_PER_THREAD).max(2));
+        let loopback = asked.target.addresses.iter().all(|it| is_loopback_v4(it.ip()));
+        asked.target.sources = match self.sources.is_empty() && loopback {
+            true => (0..250u8)
+                .flat_map(|high| (1..=4u8).map(move |low| Ipv4Addr::new(127, 1, high, low)))
+                .collect(),
+            false => self.sources,
+        };
+        if self.ssl {
+            let cafile = self.cafile.as_deref();
+            asked.target.tls = Some(TlsClient::new(cafile, self.resume, 2 * asked.count)?);
+        }
+        Ok(asked)
+    }
+}
+
+fn is_loopback_v4(ip: IpAddr) -> bool {
+    ip.is_ipv4() && ip.is_loopback()
+}
+
+fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut address: SocketAddr = ([127, 0, 0, 1], 1883).into();
+    let mut version = Version::V3_1_1;
+    let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
+    let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, 5.0);
+    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
+        match argument {
+            Long("connections") => connections = number(&mut parser, "--connections")? as usize,
+            Long("pairs") => pairs = number(&mut parser, "--pairs")? as usize,
+            Long("payload") => payload_bytes = (number(&mut parser, "--payload")? as usize).max(8),
+            Long("window") => window = number(&mut parser, "--window")? as usize,
+            Long("seconds") => time = number(&mut parser, "--seconds")?,
+            Long("qos") => qos_of_messages = qos(number(&mut parser, "--qos")?)?,
+            Long("version") => {
+                version = self::version(number(&mut parser, "--version")?)?;
+            }
+            Long("address") => {
+                let value = word(&mut parser, "--address")?;
+                address = value.parse().map_err(|error| format!("--address: {error}"))?;
+            }
+            Long("help") => return Ok(Command::Help),
+            other => return Err(format!("{}; see --help", other.unexpected())),
+        }
+    }
+    if name == "idle" {
+        return Ok(Command::Idle(Idle { address, connections, version }));
+    }
+    let (qos, time) = (qos_of_messages, Duration::from_secs_f64(time));
+    Ok(Command::Pair(Pair { address, pairs, qos, payload_bytes, window, time, version }))
+}
+
+fn word(parser: &mut lexopt::Parser, name: &str) -> Result<String, String> {
     let value = parser.value().map_err(|error| error.to_string())?;
-    value.parse().map_err(|error| format!("--{what}: {error}"))
+    value.into_string().map_err(|value| format!("{name}: {value:?} is not UTF-8"))
+}
+
+fn number(parser: &mut lexopt::Parser, name: &str) -> Result<f64, String> {
+    let value = word(parser, name)?;
+    let number: f64 = value.parse().map_err(|_| format!("{name}: {value} is not a number"))?;
+    match number >= 0.0 && number.is_finite() {
+        true => Ok(number),
+        false => Err(format!("{name}: {value} is not 0 or more")),
+    }
+}
+
+fn whole(number: f64, name: &str, least: usize) -> Result<usize, String> {
+    match number.fract() == 0.0 && number >= least as f64 && number < 1e9 {
+        true => Ok(number as usize),
+        false => Err(format!("{name}: {number} is not a whole number from {least}")),
+    }
+}
+
+fn seconds(number: f64, name: &str) -> Result<Duration, String> {
+    Duration::try_from_secs_f64(number).map_err(|error| format!("{name}: {error}"))
+}
+
+fn qos(number: f64) -> Result<Qos, String> {
+    Qos::from_u8(number as u8).ok_or_else(|| format!("QoS is 0, 1 or 2, not {number}"))
+}
+
+fn version(number: f64) -> Result<Version, String> {
+    match number as u8 {
+        3 => Ok(Version::V3_1),
+        4 => Ok(Version::V3_1_1),
+        5 => Ok(Version::V5),
+        _ => Err(format!("the version is 3, 4 or 5, not {number}")),
+    }
 }

@@ -1,0 +1,232 @@
+//! Load in an open loop, from as many threads as there are cores or more.
+
+pub mod plan;
+pub mod process;
+pub mod report;
+pub mod scenario;
+pub mod slot;
+pub mod stats;
+pub mod tls;
+pub mod worker;
+
+use std::io::Write as _;
+use std::sync::{Arc, Barrier, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use plan::{Group, Target};
+use stats::{Counters, Counts, Times};
+use worker::{Order, Parts};
+
+/// How often progress is shown and conditions are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Threads that run a plan.
+pub struct Run {
+    groups: Vec<Group>,
+    counters: Vec<Arc<[Counters]>>,
+    orders: Vec<mpsc::Sender<Order>>,
+    threads: Vec<JoinHandle<Result<(), String>>>,
+    clock: Instant,
+    quiet: bool,
+}
+
+impl Run {
+    /// Starts the threads; nothing connects yet.
+    ///
+    /// # Errors
+    /// A thread cannot be made.
+    pub fn start(
+        target: &Target,
+        groups: Vec<Group>,
+        threads: usize,
+        quiet: bool,
+    ) -> Result<Self, String> {
+        let clock = Instant::now();
+        let barrier = Arc::new(Barrier::new(threads));
+        let mut run =
+            Self { groups, counters: vec![], orders: vec![], threads: vec![], clock, quiet };
+        for index in 0..threads {
+            let counters: Arc<[Counters]> =
+                run.groups.iter().map(|_| Counters::default()).collect();
+            let (order, orders) = mpsc::channel();
+            let parts = Parts {
+                index,
+                threads,
+                target: target.clone(),
+                groups: run.groups.clone(),
+                counters: Arc::clone(&counters),
+                orders,
+                clock,
+                barrier: Arc::clone(&barrier),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("load-{index}"))
+                .spawn(move || worker::run(parts))
+                .map_err(|error| error.to_string())?;
+            run.counters.push(counters);
+            run.orders.push(order);
+            run.threads.push(thread);
+        }
+        Ok(run)
+    }
+
+    /// The groups.
+    #[must_use]
+    pub fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    /// Tells all threads.
+    pub fn order(&self, order: impl Fn() -> Order) {
+        for thread in &self.orders {
+            // A thread that has ended is found by `check`.
+            let _ = thread.send(order());
+        }
+    }
+
+    /// Has groups connect, so many a second in all, so many under way at once in all.
+    pub fn connect(&self, groups: &[u16], per_second: f64, under_way_max: usize) {
+        let share = self.threads.len().max(1);
+        self.order(|| Order::Connect {
+            groups: groups.to_vec(),
+            per_second: per_second / share as f64,
+            under_way_max: (under_way_max / share).max(1),
+        });
+    }
+
+    /// The counters of a group now.
+    #[must_use]
+    pub fn counts(&self, group: u16) -> Counts {
+        let mut sum = Counts::default();
+        for counters in &self.counters {
+            sum.add(&counters[usize::from(group)]);
+        }
+        sum
+    }
+
+    /// The times measured since this was last asked, by group.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn times(&self) -> Result<Vec<Times>, String> {
+        let mut sum: Vec<Times> =
+            self.groups.iter().map(|_| Times::new()).collect::<Result<_, _>>()?;
+        for thread in &self.orders {
+            let (answer, answered) = mpsc::channel();
+            let gone = || "a thread of the load has ended".to_owned();
+            thread.send(Order::Times(answer)).map_err(|_| gone())?;
+            let times = answered.recv().map_err(|_| gone())?;
+            for (sum, times) in sum.iter_mut().zip(&times) {
+                sum.add(times)?;
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Waits until something holds, at most so long; shows progress meanwhile. Returns how long it
+    /// took, or nothing if it did not.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn until(
+        &self,
+        what: &str,
+        longest: Duration,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Result<Option<Duration>, String> {
+        let begin = Instant::now();
+        let mut shown = Instant::now();
+        loop {
+            self.check()?;
+            let done = holds(self);
+            if shown.elapsed() > Duration::from_millis(500) || done {
+                shown = Instant::now();
+                self.show(what, begin.elapsed());
+            }
+            if done || begin.elapsed() >= longest {
+                self.line();
+                return Ok(done.then(|| begin.elapsed()));
+            }
+            std::thread::sleep(LOOK_EVERY.min(longest.saturating_sub(begin.elapsed())));
+        }
+    }
+
+    /// Lets time pass.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn pass(&self, what: &str, time: Duration) -> Result<(), String> {
+        self.until(what, time, |_| false).map(|_| ())
+    }
+
+    /// Waits until all clients of some groups are ready.
+    ///
+    /// # Errors
+    /// They are not within the time.
+    pub fn until_ready(
+        &self,
+        what: &str,
+        groups: &[u16],
+        longest: Duration,
+    ) -> Result<Duration, String> {
+        let all: usize = groups.iter().map(|&it| self.groups[usize::from(it)].clients).sum();
+        let ready = |run: &Self| groups.iter().map(|&it| run.counts(it).ready).sum::<u64>();
+        self.until(what, longest, |run| ready(run) >= all as u64)?.ok_or_else(|| {
+            format!("{what}: {} of {all} clients are ready after {longest:?}", ready(self))
+        })
+    }
+
+    fn check(&self) -> Result<(), String> {
+        match self.threads.iter().any(JoinHandle::is_finished) {
+            true => Err("a thread of the load has ended before its time".to_owned()),
+            false => Ok(()),
+        }
+    }
+
+    fn show(&self, what: &str, elapsed: Duration) {
+        if self.quiet {
+            return;
+        }
+        let mut sum = Counts::default();
+        for counters in self.counters.iter().flat_map(|it| it.iter()) {
+            sum.add(counters);
+        }
+        eprint!(
+            "\r{what} {:5.1} s  ready {}  attempts {}  gave up {}  failed {}  sent {}  got {}   ",
+            elapsed.as_secs_f64(),
+            sum.ready,
+            sum.attempts,
+            sum.impatient,
+            sum.failed,
+            sum.published,
+            sum.received
+        );
+        // Progress that cannot be shown is not worth an error.
+        let _ = std::io::stderr().flush();
+    }
+
+    fn line(&self) {
+        if !self.quiet {
+            eprintln!();
+        }
+    }
+
+    /// Ends all threads and their connections.
+    ///
+    /// # Errors
+    /// What ended a thread before.
+    pub fn stop(self) -> Result<(), String> {
+        drop(self.orders);
+        for thread in self.threads {
+            thread.join().map_err(|_| "a thread of the load panicked".to_owned())??;
+        }
+        Ok(())
+    }
+
+    /// Since the run began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.clock.elapsed()
+    }
+}

@@ -1,0 +1,85 @@
+//! Results: a table for people, JSON for machines.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde_json::{Map, Value, json};
+
+/// What a run found, in order.
+#[derive(Debug, Default)]
+pub struct Report {
+    rows: Vec<(String, String)>,
+    values: Map<String, Value>,
+    failures: Vec<String>,
+}
+
+impl Report {
+    /// A number with its unit.
+    pub fn number(&mut self, key: &str, label: &str, value: f64, unit: &str) {
+        let text = match value {
+            it if it.fract() == 0.0 || it.abs() >= 1000.0 => format!("{it:.0} {unit}"),
+            it if it.abs() >= 10.0 => format!("{it:.1} {unit}"),
+            it => format!("{it:.3} {unit}"),
+        };
+        self.rows.push((label.to_owned(), text.trim_end().to_owned()));
+        self.values.insert(key.to_owned(), json!(value));
+    }
+
+    /// A time.
+    pub fn time(&mut self, key: &str, label: &str, time: Duration) {
+        self.number(key, label, time.as_secs_f64(), "s");
+    }
+
+    /// Times in microseconds.
+    pub fn times(&mut self, key: &str, label: &str, times: &Histogram<u64>) {
+        if times.is_empty() {
+            return;
+        }
+        let at = |quantile: f64| times.value_at_quantile(quantile);
+        let (p50, p90, p99, p999, max) = (at(0.5), at(0.9), at(0.99), at(0.999), times.max());
+        self.rows.push((
+            label.to_owned(),
+            format!("p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999}  max {max} µs"),
+        ));
+        self.values.insert(
+            key.to_owned(),
+            json!({
+                "count": times.len(), "mean_us": times.mean(), "p50_us": p50, "p90_us": p90,
+                "p99_us": p99, "p99_9_us": p999, "max_us": max,
+            }),
+        );
+    }
+
+    /// Something that makes the run a failure.
+    pub fn fail(&mut self, sentence: String) {
+        self.failures.push(sentence);
+    }
+
+    /// Prints the table; the JSON, with what was asked for, goes to a file if one is named. True if
+    /// nothing failed.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(self, title: &str, asked: Value, file: Option<&str>) -> Result<bool, String> {
+        println!("{title}");
+        let width = self.rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
+        for (label, text) in &self.rows {
+            println!("  {label:width$}  {text}");
+        }
+        for failure in &self.failures {
+            println!("  FAILED: {failure}");
+        }
+        if let Some(file) = file {
+            let whole = json!({
+                "scenario": title,
+                "asked": asked,
+                "machine": super::process::machine(),
+                "results": self.values,
+                "failures": self.failures,
+            });
+            let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
+            std::fs::write(file, text + "\n").map_err(|error| format!("{file}: {error}"))?;
+        }
+        Ok(self.failures.is_empty())
+    }
+}

@@ -1,0 +1,621 @@
+//! One thread of clients: an epoll instance, a file table and a clock.
+//!
+//! Open loop: what is due is sent when it is due, whether or not earlier messages have arrived, and
+//! its time counts from then.
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::sync::{Arc, Barrier};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
+use rustix::buffer::spare_capacity;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+
+use super::plan::{Group, Target};
+use super::slot::{Phase, Slot, answer, connect, due_ns, publish, subscribe};
+use super::stats::{Counters, Times, bump, drop_one};
+use super::tls::Layer;
+
+/// Connections that one source address opens; the system has some 28,000 ports for it.
+const CLIENTS_PER_SOURCE: usize = 20_000;
+const EVENTS_MAX: usize = 1024;
+/// New connections of one turn, at most, so that those under way go on.
+const OPENS_PER_TURN_MAX: usize = 64;
+/// The thread looks at its orders this often.
+const TURN_MAX: Duration = Duration::from_millis(5);
+
+/// What a thread is told.
+pub enum Order {
+    /// Have these groups connect, so many a second on this thread, so many under way at once.
+    Connect { groups: Vec<u16>, per_second: f64, under_way_max: usize },
+    /// Begin to publish, and to ping, in these groups.
+    Publish { groups: Vec<u16> },
+    /// Stop publishing.
+    Quiet,
+    /// Break the connections of a group all at once and let it connect again.
+    Cut { group: u16, under_way_max: usize },
+    /// Take leave of a group without its clients coming back.
+    Leave { group: u16 },
+    /// Hand over the times measured since the last such order.
+    Times(mpsc::Sender<Vec<Times>>),
+}
+
+/// What a thread is made of.
+pub struct Parts {
+    /// Which thread it is, and how many there are.
+    pub index: usize,
+    /// How many there are.
+    pub threads: usize,
+    /// Where everybody connects to.
+    pub target: Target,
+    /// Who does.
+    pub groups: Vec<Group>,
+    /// By group.
+    pub counters: Arc<[Counters]>,
+    /// What it is told; it ends with the channel.
+    pub orders: mpsc::Receiver<Order>,
+    /// The clock of the run.
+    pub clock: Instant,
+    /// Passed by all threads before any opens a socket.
+    pub barrier: Arc<Barrier>,
+}
+
+/// One thread of clients.
+struct Worker {
+    parts: Parts,
+    epoll: OwnedFd,
+    slots: Vec<Slot>,
+    /// Clients that are to connect, in order.
+    to_open: VecDeque<u32>,
+    per_second: f64,
+    under_way_max: usize,
+    under_way: usize,
+    /// When the next may, in nanoseconds.
+    next_open_ns: u64,
+    /// When who gives up: time, client, generation.
+    patience: VecDeque<(u64, u32, u32)>,
+    /// By group: when who sends next.
+    due: Vec<VecDeque<(u64, u32)>>,
+    /// By group: when who pings next.
+    pings: Vec<VecDeque<(u64, u32)>>,
+    times: Vec<Times>,
+    scratch: Vec<u8>,
+    plain: BytesMut,
+    packet: BytesMut,
+    wire: Vec<u8>,
+    opened: usize,
+    /// The first thing that went wrong, said once.
+    complaint: bool,
+}
+
+/// Runs a thread until its orders end.
+///
+/// # Errors
+/// The system gives no epoll instance.
+pub fn run(parts: Parts) -> Result<(), String> {
+    let cores = core_affinity::get_core_ids().unwrap_or_default();
+    if parts.threads <= cores.len()
+        && let Some(core) = cores.get(parts.index)
+    {
+        core_affinity::set_for_current(*core);
+    }
+    parts.barrier.wait();
+    // The limit of open files holds for each table.
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)
+        .map_err(|error| format!("a file table of its own is refused: {error}"))?;
+    let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| error.to_string())?;
+    let mut slots = Vec::new();
+    for (group, it) in parts.groups.iter().enumerate() {
+        let own = (parts.index..it.clients).step_by(parts.threads);
+        slots.extend(own.map(|number| Slot::new(group as u16, number as u32)));
+    }
+    let groups = parts.groups.len();
+    let times: Result<Vec<Times>, String> = (0..groups).map(|_| Times::new()).collect();
+    Worker {
+        epoll,
+        slots,
+        to_open: VecDeque::new(),
+        per_second: 0.0,
+        under_way_max: usize::MAX,
+        under_way: 0,
+        next_open_ns: 0,
+        patience: VecDeque::new(),
+        due: vec![VecDeque::new(); groups],
+        pings: vec![VecDeque::new(); groups],
+        times: times?,
+        scratch: vec![0; 64 << 10],
+        plain: BytesMut::new(),
+        packet: BytesMut::new(),
+        wire: Vec::new(),
+        opened: 0,
+        complaint: false,
+        parts,
+    }
+    .drive()
+}
+
+impl Worker {
+    fn drive(mut self) -> Result<(), String> {
+        let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+        loop {
+            loop {
+                match self.parts.orders.try_recv() {
+                    Ok(order) => self.obey(order),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+                }
+            }
+            let now_ns = self.now_ns();
+            self.open_some(now_ns);
+            self.lose_patience(now_ns);
+            self.send_due(now_ns);
+            let timeout = self.until_next(self.now_ns());
+            events.clear();
+            let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.as_nanos() as i64 };
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(format!("epoll: {error}")),
+            }
+            for event in &events {
+                let data = event.data.u64();
+                self.on_event((data >> 32) as u32, data as u32, event.flags);
+            }
+        }
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.parts.clock.elapsed().as_nanos() as u64
+    }
+
+    fn until_next(&self, now_ns: u64) -> Duration {
+        let due = self.due.iter().chain(&self.pings).filter_map(|due| due.front());
+        let next_ns = due.map(|(at, _)| *at).min().unwrap_or(u64::MAX);
+        let opening = !self.to_open.is_empty() && self.under_way < self.under_way_max;
+        let next_ns = if opening { next_ns.min(self.next_open_ns) } else { next_ns };
+        TURN_MAX.min(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
+    }
+
+    fn of_group(&self, group: u16) -> Vec<u32> {
+        let all = self.slots.iter().enumerate().filter(|(_, slot)| slot.group == group);
+        all.map(|(at, _)| at as u32).collect()
+    }
+
+    fn obey(&mut self, order: Order) {
+        let now_ns = self.now_ns();
+        match order {
+            Order::Connect { groups, per_second, under_way_max } => {
+                self.per_second = per_second;
+                self.under_way_max = under_way_max;
+                self.next_open_ns = now_ns;
+                let all: Vec<u32> = groups.into_iter().flat_map(|it| self.of_group(it)).collect();
+                for at in all {
+                    self.slots[at as usize].told_ns = 0;
+                    self.to_open.push_back(at);
+                }
+            }
+            Order::Publish { groups } => {
+                for group in groups {
+                    self.schedule(group, now_ns);
+                }
+            }
+            Order::Quiet => self.due.iter_mut().for_each(VecDeque::clear),
+            Order::Cut { group, under_way_max } => {
+                self.per_second = f64::INFINITY;
+                self.under_way_max = under_way_max;
+                for at in self.of_group(group) {
+                    self.hang_up(at, true);
+                    self.slots[at as usize].told_ns = now_ns;
+                    self.to_open.push_back(at);
+                }
+            }
+            Order::Leave { group } => {
+                for at in self.of_group(group) {
+                    self.hang_up(at, false);
+                }
+            }
+            Order::Times(answer) => {
+                let fresh: Result<Vec<Times>, String> =
+                    self.times.iter().map(|_| Times::new()).collect();
+                if let Ok(fresh) = fresh {
+                    // Whoever asked may have gone.
+                    let _ = answer.send(std::mem::replace(&mut self.times, fresh));
+                }
+            }
+        }
+    }
+
+    /// Spreads what the clients of a group do over its interval.
+    fn schedule(&mut self, group: u16, now_ns: u64) {
+        let it = &self.parts.groups[usize::from(group)];
+        let spread = |every: Duration, number: u32| {
+            let share = f64::from(number) / it.clients.max(1) as f64;
+            now_ns + (every.as_nanos() as f64 * share) as u64
+        };
+        let own = self.of_group(group);
+        if let Some(publishing) = &it.publish {
+            let due = own
+                .iter()
+                .map(|&at| (spread(publishing.every, self.slots[at as usize].number), at));
+            self.due[usize::from(group)] = due.collect();
+        }
+        if it.keep_alive_s > 0 && self.pings[usize::from(group)].is_empty() {
+            let every = Duration::from_secs(u64::from(it.keep_alive_s));
+            let due = own.iter().map(|&at| (spread(every, self.slots[at as usize].number), at));
+            self.pings[usize::from(group)] = due.collect();
+        }
+    }
+
+    fn open_some(&mut self, now_ns: u64) {
+        for _ in 0..OPENS_PER_TURN_MAX {
+            if self.under_way >= self.under_way_max || self.next_open_ns > now_ns {
+                return;
+            }
+            let Some(at) = self.to_open.pop_front() else { return };
+            if self.per_second.is_finite() {
+                self.next_open_ns += (1e9 / self.per_second) as u64;
+            }
+            if self.slots[at as usize].told_ns == 0 {
+                self.slots[at as usize].told_ns = now_ns;
+            }
+            if let Err(sentence) = self.open(at, now_ns) {
+                self.complain(&sentence);
+                bump(&self.counters(at).failed);
+                self.to_open.push_back(at);
+            }
+        }
+    }
+
+    fn counters(&self, at: u32) -> &Counters {
+        &self.parts.counters[usize::from(self.slots[at as usize].group)]
+    }
+
+    fn complain(&mut self, sentence: &str) {
+        if !self.complaint {
+            self.complaint = true;
+            eprintln!(
+                "\nthread {}: {sentence} (further problems are only counted)",
+                self.parts.index
+            );
+        }
+    }
+
+    fn open(&mut self, at: u32, now_ns: u64) -> Result<(), String> {
+        let target = &self.parts.target;
+        let address = target.addresses[self.opened % target.addresses.len()];
+        let source = match target.sources.len() {
+            0 => None,
+            sources => {
+                let turn =
+                    self.parts.index + self.parts.threads * (at as usize / CLIENTS_PER_SOURCE);
+                Some(target.sources[turn % sources])
+            }
+        };
+        let socket =
+            begin_connect(address, source).map_err(|error| format!("{address}: {error}"))?;
+        self.opened += 1;
+        let slot = &mut self.slots[at as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        let data = EventData::new_u64(u64::from(at) << 32 | u64::from(slot.generation));
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&self.epoll, &socket, data, flags).map_err(|error| error.to_string())?;
+        slot.socket = Some(socket);
+        slot.phase = Phase::Connecting;
+        let patience_ns = target.patience.as_nanos() as u64;
+        self.patience.push_back((now_ns + patience_ns, at, slot.generation));
+        self.under_way += 1;
+        bump(&self.counters(at).attempts);
+        Ok(())
+    }
+
+    fn lose_patience(&mut self, now_ns: u64) {
+        while let Some(&(when, at, generation)) = self.patience.front() {
+            if when > now_ns {
+                return;
+            }
+            self.patience.pop_front();
+            let slot = &self.slots[at as usize];
+            if slot.generation == generation && !matches!(slot.phase, Phase::Ready | Phase::Off) {
+                bump(&self.counters(at).impatient);
+                self.hang_up(at, true);
+                self.to_open.push_back(at);
+            }
+        }
+    }
+
+    fn send_due(&mut self, now_ns: u64) {
+        for group in 0..self.due.len() {
+            while let Some(&(when, at)) = self.due[group].front()
+                && when <= now_ns
+            {
+                self.due[group].pop_front();
+                self.publish(group, at, when);
+            }
+            while let Some(&(when, at)) = self.pings[group].front()
+                && when <= now_ns
+            {
+                self.pings[group].pop_front();
+                let every_ns = u64::from(self.parts.groups[group].keep_alive_s) * 1_000_000_000;
+                self.pings[group].push_back((when + every_ns, at));
+                if self.slots[at as usize].phase == Phase::Ready {
+                    self.send(at, &Packet::PingReq);
+                }
+            }
+        }
+    }
+
+    fn publish(&mut self, group: usize, at: u32, due_ns: u64) {
+        let Some(publishing) = self.parts.groups[group].publish.clone() else { return };
+        let slot = &mut self.slots[at as usize];
+        if slot.phase == Phase::Ready {
+            let packet = publish(slot, &publishing, due_ns);
+            slot.sent += 1;
+            let done = slot.sent >= publishing.messages;
+            match packet {
+                Ok(packet) => {
+                    bump(&self.counters(at).published);
+                    self.send(at, &packet);
+                }
+                Err(sentence) => self.complain(&sentence),
+            }
+            if done {
+                return;
+            }
+        } else {
+            bump(&self.counters(at).unsent);
+        }
+        self.due[group].push_back((due_ns + publishing.every.as_nanos() as u64, at));
+    }
+
+    fn on_event(&mut self, at: u32, generation: u32, flags: EventFlags) {
+        let Some(slot) = self.slots.get(at as usize) else { return };
+        if slot.generation != generation || slot.phase == Phase::Off {
+            return;
+        }
+        let deaf = self.parts.groups[usize::from(slot.group)].deaf && slot.phase == Phase::Ready;
+        let result = match slot.phase {
+            Phase::Connecting if flags.intersects(EventFlags::OUT | EventFlags::ERR) => {
+                self.connected(at)
+            }
+            _ if flags.contains(EventFlags::OUT) => self.flush(at),
+            _ => Ok(()),
+        };
+        let reads = flags.intersects(EventFlags::IN | EventFlags::RDHUP | EventFlags::HUP) && !deaf;
+        let result = result.and_then(|()| if reads { self.read(at) } else { Ok(()) });
+        if let Err(sentence) = result {
+            self.fail(at, &sentence);
+        }
+    }
+
+    fn connected(&mut self, at: u32) -> Result<(), String> {
+        let slot = &mut self.slots[at as usize];
+        let Some(socket) = &slot.socket else { return Ok(()) };
+        match sockopt::socket_error(socket) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) | Err(error) => return Err(format!("connect: {error}")),
+        }
+        match &self.parts.target.tls {
+            None => self.greet(at),
+            Some(tls) => {
+                slot.phase = Phase::Securing;
+                slot.layer = tls.begin(&mut self.wire)?;
+                self.transmit(at)
+            }
+        }
+    }
+
+    fn greet(&mut self, at: u32) -> Result<(), String> {
+        let slot = &mut self.slots[at as usize];
+        slot.phase = Phase::Greeting;
+        let group = &self.parts.groups[usize::from(slot.group)];
+        let packet = connect(&self.parts.target, group, slot.number)?;
+        self.try_send(at, &packet)
+    }
+
+    fn read(&mut self, at: u32) -> Result<(), String> {
+        loop {
+            let slot = &mut self.slots[at as usize];
+            let Some(socket) = &slot.socket else { return Ok(()) };
+            let bytes = match rustix::io::read(socket, &mut self.scratch[..]) {
+                Ok(0) => return Err("the broker closed the connection".to_owned()),
+                Ok(bytes) => bytes,
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(error) => return Err(error.to_string()),
+            };
+            self.plain.clear();
+            self.plain.extend_from_slice(&std::mem::take(&mut slot.tail));
+            let ready =
+                slot.layer.read(&mut self.scratch[..bytes], &mut self.plain, &mut self.wire)?;
+            let securing = slot.phase == Phase::Securing;
+            self.transmit(at)?;
+            if securing && ready {
+                self.greet(at)?;
+            }
+            self.take_packets(at)?;
+            if bytes < self.scratch.len() {
+                // A short read has emptied the socket; what comes later is another event.
+                return Ok(());
+            }
+        }
+    }
+
+    fn take_packets(&mut self, at: u32) -> Result<(), String> {
+        let version = self.parts.target.version;
+        let mut plain = std::mem::take(&mut self.plain);
+        while let Frame::Complete(length) = frame(&plain, u32::MAX).map_err(|it| it.to_string())? {
+            let packet = plain.split_to(length).freeze();
+            let packet = decode(&packet, Some(version)).map_err(|error| error.to_string())?;
+            self.on_packet(at, &packet)?;
+        }
+        if !plain.is_empty() {
+            self.slots[at as usize].tail = plain.to_vec();
+        }
+        plain.clear();
+        self.plain = plain;
+        Ok(())
+    }
+
+    fn on_packet(&mut self, at: u32, packet: &Packet) -> Result<(), String> {
+        match packet {
+            Packet::ConnAck(ack) if ack.reason == ReasonCode::Success => {
+                bump(&self.counters(at).accepted);
+                if ack.session_present {
+                    bump(&self.counters(at).present);
+                }
+                let slot = &mut self.slots[at as usize];
+                let group = &self.parts.groups[usize::from(slot.group)];
+                match &group.subscribe {
+                    Some((filter, qos)) if !ack.session_present => {
+                        slot.phase = Phase::Subscribing;
+                        let packet = subscribe(filter, *qos, slot.number)?;
+                        self.try_send(at, &packet)?;
+                    }
+                    _ => self.ready(at),
+                }
+            }
+            Packet::ConnAck(ack) => return Err(format!("CONNECT was refused: {:?}", ack.reason)),
+            Packet::SubAck(ack) if ack.reasons.iter().all(|it| !it.is_error()) => self.ready(at),
+            Packet::SubAck(ack) => return Err(format!("SUBSCRIBE was refused: {:?}", ack.reasons)),
+            Packet::Disconnect(it) => return Err(format!("the broker said {:?}", it.reason)),
+            Packet::PingResp => bump(&self.counters(at).pongs),
+            Packet::PubAck(_) | Packet::PubComp(_) => bump(&self.counters(at).acknowledged),
+            Packet::Publish(message) => {
+                bump(&self.counters(at).received);
+                if let Some(due_ns) = due_ns(&message.payload) {
+                    let micros = self.now_ns().saturating_sub(due_ns) / 1000;
+                    let group = usize::from(self.slots[at as usize].group);
+                    self.times[group].delivery.saturating_record(micros.max(1));
+                }
+            }
+            _ => {}
+        }
+        match answer(packet) {
+            Some(answer) => self.try_send(at, &answer),
+            None => Ok(()),
+        }
+    }
+
+    fn ready(&mut self, at: u32) {
+        let now_ns = self.now_ns();
+        let slot = &mut self.slots[at as usize];
+        slot.phase = Phase::Ready;
+        let micros = now_ns.saturating_sub(slot.told_ns) / 1000;
+        let group = usize::from(slot.group);
+        self.under_way -= 1;
+        bump(&self.counters(at).ready);
+        self.times[group].ready.saturating_record(micros.max(1));
+    }
+
+    fn send(&mut self, at: u32, packet: &Packet) {
+        if let Err(sentence) = self.try_send(at, packet) {
+            self.fail(at, &sentence);
+        }
+    }
+
+    fn try_send(&mut self, at: u32, packet: &Packet) -> Result<(), String> {
+        self.packet.clear();
+        encode(packet, self.parts.target.version, &mut self.packet);
+        self.slots[at as usize].layer.write(&self.packet, &mut self.wire)?;
+        self.transmit(at)
+    }
+
+    /// Sends what is in `wire`, behind what waits.
+    fn transmit(&mut self, at: u32) -> Result<(), String> {
+        if self.wire.is_empty() {
+            return Ok(());
+        }
+        let slot = &mut self.slots[at as usize];
+        let waited = !slot.unsent.is_empty();
+        let mut taken = 0;
+        if !waited && let Some(socket) = &slot.socket {
+            taken = send_some(socket, &self.wire)?;
+        }
+        slot.unsent.extend_from_slice(&self.wire[taken..]);
+        self.wire.clear();
+        Ok(())
+    }
+
+    fn flush(&mut self, at: u32) -> Result<(), String> {
+        let slot = &mut self.slots[at as usize];
+        if slot.unsent.is_empty() {
+            return Ok(());
+        }
+        let Some(socket) = &slot.socket else { return Ok(()) };
+        let taken = send_some(socket, &slot.unsent)?;
+        slot.unsent.drain(..taken);
+        if slot.unsent.is_empty() {
+            slot.unsent = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// A connection is over by itself; the client connects again at once.
+    fn fail(&mut self, at: u32, sentence: &str) {
+        let slot = &self.slots[at as usize];
+        if slot.phase == Phase::Off {
+            return;
+        }
+        let was_ready = slot.phase == Phase::Ready;
+        self.complain(sentence);
+        let counters = self.counters(at);
+        bump(if was_ready { &counters.lost } else { &counters.failed });
+        self.hang_up(at, false);
+        self.slots[at as usize].told_ns = self.now_ns();
+        self.to_open.push_back(at);
+    }
+
+    /// Ends a connection, with a reset or in good order.
+    fn hang_up(&mut self, at: u32, reset: bool) {
+        let slot = &mut self.slots[at as usize];
+        let before = std::mem::replace(&mut slot.phase, Phase::Off);
+        slot.layer = Layer::Plain;
+        slot.tail = Vec::new();
+        slot.unsent = Vec::new();
+        if let Some(socket) = slot.socket.take()
+            && reset
+        {
+            // It ends either way.
+            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        }
+        match before {
+            Phase::Off => {}
+            Phase::Ready => drop_one(&self.counters(at).ready),
+            _ => self.under_way -= 1,
+        }
+        self.wire.clear();
+    }
+}
+
+fn begin_connect(address: SocketAddr, source: Option<Ipv4Addr>) -> rustix::io::Result<OwnedFd> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    if let Some(source) = source {
+        rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
+    }
+    match rustix::net::connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error),
+    }
+}
+
+fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, String> {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match rustix::net::send(socket, &bytes[taken..], SendFlags::NOSIGNAL) {
+            Ok(sent) => taken += sent,
+            Err(Errno::AGAIN) => break,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(taken)
+}

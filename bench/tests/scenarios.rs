@@ -1,0 +1,166 @@
+//! Every scenario against a real broker, small: nothing is lost, and the counts are right.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+/// A broker with plain MQTT and TLS, ended with this.
+struct Broker {
+    child: Child,
+    ports: Vec<String>,
+    folder: tempfile::TempDir,
+}
+
+/// The broker's program, where the same build has left it.
+fn petrel() -> Option<PathBuf> {
+    let bench = Path::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    Some(bench.with_file_name("petrel")).filter(|path| path.exists())
+}
+
+impl Broker {
+    /// `None`, with the reason printed, if the broker has not been built.
+    fn start() -> Option<Self> {
+        let Some(program) = petrel() else {
+            eprintln!(
+                "not run: there is no petrel beside petrel-bench; `make integration` builds it"
+            );
+            return None;
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+        let write = |name: &str, text: String| {
+            std::fs::write(folder.path().join(name), text).expect("written");
+        };
+        write("server.pem", made.cert.pem());
+        write("server.key", made.signing_key.serialize_pem());
+        let listener = |protocol: &str, more: &str| {
+            format!("[[listener]]\nprotocol = \"{protocol}\"\naddress = \"127.0.0.1:0\"\n{more}")
+        };
+        let files = "cert = \"server.pem\"\nkey = \"server.key\"\n";
+        let compact = format!("{files}record_layer = \"compact\"\n");
+        let config = "[engine]\nshards = 3\n".to_owned()
+            + &listener("mqtt", "")
+            + &listener("mqtts", files)
+            + &listener("mqtts", &compact);
+        write("p.toml", config);
+        let mut child = Command::new(program)
+            .arg("--config")
+            .arg(folder.path().join("p.toml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+        let mut ports = Vec::new();
+        for line in &mut lines {
+            let line = line.expect("readable");
+            if let Some((_, rest)) = line.split_once("127.0.0.1:") {
+                ports.push(rest.chars().take_while(char::is_ascii_digit).collect());
+            }
+            if line.contains("petrel ready") {
+                break;
+            }
+        }
+        // Its further lines are read, so that it never finds the pipe full.
+        std::thread::spawn(move || lines.for_each(drop));
+        Some(Self { child, ports, folder })
+    }
+
+    /// Runs a scenario, which must succeed; its results.
+    fn bench(&self, port: usize, arguments: &str) -> Value {
+        let json = self.folder.path().join("result.json");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+        command.args(arguments.split_whitespace()).args(["-p", &self.ports[port], "--quiet"]);
+        if port > 0 {
+            command.arg("-S").arg("--cafile").arg(self.folder.path().join("server.pem"));
+        }
+        let output = command.arg("--json").arg(&json).output().expect("it starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned()
+            + &String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments}: {text}");
+        let results = std::fs::read_to_string(&json).expect("written");
+        serde_json::from_str::<Value>(&results).expect("JSON")["results"].take()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It ends either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn connections_are_held_and_each_gets_its_message() {
+    let Some(broker) = Broker::start() else { return };
+    for (port, more) in [(0, "-V 3"), (0, "-V 4 -q 1"), (1, ""), (2, "-q 2"), (2, "--resume")] {
+        let results = broker.bench(port, &format!("connect -c 60 --time 0.1 {more}"));
+        assert_eq!(results["clients"], 60.0);
+        assert_eq!(results["delivered"], 60.0);
+        assert_eq!(results["lost"], 0.0);
+    }
+}
+
+#[test]
+fn sessions_come_back_from_a_storm() {
+    let Some(broker) = Broker::start() else { return };
+    for (port, more) in [(0, ""), (1, "--resume"), (2, "")] {
+        let storm = format!("storm -c 60 --time 0.2 --pairs 4 -I 20 {more}");
+        let results = broker.bench(port, &storm);
+        assert_eq!(results["present"], 60.0);
+        assert_eq!(results["background_lost"], 0.0);
+        assert!(results["background"].as_f64() > Some(10.0), "{results}");
+    }
+}
+
+#[test]
+fn every_message_of_a_stream_arrives() {
+    let Some(broker) = Broker::start() else { return };
+    let streams = [
+        "pairs -c 10 -I 20 -q 1",
+        "fan-in -c 10 -I 20 -q 1 --receivers 2",
+        "fan-out -c 20 -I 20 -q 2",
+        "shared -c 10 -I 20 -q 1",
+        "mixed -c 10 -I 20 -q 1 --receivers 5 --pairs 3",
+        "connected-cars -c 50 -R 1000 -I 100 -q 1",
+        "slow-consumer -c 5 -I 20 -q 1 --receivers 2",
+    ];
+    for stream in streams {
+        let results = broker.bench(0, &format!("{stream} --time 0.5"));
+        assert_eq!(results["missing"], 0.0, "{stream}");
+        assert!(results["received"].as_f64() > Some(0.0), "{stream}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_later_arrives_later() {
+    let Some(broker) = Broker::start() else { return };
+    let results = broker.bench(0, "retained -c 500 --receivers 3");
+    assert_eq!(results["read"], 1500.0);
+    let results = broker.bench(0, "offline -c 20 -I 10");
+    assert_eq!(results["received"], 200.0);
+}
+
+#[test]
+fn pings_are_answered_while_connections_are_held() {
+    let Some(broker) = Broker::start() else { return };
+    let results = broker.bench(2, "keepalive -c 20 -k 1 --time 2");
+    assert!(results["pings"].as_f64() >= Some(20.0), "{results}");
+}
+
+#[test]
+fn a_wrong_command_line_is_one_sentence() {
+    for (arguments, expected) in [
+        ("strom", "there is no scenario \"strom\"; see petrel-bench --help"),
+        ("connect -c x", "-c: x is not a number"),
+        ("connect -q 3", "QoS is 0, 1 or 2, not 3"),
+        ("connect --frob", "there is no option --frob; see --help"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+        let output = command.args(arguments.split_whitespace()).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(2));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), format!("petrel-bench: {expected}\n"));
+    }
+}
