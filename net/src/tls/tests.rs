@@ -596,6 +596,73 @@ fn a_session_may_be_sent_to_another_thread_in_the_middle_of_a_record() {
     assert_eq!(&plain.join().unwrap()[..], b"halves");
 }
 
+/// The client's last flight with application data and a KeyUpdate right behind it.
+fn finished_and_more(site: &Site) -> (Pair, Vec<u8>) {
+    let mut pair = Pair::new(&site.server(), connect(site.client(&TLS13)), usize::MAX);
+    let hello = pair.client_bytes();
+    let (_, flight) = pair.give_server(hello);
+    pair.give_client(&flight).unwrap();
+    let mut wire = pair.client_says(b"at once, ");
+    pair.client.refresh_traffic_keys().unwrap();
+    wire.extend(pair.client_says(b"and under the next key"));
+    (pair, wire)
+}
+
+#[test]
+fn what_comes_with_the_finished_is_read_however_it_is_cut() {
+    let site = Site::new();
+    let length = finished_and_more(&site).1.len();
+    for at in (0..=length).step_by(7) {
+        let (mut pair, mut wire) = finished_and_more(&site);
+        let rest = wire.split_off(at.min(wire.len()));
+        let (first, mut answer) = pair.give_server(wire);
+        first.unwrap();
+        let (second, more) = pair.give_server(rest);
+        assert!(second.unwrap().handshake_done, "cut at {at}");
+        assert_eq!(&pair.plain[..], b"at once, and under the next key", "cut at {at}");
+        answer.extend(more);
+        pair.give_client(&answer).unwrap();
+        let wire = pair.server_says(b"heard");
+        assert_eq!(pair.give_client(&wire).unwrap(), b"heard");
+        assert_eq!(pair.server.is_compact(), record_layer() == RecordLayer::Compact);
+    }
+}
+
+#[test]
+fn every_step_of_a_connection_may_be_made_on_another_thread() {
+    let site = Site::new();
+    let (server, mut client) = (site.server(), connect(site.client(&TLS13)));
+    let mut session = TlsSession::new(&server).unwrap();
+    let mut plain = BytesMut::new();
+    for _ in 0..3 {
+        let mut wire = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        // The pieces cut records anywhere.
+        for piece in wire.chunks(100) {
+            let mut piece = piece.to_vec();
+            let step = move || {
+                let mut out = Vec::new();
+                session.read(&mut piece, &mut plain, &mut out).unwrap();
+                (session, plain, out)
+            };
+            let out;
+            (session, plain, out) = std::thread::spawn(step).join().unwrap();
+            let mut out = &out[..];
+            while !out.is_empty() {
+                client.read_tls(&mut out).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        if !client.is_handshaking() {
+            std::io::Write::write_all(&mut client.writer(), b"moved ").unwrap();
+        }
+    }
+    assert_eq!(&plain[..], b"moved moved ");
+    assert_eq!(session.is_compact(), record_layer() == RecordLayer::Compact);
+}
+
 #[test]
 fn a_session_is_a_pointer_and_what_it_points_to() {
     assert_eq!(size_of::<TlsSession>(), 2 * size_of::<usize>());
