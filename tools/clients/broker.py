@@ -57,6 +57,9 @@ class Certificates:
         return ssl.create_default_context(cafile=self.ca)
 
 
+RECORD_LAYERS = {"mqtts": "compact", "wss": "rustls"}
+
+
 class Broker:
     """Starts `binary`, waits until it says that it is ready, and stops it by SIGTERM."""
 
@@ -82,6 +85,8 @@ class Broker:
             if protocol in ("mqtts", "wss"):
                 cert, key = self.certificates.cert, self.certificates.key
                 lines += [f'cert = "{cert}"', f'key = "{key}"']
+                # Each suite meets both record layers.
+                lines.append(f'record_layer = "{RECORD_LAYERS[protocol]}"')
             lines.append("")
         lines.append("[limits]")
         lines += [f"{key} = {value}" for key, value in limits.items()]

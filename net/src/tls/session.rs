@@ -268,7 +268,7 @@ impl Inner {
         }
         let mut tail = mem::take(&mut self.tail);
         let mut rest = input;
-        while !rest.is_empty() && self.conn.is_handshaking() {
+        while !rest.is_empty() && self.phase == Phase::Open && self.conn.is_handshaking() {
             let missing = missing(tail.get(leaving.record_at..).unwrap_or_default());
             let (head, after) = rest.split_at(missing.min(rest.len()));
             rest = after;
