@@ -20,7 +20,7 @@ mod receive;
 mod send;
 mod session;
 
-pub use capture::{KeyCapture, TrafficSecrets, prepare_client, prepare_server};
+pub use capture::{TrafficSecrets, prepare_client, prepare_server};
 pub use fault::RecordFault;
 pub use handover::HandoverError;
 pub use session::{CompactSession, RECORD_BYTES_MAX};

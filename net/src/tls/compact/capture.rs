@@ -40,7 +40,7 @@ pub fn prepare_client(config: &mut ClientConfig) {
 /// It writes nowhere but into the [`TrafficSecrets`] that capture on the calling thread; outside of
 /// [`TrafficSecrets::capture`] it drops what it is told.
 #[derive(Debug)]
-pub struct KeyCapture {
+struct KeyCapture {
     _private: (),
 }
 
