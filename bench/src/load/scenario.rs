@@ -214,7 +214,6 @@ fn hold(asked: &Asked, report: &mut Report) -> Result<(), String> {
         let each = spent.as_secs_f64() * 1e6 / asked.count as f64;
         report.number("cpu_per_connect_us", "broker CPU per connection", each, "µs");
     }
-    run.order(|| Order::Publish { groups: vec![0] });
     let (cpu, pongs) = (asked.cpu()?, run.counts(0).pongs);
     run.pass("holding", asked.time)?;
     if let (Some(before), Some(process)) = (memory, asked.broker) {
@@ -288,17 +287,18 @@ fn storm(asked: &Asked, report: &mut Report) -> Result<(), String> {
 
     let (before, cpu) = (run.counts(0), asked.cpu()?);
     run.order(|| Order::Cut { group: 0, under_way_max: asked.under_way });
-    run.until("cutting", DRAIN, |run| run.counts(0).ready < before.ready)?;
     let goodput = std::cell::RefCell::new(Vec::new());
     let all = asked.count as u64;
     let back = run.until("coming back", asked.connect_longest(asked.count), |run| {
         goodput.borrow_mut().push((run.elapsed(), run.counts(0).accepted));
-        run.counts(0).ready >= all
+        let now = run.counts(0);
+        now.accepted >= before.accepted + all && now.ready >= all
     })?;
     let (after, spent) = (run.counts(0), spent(asked, cpu)?);
     let times = run.times()?;
     match back {
-        Some(back) => {
+        Some(_) => {
+            let back = Duration::from_micros(times[0].ready.max());
             report.time("recovery_s", "all back within", back);
             report.number(
                 "back_per_s",

@@ -35,7 +35,7 @@ const TURN_MAX: Duration = Duration::from_millis(5);
 pub enum Order {
     /// Have these groups connect, so many a second on this thread, so many under way at once.
     Connect { groups: Vec<u16>, per_second: f64, under_way_max: usize },
-    /// Begin to publish, and to ping, in these groups.
+    /// Begin to publish in these groups.
     Publish { groups: Vec<u16> },
     /// Stop publishing.
     Quiet,
@@ -83,8 +83,8 @@ struct Worker {
     patience: VecDeque<(u64, u32, u32)>,
     /// By group: when who sends next.
     due: Vec<VecDeque<(u64, u32)>>,
-    /// By group: when who pings next.
-    pings: Vec<VecDeque<(u64, u32)>>,
+    /// By group: when who pings next, on which of its connections.
+    pings: Vec<VecDeque<(u64, u32, u32)>>,
     times: Vec<Times>,
     scratch: Vec<u8>,
     plain: BytesMut,
@@ -175,8 +175,9 @@ impl Worker {
     }
 
     fn until_next(&self, now_ns: u64) -> Duration {
-        let due = self.due.iter().chain(&self.pings).filter_map(|due| due.front());
-        let next_ns = due.map(|(at, _)| *at).min().unwrap_or(u64::MAX);
+        let due = self.due.iter().filter_map(|due| Some(due.front()?.0));
+        let pings = self.pings.iter().filter_map(|due| Some(due.front()?.0));
+        let next_ns = due.chain(pings).min().unwrap_or(u64::MAX);
         let opening = !self.to_open.is_empty() && self.under_way < self.under_way_max;
         let next_ns = if opening { next_ns.min(self.next_open_ns) } else { next_ns };
         TURN_MAX.min(Duration::from_nanos(next_ns.saturating_sub(now_ns)))
@@ -244,11 +245,6 @@ impl Worker {
                 .iter()
                 .map(|&at| (spread(publishing.every, self.slots[at as usize].number), at));
             self.due[usize::from(group)] = due.collect();
-        }
-        if it.keep_alive_s > 0 && self.pings[usize::from(group)].is_empty() {
-            let every = Duration::from_secs(u64::from(it.keep_alive_s));
-            let due = own.iter().map(|&at| (spread(every, self.slots[at as usize].number), at));
-            self.pings[usize::from(group)] = due.collect();
         }
     }
 
@@ -337,14 +333,14 @@ impl Worker {
                 self.due[group].pop_front();
                 self.publish(group, at, when);
             }
-            while let Some(&(when, at)) = self.pings[group].front()
+            while let Some(&(when, at, generation)) = self.pings[group].front()
                 && when <= now_ns
             {
                 self.pings[group].pop_front();
-                let every_ns = u64::from(self.parts.groups[group].keep_alive_s) * 1_000_000_000;
-                self.pings[group].push_back((when + every_ns, at));
-                if self.slots[at as usize].phase == Phase::Ready {
+                let slot = &self.slots[at as usize];
+                if slot.phase == Phase::Ready && slot.generation == generation {
                     self.send(at, &Packet::PingReq);
+                    self.plan_ping(at, now_ns);
                 }
             }
         }
@@ -509,8 +505,19 @@ impl Worker {
         let micros = now_ns.saturating_sub(slot.told_ns) / 1000;
         let group = usize::from(slot.group);
         self.under_way -= 1;
+        self.plan_ping(at, now_ns);
         bump(&self.counters(at).ready);
         self.times[group].ready.saturating_record(micros.max(1));
+    }
+
+    /// A ping well within the keep alive, whatever else is sent. Later calls give later times.
+    fn plan_ping(&mut self, at: u32, now_ns: u64) {
+        let slot = &self.slots[at as usize];
+        let group = usize::from(slot.group);
+        let every_ns = u64::from(self.parts.groups[group].keep_alive_s) * 800_000_000;
+        if every_ns > 0 {
+            self.pings[group].push_back((now_ns + every_ns, at, slot.generation));
+        }
     }
 
     fn send(&mut self, at: u32, packet: &Packet) {
