@@ -7,8 +7,10 @@ VENV := target/venv
 NODE_DIR := target/node
 SEEDS ?= 1000
 SIM_JOBS ?= 2
+N ?= 15000
+TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu
+.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -69,6 +71,21 @@ conformance:
 bench-idle:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/idle.py $(ARGS)
+
+## Memory per connection and session, by state, as a slope: eight minutes.
+bench-memory:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/memory.py $(ARGS)
+
+## N connections held, over TLS with TLS=1; a message to each.
+bench-density:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/large.py connect --count $(N) --tls "$(TLS)" -R 4000 -k 60 --time 60 $(ARGS)
+
+## N persistent sessions cut at once, over TLS with TLS=1; all of them come back.
+bench-storm:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/large.py storm --count $(N) --tls "$(TLS)" -R 4000 $(ARGS)
 
 ## CPU per forwarded message beside Mosquitto's, if mosquitto is installed.
 bench-cpu:

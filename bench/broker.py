@@ -22,13 +22,20 @@ def free_port():
 
 
 @contextlib.contextmanager
-def petrel(shards=1, runtime="auto", cpu=None):
-    """Runs Petrel; yields its process and its MQTT address."""
+def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
+    """Runs Petrel; yields its process and its address: MQTT, or MQTT over TLS with a record layer."""
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "petrel.toml"
+        listener = '[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:0"\n'
+        if record_layer:
+            subprocess.run([str(BENCH), "certificate", folder], check=True)
+            listener = (
+                '[[listener]]\nprotocol = "mqtts"\naddress = "127.0.0.1:0"\n'
+                'cert = "server.pem"\nkey = "server.key"\n'
+                f'record_layer = "{record_layer}"\n'
+            )
         config.write_text(
-            f'[engine]\nshards = {shards}\nruntime = "{runtime}"\n'
-            '[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:0"\n'
+            f'[engine]\nshards = {shards}\nruntime = "{runtime}"\n' + listener
         )
         command = pinned([str(PETREL), "--config", str(config)], cpu)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

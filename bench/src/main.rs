@@ -10,6 +10,7 @@ mod load;
 mod options;
 mod pair;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         options::Command::Idle(idle) => idle::run(&idle).map(|()| true),
         options::Command::Pair(pair) => pair::run(&pair).map(|()| true),
         options::Command::Load(asked) => load::scenario::run(&asked),
+        options::Command::Certificate(folder) => certificate(&folder).map(|()| true),
         options::Command::Help => {
             print!("{}", options::HELP);
             Ok(true)
@@ -36,4 +38,17 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Writes a certificate for a broker under load.
+fn certificate(folder: &Path) -> Result<(), String> {
+    let names = ["localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).map_err(|error| error.to_string())?;
+    for (name, text) in
+        [("server.pem", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())]
+    {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
 }

@@ -68,6 +68,8 @@ petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
 petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
                   [--window 100] [--seconds 5] [--version 4]
 
+petrel-bench certificate FOLDER   writes server.pem and server.key, ECDSA P-256, for localhost
+
 Exit codes: 0, 1 if connections or messages were lost, 2 if it could not be run.
 ";
 
@@ -79,6 +81,8 @@ pub enum Command {
     Pair(Pair),
     /// A scenario.
     Load(Box<Asked>),
+    /// Write a certificate for `localhost` and its key into a folder.
+    Certificate(PathBuf),
     /// Say how to use it.
     Help,
 }
@@ -112,6 +116,10 @@ pub fn parse() -> Result<Command, String> {
     match name.as_str() {
         "idle" | "pair" => closed(&name, parser),
         "--help" | "help" => Ok(Command::Help),
+        "certificate" => match words.get(1) {
+            Some(folder) => Ok(Command::Certificate(folder.into())),
+            None => Err("certificate needs a folder; see petrel-bench --help".to_owned()),
+        },
         name => match Scenario::NAMES.iter().find(|(known, _)| *known == name) {
             Some((_, scenario)) => load(*scenario, parser, words.clone()),
             None => Err(format!("there is no scenario {name:?}; see petrel-bench --help")),
