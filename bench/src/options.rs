@@ -255,7 +255,9 @@ impl Raw {
         asked.target.version = self.version;
         let clients = asked.count + asked.receivers + 2 * asked.pairs;
         let clients = if asked.scenario == Scenario::Pairs { 2 * clients } else { clients };
-        asked.threads = self.threads.unwrap_or(clients.div_ceil(CLIENTS_PER_THREAD).max(2));
+        let apart = usize::from(asked.scenario == Scenario::Storm);
+        let threads = (clients.div_ceil(CLIENTS_PER_THREAD) + apart).max(2);
+        asked.threads = self.threads.unwrap_or(threads);
         let loopback = asked.target.addresses.iter().all(|it| is_loopback_v4(it.ip()));
         asked.target.sources = match self.sources.is_empty() && loopback {
             true => (0..250u8)

@@ -509,6 +509,7 @@ fn wire_limits(config: &Config) -> WireLimits {
         connect_timeout_ms: ms(config.network.connect_timeout_s),
         packet_timeout_ms: ms(config.network.packet_timeout_s),
         write_timeout_ms: ms(config.network.write_timeout_s),
+        handshakes_max: config.network.handshakes_in_flight_maximum as usize,
         read_stop_bytes: 2 * config.limits.outgoing_bytes_maximum as usize,
     }
 }

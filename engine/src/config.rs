@@ -118,11 +118,18 @@ pub struct NetworkLimits {
     pub packet_timeout_s: u32,
     /// How long bytes may wait for a socket that takes none.
     pub write_timeout_s: u32,
+    /// TLS handshakes that one shard has begun and not finished.
+    pub handshakes_in_flight_maximum: u32,
 }
 
 impl Default for NetworkLimits {
     fn default() -> Self {
-        Self { connect_timeout_s: 10, packet_timeout_s: 30, write_timeout_s: 60 }
+        Self {
+            connect_timeout_s: 10,
+            packet_timeout_s: 30,
+            write_timeout_s: 60,
+            handshakes_in_flight_maximum: 1000,
+        }
     }
 }
 

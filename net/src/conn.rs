@@ -99,6 +99,9 @@ impl Flags {
     /// The peer has ended inside its TLS or WebSocket layer.
     pub(crate) const FINISHED: Self = Self(1 << 11);
 
+    /// A TLS handshake has begun and not ended.
+    pub(crate) const HANDSHAKE: Self = Self(1 << 12);
+
     pub(crate) const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0
     }

@@ -56,6 +56,15 @@ impl Transport {
         matches!(self, Self::Plain)
     }
 
+    /// Whether a TLS handshake is still to be begun or to be finished.
+    pub(crate) fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Plain | Self::Ws(_) => false,
+            Self::Tls(session) => session.is_handshaking(),
+            Self::Wss(layers) => layers.0.is_handshaking(),
+        }
+    }
+
     /// Whether the peer has begun something between the socket and MQTT and not ended it: a record, a
     /// frame, a message of several frames.
     pub(crate) fn is_partial(&self) -> bool {

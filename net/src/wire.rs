@@ -28,6 +28,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{Connect, DecodeError, Packet, Version};
 
+use crate::admission::{Admission, Next, Waiting};
 use crate::conn::{Conn, Flags};
 use crate::deadlines::Deadlines;
 use crate::outbound::{Queue, Stage};
@@ -55,6 +56,8 @@ pub struct WireLimits {
     pub packet_timeout_ms: u64,
     /// How long output may wait for a socket that takes none of it, in milliseconds.
     pub write_timeout_ms: u64,
+    /// TLS handshakes begun and not finished, at most; the rest waits in the kernel's queue.
+    pub handshakes_max: usize,
     /// A connection with more output waiting than this is not read until half of it has left.
     pub read_stop_bytes: usize,
 }
@@ -66,6 +69,7 @@ impl Default for WireLimits {
             connect_timeout_ms: 10_000,
             packet_timeout_ms: 30_000,
             write_timeout_ms: 60_000,
+            handshakes_max: 1000,
             read_stop_bytes: 512 << 10,
         }
     }
@@ -137,11 +141,17 @@ pub struct Wire {
     listeners: Vec<Listener>,
     conns: Slab<Conn>,
     deadlines: Deadlines,
-    /// Connections to be read, in order.
+    admission: Admission,
+    /// Established connections to be read, in order.
     ready: VecDeque<ConnKey>,
-    /// How many of them belong to this turn.
-    turn_left: usize,
-    accept_left: usize,
+    /// Connections on their way to CONNECT whose handshake has begun, or that need none.
+    finishing: VecDeque<ConnKey>,
+    /// Connections whose TLS handshake is to begin.
+    hellos: VecDeque<ConnKey>,
+    /// The listener that is asked first when connections are accepted.
+    next_listener: usize,
+    /// Connections dropped because their peer had gone before its handshake was done.
+    gone: u64,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
     ticked: bool,
@@ -179,9 +189,12 @@ impl Wire {
             listeners: Vec::new(),
             conns: Slab::new(),
             deadlines: Deadlines::new(now_ms),
+            admission: Admission::new(limits.handshakes_max),
             ready: VecDeque::new(),
-            turn_left: 0,
-            accept_left: 0,
+            finishing: VecDeque::new(),
+            hellos: VecDeque::new(),
+            next_listener: 0,
+            gone: 0,
             events: VecDeque::new(),
             current: None,
             ticked: false,
@@ -246,8 +259,7 @@ impl Wire {
                 }
             }
         }
-        self.turn_left = self.ready.len();
-        self.accept_left = life::ACCEPTS_PER_TURN_MAX;
+        self.admission.begin_turn(self.waiting());
         Ok(events > 0)
     }
 
@@ -277,27 +289,39 @@ impl Wire {
                 }
                 continue;
             }
-            if self.turn_left > 0 {
-                self.turn_left -= 1;
-                if let Some(key) = self.ready.pop_front() {
-                    self.read(key);
+            let key = match self.admission.next(self.waiting()) {
+                Next::Established => self.ready.pop_front(),
+                Next::Finish => self.finishing.pop_front(),
+                Next::Hello => self.hellos.pop_front(),
+                Next::Accept => {
+                    self.accept();
+                    continue;
                 }
-                continue;
+                Next::Nothing => return None,
+            };
+            if let Some(key) = key {
+                self.read(key);
             }
-            if !self.accept() {
-                return None;
-            }
+        }
+    }
+
+    /// What waits, by kind.
+    fn waiting(&self) -> Waiting {
+        Waiting {
+            established: self.ready.len(),
+            finishing: self.finishing.len(),
+            hellos: self.hellos.len(),
+            accepts: self.listeners.iter().any(|it| it.ready && !it.resting),
         }
     }
 
     /// True if there is work that no event will announce.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty()
-            || !self.events.is_empty()
+        !self.events.is_empty()
             || self.current.is_some()
             || self.stages_used > 0
-            || self.listeners.iter().any(|listener| listener.ready && !listener.resting)
+            || self.admission.has_work(self.waiting())
     }
 
     /// The number of connections, those before CONNECT and those being closed included.
@@ -310,6 +334,27 @@ impl Wire {
     #[must_use]
     pub const fn accepted(&self) -> u64 {
         self.accepted
+    }
+
+    /// TLS handshakes begun and not finished.
+    #[must_use]
+    pub const fn handshakes(&self) -> usize {
+        self.admission.in_flight()
+    }
+
+    /// Connections dropped without any work because their peer had gone before its handshake was done.
+    #[must_use]
+    pub const fn gone(&self) -> u64 {
+        self.gone
+    }
+
+    /// Takes a connection out of the table.
+    fn forget(&mut self, key: ConnKey) -> Option<Conn> {
+        let conn = self.conns.remove(key)?;
+        if conn.flags.has(Flags::HANDSHAKE) {
+            self.admission.ended();
+        }
+        Some(conn)
     }
 
     fn on_ready(&mut self, key: ConnKey, readiness: Readiness) {
@@ -331,7 +376,13 @@ impl Wire {
         if let Some(conn) = self.conns.get_mut(key)
             && conn.flags.raise(Flags::QUEUED)
         {
-            self.ready.push_back(key);
+            let established = conn.flags.has(Flags::KNOWN) || conn.flags.has(Flags::CLOSING);
+            let begun = conn.flags.has(Flags::HANDSHAKE) || !conn.transport.is_handshaking();
+            match (established, begun) {
+                (true, _) => self.ready.push_back(key),
+                (false, true) => self.finishing.push_back(key),
+                (false, false) => self.hellos.push_back(key),
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Group {
     pub persistent: bool,
     /// It never reads once it is ready.
     pub deaf: bool,
+    /// Its clients have a thread of their own, so that what it measures is not the load's own delay.
+    pub apart: bool,
 }
 
 /// An open-loop stream of messages from each client of a group.
@@ -74,6 +76,7 @@ impl Group {
             keep_alive_s: 0,
             persistent: false,
             deaf: false,
+            apart: false,
         }
     }
 }

@@ -274,7 +274,9 @@ fn storm(asked: &Asked, report: &mut Report) -> Result<(), String> {
     if let Some(publishing) = &mut source.publish {
         publishing.qos = Qos::AtLeastOnce;
     }
-    let sink = Group { subscribe: sink.subscribe.map(|(it, _)| (it, Qos::AtLeastOnce)), ..sink };
+    source.apart = true;
+    let subscribe = sink.subscribe.map(|(filter, _)| (filter, Qos::AtLeastOnce));
+    let sink = Group { subscribe, apart: true, ..sink };
     let run = asked.start(vec![fleet, sink, source])?;
     run.connect(&[1, 2], f64::INFINITY, usize::MAX);
     run.until_ready("background", &[1, 2], DRAIN)?;

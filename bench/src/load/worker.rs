@@ -112,8 +112,14 @@ pub fn run(parts: Parts) -> Result<(), String> {
         .map_err(|error| format!("a file table of its own is refused: {error}"))?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| error.to_string())?;
     let mut slots = Vec::new();
+    // The first thread is for the groups that stand apart, if there are any.
+    let apart = usize::from(parts.threads > 1 && parts.groups.iter().any(|it| it.apart));
     for (group, it) in parts.groups.iter().enumerate() {
-        let own = (parts.index..it.clients).step_by(parts.threads);
+        let own = match (it.apart && apart > 0, parts.index < apart) {
+            (true, true) => (0..it.clients).step_by(1),
+            (false, false) => (parts.index - apart..it.clients).step_by(parts.threads - apart),
+            _ => continue,
+        };
         slots.extend(own.map(|number| Slot::new(group as u16, number as u32)));
     }
     let groups = parts.groups.len();

@@ -204,6 +204,7 @@ pub(super) const LIMITS: &[Key<AllLimits>] = &[
     number!(network.connect_timeout_s, 1, 3600, "seconds"),
     number!(network.packet_timeout_s, 1, 3600, "seconds"),
     number!(network.write_timeout_s, 1, 3600, "seconds"),
+    number!(network.handshakes_in_flight_maximum, 1, 1_000_000, "handshakes"),
 ];
 
 /// The value of a key in `from`, as it would be written in the file.

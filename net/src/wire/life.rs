@@ -16,9 +16,6 @@ use crate::listener::accept;
 use crate::outbound::Queue;
 use crate::transport::Transport;
 
-/// Connections accepted in one turn, so that a storm of them cannot starve those that live.
-pub(super) const ACCEPTS_PER_TURN_MAX: usize = 256;
-
 /// How long a connection that is being closed may take to take its last bytes and to end itself.
 const LINGER_MS: u64 = 2_000;
 
@@ -56,41 +53,32 @@ impl Detached {
 }
 
 impl Wire {
-    /// Accepts one connection; false if there is none or enough were accepted in this turn.
-    pub(super) fn accept(&mut self) -> bool {
-        if self.accept_left == 0 {
-            return false;
-        }
-        let Some(listener) = self.listeners.iter_mut().find(|it| it.ready && !it.resting) else {
-            return false;
-        };
+    /// Accepts one connection, from one listener after another.
+    pub(super) fn accept(&mut self) {
+        let count = self.listeners.len();
+        let turn = (0..count).map(|at| (self.next_listener + at) % count);
+        let ready = |at: &usize| self.listeners[*at].ready && !self.listeners[*at].resting;
+        let Some(at) = turn.into_iter().find(ready) else { return };
+        self.next_listener = at + 1;
+        let listener = &mut self.listeners[at];
         match accept(&listener.socket) {
             Ok((socket, peer)) => {
                 let transport = Transport::new(&listener.protocol);
                 let index = listener.index;
-                self.accept_left -= 1;
                 self.accepted += 1;
                 // Without a transport there is nothing to be said to the peer.
                 if let Ok(transport) = transport {
                     self.begin_conn(socket, peer, index, transport);
                 }
-                true
             }
-            Err(Errno::AGAIN) => {
-                listener.ready = false;
-                true
-            }
+            Err(Errno::AGAIN) => listener.ready = false,
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                 listener.resting = true;
                 let listener = listener.index;
                 self.events.push_back(WireEvent::AcceptFailed { listener, error });
-                true
             }
             // The connection ended before it was accepted, or the network said no for it alone.
-            Err(_) => {
-                self.accept_left -= 1;
-                true
-            }
+            Err(_) => {}
         }
     }
 
@@ -114,7 +102,7 @@ impl Wire {
         let key = self.conns.insert(conn);
         let socket = &self.conns.get(key)?.socket;
         if self.poller.add_conn(socket, key).is_err() {
-            self.conns.remove(key);
+            self.forget(key);
             return None;
         }
         Some(key)
@@ -170,7 +158,7 @@ impl Wire {
 
     /// Drops a connection that has ended by itself or has run out of time.
     pub(super) fn lose(&mut self, key: ConnKey) {
-        let Some(conn) = self.conns.remove(key) else { return };
+        let Some(conn) = self.forget(key) else { return };
         self.current.take_if(|current| current.key == key);
         if conn.flags.has(Flags::KNOWN) && !conn.flags.has(Flags::CLOSING) {
             self.events.push_back(WireEvent::Closed { conn: key });
@@ -194,7 +182,7 @@ impl Wire {
         self.current.take_if(|current| current.key == key);
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.flags.has(Flags::MUTE) {
-            self.conns.remove(key);
+            self.forget(key);
             return;
         }
         if !conn.flags.raise(Flags::CLOSING) {
@@ -216,7 +204,7 @@ impl Wire {
     pub(super) fn shut(&mut self, key: ConnKey) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.flags.raise(Flags::SHUT) && shutdown(&conn.socket, Shutdown::Write).is_err() {
-            self.conns.remove(key);
+            self.forget(key);
             return;
         }
         self.make_ready(key);
@@ -238,7 +226,7 @@ impl Wire {
     pub fn drop_all(&mut self) {
         let keys: Vec<ConnKey> = self.conns.keys().collect();
         for key in keys {
-            self.conns.remove(key);
+            self.forget(key);
         }
         self.current = None;
     }
@@ -247,7 +235,7 @@ impl Wire {
     pub fn detach(&mut self, key: ConnKey) -> Option<Detached> {
         self.flush_conn(key);
         self.put_aside(key);
-        let conn = self.conns.remove(key)?;
+        let conn = self.forget(key)?;
         self.poller.remove(&conn.socket);
         let mut flags = Flags::default();
         for flag in [Flags::ENDED, Flags::FINISHED, Flags::KNOWN, Flags::MUTE, Flags::DEAF] {

@@ -59,6 +59,16 @@ impl Wire {
         if conn.flags.has(Flags::FINISHED) {
             return self.finish(key);
         }
+        if conn.transport.is_handshaking() {
+            if conn.flags.has(Flags::ENDED) {
+                // Nobody waits for the end of this handshake.
+                self.gone += 1;
+                return self.lose(key);
+            }
+            if conn.flags.raise(Flags::HANDSHAKE) {
+                self.admission.begun();
+            }
+        }
         match receive(conn, &mut self.scratch) {
             Got::Bytes(bytes) => {
                 // A short read has emptied the socket, unless the end waits behind it.
@@ -100,6 +110,10 @@ impl Wire {
         let wire = &mut self.scratch[..bytes];
         let input =
             conn.transport.read(wire, &mut self.arena, &mut self.wire_out, &mut self.between);
+        if conn.flags.has(Flags::HANDSHAKE) && !conn.transport.is_handshaking() {
+            conn.flags.clear(Flags::HANDSHAKE);
+            self.admission.ended();
+        }
         if input == Input::Over && conn.flags.raise(Flags::FINISHED) {
             self.make_ready(key);
         }
@@ -292,14 +306,14 @@ impl Wire {
                 let Some(edge) = conn.edge.as_mut() else { return };
                 edge.discarded_bytes += bytes;
                 if edge.discarded_bytes > DISCARDED_BYTES_MAX {
-                    self.conns.remove(key);
+                    self.forget(key);
                 } else {
                     self.make_ready(key);
                 }
             }
             Got::Nothing => {}
             Got::End => {
-                self.conns.remove(key);
+                self.forget(key);
             }
         }
     }

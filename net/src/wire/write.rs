@@ -189,7 +189,7 @@ impl Wire {
         conn.flags.set(Flags::MUTE);
         conn.queue = None;
         if conn.flags.has(Flags::CLOSING) {
-            self.conns.remove(key);
+            self.forget(key);
             return;
         }
         conn.flags.set(Flags::ENDED);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
 use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
+use crate::tls::{TicketSecret, TlsApplication, TlsConfig};
 use crate::websocket::WebSocketConfig;
 use crate::{Protocol, WireEvent, WireLimits};
 
@@ -227,4 +228,51 @@ fn a_closed_peer_that_sends_without_end_is_dropped() {
         std::thread::spawn(move || while client.stream.write_all(&[0; 100_000]).is_ok() {});
     rig.until(|rig| rig.wire.connections() == 0);
     writer.join().expect("no panic");
+}
+
+#[test]
+fn a_flood_at_one_listener_does_not_hold_up_another() {
+    let mut rig = Rig::new();
+    let any = (std::net::Ipv4Addr::LOCALHOST, 0).into();
+    let second = crate::Listener::open(any, Protocol::Mqtt, 1).expect("there are ports");
+    let address = second.local_address().expect("it is bound");
+    rig.wire.listen(second).expect("it can be watched");
+    let _flood: Vec<_> = (0..400).map(|_| rig.client()).collect();
+    let mut quiet = std::net::TcpStream::connect(address).expect("the wire listens");
+    quiet.write_all(CONNECT).expect("sent");
+    match rig.expect_event() {
+        WireEvent::Connect { listener, .. } => assert_eq!(listener, 1),
+        other => panic!("{other:?}"),
+    }
+    assert!(rig.wire.accepted() < 300, "{} were accepted before", rig.wire.accepted());
+}
+
+#[test]
+fn handshakes_in_flight_are_capped_and_the_rest_waits() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+    std::fs::write(&cert, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let secret = TicketSecret::generate().expect("random numbers");
+    let tls = TlsConfig::from_pem_files(&cert, &key, TlsApplication::Mqtt, &secret);
+    let limits = WireLimits { handshakes_max: 3, ..WireLimits::default() };
+    let mut rig = Rig::speaking(Protocol::Mqtts(tls.expect("a good certificate")), limits);
+    // The start of a ClientHello: the handshake is begun and never finished.
+    let clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = rig.client();
+            client.write_all(&[22, 3, 1, 1, 0, 1, 0, 0, 252]).expect("sent");
+            client
+        })
+        .collect();
+    for _ in 0..50 {
+        rig.expect_silence();
+    }
+    assert_eq!(rig.wire.handshakes(), 3);
+    assert!(!rig.wire.has_work(), "what waits for others is not work");
+    drop(clients);
+    rig.until(|rig| rig.wire.connections() == 0);
+    assert_eq!(rig.wire.handshakes(), 0);
+    assert!(rig.wire.gone() >= 37, "they had gone before their handshake was begun");
 }
