@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use petrel_net::listener::{self, StartLock};
-use petrel_net::tls::{RandomUnavailable, TicketSecret, TlsApplication, TlsConfig, TlsConfigError};
+use petrel_net::tls::{
+    RandomUnavailable, SecretFileError, TicketSecret, TlsApplication, TlsConfig, TlsConfigError,
+};
 use petrel_net::websocket::WebSocketConfig;
 use petrel_net::{Bell, Listener, Protocol, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
@@ -49,6 +51,8 @@ const LAST_WILLS_WITHIN: Duration = Duration::from_secs(2);
 pub enum BootError {
     /// A certificate or key cannot be used.
     Tls(TlsConfigError),
+    /// The secret of session tickets cannot be used.
+    Secret(SecretFileError),
     /// An address cannot be listened on.
     Listen(SocketAddr, io::Error),
     /// The system refuses what the configuration or the runtime needs.
@@ -63,6 +67,7 @@ impl fmt::Display for BootError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tls(error) => error.fmt(f),
+            Self::Secret(error) => error.fmt(f),
             Self::Listen(address, error) => match error.kind() {
                 io::ErrorKind::AddrInUse => {
                     write!(f, "{address} is in use; another program listens there")
@@ -93,6 +98,12 @@ impl std::error::Error for BootError {}
 impl From<TlsConfigError> for BootError {
     fn from(error: TlsConfigError) -> Self {
         Self::Tls(error)
+    }
+}
+
+impl From<SecretFileError> for BootError {
+    fn from(error: SecretFileError) -> Self {
+        Self::Secret(error)
     }
 }
 
@@ -152,7 +163,10 @@ impl ShardHandle {
 /// # Errors
 /// What kept it from starting; nothing runs then.
 pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
-    let secret = TicketSecret::generate()?;
+    let secret = match &config.engine.ticket_secret {
+        Some(file) => TicketSecret::from_file(file)?,
+        None => TicketSecret::generate()?,
+    };
     let protocols = protocols(&config, &secret)?;
     claim(&config)?;
     let (runtime, fallback) =

@@ -44,6 +44,9 @@ pub struct EngineConfig {
     pub runtime: RuntimeChoice,
     /// Whose file table a shard's connections stand in.
     pub fd_tables: FdTablesChoice,
+    /// The file of the secret behind TLS session tickets, its path resolved; `None` means one that
+    /// lives as long as the process.
+    pub ticket_secret: Option<PathBuf>,
 }
 
 /// What drives a shard.

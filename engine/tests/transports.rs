@@ -164,3 +164,31 @@ fn half_a_tls_record_is_cut_in_time() {
         broker.stop().expect("it stops");
     }
 }
+
+/// Clients that come back after a restart need no full handshake if the secret is kept.
+#[test]
+fn tls_sessions_are_resumed_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, trusted) = certificate(folder.path());
+    let client = common::layers::tls_client(&trusted);
+    for kept in [true, false] {
+        let resumed = (0..2).map(|_| {
+            let mut config = config(2, RuntimeChoice::Auto);
+            config.engine.ticket_secret = kept.then(|| folder.path().join("secret"));
+            config.listeners = vec![listener(Protocol::Mqtts)];
+            config.listeners[0].tls = Some(files.clone());
+            let broker = start(config);
+            let stream = common::layers::tls_with(&client, broker.addresses()[0]);
+            let mut it = Client::over(stream);
+            it.hello("client");
+            // The ticket comes before what is sent now.
+            it.send(&Packet::PingReq);
+            assert_eq!(it.receive(), Some(Packet::PingResp));
+            let kind = it.stream.conn.handshake_kind();
+            drop(it);
+            broker.stop().expect("it stops");
+            kind == Some(rustls::HandshakeKind::Resumed)
+        });
+        assert_eq!(resumed.collect::<Vec<bool>>(), [false, kept]);
+    }
+}

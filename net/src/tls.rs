@@ -13,6 +13,7 @@
 pub mod compact;
 mod config;
 mod error;
+mod secret_file;
 mod session;
 mod tickets;
 
@@ -25,6 +26,7 @@ mod tests;
 
 pub use config::{RecordLayer, TlsApplication, TlsConfig};
 pub use error::{NotTls, ProtocolFault, TlsError};
+pub use secret_file::SecretFileError;
 pub use session::{TAIL_BYTES_MAX, TlsProgress, TlsSession};
 pub use tickets::{RandomUnavailable, TicketSecret};
 

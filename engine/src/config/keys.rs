@@ -85,6 +85,11 @@ pub(super) const ENGINE: &[Key<EngineConfig>] = &[
             },
         },
     },
+    Key {
+        name: "ticket_secret",
+        unit: "",
+        kind: Kind::Text { set: |engine, text| engine.ticket_secret = Some(text.into()) },
+    },
 ];
 
 pub(super) const LISTENER: &[Key<RawListener>] = &[

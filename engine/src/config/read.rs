@@ -60,6 +60,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             }
         }
     }
+    engine.ticket_secret = engine.ticket_secret.map(|path| folder.join(path));
     let listeners = match listeners {
         Some(raw) => check::listeners(raw, folder, &mut problems),
         None => default_listeners(),

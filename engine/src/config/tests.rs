@@ -81,7 +81,9 @@ fn an_unknown_key_gets_a_suggestion() {
     );
     refused(
         "[engine]\n  workers = 4\n",
-        &["p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables"],
+        &[
+            "p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables, ticket_secret",
+        ],
     );
 }
 
@@ -407,8 +409,10 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
         ("key", "none"),
         ("path", &format!("`\"{DEFAULT_PATH}\"`")),
     ];
-    let mut rows: Vec<_> =
-        ENGINE.iter().map(|key| row(key, &[("shards", "one per core")])).collect();
+    let mut rows: Vec<_> = ENGINE
+        .iter()
+        .map(|key| row(key, &[("shards", "one per core"), ("ticket_secret", "none")]))
+        .collect();
     rows.extend(LISTENER.iter().map(|key| row::<RawListener>(key, &listener_defaults)));
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
     for row in &rows {

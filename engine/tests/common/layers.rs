@@ -26,6 +26,11 @@ pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
 
 /// A TLS connection that trusts this certificate alone. The handshake is made by the first write.
 pub fn tls(address: SocketAddr, trusted: &CertificateDer<'static>) -> TlsStream {
+    tls_with(&tls_client(trusted), address)
+}
+
+/// What connections of one client have in common, its session tickets included.
+pub fn tls_client(trusted: &CertificateDer<'static>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(trusted.clone()).expect("a good certificate");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -34,8 +39,13 @@ pub fn tls(address: SocketAddr, trusted: &CertificateDer<'static>) -> TlsStream 
         .expect("versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// A TLS connection of such a client. The handshake is made by the first write.
+pub fn tls_with(config: &Arc<ClientConfig>, address: SocketAddr) -> TlsStream {
     let name = ServerName::try_from("localhost").expect("a name");
-    let connection = ClientConnection::new(Arc::new(config), name).expect("a good configuration");
+    let connection = ClientConnection::new(Arc::clone(config), name).expect("a good configuration");
     StreamOwned::new(connection, Client::open(address).stream)
 }
 

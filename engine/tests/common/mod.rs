@@ -43,7 +43,12 @@ pub fn listener(protocol: Protocol) -> Listener {
 pub fn config(shards: u16, runtime: RuntimeChoice) -> Config {
     // Sockets of other tests are open in this process; tables of its own would hold copies of them.
     Config {
-        engine: EngineConfig { shards: Some(shards), runtime, fd_tables: FdTablesChoice::Shared },
+        engine: EngineConfig {
+            shards: Some(shards),
+            runtime,
+            fd_tables: FdTablesChoice::Shared,
+            ..EngineConfig::default()
+        },
         listeners: vec![listener(Protocol::Mqtt)],
         ..Config::default()
     }

@@ -37,6 +37,11 @@ impl TicketSecret {
         Self(Zeroizing::new(bytes))
     }
 
+    /// The secret itself.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.0.as_slice()
+    }
+
     /// Makes a new secret from the random source of the TLS library.
     ///
     /// *Errors*: when the operating system gives no randomness; then TLS cannot run at all.

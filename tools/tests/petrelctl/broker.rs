@@ -32,6 +32,7 @@ fn start(shards: u16, listeners: Vec<Listener>) -> Running {
         shards: Some(shards),
         runtime: RuntimeChoice::Auto,
         fd_tables: FdTablesChoice::Shared,
+        ticket_secret: None,
     };
     let config = Config { engine, listeners, ..Config::default() };
     boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))

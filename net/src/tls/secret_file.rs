@@ -1,0 +1,132 @@
+//! The secret of session tickets in a file, so that clients resume after a restart too.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::{RandomUnavailable, TicketSecret};
+
+const SECRET_BYTES: usize = 32;
+
+/// What is wrong with a file of a secret. Displays as one sentence without its full stop.
+#[derive(Debug)]
+pub enum SecretFileError {
+    /// It cannot be read or made.
+    Io(PathBuf, io::Error),
+    /// It holds another number of bytes than a secret has.
+    Length(PathBuf, u64),
+    /// Others than its owner may read it; these are its permissions.
+    Exposed(PathBuf, u32),
+    /// The system gives no random bytes for a new one.
+    Random,
+}
+
+impl fmt::Display for SecretFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(path, error) => {
+                write!(
+                    f,
+                    "the secret of session tickets {} cannot be used: {error}",
+                    path.display()
+                )
+            }
+            Self::Length(path, bytes) => write!(
+                f,
+                "the secret of session tickets {} has {bytes} bytes instead of {SECRET_BYTES}; \
+                 delete it to have a new one made",
+                path.display()
+            ),
+            Self::Exposed(path, mode) => write!(
+                f,
+                "the secret of session tickets {} can be read by others (mode {mode:o}); \
+                 make it 600, or delete it to have a new one made",
+                path.display()
+            ),
+            Self::Random => RandomUnavailable.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for SecretFileError {}
+
+impl TicketSecret {
+    /// Reads the secret from a file, or makes one and keeps it there, for its owner alone.
+    ///
+    /// # Errors
+    /// See [`SecretFileError`].
+    pub fn from_file(path: &Path) -> Result<Self, SecretFileError> {
+        let failed = |error| SecretFileError::Io(path.to_owned(), error);
+        match File::open(path) {
+            Ok(file) => Self::read(path, file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = Self::generate().map_err(|_| SecretFileError::Random)?;
+                let mut file = OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(path)
+                    .map_err(failed)?;
+                // On the disk before the first ticket is sealed with it.
+                file.write_all(secret.bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
+                Ok(secret)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    fn read(path: &Path, mut file: File) -> Result<Self, SecretFileError> {
+        let failed = |error| SecretFileError::Io(path.to_owned(), error);
+        let meta = file.metadata().map_err(failed)?;
+        if meta.len() != SECRET_BYTES as u64 {
+            return Err(SecretFileError::Length(path.to_owned(), meta.len()));
+        }
+        let mode = meta.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(SecretFileError::Exposed(path.to_owned(), mode));
+        }
+        let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+        file.read_exact(bytes.as_mut_slice()).map_err(failed)?;
+        Ok(Self::new(*bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_found_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let made = TicketSecret::from_file(&path).expect("made");
+        let found = TicketSecret::from_file(&path).expect("found");
+        assert_eq!(made.bytes(), found.bytes());
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
+        let other = TicketSecret::from_file(&folder.path().join("other")).expect("made");
+        assert_ne!(made.bytes(), other.bytes());
+    }
+
+    #[test]
+    fn a_file_that_is_no_good_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        fs::write(&path, [7; 31]).expect("written");
+        let error = TicketSecret::from_file(&path).expect_err("too short").to_string();
+        assert!(error.contains("has 31 bytes instead of 32"), "{error}");
+        fs::write(&path, [7; 32]).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("changed");
+        let error = TicketSecret::from_file(&path).expect_err("exposed").to_string();
+        assert!(error.contains("can be read by others (mode 640)"), "{error}");
+        assert_eq!(fs::read(&path).expect("readable"), [7; 32]);
+        let nowhere = folder.path().join("no/secret");
+        assert!(matches!(TicketSecret::from_file(&nowhere), Err(SecretFileError::Io(..))));
+    }
+}
