@@ -8,34 +8,52 @@
 /// Entries of type `T` by deadline.
 ///
 /// *Units*: milliseconds since whatever origin the owner chose.
+/// *Bounds*: 8 bytes per entry beside the item itself, and at most three entries unused for each
+/// one in use.
 #[derive(Debug)]
 pub struct Wheel<T: Copy> {
-    slots: Box<[Slot<T>]>,
+    slots: Box<[Slot]>,
+    nodes: Nodes<T>,
     tick_ms: u64,
     /// The first tick that has not been expired.
     cursor: u64,
     /// The earliest tick that any entry waits for; `NEVER` if there is none.
     next: u64,
-    len: usize,
 }
 
-#[derive(Debug)]
-struct Slot<T> {
-    entries: Vec<Entry<T>>,
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    /// The newest entry, or [`NONE`].
+    head: u32,
     /// The earliest tick in this slot; `NEVER` if it is empty.
     first: u64,
 }
 
+/// All entries, linked by slot; in chunks, so that growing copies nothing.
+#[derive(Debug)]
+struct Nodes<T> {
+    chunks: Vec<Box<[Node<T>]>>,
+    /// The first free one, or [`NONE`].
+    free: u32,
+    len: usize,
+}
+
 #[derive(Debug, Clone, Copy)]
-struct Entry<T> {
-    tick: u64,
+struct Node<T> {
     item: T,
+    /// Which round of the wheel it waits for: with the slot, that is its tick.
+    round: u32,
+    next: u32,
 }
 
 const NEVER: u64 = u64::MAX;
+const NONE: u32 = u32::MAX;
 
-/// A slot that keeps this few entries' worth of memory is left alone.
-const CAPACITY_KEPT: usize = 16;
+/// Entries that are allocated together.
+const CHUNK: usize = 64;
+
+/// So few chunks are kept even if they are empty.
+const CHUNKS_KEPT: usize = 4;
 
 impl<T: Copy> Wheel<T> {
     /// An empty wheel that begins at `now_ms`.
@@ -46,24 +64,26 @@ impl<T: Copy> Wheel<T> {
     pub fn new(now_ms: u64, tick_ms: u64, slots: usize) -> Self {
         let tick_ms = tick_ms.max(1);
         Self {
-            slots: (0..slots.max(1)).map(|_| Slot { entries: Vec::new(), first: NEVER }).collect(),
+            slots: vec![Slot { head: NONE, first: NEVER }; slots.max(1)].into(),
+            nodes: Nodes::new(),
             tick_ms,
             cursor: now_ms / tick_ms,
             next: NEVER,
-            len: 0,
         }
     }
 
-    /// Adds an entry; one whose deadline has passed fires with the next tick.
+    /// Adds an entry; one whose deadline has passed fires with the next tick, one that is more than
+    /// 2^32 rounds away in the last of them.
     pub fn insert(&mut self, at_ms: u64, item: T) {
         // NEVER marks emptiness, so the last tick of all is not used.
         let tick = at_ms.div_ceil(self.tick_ms).max(self.cursor).min(NEVER - 1);
-        let index = (tick % self.slots.len() as u64) as usize;
-        let slot = &mut self.slots[index];
-        slot.entries.push(Entry { tick, item });
+        let slots = self.slots.len() as u64;
+        let round = u32::try_from(tick / slots).unwrap_or(u32::MAX);
+        let tick = u64::from(round) * slots + tick % slots;
+        let slot = &mut self.slots[(tick % slots) as usize];
+        slot.head = self.nodes.insert(Node { item, round, next: slot.head });
         slot.first = slot.first.min(tick);
         self.next = self.next.min(tick);
-        self.len += 1;
     }
 
     /// Moves every entry that is due at `now_ms` into `due`, each once.
@@ -82,11 +102,11 @@ impl<T: Copy> Wheel<T> {
             // Nothing waits before `next`, so ticks up to it need no visit.
             let from = self.next.max(self.cursor);
             for step in 0..=(now - from).min(slots - 1) {
-                let taken = self.slots[((from + step) % slots) as usize].take(now, due);
-                self.len -= taken;
+                self.take((from + step) % slots, now, due);
             }
             self.cursor = now + 1;
             self.next = self.earliest();
+            self.shrink();
         } else {
             self.cursor = now + 1;
         }
@@ -104,18 +124,18 @@ impl<T: Copy> Wheel<T> {
     /// How many entries wait.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.nodes.len
     }
 
     /// True if no entry waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.nodes.len == 0
     }
 
     /// Looks for the earliest tick from the cursor on: the first slot of this round ends it.
     fn earliest(&self) -> u64 {
-        if self.len == 0 {
+        if self.is_empty() {
             return NEVER;
         }
         let slots = self.slots.len() as u64;
@@ -128,33 +148,85 @@ impl<T: Copy> Wheel<T> {
         }
         best
     }
+
+    /// Moves what is due in a slot into `due`, oldest last.
+    fn take(&mut self, slot: u64, now: u64, due: &mut Vec<T>) {
+        let slots = self.slots.len() as u64;
+        let place = &mut self.slots[slot as usize];
+        if place.first > now {
+            return;
+        }
+        let (mut at, mut kept, mut first) = (place.head, NONE, NEVER);
+        while at != NONE {
+            let node = *self.nodes.get(at);
+            let tick = u64::from(node.round) * slots + slot;
+            if tick <= now {
+                due.push(node.item);
+                self.nodes.remove(at);
+            } else {
+                first = first.min(tick);
+                self.nodes.get_mut(at).next = kept;
+                kept = at;
+            }
+            at = node.next;
+        }
+        *place = Slot { head: kept, first };
+    }
+
+    /// Gives memory back when most of it is unused, by moving what is left together.
+    fn shrink(&mut self) {
+        if self.nodes.len * 4 >= self.nodes.chunks.len() * CHUNK
+            || self.nodes.chunks.len() <= CHUNKS_KEPT
+        {
+            return;
+        }
+        let mut packed = Nodes::new();
+        for slot in &mut self.slots {
+            let mut at = std::mem::replace(&mut slot.head, NONE);
+            while at != NONE {
+                let node = *self.nodes.get(at);
+                slot.head = packed.insert(Node { next: slot.head, ..node });
+                at = node.next;
+            }
+        }
+        self.nodes = packed;
+    }
 }
 
-impl<T: Copy> Slot<T> {
-    /// Moves what is due into `due` and gives memory back; how many entries left.
-    fn take(&mut self, now: u64, due: &mut Vec<T>) -> usize {
-        if self.first > now {
-            return 0;
+impl<T: Copy> Nodes<T> {
+    const fn new() -> Self {
+        Self { chunks: Vec::new(), free: NONE, len: 0 }
+    }
+
+    fn insert(&mut self, node: Node<T>) -> u32 {
+        if self.free == NONE {
+            // All are in use: the new chunk's first is this one, the others are free.
+            let first = (self.chunks.len() * CHUNK) as u32;
+            let link = |nth| if nth + 1 == CHUNK as u32 { NONE } else { first + nth + 1 };
+            let chunk = (0..CHUNK as u32).map(|nth| Node { next: link(nth), ..node });
+            self.chunks.push(chunk.collect());
+            self.free = first;
         }
-        let before = self.entries.len();
-        let mut first = NEVER;
-        self.entries.retain(|entry| {
-            if entry.tick <= now {
-                due.push(entry.item);
-            } else {
-                first = first.min(entry.tick);
-            }
-            entry.tick > now
-        });
-        self.first = first;
-        let len = self.entries.len();
-        if self.entries.capacity() > CAPACITY_KEPT.max(len * 4) {
-            self.entries.shrink_to(len * 2);
-        }
-        if len == 0 {
-            self.entries = Vec::new();
-        }
-        before - len
+        let at = self.free;
+        let place = self.get_mut(at);
+        let free = std::mem::replace(place, node).next;
+        self.free = free;
+        self.len += 1;
+        at
+    }
+
+    fn remove(&mut self, at: u32) {
+        self.get_mut(at).next = self.free;
+        self.free = at;
+        self.len -= 1;
+    }
+
+    fn get(&self, at: u32) -> &Node<T> {
+        &self.chunks[at as usize / CHUNK][at as usize % CHUNK]
+    }
+
+    fn get_mut(&mut self, at: u32) -> &mut Node<T> {
+        &mut self.chunks[at as usize / CHUNK][at as usize % CHUNK]
     }
 }
 
@@ -263,7 +335,7 @@ mod tests {
         let mut due = Vec::new();
         wheel.insert(u64::MAX, 1);
         wheel.insert(5, 2);
-        wheel.expire(u64::MAX - 2, &mut due);
+        wheel.expire((15 << 32) - 2, &mut due);
         assert_eq!(due, [2]);
         wheel.expire(u64::MAX, &mut due);
         assert_eq!(due, [2, 1]);
@@ -283,17 +355,17 @@ mod tests {
     }
 
     #[test]
-    fn empty_slots_give_their_memory_back() {
+    fn entries_that_are_gone_give_their_memory_back() {
         let mut wheel = Wheel::new(0, 1, 4);
         for at in 0..10_000 {
             wheel.insert(at, at);
         }
         let mut due = Vec::new();
         wheel.expire(9_899, &mut due);
-        let held: usize = wheel.slots.iter().map(|slot| slot.entries.capacity()).sum();
-        assert!(held <= 400, "{held} entries' worth for 100 entries");
+        let held = wheel.nodes.chunks.len() * CHUNK;
+        assert!(held <= 400, "{held} entries' worth for {} entries", wheel.len());
         wheel.expire(10_000, &mut due);
         assert_eq!(due.len(), 10_000);
-        assert!(wheel.slots.iter().all(|slot| slot.entries.capacity() == 0));
+        assert!(wheel.nodes.chunks.len() <= CHUNKS_KEPT);
     }
 }

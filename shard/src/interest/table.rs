@@ -1,6 +1,7 @@
 //! Fingerprint to set of shards: open addressing on atomics, in parts that grow on their own.
 //!
-//! A bucket is one cache line of four entries. An entry that finds its bucket full goes to the next
+//! A bucket is one cache line of four entries; a part has its buckets in blocks of one size, so that
+//! what one growth frees is what the next one asks for, on whichever thread that is. An entry that finds its bucket full goes to the next
 //! one and marks the full one as spilled; readers go on only past marked buckets. Writers of a part
 //! hold its lock; they change entries in place, and when the part is too full, too empty or has too
 //! many marks, they copy it and publish a new directory. A reader keeps the directory it started
@@ -25,8 +26,14 @@ pub(super) struct Reader(Guard<Arc<Directory>>);
 
 #[derive(Debug, Clone)]
 struct Directory {
-    parts: [Arc<[Bucket]>; PARTS],
+    parts: [Buckets; PARTS],
 }
+
+/// The buckets of a part, in blocks.
+#[derive(Debug, Clone)]
+struct Buckets(Arc<[Box<Block>]>);
+
+type Block = [Bucket; BLOCK];
 
 #[derive(Debug)]
 #[repr(align(64))]
@@ -54,6 +61,8 @@ struct More {
 
 const PARTS: usize = 256;
 const WAYS: usize = 4;
+/// Buckets of a block; together a size class of the allocator.
+const BLOCK: usize = 8;
 
 /// The value of an entry that is not in use.
 const EMPTY: u64 = 0;
@@ -61,17 +70,16 @@ const EMPTY: u64 = 0;
 const SPILLED: u64 = 1 << 63;
 
 /// Fill levels, in twelfths of the entries: grow above the first, shrink below the last, and aim
-/// at the one between. At the lowest an entry costs 30 B, at the highest 21 B.
+/// at the one between. At the lowest an entry costs 31 B, at the highest 22 B,
+/// and a part has a block at least.
 const FULL: usize = 9;
 const AIM: usize = 8;
 const SPARSE: usize = 6;
-/// A part of so few buckets is not shrunk.
-const BUCKETS_KEPT: usize = 2;
 
 impl Table {
     pub(super) fn new() -> Self {
-        let empty: Arc<[Bucket]> = Arc::from(Vec::new());
-        let directory = Directory { parts: std::array::from_fn(|_| Arc::clone(&empty)) };
+        let empty = Buckets(Arc::from(Vec::new()));
+        let directory = Directory { parts: std::array::from_fn(|_| empty.clone()) };
         Self {
             directory: ArcSwap::from_pointee(directory),
             parts: (0..PARTS).map(|_| Mutex::default()).collect(),
@@ -91,7 +99,7 @@ impl Table {
         let mut part = lock(&self.parts[index]);
         let mut buckets = self.buckets(index);
         if let Some((at, way)) = find(&buckets, fingerprint) {
-            let shards = &buckets[at].shards[way];
+            let shards = &buckets.get(at).shards[way];
             let before = shards.fetch_or(1 << bit, Ordering::Release);
             if before >> bit & 1 == 1 {
                 part.count_more(fingerprint, bit);
@@ -113,7 +121,7 @@ impl Table {
         let mut part = lock(&self.parts[index]);
         let buckets = self.buckets(index);
         let Some((at, way)) = find(&buckets, fingerprint) else { return false };
-        let bucket = &buckets[at];
+        let bucket = buckets.get(at);
         if bucket.shards[way].load(Ordering::Relaxed) >> bit & 1 == 0 {
             return false;
         }
@@ -125,7 +133,8 @@ impl Table {
             // Keeps the mark and nothing else.
             bucket.fingerprints[way].fetch_and(SPILLED, Ordering::Release);
             part.live -= 1;
-            if buckets.len() > BUCKETS_KEPT && part.live * 12 < buckets.len() * WAYS * SPARSE {
+            let sparse = part.live * 12 < buckets.len() * WAYS * SPARSE;
+            if sparse && blocks_for(part.live) * BLOCK < buckets.len() {
                 self.rebuild(index, &mut part, &buckets);
             }
         }
@@ -140,20 +149,19 @@ impl Table {
         for (part, buckets) in self.parts.iter().zip(&directory.parts) {
             let part = lock(part);
             entries += part.live;
-            bytes += size_of_val::<[Bucket]>(buckets) + part.more.allocation_size();
+            bytes += buckets.bytes() + part.more.allocation_size();
         }
         (entries, bytes)
     }
 
     /// The buckets of a part whose lock is held.
-    fn buckets(&self, index: usize) -> Arc<[Bucket]> {
-        Arc::clone(&self.directory.load().parts[index])
+    fn buckets(&self, index: usize) -> Buckets {
+        self.directory.load().parts[index].clone()
     }
 
     /// Copies a part into as many buckets as suit it, with room for one more, and publishes it.
-    fn rebuild(&self, index: usize, part: &mut Part, old: &[Bucket]) -> Arc<[Bucket]> {
-        let wanted = ((part.live + 1) * 12).div_ceil(WAYS * AIM);
-        let new: Arc<[Bucket]> = (0..wanted).map(|_| Bucket::new()).collect();
+    fn rebuild(&self, index: usize, part: &mut Part, old: &Buckets) -> Buckets {
+        let new = Buckets::new(blocks_for(part.live));
         part.spilled = 0;
         for (fingerprint, shards) in old.iter().flat_map(Bucket::ways) {
             if fingerprint != EMPTY {
@@ -162,7 +170,7 @@ impl Table {
         }
         let _publishing = lock(&self.publishing);
         let mut directory = Directory::clone(&self.directory.load());
-        directory.parts[index] = Arc::clone(&new);
+        directory.parts[index] = new.clone();
         self.directory.store(Arc::new(directory));
         new
     }
@@ -173,11 +181,36 @@ impl Reader {
     #[inline]
     pub(super) fn get(&self, fingerprint: u64) -> u64 {
         let fingerprint = real(fingerprint);
-        let buckets = &*self.0.parts[part_of(fingerprint)];
+        let buckets = &self.0.parts[part_of(fingerprint)];
         match find(buckets, fingerprint) {
-            Some((at, way)) => buckets[at].shards[way].load(Ordering::Acquire),
+            Some((at, way)) => buckets.get(at).shards[way].load(Ordering::Acquire),
             None => 0,
         }
+    }
+}
+
+impl Buckets {
+    fn new(blocks: usize) -> Self {
+        let block = || Box::new(std::array::from_fn(|_| Bucket::new()));
+        Self((0..blocks).map(|_| block()).collect())
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.len() * BLOCK
+    }
+
+    #[inline]
+    fn get(&self, at: usize) -> &Bucket {
+        &self.0[at / BLOCK][at % BLOCK]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Bucket> {
+        self.0.iter().flat_map(|block| &**block)
+    }
+
+    fn bytes(&self) -> usize {
+        self.0.len() * (size_of::<Block>() + size_of::<Box<Block>>())
     }
 }
 
@@ -242,11 +275,12 @@ const fn home(fingerprint: u64, buckets: usize) -> usize {
 }
 
 #[inline]
-fn find(buckets: &[Bucket], fingerprint: u64) -> Option<(usize, usize)> {
+fn find(buckets: &Buckets, fingerprint: u64) -> Option<(usize, usize)> {
     let mut at = home(fingerprint, buckets.len());
     for _ in 0..buckets.len() {
         // Pairs with the store in `insert`: the shards seen are this entry's or younger.
-        let found = buckets[at].fingerprints.each_ref().map(|cell| cell.load(Ordering::Acquire));
+        let found =
+            buckets.get(at).fingerprints.each_ref().map(|cell| cell.load(Ordering::Acquire));
         let spilled = found[0] & SPILLED != 0;
         // One branch for all four: which of them it is cannot be predicted.
         let hits = u32::from(found[0] & !SPILLED == fingerprint)
@@ -268,11 +302,11 @@ fn find(buckets: &[Bucket], fingerprint: u64) -> Option<(usize, usize)> {
 /// marked on the way.
 ///
 /// At least a quarter of the entries is empty, so there is a place.
-fn insert(buckets: &[Bucket], fingerprint: u64, shards: u64) -> usize {
+fn insert(buckets: &Buckets, fingerprint: u64, shards: u64) -> usize {
     let mut at = home(fingerprint, buckets.len());
     let mut marked = 0;
     loop {
-        let bucket = &buckets[at];
+        let bucket = buckets.get(at);
         if let Some(way) = bucket.ways().position(|(fingerprint, _)| fingerprint == EMPTY) {
             bucket.shards[way].store(shards, Ordering::Relaxed);
             bucket.fingerprints[way].fetch_or(fingerprint, Ordering::Release);
@@ -282,6 +316,11 @@ fn insert(buckets: &[Bucket], fingerprint: u64, shards: u64) -> usize {
         marked += usize::from(before & SPILLED == 0);
         at = if at + 1 == buckets.len() { 0 } else { at + 1 };
     }
+}
+
+/// How many blocks suit so many entries and one more.
+const fn blocks_for(live: usize) -> usize {
+    ((live + 1) * 12).div_ceil(WAYS * AIM * BLOCK)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

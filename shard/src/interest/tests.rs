@@ -164,7 +164,8 @@ fn removals_give_memory_back_and_graves_are_cleared() {
     for filter in 200_000..250_000 {
         writer.remove(format!("a/{filter}").as_bytes());
     }
-    assert!(interest.stats().memory_bytes < fixed + 256 * 64 * 3);
+    // One block for each part, and its place.
+    assert!(interest.stats().memory_bytes <= fixed + 256 * (8 * 64 + 8));
 }
 
 /// What the stress test believes about one filter of one shard: odd while it is certainly there.
