@@ -5,6 +5,7 @@ pub mod process;
 pub mod report;
 pub mod scenario;
 pub mod slot;
+pub mod stamps;
 pub mod stats;
 pub mod tls;
 pub mod worker;
@@ -15,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use plan::{Group, Target};
+use stamps::Stamps;
 use stats::{Counters, Counts, Times};
 use worker::{Order, Parts};
 
@@ -44,6 +46,7 @@ impl Run {
     ) -> Result<Self, String> {
         let clock = Instant::now();
         let barrier = Arc::new(Barrier::new(threads));
+        let stamps = Arc::new(Stamps::new(&groups));
         let mut run =
             Self { groups, counters: vec![], orders: vec![], threads: vec![], clock, quiet };
         for index in 0..threads {
@@ -56,6 +59,7 @@ impl Run {
                 target: target.clone(),
                 groups: run.groups.clone(),
                 counters: Arc::clone(&counters),
+                stamps: Arc::clone(&stamps),
                 orders,
                 clock,
                 barrier: Arc::clone(&barrier),

@@ -45,7 +45,7 @@ The load:
       --receivers N       receivers where the scenario tells them apart (6)
   -R, --connrate N        new connections a second; 0 for as fast as it goes (0)
       --under-way N       connections under way at once, at most; 0 for any number (0)
-  -I, --interval-of-msg MS   from one message of a client to its next (1000)
+  -I, --interval-of-msg MS   from one message of a client to its next (1000; storm: 100)
   -q, --qos 0|1|2         of messages and subscriptions (0)
   -s, --size BYTES        of payloads, at least 16 (100)
   -r, --retain            messages are retained; in connect, sessions are kept
@@ -142,6 +142,11 @@ struct Raw {
 
 fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
     let cars = scenario == Scenario::ConnectedCars;
+    let every_ms = match scenario {
+        Scenario::ConnectedCars => 10_000,
+        Scenario::Storm => 100,
+        _ => 1_000,
+    };
     Asked {
         scenario,
         target: Target {
@@ -157,7 +162,7 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
         receivers: 6,
         rate: if cars { 5_000.0 } else { f64::INFINITY },
         under_way: usize::MAX,
-        every: Duration::from_millis(if cars { 10_000 } else { 1_000 }),
+        every: Duration::from_millis(every_ms),
         qos: Qos::AtMostOnce,
         bytes: 100,
         retain: false,

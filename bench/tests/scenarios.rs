@@ -103,6 +103,15 @@ fn connections_are_held_and_each_gets_its_message() {
     }
 }
 
+/// The lower bound of a time is below the upper, and both were taken of the same messages.
+fn within(least: &Value, most: &Value) {
+    assert!(least["count"].as_f64() > Some(0.0), "{least}");
+    assert_eq!(least["count"], most["count"]);
+    for quantile in ["p50_us", "p99_us", "max_us"] {
+        assert!(least[quantile].as_f64() <= most[quantile].as_f64(), "{least} {most}");
+    }
+}
+
 #[test]
 fn sessions_come_back_from_a_storm() {
     let Some(broker) = Broker::start() else { return };
@@ -112,6 +121,13 @@ fn sessions_come_back_from_a_storm() {
         assert_eq!(results["present"], 60.0);
         assert_eq!(results["background_lost"], 0.0);
         assert!(results["background"].as_f64() > Some(10.0), "{results}");
+        for phase in ["quiet", "later"] {
+            within(
+                &results[format!("residency_least_{phase}")],
+                &results[format!("residency_{phase}")],
+            );
+        }
+        assert!(results["residency_growth"].as_f64() > Some(0.0), "{results}");
     }
 }
 
@@ -131,6 +147,8 @@ fn every_message_of_a_stream_arrives() {
         let results = broker.bench(0, &format!("{stream} --time 0.5"));
         assert_eq!(results["missing"], 0.0, "{stream}");
         assert!(results["received"].as_f64() > Some(0.0), "{stream}");
+        let timed = |key: &str| results.get(key).is_some_and(|it| it["count"].as_f64() > Some(0.0));
+        assert!(timed("residency_sink") || timed("residency_consumer"), "{stream}: {results}");
     }
 }
 

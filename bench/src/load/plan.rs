@@ -26,6 +26,8 @@ pub struct Group {
     pub deaf: bool,
     /// Its clients have a thread of their own, so that what it measures is not the load's own delay.
     pub apart: bool,
+    /// The kernel stamps what its clients receive, so that the broker's part in the time is known.
+    pub timed: bool,
 }
 
 /// An open-loop stream of messages from each client of a group.
@@ -77,6 +79,7 @@ impl Group {
             persistent: false,
             deaf: false,
             apart: false,
+            timed: false,
         }
     }
 }

@@ -30,21 +30,24 @@ impl Report {
         self.number(key, label, time.as_secs_f64(), "s");
     }
 
-    /// Times in microseconds.
+    /// Times in nanoseconds, shown in microseconds.
     pub fn times(&mut self, key: &str, label: &str, times: &Histogram<u64>) {
         if times.is_empty() {
             return;
         }
-        let at = |quantile: f64| times.value_at_quantile(quantile);
-        let (p50, p90, p99, p999, max) = (at(0.5), at(0.9), at(0.99), at(0.999), times.max());
-        self.rows.push((
-            label.to_owned(),
-            format!("p50 {p50}  p90 {p90}  p99 {p99}  p99.9 {p999}  max {max} µs"),
-        ));
+        let at = |quantile: f64| times.value_at_quantile(quantile) as f64 / 1e3;
+        let (p50, p90, p99, p999) = (at(0.5), at(0.9), at(0.99), at(0.999));
+        let max = times.max() as f64 / 1e3;
+        let quantiles = [("p50", p50), ("p90", p90), ("p99", p99), ("p99.9", p999), ("max", max)];
+        let texts = quantiles.map(|(name, it)| match it >= 100.0 {
+            true => format!("{name} {it:.0}"),
+            false => format!("{name} {it:.1}"),
+        });
+        self.rows.push((label.to_owned(), format!("{} µs", texts.join("  "))));
         self.values.insert(
             key.to_owned(),
             json!({
-                "count": times.len(), "mean_us": times.mean(), "p50_us": p50, "p90_us": p90,
+                "count": times.len(), "mean_us": times.mean() / 1e3, "p50_us": p50, "p90_us": p90,
                 "p99_us": p99, "p99_9_us": p999, "max_us": max,
             }),
         );

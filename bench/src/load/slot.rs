@@ -10,6 +10,7 @@ use petrel_proto::{
 };
 
 use super::plan::{Group, Publishing, Target, numbered};
+use super::stamps::Mark;
 use super::tls::Layer;
 
 /// How far a client has come.
@@ -74,6 +75,12 @@ impl Slot {
         }
     }
 
+    /// Which message its next one is.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { group: self.group as u8, number: self.number, message: self.sent as u32 }
+    }
+
     /// The next Packet Identifier.
     pub fn next_id(&mut self) -> Option<PacketId> {
         self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
@@ -130,7 +137,7 @@ pub fn publish(slot: &mut Slot, publishing: &Publishing, due_ns: u64) -> Result<
     let packet_id = if publishing.qos == Qos::AtMostOnce { None } else { slot.next_id() };
     let mut payload = BytesMut::zeroed(publishing.bytes.max(STAMP_BYTES));
     payload[..8].copy_from_slice(&due_ns.to_le_bytes());
-    payload[8..STAMP_BYTES].copy_from_slice(&slot.sent.to_le_bytes());
+    payload[8..STAMP_BYTES].copy_from_slice(&slot.mark().to_bytes());
     Ok(Packet::Publish(Publish {
         dup: false,
         qos: publishing.qos,
@@ -142,7 +149,7 @@ pub fn publish(slot: &mut Slot, publishing: &Publishing, due_ns: u64) -> Result<
     }))
 }
 
-/// What every payload begins with: when it was due, and its number.
+/// What every payload begins with: when it was due, and which one it is.
 pub const STAMP_BYTES: usize = 16;
 
 /// When a message was due, in nanoseconds.
@@ -150,6 +157,13 @@ pub const STAMP_BYTES: usize = 16;
 pub fn due_ns(payload: &Bytes) -> Option<u64> {
     let stamp = payload.get(..8)?;
     Some(u64::from_le_bytes(stamp.try_into().ok()?))
+}
+
+/// Which message it is.
+#[must_use]
+pub fn mark(payload: &Bytes) -> Option<Mark> {
+    let mark = payload.get(8..STAMP_BYTES)?;
+    Some(Mark::from_bytes(mark.try_into().ok()?))
 }
 
 /// The answer to a packet, if it needs one.

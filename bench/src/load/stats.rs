@@ -80,13 +80,22 @@ impl Counts {
     }
 }
 
-/// Times of one group, in microseconds.
+/// Ten minutes; what took longer counts as this.
+const LONGEST_NS: u64 = 600_000_000_000;
+
+/// Times of one group, in nanoseconds.
 #[derive(Debug, Clone)]
 pub struct Times {
     /// From the moment at which a message was due to its arrival.
     pub delivery: Histogram<u64>,
     /// From the moment at which a client was told to connect until it was ready, attempts included.
     pub ready: Histogram<u64>,
+    /// Inside the broker, from just before a message's `send` to the kernel's stamp at its receiver.
+    pub residency: Histogram<u64>,
+    /// The same from the return of `send`.
+    pub residency_least: Histogram<u64>,
+    /// Messages of timed groups whose residency is not known.
+    pub untimed: u64,
 }
 
 impl Times {
@@ -96,8 +105,14 @@ impl Times {
     /// None for these bounds.
     pub fn new() -> Result<Self, String> {
         let empty =
-            || Histogram::new_with_bounds(1, 600_000_000, 3).map_err(|error| format!("{error:?}"));
-        Ok(Self { delivery: empty()?, ready: empty()? })
+            || Histogram::new_with_bounds(1, LONGEST_NS, 3).map_err(|error| format!("{error:?}"));
+        Ok(Self {
+            delivery: empty()?,
+            ready: empty()?,
+            residency: empty()?,
+            residency_least: empty()?,
+            untimed: 0,
+        })
     }
 
     /// Adds those of another thread.
@@ -105,7 +120,15 @@ impl Times {
     /// # Errors
     /// None for equal bounds.
     pub fn add(&mut self, other: &Self) -> Result<(), String> {
-        self.delivery.add(&other.delivery).map_err(|error| format!("{error:?}"))?;
-        self.ready.add(&other.ready).map_err(|error| format!("{error:?}"))
+        self.untimed += other.untimed;
+        for (sum, more) in [
+            (&mut self.delivery, &other.delivery),
+            (&mut self.ready, &other.ready),
+            (&mut self.residency, &other.residency),
+            (&mut self.residency_least, &other.residency_least),
+        ] {
+            sum.add(more).map_err(|error| format!("{error:?}"))?;
+        }
+        Ok(())
     }
 }

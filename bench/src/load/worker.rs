@@ -10,7 +10,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -19,7 +19,8 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
 use super::plan::{Group, Target};
-use super::slot::{Phase, Slot, answer, connect, due_ns, publish, subscribe};
+use super::slot::{Phase, Slot, answer, connect, due_ns, mark, publish, subscribe};
+use super::stamps::{Mark, StampedReads, Stamps, wall_ns};
 use super::stats::{Counters, Times, bump, drop_one};
 use super::tls::Layer;
 
@@ -59,6 +60,8 @@ pub struct Parts {
     pub groups: Vec<Group>,
     /// By group.
     pub counters: Arc<[Counters]>,
+    /// When messages were sent.
+    pub stamps: Arc<Stamps>,
     /// What it is told; it ends with the channel.
     pub orders: mpsc::Receiver<Order>,
     /// The clock of the run.
@@ -86,6 +89,9 @@ struct Worker {
     /// By group: when who pings next, on which of its connections.
     pings: Vec<VecDeque<(u64, u32, u32)>>,
     times: Vec<Times>,
+    stamped_reads: StampedReads,
+    /// When the bytes that are being looked at arrived, by the kernel, if it was asked.
+    arrived_ns: Option<u64>,
     scratch: Vec<u8>,
     plain: BytesMut,
     packet: BytesMut,
@@ -136,6 +142,8 @@ pub fn run(parts: Parts) -> Result<(), String> {
         due: vec![VecDeque::new(); groups],
         pings: vec![VecDeque::new(); groups],
         times: times?,
+        stamped_reads: StampedReads::new(),
+        arrived_ns: None,
         scratch: vec![0; 64 << 10],
         plain: BytesMut::new(),
         packet: BytesMut::new(),
@@ -303,6 +311,9 @@ impl Worker {
             begin_connect(address, source).map_err(|error| format!("{address}: {error}"))?;
         self.opened += 1;
         let slot = &mut self.slots[at as usize];
+        if self.parts.groups[usize::from(slot.group)].timed {
+            StampedReads::enable(&socket)?;
+        }
         slot.generation = slot.generation.wrapping_add(1);
         let data = EventData::new_u64(u64::from(at) << 32 | u64::from(slot.generation));
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
@@ -357,12 +368,13 @@ impl Worker {
         let slot = &mut self.slots[at as usize];
         if slot.phase == Phase::Ready {
             let packet = publish(slot, &publishing, due_ns);
+            let mark = slot.mark();
             slot.sent += 1;
             let done = slot.sent >= publishing.messages;
             match packet {
                 Ok(packet) => {
                     bump(&self.counters(at).published);
-                    self.send(at, &packet);
+                    self.send_stamped(at, mark, &packet);
                 }
                 Err(sentence) => self.complain(&sentence),
             }
@@ -424,9 +436,17 @@ impl Worker {
         loop {
             let slot = &mut self.slots[at as usize];
             let Some(socket) = &slot.socket else { return Ok(()) };
-            let bytes = match rustix::io::read(socket, &mut self.scratch[..]) {
-                Ok(0) => return Err("the broker closed the connection".to_owned()),
-                Ok(bytes) => bytes,
+            let timed = self.parts.groups[usize::from(slot.group)].timed;
+            let read = match timed {
+                true => self.stamped_reads.read(socket, &mut self.scratch),
+                false => rustix::io::read(socket, &mut self.scratch[..]).map(|bytes| (bytes, None)),
+            };
+            let bytes = match read {
+                Ok((0, _)) => return Err("the broker closed the connection".to_owned()),
+                Ok((bytes, stamp)) => {
+                    self.arrived_ns = stamp;
+                    bytes
+                }
                 Err(Errno::AGAIN) => return Ok(()),
                 Err(Errno::INTR) => continue,
                 Err(error) => return Err(error.to_string()),
@@ -490,11 +510,7 @@ impl Worker {
             Packet::PubAck(_) | Packet::PubComp(_) => bump(&self.counters(at).acknowledged),
             Packet::Publish(message) => {
                 bump(&self.counters(at).received);
-                if let Some(due_ns) = due_ns(&message.payload) {
-                    let micros = self.now_ns().saturating_sub(due_ns) / 1000;
-                    let group = usize::from(self.slots[at as usize].group);
-                    self.times[group].delivery.saturating_record(micros.max(1));
-                }
+                self.time(at, &message.payload);
             }
             _ => {}
         }
@@ -504,16 +520,35 @@ impl Worker {
         }
     }
 
+    /// Times a message that has arrived.
+    fn time(&mut self, at: u32, payload: &Bytes) {
+        let (Some(due_ns), Some(mark)) = (due_ns(payload), mark(payload)) else { return };
+        let took_ns = self.now_ns().saturating_sub(due_ns);
+        let group = usize::from(self.slots[at as usize].group);
+        let times = &mut self.times[group];
+        times.delivery.saturating_record(took_ns.max(1));
+        if !self.parts.groups[group].timed {
+            return;
+        }
+        match self.arrived_ns.and_then(|arrived_ns| self.parts.stamps.residency(mark, arrived_ns)) {
+            Some(residency) => {
+                times.residency.saturating_record(residency.most_ns.max(1));
+                times.residency_least.saturating_record(residency.least_ns.max(1));
+            }
+            None => times.untimed += 1,
+        }
+    }
+
     fn ready(&mut self, at: u32) {
         let now_ns = self.now_ns();
         let slot = &mut self.slots[at as usize];
         slot.phase = Phase::Ready;
-        let micros = now_ns.saturating_sub(slot.told_ns) / 1000;
+        let took_ns = now_ns.saturating_sub(slot.told_ns);
         let group = usize::from(slot.group);
         self.under_way -= 1;
         self.plan_ping(at, now_ns);
         bump(&self.counters(at).ready);
-        self.times[group].ready.saturating_record(micros.max(1));
+        self.times[group].ready.saturating_record(took_ns.max(1));
     }
 
     /// A ping well within the keep alive, whatever else is sent. Later calls give later times.
@@ -532,11 +567,30 @@ impl Worker {
         }
     }
 
+    /// Sends a message and remembers when.
+    fn send_stamped(&mut self, at: u32, mark: Mark, packet: &Packet) {
+        let sent = self.wrap(at, packet).and_then(|()| {
+            self.parts.stamps.before(mark, wall_ns());
+            self.transmit(at)?;
+            let all = self.slots[at as usize].unsent.is_empty();
+            self.parts.stamps.after(mark, wall_ns(), all);
+            Ok(())
+        });
+        if let Err(sentence) = sent {
+            self.fail(at, &sentence);
+        }
+    }
+
     fn try_send(&mut self, at: u32, packet: &Packet) -> Result<(), String> {
+        self.wrap(at, packet)?;
+        self.transmit(at)
+    }
+
+    /// Puts a packet into `wire` as it goes to the broker.
+    fn wrap(&mut self, at: u32, packet: &Packet) -> Result<(), String> {
         self.packet.clear();
         encode(packet, self.parts.target.version, &mut self.packet);
-        self.slots[at as usize].layer.write(&self.packet, &mut self.wire)?;
-        self.transmit(at)
+        self.slots[at as usize].layer.write(&self.packet, &mut self.wire)
     }
 
     /// Sends what is in `wire`, behind what waits.
