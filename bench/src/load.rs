@@ -1,5 +1,6 @@
 //! Load in an open loop, from as many threads as there are cores or more.
 
+pub mod alarm;
 pub mod plan;
 pub mod process;
 pub mod report;

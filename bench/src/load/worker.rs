@@ -11,6 +11,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -18,14 +19,16 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
 
+use super::alarm::Alarm;
 use super::plan::{Group, Target};
 use super::slot::{Phase, Slot, answer, connect, due_ns, mark, publish, subscribe};
 use super::stamps::{Mark, StampedReads, Stamps, wall_ns};
 use super::stats::{Counters, Times, bump, drop_one};
 use super::tls::Layer;
 
-/// Connections that one source address opens; the system has some 28,000 ports for it.
-const CLIENTS_PER_SOURCE: usize = 20_000;
+/// Connections that one source address opens: the system has some 28,000 ports for it, and takes the
+/// longer to find a free one the fewer are left.
+const CLIENTS_PER_SOURCE: usize = 2_000;
 const EVENTS_MAX: usize = 1024;
 /// New connections of one turn, at most, so that those under way go on.
 const OPENS_PER_TURN_MAX: usize = 64;
@@ -74,6 +77,7 @@ pub struct Parts {
 struct Worker {
     parts: Parts,
     epoll: OwnedFd,
+    alarm: Alarm,
     slots: Vec<Slot>,
     /// Clients that are to connect, in order.
     to_open: VecDeque<u32>,
@@ -131,6 +135,7 @@ pub fn run(parts: Parts) -> Result<(), String> {
     let groups = parts.groups.len();
     let times: Result<Vec<Times>, String> = (0..groups).map(|_| Times::new()).collect();
     Worker {
+        alarm: Alarm::new(&epoll).map_err(|error| format!("timerfd: {error}"))?,
         epoll,
         slots,
         to_open: VecDeque::new(),
@@ -170,15 +175,18 @@ impl Worker {
             self.open_some(now_ns);
             self.lose_patience(now_ns);
             self.send_due(now_ns);
-            let timeout = self.until_next(self.now_ns());
             events.clear();
-            let timeout = Timespec { tv_sec: 0, tv_nsec: timeout.as_nanos() as i64 };
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout)) {
+            let at_once = self.set_alarm()?;
+            let timeout = at_once.then(Timespec::default);
+            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(format!("epoll: {error}")),
             }
             for event in &events {
                 let data = event.data.u64();
+                if data == Alarm::DATA {
+                    continue;
+                }
                 self.on_event((data >> 32) as u32, data as u32, event.flags);
             }
         }
@@ -186,6 +194,16 @@ impl Worker {
 
     fn now_ns(&self) -> u64 {
         self.parts.clock.elapsed().as_nanos() as u64
+    }
+
+    /// True if something is due; else the alarm will end the next wait by the time it is.
+    fn set_alarm(&mut self) -> Result<bool, String> {
+        let now_ns = self.now_ns();
+        let wait = self.until_next(now_ns);
+        if !wait.is_zero() {
+            self.alarm.ring_by(now_ns, wait).map_err(|error| format!("timerfd: {error}"))?;
+        }
+        Ok(wait.is_zero())
     }
 
     fn until_next(&self, now_ns: u64) -> Duration {
@@ -666,6 +684,9 @@ fn begin_connect(address: SocketAddr, source: Option<Ipv4Addr>) -> rustix::io::R
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     if let Some(source) = source {
+        // The port is chosen once the other end is known: no search for one that is free for all.
+        setsockopt(&socket, IpBindAddressNoPort, &true)
+            .map_err(|error| Errno::from_raw_os_error(error as i32))?;
         rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
     }
     match rustix::net::connect(&socket, &address) {
