@@ -10,7 +10,7 @@ SIM_JOBS ?= 2
 N ?= 15000
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm
+.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -91,3 +91,8 @@ bench-storm:
 bench-cpu:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/cpu.py $(ARGS)
+
+## CPU per TLS connection above bare handshakes and beside Mosquitto's; storms beside it.
+bench-tls:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/tls.py $(ARGS)

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PETREL = ROOT / "target/release/petrel"
@@ -28,7 +29,7 @@ def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
         config = pathlib.Path(folder) / "petrel.toml"
         listener = '[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:0"\n'
         if record_layer:
-            subprocess.run([str(BENCH), "certificate", folder], check=True)
+            certificate(folder)
             listener = (
                 '[[listener]]\nprotocol = "mqtts"\naddress = "127.0.0.1:0"\n'
                 'cert = "server.pem"\nkey = "server.key"\n'
@@ -55,7 +56,7 @@ def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
 
 
 @contextlib.contextmanager
-def mosquitto(cpu=None):
+def mosquitto(cpu=None, tls=False):
     """Runs Mosquitto with the settings that let it show its best; None if it is not installed."""
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     if program is None:
@@ -64,10 +65,16 @@ def mosquitto(cpu=None):
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "mosquitto.conf"
+        files = ""
+        if tls:
+            certificate(folder)
+            files = f"certfile {folder}/server.pem\nkeyfile {folder}/server.key\n"
+            # It gives up being root, and then may not read a folder of root's.
+            files += "user root\n"
         config.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+            f"listener {port} 127.0.0.1\n{files}allow_anonymous true\nset_tcp_nodelay true\n"
             "max_queued_messages 0\nmax_inflight_messages 1000\nmax_connections -1\n"
-            "log_type error\n"
+            "log_dest none\n"
         )
         process = subprocess.Popen(pinned([program, "-c", str(config)], cpu))
         try:
@@ -78,16 +85,37 @@ def mosquitto(cpu=None):
             process.wait(timeout=30)
 
 
+@contextlib.contextmanager
+def floor_tls(cpu=None):
+    """Runs a server of TLS handshakes and nothing else; yields its process and its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate(folder)
+        command = pinned([str(BENCH), "floor-tls", folder], cpu)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+            process.wait(timeout=30)
+
+
+def certificate(folder):
+    """Writes server.pem and server.key, ECDSA P-256."""
+    subprocess.run([str(BENCH), "certificate", str(folder)], check=True)
+
+
 def pinned(command, cpu):
     return command if cpu is None else ["taskset", "-c", str(cpu), *command]
 
 
-def wait_for_port(port, tries=1000):
-    for _ in range(tries):
+def wait_for_port(port, longest_s=30):
+    end = time.monotonic() + longest_s
+    while time.monotonic() < end:
         with socket.socket() as probe:
             probe.settimeout(1)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
+        time.sleep(0.01)
     raise RuntimeError(f"nothing listens on port {port}")
 
 

@@ -141,7 +141,8 @@ pub fn text(value: &str) -> Result<Text, String> {
     Text::try_from(value).map_err(|error| error.to_string())
 }
 
-fn from_loopback(server: SocketAddr, number: usize) -> Result<TcpStream, String> {
+/// Connects, blocking, from the source address for a client's number.
+pub fn from_loopback(server: SocketAddr, number: usize) -> Result<TcpStream, String> {
     let fail = |error: rustix::io::Errno| format!("{server}: {error}");
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None).map_err(fail)?;
     let host = Ipv4Addr::new(127, 0, (number / 20_000 % 250) as u8, 1 + (number % 200) as u8);

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod floor;
 mod idle;
 mod load;
 mod options;
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         options::Command::Pair(pair) => pair::run(&pair).map(|()| true),
         options::Command::Load(asked) => load::scenario::run(&asked),
         options::Command::Certificate(folder) => certificate(&folder).map(|()| true),
+        options::Command::FloorTls(folder) => floor::serve(&folder).map(|()| true),
+        options::Command::Handshakes(asked) => floor::handshakes(&asked).map(|()| true),
         options::Command::Help => {
             print!("{}", options::HELP);
             Ok(true)

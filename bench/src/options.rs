@@ -68,6 +68,9 @@ petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
 petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
                   [--window 100] [--seconds 5] [--version 4]
 
+petrel-bench floor-tls FOLDER     serves TLS handshakes and nothing else, with the files of `certificate`
+petrel-bench handshakes [--address 127.0.0.1:8883] [--connections 10000] [--window 90] [--resume]
+
 petrel-bench certificate FOLDER   writes server.pem and server.key, ECDSA P-256, for localhost
 
 Exit codes: 0, 1 if connections or messages were lost, 2 if it could not be run.
@@ -83,6 +86,10 @@ pub enum Command {
     Load(Box<Asked>),
     /// Write a certificate for `localhost` and its key into a folder.
     Certificate(PathBuf),
+    /// Serve TLS handshakes and nothing else, with the certificate of a folder.
+    FloorTls(PathBuf),
+    /// Handshakes and nothing else.
+    Handshakes(Handshakes),
     /// Say how to use it.
     Help,
 }
@@ -105,6 +112,14 @@ pub struct Pair {
     pub version: Version,
 }
 
+/// Options of `handshakes`.
+pub struct Handshakes {
+    pub address: SocketAddr,
+    pub count: usize,
+    pub under_way: usize,
+    pub resume: bool,
+}
+
 /// Clients of one thread, if nothing else is said; its file table has to have room for them.
 const CLIENTS_PER_THREAD: usize = 15_000;
 
@@ -114,11 +129,12 @@ pub fn parse() -> Result<Command, String> {
     let Some(name) = words.first().cloned() else { return Ok(Command::Help) };
     let parser = lexopt::Parser::from_args(words.iter().skip(1));
     match name.as_str() {
-        "idle" | "pair" => closed(&name, parser),
+        "idle" | "pair" | "handshakes" => closed(&name, parser),
         "--help" | "help" => Ok(Command::Help),
-        "certificate" => match words.get(1) {
-            Some(folder) => Ok(Command::Certificate(folder.into())),
-            None => Err("certificate needs a folder; see petrel-bench --help".to_owned()),
+        "certificate" | "floor-tls" => match (words.get(1), name.as_str()) {
+            (Some(folder), "certificate") => Ok(Command::Certificate(folder.into())),
+            (Some(folder), _) => Ok(Command::FloorTls(folder.into())),
+            (None, name) => Err(format!("{name} needs a folder; see petrel-bench --help")),
         },
         name => match Scenario::NAMES.iter().find(|(known, _)| *known == name) {
             Some((_, scenario)) => load(*scenario, parser, words.clone()),
@@ -286,6 +302,7 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
     let mut address: SocketAddr = ([127, 0, 0, 1], 1883).into();
     let mut version = Version::V3_1_1;
     let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
+    let mut resume = false;
     let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, 5.0);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
@@ -302,9 +319,14 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
                 let value = word(&mut parser, "--address")?;
                 address = value.parse().map_err(|error| format!("--address: {error}"))?;
             }
+            Long("resume") => resume = true,
             Long("help") => return Ok(Command::Help),
             other => return Err(format!("{}; see --help", other.unexpected())),
         }
+    }
+    if name == "handshakes" {
+        let (count, under_way) = (connections, window.max(1));
+        return Ok(Command::Handshakes(Handshakes { address, count, under_way, resume }));
     }
     if name == "idle" {
         return Ok(Command::Idle(Idle { address, connections, version }));

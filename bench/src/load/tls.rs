@@ -110,6 +110,15 @@ impl fmt::Debug for TlsClient {
 }
 
 impl Layer {
+    /// True if the connection can carry application bytes.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        match self {
+            Self::Plain | Self::Compact(_) => true,
+            Self::Library(library) => !library.conn.is_handshaking(),
+        }
+    }
+
     /// Takes bytes from the wire; what they mean goes to `plain`, what is to be answered to
     /// `wire_out`. True if the connection can carry application bytes.
     ///
