@@ -1,6 +1,7 @@
 //! Load in an open loop, from as many threads as there are cores or more.
 
 pub mod alarm;
+pub mod log;
 pub mod plan;
 pub mod process;
 pub mod report;
@@ -11,11 +12,13 @@ pub mod stats;
 pub mod tls;
 pub mod worker;
 
+use std::cell::RefCell;
 use std::io::Write as _;
 use std::sync::{Arc, Barrier, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use log::Log;
 use plan::{Group, Target};
 use stamps::Stamps;
 use stats::{Counters, Counts, Times};
@@ -23,6 +26,9 @@ use worker::{Order, Parts};
 
 /// How often progress is shown and conditions are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Length of an interval in the log.
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Threads that run a plan.
 pub struct Run {
@@ -32,6 +38,15 @@ pub struct Run {
     threads: Vec<JoinHandle<Result<(), String>>>,
     clock: Instant,
     quiet: bool,
+    collected: RefCell<Collected>,
+    log: Option<Log>,
+}
+
+/// Times that threads have handed over and nobody has asked for yet.
+struct Collected {
+    times: Vec<Times>,
+    /// Of the run; the next interval of the log begins then.
+    until: Duration,
 }
 
 impl Run {
@@ -44,12 +59,23 @@ impl Run {
         groups: Vec<Group>,
         threads: usize,
         quiet: bool,
+        log: Option<&str>,
     ) -> Result<Self, String> {
         let clock = Instant::now();
+        let log = log.map(Log::create).transpose()?;
+        let collected = Collected { times: no_times(groups.len())?, until: Duration::ZERO };
         let barrier = Arc::new(Barrier::new(threads));
         let stamps = Arc::new(Stamps::new(&groups));
-        let mut run =
-            Self { groups, counters: vec![], orders: vec![], threads: vec![], clock, quiet };
+        let mut run = Self {
+            groups,
+            counters: vec![],
+            orders: vec![],
+            threads: vec![],
+            clock,
+            quiet,
+            collected: RefCell::new(collected),
+            log,
+        };
         for index in 0..threads {
             let counters: Arc<[Counters]> =
                 run.groups.iter().map(|_| Counters::default()).collect();
@@ -115,8 +141,14 @@ impl Run {
     /// # Errors
     /// A thread has ended.
     pub fn times(&self) -> Result<Vec<Times>, String> {
-        let mut sum: Vec<Times> =
-            self.groups.iter().map(|_| Times::new()).collect::<Result<_, _>>()?;
+        self.collect()?;
+        let none = no_times(self.groups.len())?;
+        Ok(std::mem::replace(&mut self.collected.borrow_mut().times, none))
+    }
+
+    /// Has the threads hand over their times; they are an interval of the log.
+    fn collect(&self) -> Result<(), String> {
+        let mut sum = no_times(self.groups.len())?;
         for thread in &self.orders {
             let (answer, answered) = mpsc::channel();
             let gone = || "a thread of the load has ended".to_owned();
@@ -126,7 +158,22 @@ impl Run {
                 sum.add(times)?;
             }
         }
-        Ok(sum)
+        let mut collected = self.collected.borrow_mut();
+        let (start, now) = (collected.until, self.elapsed());
+        for ((group, times), collected) in self.groups.iter().zip(&sum).zip(&mut collected.times) {
+            collected.add(times)?;
+            let Some(log) = &self.log else { continue };
+            for (series, times) in times.series() {
+                log.add(
+                    format!("{}.{series}", group.name),
+                    start,
+                    now.saturating_sub(start),
+                    times,
+                );
+            }
+        }
+        collected.until = now;
+        Ok(())
     }
 
     /// Waits until something holds, at most so long; shows progress meanwhile. Returns how long it
@@ -145,6 +192,9 @@ impl Run {
         loop {
             self.check()?;
             let done = holds(self);
+            if self.log.is_some() && self.elapsed() >= self.collected.borrow().until + INTERVAL {
+                self.collect()?;
+            }
             if shown.elapsed() > Duration::from_millis(500) || done {
                 shown = Instant::now();
                 self.show(what, begin.elapsed());
@@ -222,6 +272,9 @@ impl Run {
     /// # Errors
     /// What ended a thread before.
     pub fn stop(self) -> Result<(), String> {
+        if let Some(log) = self.log {
+            log.finish()?;
+        }
         drop(self.orders);
         for thread in self.threads {
             thread.join().map_err(|_| "a thread of the load panicked".to_owned())??;
@@ -234,4 +287,8 @@ impl Run {
     pub fn elapsed(&self) -> Duration {
         self.clock.elapsed()
     }
+}
+
+fn no_times(groups: usize) -> Result<Vec<Times>, String> {
+    (0..groups).map(|_| Times::new()).collect()
 }

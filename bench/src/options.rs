@@ -39,6 +39,7 @@ The broker:
       --cafile FILE       PEM file of certificates to trust; the name is localhost
       --resume            TLS sessions are resumed by ticket
       --broker-pid PID    accounts for the CPU and the memory of that process
+      --broker-build TEXT what it is, for the JSON; with a PID its --version is asked otherwise
 
 The load:
   -c, --count N           clients (1,000)
@@ -61,6 +62,7 @@ The load:
 
 Output:
       --json FILE         everything, for machines
+      --hdr FILE          HdrHistogram log: an interval a second for each series, nanoseconds
       --quiet             no progress
 
 In a closed loop, for comparing brokers by their CPU time (bench/idle.py, bench/cpu.py):
@@ -189,6 +191,8 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
         broker: None,
         quiet: false,
         json: None,
+        log: None,
+        broker_build: None,
         words,
     }
 }
@@ -247,6 +251,8 @@ impl Raw {
             "--prefix" => asked.target.prefix = word(parser, name)?,
             "--broker-pid" => asked.broker = Some(Process(whole(number()?, name, 1)? as u32)),
             "--json" => asked.json = Some(word(parser, name)?),
+            "--hdr" => asked.log = Some(word(parser, name)?),
+            "--broker-build" => asked.broker_build = Some(word(parser, name)?),
             "--quiet" => asked.quiet = true,
             "-h" | "--host" => self.hosts.push(word(parser, name)?),
             "-p" | "--port" => self.port = Some(whole(number()?, name, 1)? as u16),

@@ -69,6 +69,11 @@ impl Broker {
 
     /// Runs a scenario, which must succeed; its results.
     fn bench(&self, port: usize, arguments: &str) -> Value {
+        self.whole(port, arguments)["results"].take()
+    }
+
+    /// The same with all that is known about the run.
+    fn whole(&self, port: usize, arguments: &str) -> Value {
         let json = self.folder.path().join("result.json");
         let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
         command.args(arguments.split_whitespace()).args(["-p", &self.ports[port], "--quiet"]);
@@ -80,7 +85,7 @@ impl Broker {
             + &String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{arguments}: {text}");
         let results = std::fs::read_to_string(&json).expect("written");
-        serde_json::from_str::<Value>(&results).expect("JSON")["results"].take()
+        serde_json::from_str(&results).expect("JSON")
     }
 }
 
@@ -128,6 +133,43 @@ fn sessions_come_back_from_a_storm() {
             );
         }
         assert!(results["residency_growth"].as_f64() > Some(0.0), "{results}");
+    }
+}
+
+#[test]
+fn a_result_says_what_was_measured_and_where() {
+    let Some(broker) = Broker::start() else { return };
+    let pid = format!("--broker-pid {}", broker.child.id());
+    let whole = broker.whole(2, &format!("storm -c 40 --time 0.2 --resume -I 20 {pid}"));
+    for key in ["kernel", "cpu", "cores"] {
+        assert!(!whole["machine"][key].is_null(), "{key}: {whole}");
+    }
+    assert!(whole["petrel_bench"].is_string(), "{whole}");
+    assert!(whole["broker"]["build"].as_str().is_some_and(|it| it.contains("petrel")), "{whole}");
+    assert_eq!(whole["asked"]["count"], 40);
+    let tls = whole["tls"].as_array().expect("TLS was spoken");
+    for handshake in ["full", "resumed"] {
+        let found = tls.iter().find(|it| it["handshake"] == handshake);
+        let found = found.unwrap_or_else(|| panic!("none is {handshake}: {whole}"));
+        assert_eq!(found["protocol"], "TLSv1_3");
+        assert!(found["connections"].as_u64() >= Some(40), "{whole}");
+        assert!(found["cipher"].is_string() && found["group"].is_string(), "{whole}");
+    }
+    let whole = broker.whole(0, &format!("connect -c 40 --time 0.1 --broker-build this {pid}"));
+    assert_eq!(whole["broker"]["build"], "this");
+    for key in ["user_bytes_each", "user_pss_bytes_each", "slab_bytes_each", "kernel_bytes_each"] {
+        assert!(whole["results"][key].is_number(), "{key}: {whole}");
+    }
+}
+
+#[test]
+fn times_go_to_a_log_by_series() {
+    let Some(broker) = Broker::start() else { return };
+    let log = broker.folder.path().join("times.hlog");
+    broker.bench(0, &format!("storm -c 20 --pairs 2 -I 20 --time 0.2 --hdr {}", log.display()));
+    let text = std::fs::read_to_string(log).expect("written");
+    for series in ["fleet.ready", "sink.delivery", "sink.residency", "sink.residency_least"] {
+        assert!(text.contains(&format!("Tag={series},")), "{series}: {text}");
     }
 }
 

@@ -1,7 +1,15 @@
 //! What a process costs, as the kernel tells it.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
+
+/// A program that says what it is takes less.
+const VERSION_LONGEST: Duration = Duration::from_secs(2);
 
 /// The broker's process, if its number was given.
 #[derive(Debug, Clone, Copy)]
@@ -24,19 +32,74 @@ impl Process {
         Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
     }
 
-    /// Memory that is its own, in bytes.
+    /// What its program says to `--version`, in one line. `None` if it does not say so at once.
+    #[must_use]
+    pub fn build(self) -> Option<String> {
+        let program = fs::read_link(format!("/proc/{}/exe", self.0)).ok()?;
+        let mut asked = Command::new(format!("/proc/{}/exe", self.0));
+        asked.arg0(program).arg("--version");
+        asked.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = asked.spawn().ok()?;
+        let mut out = child.stdout.take()?;
+        let (answer, answered) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut text = String::new();
+            if out.read_to_string(&mut text).is_ok() {
+                // Whoever asked may have given up.
+                let _ = answer.send(text);
+            }
+        });
+        let text = answered.recv_timeout(VERSION_LONGEST).ok();
+        // A program that takes the word for something else must not go on.
+        let _ = child.kill();
+        let _ = child.wait();
+        text?.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned)
+    }
+
+    /// Memory that is its own.
     ///
     /// # Errors
     /// There is no such process, or it is somebody else's.
-    pub fn private_bytes(self) -> Result<u64, String> {
+    pub fn memory(self) -> Result<Memory, String> {
         let path = format!("/proc/{}/smaps_rollup", self.0);
         let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         let of = |name: &str| -> u64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(|it| it.split_whitespace().next()?.parse().ok()).unwrap_or(0)
         };
-        Ok((of("Private_Clean:") + of("Private_Dirty:")) * 1024)
+        Ok(Memory {
+            private_bytes: (of("Private_Clean:") + of("Private_Dirty:")) * 1024,
+            pss_bytes: of("Pss:") * 1024,
+        })
     }
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Pages that no other process has.
+    pub private_bytes: u64,
+    /// These, and its share of the others.
+    pub pss_bytes: u64,
+}
+
+/// Bytes of each of the kernel's caches of objects; none if they may not be read.
+#[must_use]
+pub fn slab_caches() -> BTreeMap<String, u64> {
+    let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    let page = rustix::param::page_size() as u64;
+    text.lines().filter_map(|line| cache_bytes(line, page)).collect()
+}
+
+/// A line of `/proc/slabinfo`: name, then numbers, of which the fifth is pages per slab and the last
+/// but one is slabs.
+fn cache_bytes(line: &str, page: u64) -> Option<(String, u64)> {
+    let (front, slabs) = line.split_once(": slabdata")?;
+    let mut front = front.split_whitespace();
+    let name = front.next()?.to_owned();
+    let pages: u64 = front.nth(4)?.parse().ok()?;
+    let slabs: u64 = slabs.split_whitespace().nth(1)?.parse().ok()?;
+    Some((name, pages * slabs * page))
 }
 
 /// Memory of the kernel for its objects, in bytes; of the whole machine.
@@ -58,4 +121,32 @@ pub fn machine() -> serde_json::Value {
         "cpu": model.map(|it| it.trim_start_matches([' ', '\t', ':'])),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_its_slabs_of_pages() {
+        let line = "TCP   140  156  2560  12  8 : tunables 0 0 0 : slabdata  13  14  0";
+        assert_eq!(cache_bytes(line, 4096), Some(("TCP".to_owned(), 14 * 8 * 4096)));
+        assert_eq!(cache_bytes("# name <active_objs>", 4096), None);
+    }
+
+    #[test]
+    fn this_process_holds_memory_of_its_own() {
+        let memory = Process(std::process::id()).memory().expect("readable");
+        assert!(memory.private_bytes > 0 && memory.pss_bytes > 0);
+    }
+
+    #[test]
+    fn a_program_is_asked_what_it_is() {
+        let mut child = Command::new("bash").arg("-c").arg("read").stdin(Stdio::piped()).spawn();
+        let child = child.as_mut().expect("started");
+        let build = Process(child.id()).build();
+        drop(child.stdin.take());
+        child.wait().expect("ended");
+        assert!(build.is_some_and(|it| it.contains("bash")));
+    }
 }

@@ -11,9 +11,25 @@ pub struct Report {
     rows: Vec<(String, String)>,
     values: Map<String, Value>,
     failures: Vec<String>,
+    about: Map<String, Value>,
 }
 
 impl Report {
+    /// A line of the table alone.
+    pub fn row(&mut self, label: &str, text: String) {
+        self.rows.push((label.to_owned(), text));
+    }
+
+    /// Something of the JSON alone, beside the results.
+    pub fn about(&mut self, key: &str, value: Value) {
+        self.about.insert(key.to_owned(), value);
+    }
+
+    /// A value of the results in the JSON alone.
+    pub fn value(&mut self, key: &str, value: Value) {
+        self.values.insert(key.to_owned(), value);
+    }
+
     /// A number with its unit.
     pub fn number(&mut self, key: &str, label: &str, value: f64, unit: &str) {
         let text = match value {
@@ -73,13 +89,17 @@ impl Report {
             println!("  FAILED: {failure}");
         }
         if let Some(file) = file {
-            let whole = json!({
+            let mut whole = json!({
+                "petrel_bench": env!("CARGO_PKG_VERSION"),
                 "scenario": title,
                 "asked": asked,
                 "machine": super::process::machine(),
                 "results": self.values,
                 "failures": self.failures,
             });
+            if let Value::Object(whole) = &mut whole {
+                whole.extend(self.about);
+            }
             let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
             std::fs::write(file, text + "\n").map_err(|error| format!("{file}: {error}"))?;
         }

@@ -15,6 +15,7 @@ use super::plan::{Group, Publishing, Target};
 use super::process::Process;
 use super::report::Report;
 use super::stats::Times;
+use super::tls::{Agreed, TlsClient};
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -55,6 +56,10 @@ pub struct Asked {
     pub quiet: bool,
     /// Where the JSON goes.
     pub json: Option<String>,
+    /// Where the HdrHistogram log goes.
+    pub log: Option<String>,
+    /// What the broker is, in the words of whoever runs it.
+    pub broker_build: Option<String>,
     /// All of it as it was given.
     pub words: Vec<String>,
 }
@@ -128,23 +133,56 @@ pub fn run(asked: &Asked) -> Result<bool, String> {
         Scenario::Offline => kept::offline(asked, &mut report)?,
         _ => traffic::run(asked, &mut report)?,
     }
+    secured(asked, &mut report);
+    report.about("broker", broker(asked));
     report.finish(asked.scenario.name(), parameters(asked), asked.json.as_deref())
 }
 
 fn parameters(asked: &Asked) -> Value {
     json!({
         "arguments": asked.words,
+        "addresses": asked.target.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "source_addresses": asked.target.sources.len(),
+        "prefix": asked.target.prefix,
         "count": asked.count,
         "receivers": asked.receivers,
+        "pairs": asked.pairs,
         "threads": asked.threads,
         "rate": if asked.rate.is_finite() { json!(asked.rate) } else { Value::Null },
+        "under_way": (asked.under_way < usize::MAX).then_some(asked.under_way),
         "every_s": asked.every.as_secs_f64(),
+        "time_s": asked.time.as_secs_f64(),
         "qos": asked.qos as u8,
         "payload_bytes": asked.bytes,
+        "retain": asked.retain,
+        "topic": asked.topic,
+        "keep_alive_s": asked.keep_alive_s,
         "version": asked.target.version.to_string(),
         "tls": asked.target.tls.is_some(),
+        "resume": asked.target.tls.as_ref().is_some_and(TlsClient::resumes),
         "patience_s": asked.target.patience.as_secs_f64(),
     })
+}
+
+/// What the broker is, as far as it can be found out.
+fn broker(asked: &Asked) -> Value {
+    let build = asked.broker_build.clone().or_else(|| asked.broker?.build());
+    json!({ "build": build, "pid": asked.broker.map(|it| it.0) })
+}
+
+/// What TLS connections have agreed on.
+fn secured(asked: &Asked, report: &mut Report) {
+    let Some(tls) = &asked.target.tls else { return };
+    let mut all = Vec::new();
+    for (agreed, connections) in tls.agreed() {
+        let Agreed { protocol, suite, group, handshake } = &agreed;
+        report.row("TLS", format!("{protocol} {suite} {group} {handshake}: {connections}"));
+        all.push(json!({
+            "protocol": protocol, "cipher": suite, "group": group, "handshake": handshake,
+            "connections": connections,
+        }));
+    }
+    report.about("tls", Value::Array(all));
 }
 
 impl Asked {
@@ -179,7 +217,7 @@ impl Asked {
     }
 
     fn start(&self, groups: Vec<Group>) -> Result<Run, String> {
-        Run::start(&self.target, groups, self.threads, self.quiet)
+        Run::start(&self.target, groups, self.threads, self.quiet, self.log.as_deref())
     }
 
     fn connect_longest(&self, clients: usize) -> Duration {

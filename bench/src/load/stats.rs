@@ -115,6 +115,17 @@ impl Times {
         })
     }
 
+    /// What is timed, with names for a log.
+    #[must_use]
+    pub fn series(&self) -> [(&'static str, &Histogram<u64>); 4] {
+        [
+            ("delivery", &self.delivery),
+            ("ready", &self.ready),
+            ("residency", &self.residency),
+            ("residency_least", &self.residency_least),
+        ]
+    }
+
     /// Adds those of another thread.
     ///
     /// # Errors

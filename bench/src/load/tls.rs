@@ -1,6 +1,6 @@
 //! TLS on the client's side, small enough for half a million connections.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +17,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, NamedGroup, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, Error, HandshakeKind, NamedGroup, RootCertStore,
+    SignatureScheme,
 };
 
 /// What all TLS connections of a run have in common.
@@ -26,6 +27,20 @@ pub struct TlsClient {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     resumes: bool,
+    agreed: Arc<Mutex<BTreeMap<Agreed, u64>>>,
+}
+
+/// What a handshake has agreed on, in the names of the standards.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Agreed {
+    /// Version of TLS.
+    pub protocol: String,
+    /// Cipher suite.
+    pub suite: String,
+    /// Group of the key exchange.
+    pub group: String,
+    /// `full`, `resumed`, or `full, retried` if the broker asked for another group.
+    pub handshake: &'static str,
 }
 
 /// The TLS layer of one connection.
@@ -45,6 +60,8 @@ pub struct Library {
     /// Input that is not used up.
     incoming: Vec<u8>,
     waits_for_ticket: bool,
+    /// Where what it agrees on is counted, until it has been.
+    agreed: Option<Arc<Mutex<BTreeMap<Agreed, u64>>>>,
 }
 
 impl TlsClient {
@@ -82,7 +99,7 @@ impl TlsClient {
         };
         prepare_client(&mut config);
         let name = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
-        Ok(Self { config: Arc::new(config), name, resumes })
+        Ok(Self { config: Arc::new(config), name, resumes, agreed: Arc::default() })
     }
 
     /// Begins a connection; its first bytes go to `wire_out`.
@@ -97,9 +114,22 @@ impl TlsClient {
             secrets: TrafficSecrets::new(),
             incoming: Vec::new(),
             waits_for_ticket: self.resumes,
+            agreed: Some(Arc::clone(&self.agreed)),
         });
         library.step(&mut BytesMut::new(), wire_out)?;
         Ok(Layer::Library(library))
+    }
+
+    /// True if sessions are resumed where the broker lets them.
+    #[must_use]
+    pub fn resumes(&self) -> bool {
+        self.resumes
+    }
+
+    /// What handshakes have agreed on so far, and how many of them.
+    #[must_use]
+    pub fn agreed(&self) -> BTreeMap<Agreed, u64> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -144,6 +174,9 @@ impl Layer {
                 library.incoming.extend_from_slice(wire);
                 library.step(plain, wire_out)?;
                 let ready = !library.conn.is_handshaking();
+                if ready {
+                    library.count();
+                }
                 if ready && library.may_shrink() {
                     self.shrink(plain, wire_out)?;
                 }
@@ -180,6 +213,24 @@ impl Layer {
 }
 
 impl Library {
+    /// Counts what was agreed on, once.
+    fn count(&mut self) {
+        let Some(counts) = self.agreed.take() else { return };
+        let named = |name: Option<String>| name.unwrap_or_else(|| "none".to_owned());
+        let conn = &self.conn;
+        let agreed = Agreed {
+            protocol: named(conn.protocol_version().map(|it| format!("{it:?}"))),
+            suite: named(conn.negotiated_cipher_suite().map(|it| format!("{:?}", it.suite()))),
+            group: named(conn.negotiated_key_exchange_group().map(|it| format!("{:?}", it.name()))),
+            handshake: match conn.handshake_kind() {
+                Some(HandshakeKind::Resumed) => "resumed",
+                Some(HandshakeKind::FullWithHelloRetryRequest) => "full, retried",
+                _ => "full",
+            },
+        };
+        *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(agreed).or_default() += 1;
+    }
+
     fn may_shrink(&self) -> bool {
         CompactSession::accepts(&self.conn)
             && (!self.waits_for_ticket || self.conn.tls13_tickets_received() > 0)

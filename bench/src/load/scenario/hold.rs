@@ -1,11 +1,52 @@
 //! `connect` and `keepalive`: many connections, held.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use super::{Asked, DRAIN, connected, spent};
-use crate::load::process::{Process, slab_bytes};
+use crate::load::process::{Memory, Process, slab_bytes, slab_caches};
 use crate::load::report::Report;
 use crate::load::worker::Order;
+
+/// What is held in memory at a time.
+struct Held {
+    user: Option<Memory>,
+    slab: Option<u64>,
+    caches: BTreeMap<String, u64>,
+}
+
+impl Held {
+    fn now(asked: &Asked) -> Result<Self, String> {
+        let user = asked.broker.map(Process::memory).transpose()?;
+        Ok(Self { user, slab: slab_bytes(), caches: slab_caches() })
+    }
+}
+
+/// What a connection takes: of the broker by its pages, of the kernel by its caches of objects. The
+/// kernel's are those of the whole machine, so both ends of each connection are in them.
+fn memory(asked: &Asked, before: &Held, report: &mut Report) -> Result<(), String> {
+    let after = Held::now(asked)?;
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / asked.count as f64;
+    if let (Some(before), Some(after)) = (before.user, after.user) {
+        let private = each(before.private_bytes, after.private_bytes);
+        report.number("user_bytes_each", "broker memory per connection, private", private, "B");
+        let pss = each(before.pss_bytes, after.pss_bytes);
+        report.number("user_pss_bytes_each", "broker memory per connection, PSS", pss, "B");
+    }
+    if let (Some(before), Some(after)) = (before.slab, after.slab) {
+        let both = each(before, after);
+        report.number("slab_bytes_each", "kernel memory per connection, both ends", both, "B");
+        report.number("kernel_bytes_each", "of one end, by half", both / 2.0, "B");
+    }
+    let caches = after.caches.iter().filter_map(|(name, &after)| {
+        let each = each(before.caches.get(name).copied().unwrap_or(0), after);
+        (each.abs() >= 1.0).then(|| (name.clone(), json!(each)))
+    });
+    report.value("slab_caches_bytes_each", Value::Object(caches.collect()));
+    Ok(())
+}
 
 /// Holds connections with a subscription each.
 pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
@@ -19,7 +60,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         publishing.every = Duration::from_micros(50);
     }
     let run = asked.start(vec![fleet, sender])?;
-    let (memory, slab) = (asked.broker.map(Process::private_bytes).transpose()?, slab_bytes());
+    let before = Held::now(asked)?;
     let cpu = asked.cpu()?;
     run.connect(&[0], asked.rate, asked.under_way);
     let took = run.until_ready("connecting", &[0], asked.connect_longest(asked.count))?;
@@ -30,14 +71,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     }
     let (cpu, pongs) = (asked.cpu()?, run.counts(0).pongs);
     run.pass("holding", asked.time)?;
-    if let (Some(before), Some(process)) = (memory, asked.broker) {
-        let each = process.private_bytes()?.saturating_sub(before) as f64 / asked.count as f64;
-        report.number("user_bytes_each", "broker memory per connection", each, "B");
-    }
-    if let (Some(before), Some(after)) = (slab, slab_bytes()) {
-        let each = after.saturating_sub(before) as f64 / asked.count as f64;
-        report.number("slab_bytes_each", "kernel slab per connection, both ends", each, "B");
-    }
+    memory(asked, &before, report)?;
     let pongs = run.counts(0).pongs - pongs;
     if asked.keep_alive_s > 0 {
         report.number("pings", "pings answered while holding", pongs as f64, "");
