@@ -1,27 +1,43 @@
 //! What a shard does next when more waits than it can do at once.
 //!
 //! A reconnect storm is more work than there is time for, so its order decides whether it ends. Those
-//! who are connected come first and all of them; a handshake that has begun is finished before another
-//! is begun, since half a handshake is work for nothing when its client loses patience; a new one is
-//! begun before another connection is accepted, since the kernel's queue costs nobody anything. How
-//! much of the new is done in one turn is bounded, so that the connected are looked at again soon.
+//! who are connected come first; a handshake that has begun is finished before another is begun, since
+//! half a handshake is work for nothing when its client loses patience; a new one is begun before
+//! another connection is accepted, since the kernel's queue costs nobody anything.
+//!
+//! Shares are counted in time. The new get [`NEW_PER_TURN`] of a turn, then the connected are looked
+//! at again; the connected get [`ESTABLISHED_BEFORE_NEW`] while somebody new waits, then it is the
+//! new's turn. So under overload from both sides the connected have ten elevenths of a core and the
+//! new the rest, and whoever is alone has all of it.
 
-/// Connections taken from the kernel in one turn, at most.
-const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// Steps of handshakes and first packets in one turn, at most. Some 30 µs each.
-const FINISHES_PER_TURN_MAX: usize = 64;
-/// Handshakes begun in one turn, at most. Some 100 µs each.
-const HELLOS_PER_TURN_MAX: usize = 8;
+use std::time::Duration;
+
+/// Time for the new in one turn. It is looked at between steps, so the longest step may come on top:
+/// a handshake takes some 100 µs to begin, which is then the only step of its turn. To end a turn and
+/// to look at the connected costs some 2 µs.
+pub const NEW_PER_TURN: Duration = Duration::from_micros(100);
+
+/// Time for the connected while somebody new waits, before the new get theirs.
+pub const ESTABLISHED_BEFORE_NEW: Duration = Duration::from_millis(1);
+
+/// Steps of handshakes and first packets after which something else that is new has its turn, so that
+/// those who send their CONNECT byte by byte hold up nobody for long.
+const FINISHES_IN_A_ROW_MAX: u32 = 64;
 
 /// Decides by kind; who of a kind comes first is who came first.
+///
+/// Pure: it is told what waits and what each step has cost.
 #[derive(Debug)]
 pub struct Admission {
     in_flight: usize,
     in_flight_max: usize,
+    /// Of those who were connected and readable when the turn began, how many are left.
     established_left: usize,
-    finishing_left: usize,
-    hellos_left: usize,
-    accepts_left: usize,
+    /// What the new have left of this turn.
+    new_left: Duration,
+    /// What the connected have had since the new had their time, over any number of turns.
+    since_new: Duration,
+    finishes_in_a_row: u32,
 }
 
 /// How many of each kind wait.
@@ -33,8 +49,18 @@ pub struct Waiting {
     pub finishing: usize,
     /// Connections whose first bytes of a handshake are there.
     pub hellos: usize,
-    /// There are connections to accept.
+    /// There are connections to accept that will begin a handshake.
     pub accepts: bool,
+    /// There are connections to accept that need no handshake.
+    pub plain_accepts: bool,
+}
+
+impl Waiting {
+    /// True if somebody waits who is not connected yet.
+    #[must_use]
+    pub const fn is_storm(self) -> bool {
+        self.finishing > 0 || self.hellos > 0 || self.accepts || self.plain_accepts
+    }
 }
 
 /// What to do next.
@@ -46,8 +72,10 @@ pub enum Next {
     Finish,
     /// Begin a handshake.
     Hello,
-    /// Accept a connection.
+    /// Accept a connection of any kind.
     Accept,
+    /// Accept a connection that needs no handshake.
+    AcceptPlain,
     /// Nothing in this turn.
     Nothing,
 }
@@ -60,48 +88,81 @@ impl Admission {
             in_flight: 0,
             in_flight_max,
             established_left: 0,
-            finishing_left: 0,
-            hellos_left: 0,
-            accepts_left: 0,
+            new_left: Duration::ZERO,
+            since_new: Duration::ZERO,
+            finishes_in_a_row: 0,
         }
     }
 
-    /// A turn begins with these waiting. Who comes later belongs to the next.
-    pub fn begin_turn(&mut self, waiting: Waiting) {
+    /// A turn begins with these waiting: sockets have just been looked at. Who is connected and
+    /// becomes readable later belongs to the next.
+    pub const fn begin_turn(&mut self, waiting: Waiting) {
         self.established_left = waiting.established;
-        self.finishing_left = waiting.finishing.min(FINISHES_PER_TURN_MAX);
-        self.hellos_left = waiting.hellos.min(HELLOS_PER_TURN_MAX);
-        self.accepts_left = ACCEPTS_PER_TURN_MAX;
+        self.new_left = NEW_PER_TURN;
+        if !waiting.is_storm() {
+            self.since_new = Duration::ZERO;
+        }
     }
 
     /// What to do next in this turn.
-    pub const fn next(&mut self, waiting: Waiting) -> Next {
-        if self.established_left > 0 {
+    ///
+    /// *Bounds*: between two turns at most [`NEW_PER_TURN`] and one step are spent on the new, and
+    /// while somebody new can be helped at most [`ESTABLISHED_BEFORE_NEW`] and one step on the
+    /// connected before that happens.
+    pub fn next(&mut self, waiting: Waiting) -> Next {
+        if self.new_left.is_zero() {
+            return Next::Nothing;
+        }
+        let new = self.next_new(waiting);
+        let owed = new != Next::Nothing && self.since_new >= ESTABLISHED_BEFORE_NEW;
+        if self.established_left > 0 && waiting.established > 0 && !owed {
             self.established_left -= 1;
             return Next::Established;
         }
-        if self.finishing_left > 0 {
-            self.finishing_left -= 1;
-            return Next::Finish;
+        self.finishes_in_a_row = match new {
+            Next::Finish => self.finishes_in_a_row.saturating_add(1),
+            _ => 0,
+        };
+        new
+    }
+
+    const fn next_new(&self, waiting: Waiting) -> Next {
+        let other = self.next_but_finish(waiting);
+        let may_finish =
+            self.finishes_in_a_row < FINISHES_IN_A_ROW_MAX || matches!(other, Next::Nothing);
+        if waiting.finishing > 0 && may_finish { Next::Finish } else { other }
+    }
+
+    const fn next_but_finish(&self, waiting: Waiting) -> Next {
+        if waiting.hellos > 0 && self.may_begin() {
+            Next::Hello
+        } else if self.may_accept(waiting) {
+            Next::Accept
+        } else if waiting.plain_accepts {
+            Next::AcceptPlain
+        } else {
+            Next::Nothing
         }
-        if self.hellos_left > 0 && self.may_begin() {
-            self.hellos_left -= 1;
-            return Next::Hello;
+    }
+
+    /// A step has taken this long, with all that came of it.
+    pub fn spent(&mut self, step: Next, time: Duration) {
+        match step {
+            Next::Established => self.since_new = self.since_new.saturating_add(time),
+            Next::Nothing => {}
+            Next::Finish | Next::Hello | Next::Accept | Next::AcceptPlain => {
+                self.new_left = self.new_left.saturating_sub(time);
+                if self.new_left.is_zero() {
+                    self.since_new = Duration::ZERO;
+                }
+            }
         }
-        if self.accepts_left > 0 && self.may_accept(waiting) {
-            self.accepts_left -= 1;
-            return Next::Accept;
-        }
-        Next::Nothing
     }
 
     /// True if there is something to do that no event will announce.
     #[must_use]
-    pub const fn has_work(&self, waiting: Waiting) -> bool {
-        waiting.established > 0
-            || waiting.finishing > 0
-            || (waiting.hellos > 0 && self.may_begin())
-            || self.may_accept(waiting)
+    pub fn has_work(&self, waiting: Waiting) -> bool {
+        waiting.established > 0 || self.next_new(waiting) != Next::Nothing
     }
 
     const fn may_begin(&self) -> bool {
@@ -130,68 +191,4 @@ impl Admission {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn turn(admission: &mut Admission, mut waiting: Waiting) -> Vec<Next> {
-        admission.begin_turn(waiting);
-        let mut done = Vec::new();
-        loop {
-            let next = admission.next(waiting);
-            match next {
-                Next::Nothing => return done,
-                Next::Established => waiting.established -= 1,
-                Next::Finish => waiting.finishing -= 1,
-                Next::Hello => {
-                    waiting.hellos -= 1;
-                    admission.begun();
-                }
-                Next::Accept => {}
-            }
-            done.push(next);
-        }
-    }
-
-    #[test]
-    fn the_connected_come_first_then_what_has_begun_then_the_new() {
-        let mut admission = Admission::new(1000);
-        let waiting = Waiting { established: 2, finishing: 2, hellos: 2, accepts: true };
-        let done = turn(&mut admission, waiting);
-        let accepts = vec![Next::Accept; ACCEPTS_PER_TURN_MAX];
-        let before = vec![
-            Next::Established,
-            Next::Established,
-            Next::Finish,
-            Next::Finish,
-            Next::Hello,
-            Next::Hello,
-        ];
-        assert_eq!(done, [before, accepts].concat());
-    }
-
-    #[test]
-    fn a_turn_is_bounded_however_much_is_new() {
-        let mut admission = Admission::new(usize::MAX);
-        let many = Waiting { established: 3, finishing: 10_000, hellos: 10_000, accepts: true };
-        let done = turn(&mut admission, many);
-        let count = |what| done.iter().filter(|next| **next == what).count();
-        assert_eq!(count(Next::Established), 3);
-        assert_eq!(count(Next::Finish), FINISHES_PER_TURN_MAX);
-        assert_eq!(count(Next::Hello), HELLOS_PER_TURN_MAX);
-        assert_eq!(count(Next::Accept), 0, "a ClientHello waits");
-        assert!(admission.has_work(many));
-    }
-
-    #[test]
-    fn at_the_cap_nothing_new_is_begun_and_nobody_spins() {
-        let mut admission = Admission::new(3);
-        let hellos = Waiting { hellos: 10, accepts: true, ..Waiting::default() };
-        assert_eq!(turn(&mut admission, hellos), [Next::Hello; 3]);
-        assert_eq!(turn(&mut admission, hellos), []);
-        assert!(!admission.has_work(hellos));
-        assert!(!admission.has_work(Waiting { accepts: true, ..Waiting::default() }));
-        admission.ended();
-        assert!(admission.has_work(hellos));
-        assert_eq!(turn(&mut admission, hellos), [Next::Hello]);
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 //! connection than the limits it was given.
 #![forbid(unsafe_code)]
 
-mod admission;
+pub mod admission;
 pub mod bell;
 pub mod certificate;
 mod conn;

@@ -29,6 +29,14 @@ pub enum Protocol {
     Wss(TlsConfig, Arc<WebSocketConfig>),
 }
 
+impl Protocol {
+    /// Whether a connection begins with a TLS handshake.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        matches!(self, Self::Mqtts(_) | Self::Wss(..))
+    }
+}
+
 /// An address that one shard listens on.
 ///
 /// Every shard opens its own socket for the same address; the kernel spreads connections over them.
@@ -53,6 +61,11 @@ impl Listener {
         let socket = bound(address, true)?;
         net::listen(&socket, BACKLOG)?;
         Ok(Self { socket, protocol, index, ready: true, resting: false })
+    }
+
+    /// There may be connections, and nothing is known to be wanting to accept them.
+    pub(crate) const fn can_accept(&self) -> bool {
+        self.ready && !self.resting
     }
 
     /// Position in the configuration.

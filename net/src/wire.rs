@@ -23,7 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{Connect, DecodeError, Packet, Version};
@@ -142,6 +142,8 @@ pub struct Wire {
     conns: Slab<Conn>,
     deadlines: Deadlines,
     admission: Admission,
+    /// The step that runs and when it was begun, while somebody new waits.
+    step: Option<(Next, Instant)>,
     /// Established connections to be read, in order.
     ready: VecDeque<ConnKey>,
     /// Connections on their way to CONNECT whose handshake has begun, or that need none.
@@ -190,6 +192,7 @@ impl Wire {
             conns: Slab::new(),
             deadlines: Deadlines::new(now_ms),
             admission: Admission::new(limits.handshakes_max),
+            step: None,
             ready: VecDeque::new(),
             finishing: VecDeque::new(),
             hellos: VecDeque::new(),
@@ -243,6 +246,7 @@ impl Wire {
     /// # Errors
     /// The epoll instance is broken, which nothing can mend.
     pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
+        self.end_step(None);
         let events = self.poller.wait(timeout)?;
         for at in 0..events {
             match self.poller.event(at) {
@@ -289,12 +293,16 @@ impl Wire {
                 }
                 continue;
             }
-            let key = match self.admission.next(self.waiting()) {
+            let key = match self.next_step() {
                 Next::Established => self.ready.pop_front(),
                 Next::Finish => self.finishing.pop_front(),
                 Next::Hello => self.hellos.pop_front(),
                 Next::Accept => {
-                    self.accept();
+                    self.accept(Listener::can_accept);
+                    continue;
+                }
+                Next::AcceptPlain => {
+                    self.accept(|it| it.can_accept() && !it.protocol.is_tls());
                     continue;
                 }
                 Next::Nothing => return None,
@@ -305,13 +313,37 @@ impl Wire {
         }
     }
 
+    /// What comes next. The clock is read only while somebody new waits.
+    fn next_step(&mut self) -> Next {
+        let waiting = self.waiting();
+        let now = (self.step.is_some() || waiting.is_storm()).then(Instant::now);
+        self.end_step(now);
+        let next = self.admission.next(waiting);
+        if waiting.is_storm() && next != Next::Nothing {
+            self.step = now.map(|now| (next, now));
+        }
+        next
+    }
+
+    /// Counts what the step that runs has cost, all that its user made of its events included.
+    fn end_step(&mut self, now: Option<Instant>) {
+        if let Some((step, begun)) = self.step.take() {
+            let now = now.unwrap_or_else(Instant::now);
+            self.admission.spent(step, now.saturating_duration_since(begun));
+        }
+    }
+
     /// What waits, by kind.
     fn waiting(&self) -> Waiting {
+        let accepts = |tls: bool| {
+            self.listeners.iter().any(|it| it.can_accept() && it.protocol.is_tls() == tls)
+        };
         Waiting {
             established: self.ready.len(),
             finishing: self.finishing.len(),
             hellos: self.hellos.len(),
-            accepts: self.listeners.iter().any(|it| it.ready && !it.resting),
+            accepts: accepts(true),
+            plain_accepts: accepts(false),
         }
     }
 

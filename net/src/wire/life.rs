@@ -9,12 +9,12 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown};
 
 use super::{Wire, WireEvent};
-use crate::ConnKey;
 use crate::conn::{Conn, Edge, Flags, Inbox};
 use crate::deadlines::NEVER;
 use crate::listener::accept;
 use crate::outbound::Queue;
 use crate::transport::Transport;
+use crate::{ConnKey, Listener};
 
 /// How long a connection that is being closed may take to take its last bytes and to end itself.
 const LINGER_MS: u64 = 2_000;
@@ -53,12 +53,11 @@ impl Detached {
 }
 
 impl Wire {
-    /// Accepts one connection, from one listener after another.
-    pub(super) fn accept(&mut self) {
+    /// Accepts one connection, from one listener of those wanted after another.
+    pub(super) fn accept(&mut self, wanted: impl Fn(&Listener) -> bool) {
         let count = self.listeners.len();
-        let turn = (0..count).map(|at| (self.next_listener + at) % count);
-        let ready = |at: &usize| self.listeners[*at].ready && !self.listeners[*at].resting;
-        let Some(at) = turn.into_iter().find(ready) else { return };
+        let mut turn = (0..count).map(|at| (self.next_listener + at) % count);
+        let Some(at) = turn.find(|&at| wanted(&self.listeners[at])) else { return };
         self.next_listener = at + 1;
         let listener = &mut self.listeners[at];
         match accept(&listener.socket) {
