@@ -6,6 +6,7 @@ pub mod plan;
 pub mod process;
 pub mod report;
 pub mod scenario;
+pub mod sink;
 pub mod slot;
 pub mod stamps;
 pub mod stats;
@@ -230,6 +231,21 @@ impl Run {
         self.until(what, longest, |run| ready(run) >= all as u64)?.ok_or_else(|| {
             format!("{what}: {} of {all} clients are ready after {longest:?}", ready(self))
         })
+    }
+
+    /// CPU time that the threads have used. What was ordered before has been done once this returns.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn cpu(&self) -> Result<Duration, String> {
+        let mut sum = Duration::ZERO;
+        for thread in &self.orders {
+            let (answer, answered) = mpsc::channel();
+            let gone = || "a thread of the load has ended".to_owned();
+            thread.send(Order::Cpu(answer)).map_err(|_| gone())?;
+            sum += answered.recv().map_err(|_| gone())?;
+        }
+        Ok(sum)
     }
 
     fn check(&self) -> Result<(), String> {

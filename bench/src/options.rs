@@ -30,6 +30,7 @@ Scenarios, in an open loop: times count from the moment at which a message was d
   slow-consumer   fan-out with --receivers among the subscribers that never read
   mixed           --pairs pairs, a fan-out to --receivers and -c idle clients
   connected-cars  100,000 cars, a message per 10 s each, six consumers in one shared group
+  self-test       what the load can do itself, against a sink of its own instead of a broker
 
 The broker:
   -h, --host HOST         may be repeated; clients are spread over all (127.0.0.1)

@@ -211,6 +211,29 @@ fn pings_are_answered_while_connections_are_held() {
 }
 
 #[test]
+fn the_load_measures_itself_without_a_broker() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("result.json");
+    for more in ["", "-S -V 4 -q 1", "-q 2"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+        let arguments = format!("self-test -c 40 --time 0.1 --quiet {more}");
+        command.args(arguments.split_whitespace()).arg("--json").arg(&json);
+        let output = command.output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = std::fs::read_to_string(&json).expect("written");
+        let whole: Value = serde_json::from_str(&text).expect("JSON");
+        let results = &whole["results"];
+        for key in ["clients", "connects_per_s", "cpu_per_connect_us"] {
+            assert!(results[key].as_f64() > Some(0.0), "{key}: {whole}");
+        }
+        for key in ["floor_us", "floor_late_us", "residency_floor", "late_us_5k"] {
+            assert!(results[key]["count"].as_f64() > Some(0.0), "{key}: {whole}");
+        }
+        assert_eq!(whole["tls"].is_array(), more.contains("-S"), "{whole}");
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_one_sentence() {
     for (arguments, expected) in [
         ("strom", "there is no scenario \"strom\"; see petrel-bench --help"),

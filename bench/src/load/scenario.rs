@@ -2,6 +2,7 @@
 
 mod hold;
 mod kept;
+mod self_test;
 mod storm;
 mod traffic;
 
@@ -91,11 +92,13 @@ pub enum Scenario {
     Mixed,
     /// 100,000 cars, one message per 10 s each, six consumers in one shared group.
     ConnectedCars,
+    /// The load itself, against a sink.
+    SelfTest,
 }
 
 impl Scenario {
     /// Names on the command line.
-    pub const NAMES: [(&'static str, Self); 12] = [
+    pub const NAMES: [(&'static str, Self); 13] = [
         ("connect", Self::Connect),
         ("storm", Self::Storm),
         ("keepalive", Self::KeepAlive),
@@ -108,6 +111,7 @@ impl Scenario {
         ("slow-consumer", Self::SlowConsumer),
         ("mixed", Self::Mixed),
         ("connected-cars", Self::ConnectedCars),
+        ("self-test", Self::SelfTest),
     ];
 
     /// Its name on the command line.
@@ -131,6 +135,7 @@ pub fn run(asked: &Asked) -> Result<bool, String> {
         Scenario::Storm => storm::run(asked, &mut report)?,
         Scenario::Retained => kept::retained(asked, &mut report)?,
         Scenario::Offline => kept::offline(asked, &mut report)?,
+        Scenario::SelfTest => self_test::run(asked, &mut report)?,
         _ => traffic::run(asked, &mut report)?,
     }
     secured(asked, &mut report);

@@ -88,6 +88,8 @@ const LONGEST_NS: u64 = 600_000_000_000;
 pub struct Times {
     /// From the moment at which a message was due to its arrival.
     pub delivery: Histogram<u64>,
+    /// From the moment at which a message was due until the load came to it.
+    pub late: Histogram<u64>,
     /// From the moment at which a client was told to connect until it was ready, attempts included.
     pub ready: Histogram<u64>,
     /// Inside the broker, from just before a message's `send` to the kernel's stamp at its receiver.
@@ -108,6 +110,7 @@ impl Times {
             || Histogram::new_with_bounds(1, LONGEST_NS, 3).map_err(|error| format!("{error:?}"));
         Ok(Self {
             delivery: empty()?,
+            late: empty()?,
             ready: empty()?,
             residency: empty()?,
             residency_least: empty()?,
@@ -117,9 +120,10 @@ impl Times {
 
     /// What is timed, with names for a log.
     #[must_use]
-    pub fn series(&self) -> [(&'static str, &Histogram<u64>); 4] {
+    pub fn series(&self) -> [(&'static str, &Histogram<u64>); 5] {
         [
             ("delivery", &self.delivery),
+            ("late", &self.late),
             ("ready", &self.ready),
             ("residency", &self.residency),
             ("residency_least", &self.residency_least),
@@ -134,6 +138,7 @@ impl Times {
         self.untimed += other.untimed;
         for (sum, more) in [
             (&mut self.delivery, &other.delivery),
+            (&mut self.late, &other.late),
             (&mut self.ready, &other.ready),
             (&mut self.residency, &other.residency),
             (&mut self.residency_least, &other.residency_least),

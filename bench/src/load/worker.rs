@@ -18,6 +18,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::alarm::Alarm;
 use super::plan::{Group, Target};
@@ -47,6 +48,8 @@ pub enum Order {
     Cut { group: u16, under_way_max: usize },
     /// Take leave of a group without its clients coming back.
     Leave { group: u16 },
+    /// Say how much CPU time the thread has used.
+    Cpu(mpsc::Sender<Duration>),
     /// Hand over the times measured since the last such order.
     Times(mpsc::Sender<Vec<Times>>),
 }
@@ -253,6 +256,8 @@ impl Worker {
                     self.hang_up(at, false);
                 }
             }
+            // Whoever asked may have gone.
+            Order::Cpu(answer) => drop(answer.send(thread_cpu())),
             Order::Times(answer) => {
                 let fresh: Result<Vec<Times>, String> =
                     self.times.iter().map(|_| Times::new()).collect();
@@ -382,6 +387,8 @@ impl Worker {
     }
 
     fn publish(&mut self, group: usize, at: u32, due_ns: u64) {
+        let late_ns = self.now_ns().saturating_sub(due_ns);
+        self.times[group].late.saturating_record(late_ns.max(1));
         let Some(publishing) = self.parts.groups[group].publish.clone() else { return };
         let slot = &mut self.slots[at as usize];
         if slot.phase == Phase::Ready {
@@ -676,6 +683,13 @@ impl Worker {
         }
         self.wire.clear();
     }
+}
+
+/// CPU time of this thread.
+#[must_use]
+pub fn thread_cpu() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
 }
 
 fn begin_connect(address: SocketAddr, source: Option<Ipv4Addr>) -> rustix::io::Result<OwnedFd> {

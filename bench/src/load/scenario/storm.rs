@@ -79,6 +79,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     report.times("storm_us", "background, meanwhile", &times[1].delivery);
     run.pass("quiet again", asked.time)?;
     let later = run.times()?.swap_remove(1);
+    report.times("late_us", "background, sent late by the load itself", &times[2].late);
     report.times("later_us", "background, after", &later.delivery);
     residency(report, "quiet", "before", &quiet);
     residency(report, "storm", "meanwhile", &times[1]);

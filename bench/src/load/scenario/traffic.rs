@@ -47,6 +47,11 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     let missing = expected(&run).saturating_sub(received(&run));
     report.number("missing", "missing", missing as f64, "");
     let times = run.times()?;
+    for &(from, ..) in &copies {
+        let name = run.groups()[usize::from(from)].name;
+        let label = format!("sent late by the load itself, {name}");
+        report.times(&format!("late_us_{name}"), &label, &times[usize::from(from)].late);
+    }
     for &to in &receivers {
         let (name, times) = (run.groups()[usize::from(to)].name, &times[usize::from(to)]);
         let label = format!("time to arrive, {name}");
