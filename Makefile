@@ -10,7 +10,7 @@ SIM_JOBS ?= 2
 N ?= 15000
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls
+.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -96,3 +96,14 @@ bench-cpu:
 bench-tls:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/tls.py $(ARGS)
+
+## Allocations, bytes and writes against bench/baselines; and that the gate sees what is planted.
+bench-gate:
+	$(CARGO) build --locked --release -q -p petrel-micro
+	target/release/petrel-micro gate
+	$(CARGO) test --locked --release -q -p petrel-micro --features planted
+
+## Writes bench/baselines anew: see docs/PERFORMANCE.md for when that is right.
+bench-baseline:
+	$(CARGO) build --locked --release -q -p petrel-micro
+	target/release/petrel-micro gate --write

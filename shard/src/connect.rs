@@ -150,6 +150,9 @@ impl Shard {
         data: Option<bytes::Bytes>,
     ) {
         let PendingConnect { mut connect, assigned } = pending;
+        if sabotage::on(Sabotage::BytesPerConnection) {
+            std::mem::forget(std::hint::black_box(Box::new([0u8; 64])));
+        }
         let session_present =
             self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
         let index = self.attach_session(turn, conn, &mut connect);

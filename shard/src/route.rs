@@ -43,6 +43,9 @@ impl Shard {
     /// stands in the interest table, and to the owner of its retained topic. The one point where a
     /// message enters the order of its publisher. Returns false if nobody at all wants it.
     pub(crate) fn route(&mut self, turn: &mut Turn<'_>, message: Message) -> bool {
+        if sabotage::on(Sabotage::AllocationPerMessage) {
+            drop(std::hint::black_box(Box::new(turn.now_ms)));
+        }
         self.scratch.levels.assign(&self.key, message.topic.as_bytes());
         let mask = self.interest.shards(&self.scratch.levels);
         let own = self.config.index;

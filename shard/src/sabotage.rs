@@ -50,6 +50,10 @@ pub enum Sabotage {
     KeepAliveIgnored,
     /// The subscriptions of a session that ends stay in the matcher.
     SubscriptionLeaked,
+    /// Each message asks for memory once more; seen by counters, not by a client.
+    AllocationPerMessage,
+    /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
+    BytesPerConnection,
 }
 
 #[cfg(feature = "sabotage")]
@@ -60,7 +64,7 @@ mod switch {
     thread_local!(static FAULT: Cell<Option<Sabotage>> = const { Cell::new(None) });
 
     impl Sabotage {
-        /// All faults.
+        /// All faults that a client could see.
         pub const ALL: [Self; 22] = [
             Self::PacketIdReused,
             Self::PubRelForgotten,

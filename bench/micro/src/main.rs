@@ -1,0 +1,37 @@
+//! `petrel-micro`: figures that no machine's mood changes, held against those that are committed.
+//!
+//! Allocations, bytes and writes are counted in this process; instructions by callgrind, in
+//! processes of their own. `petrel-micro --help` says how it is used, `docs/PERFORMANCE.md` what
+//! gates.
+#![deny(unsafe_code)]
+
+mod compare;
+mod counters;
+mod figure;
+mod gate;
+mod heap;
+mod options;
+mod packets;
+mod rig;
+mod sockets;
+mod tls;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = options::parse().and_then(|command| match command {
+        options::Command::Gate(gate) => gate::run(&gate),
+        options::Command::Help => {
+            print!("{}", options::HELP);
+            Ok(true)
+        }
+    });
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("petrel-micro: {error}");
+            ExitCode::from(2)
+        }
+    }
+}

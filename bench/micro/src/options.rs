@@ -1,0 +1,80 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+/// What `--help` says.
+pub const HELP: &str = "\
+petrel-micro gate [--only counters|instructions] [--baselines DIR] [--results DIR] [--write]
+
+  Measures, compares with the baselines and prints a table. Exit code 1 on a regression.
+  --only GROUP      one of the groups; both without it
+  --baselines DIR   where the baselines are (bench/baselines)
+  --results DIR     where the results go (bench/results)
+  --write           writes the baselines anew instead of comparing
+  --plant NAME      builds a regression in, if the program can: allocation, bytes
+";
+
+/// What is asked for.
+pub enum Command {
+    /// The deterministic figures.
+    Gate(Gate),
+    /// The usage.
+    Help,
+}
+
+/// Options of `gate`.
+pub struct Gate {
+    /// Only this group.
+    pub only: Option<String>,
+    /// Where the baselines are.
+    pub baselines: PathBuf,
+    /// Where the results go.
+    pub results: PathBuf,
+    /// The baselines are written anew.
+    pub write: bool,
+    /// A regression to build in.
+    pub plant: Option<String>,
+}
+
+impl Default for Gate {
+    fn default() -> Self {
+        let (baselines, results) = ("bench/baselines".into(), "bench/results".into());
+        Self { only: None, baselines, results, write: false, plant: None }
+    }
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// It asks for something that there is not.
+pub fn parse() -> Result<Command, String> {
+    let mut parser = lexopt::Parser::from_env();
+    let first = parser.next().map_err(|error| error.to_string())?;
+    match first {
+        Some(Value(word)) if word == "gate" => gate(parser).map(Command::Gate),
+        None | Some(Long("help") | Short('h')) => Ok(Command::Help),
+        Some(other) => Err(other.unexpected().to_string()),
+    }
+}
+
+fn gate(mut parser: lexopt::Parser) -> Result<Gate, String> {
+    let mut gate = Gate::default();
+    let fail = |error: lexopt::Error| error.to_string();
+    while let Some(arg) = parser.next().map_err(fail)? {
+        match arg {
+            Long("only") => gate.only = Some(word(&mut parser)?),
+            Long("baselines") => gate.baselines = parser.value().map_err(fail)?.into(),
+            Long("results") => gate.results = parser.value().map_err(fail)?.into(),
+            Long("write") => gate.write = true,
+            Long("plant") => gate.plant = Some(word(&mut parser)?),
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(gate)
+}
+
+fn word(parser: &mut lexopt::Parser) -> Result<String, String> {
+    parser.value().and_then(|value| value.string()).map_err(|error| error.to_string())
+}

@@ -1,0 +1,120 @@
+//! A shard that is fed with bytes, turn by turn, as the broker's pump does.
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use petrel_proto::{Packet, Qos, decode};
+use petrel_shard::level_hash::HashKey;
+use petrel_shard::{
+    ConnId, Input, Interest, Limits, Now, Origin, Outbox, Shard, ShardConfig, ShardIndex, SlotMap,
+};
+
+use crate::packets::{self, VERSION};
+
+const HASH_KEY: [u64; 2] = [1, 2];
+
+/// One shard of one or more, and its clients.
+pub struct Rig {
+    /// The shard.
+    pub shard: Shard,
+    now_ms: u64,
+    /// What the shard wants done.
+    pub out: Outbox,
+    written: Vec<ConnId>,
+}
+
+/// The connection of client `number`.
+pub const fn conn(number: u32) -> ConnId {
+    ConnId { index: number, generation: 1 }
+}
+
+impl Rig {
+    /// A shard of a process with so many; it is the first.
+    pub fn new(shards: u16) -> Self {
+        let config = ShardConfig {
+            index: ShardIndex(0),
+            slots: SlotMap::even(shards),
+            limits: Limits::default(),
+            auth_methods: Vec::new(),
+            seed: 3,
+            hash_key: HASH_KEY,
+        };
+        let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
+        let shard = Shard::new(config, interest);
+        Self { shard, now_ms: 1, out: Outbox::new(), written: Vec::new() }
+    }
+
+    /// Hands one input to the shard, and back to it what it tells itself.
+    pub fn handle(&mut self, input: Input) {
+        let now = Now { mono_ms: self.now_ms };
+        self.shard.handle(now, input, &mut self.out);
+        if self.out.peers.iter().any(|(to, _)| *to == ShardIndex(0)) {
+            for (to, message) in std::mem::take(&mut self.out.peers) {
+                assert_eq!(to, ShardIndex(0), "one shard cannot answer for another");
+                self.shard.handle(now, Input::Peer { from: to, message }, &mut self.out);
+            }
+        }
+    }
+
+    /// Decodes one packet of client `number` and hands it to the shard.
+    pub fn feed(&mut self, number: u32, bytes: &Bytes) {
+        let packet = decode(bytes, Some(VERSION)).expect("a valid packet");
+        self.packet(number, packet);
+    }
+
+    /// Hands one packet of client `number` to the shard. No client sends a second CONNECT.
+    pub fn packet(&mut self, number: u32, packet: Packet) {
+        let conn = conn(number);
+        let input = match packet {
+            Packet::Connect(connect) => {
+                let address = ([127, 0, 0, 1], 1).into();
+                let origin = Origin { listener: 0, allow_anonymous: true, address };
+                Input::Connect { conn, connect, origin }
+            }
+            packet => Input::Packet { conn, packet },
+        };
+        self.handle(input);
+    }
+
+    /// Ends a turn: what was written has left, which the shard is told once per connection.
+    pub fn end_turn(&mut self) {
+        self.written.clear();
+        for write in &self.out.writes {
+            black_box((self.out.head(write), &write.payload));
+            if self.written.last() != Some(&write.conn) {
+                self.written.push(write.conn);
+            }
+        }
+        self.out.clear();
+        for at in 0..self.written.len() {
+            self.handle(Input::Flushed { conn: self.written[at], pending_bytes: 0 });
+        }
+        self.out.clear();
+    }
+
+    /// Lets time pass, with a tick at its end.
+    pub fn sleep(&mut self, by_ms: u64) {
+        self.now_ms += by_ms;
+        self.handle(Input::Timer);
+        self.end_turn();
+    }
+
+    /// Client `number` connects.
+    pub fn connect(&mut self, number: u32, keep_alive_s: u16, persistent: bool) {
+        self.packet(number, packets::connect(number, keep_alive_s, persistent));
+        self.end_turn();
+    }
+
+    /// Client `number` subscribes.
+    pub fn subscribe(&mut self, number: u32, filter: &str, qos: Qos) {
+        self.feed(number, &packets::bytes(&packets::subscribe(filter, qos)));
+        self.end_turn();
+    }
+
+    /// The client's socket is gone.
+    pub fn close(&mut self, number: u32) {
+        self.handle(Input::Closed { conn: conn(number) });
+        self.end_turn();
+    }
+}
