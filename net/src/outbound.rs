@@ -19,6 +19,8 @@ const SLICES_PER_SEND_MAX: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) key: ConnKey,
+    /// What the transport has written already; it leaves first.
+    pub(crate) control: Vec<u8>,
     /// Everything that was copied.
     pub(crate) small: BytesMut,
     /// What was not, each with its place in `small`.
@@ -27,11 +29,11 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new(key: ConnKey) -> Self {
-        Self { key, small: BytesMut::new(), shared: Vec::new() }
+        Self { key, control: Vec::new(), small: BytesMut::new(), shared: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.small.is_empty() && self.shared.is_empty()
+        self.control.is_empty() && self.small.is_empty() && self.shared.is_empty()
     }
 
     /// Moves everything to the end of `queue`, in order.

@@ -126,7 +126,11 @@ impl Wire {
         {
             conn.inbox = None;
         }
-        self.send_control(key);
+        if fresh.is_empty() {
+            self.send_control(key)
+        } else {
+            self.stage_control(key)
+        }
         if long { self.complete(key, fresh) } else { self.begin(key, fresh, Bytes::new()) }
     }
 

@@ -24,6 +24,19 @@ impl Wire {
         if conn.flags.has(Flags::MUTE) || conn.flags.has(Flags::CLOSING) {
             return;
         }
+        let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
+        let Some(stage) = self.stage(key) else { return };
+        stage.small.extend_from_slice(head);
+        if copied {
+            stage.small.extend_from_slice(payload);
+        } else {
+            stage.shared.push((stage.small.len(), payload.clone()));
+        }
+    }
+
+    /// The stage of a connection, made if it has none.
+    fn stage(&mut self, key: ConnKey) -> Option<&mut Stage> {
+        let conn = self.conns.get_mut(key)?;
         if conn.stage == NO_STAGE {
             conn.stage = self.stages_used as u32;
             match self.stages.get_mut(self.stages_used) {
@@ -32,13 +45,21 @@ impl Wire {
             }
             self.stages_used += 1;
         }
-        let Some(stage) = self.stages.get_mut(conn.stage as usize) else { return };
-        stage.small.extend_from_slice(head);
-        if payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain() {
-            stage.small.extend_from_slice(payload);
-        } else {
-            stage.shared.push((stage.small.len(), payload.clone()));
+        self.stages.get_mut(conn.stage as usize)
+    }
+
+    /// Keeps what the transport has written until the end of the turn, so that it leaves with what
+    /// is answered to the packets that came with it: a ticket with the CONNACK.
+    pub(super) fn stage_control(&mut self, key: ConnKey) {
+        if self.wire_out.is_empty() {
+            return;
         }
+        let mut wire_out = std::mem::take(&mut self.wire_out);
+        match self.stage(key) {
+            Some(stage) => stage.control.append(&mut wire_out),
+            None => wire_out.clear(),
+        }
+        self.wire_out = wire_out;
     }
 
     /// Sends what was gathered: one write, one TLS record (per 16 KiB) and one WebSocket message per
@@ -69,6 +90,7 @@ impl Wire {
             Stage::new(ConnKey { index: u32::MAX, generation: 0 }),
         );
         let sent = self.send_stage(&mut stage);
+        stage.control = Vec::new();
         stage.small.clear();
         stage.shared.clear();
         if stage.small.capacity() > STAGE_BYTES_KEPT {
@@ -86,6 +108,11 @@ impl Wire {
             return None;
         }
         if !conn.transport.is_plain() {
+            self.wire_out.append(&mut stage.control);
+            if stage.small.is_empty() {
+                self.send_control(key);
+                return None;
+            }
             conn.transport.write(&stage.small, &mut self.wire_out, &mut self.between);
             self.send_control(key);
         } else if conn.queue.is_none() && stage.shared.is_empty() {
@@ -111,6 +138,10 @@ impl Wire {
     pub(super) fn send_control(&mut self, key: ConnKey) {
         if self.wire_out.is_empty() {
             return;
+        }
+        let stage = self.conns.get(key).map_or(NO_STAGE, |conn| conn.stage);
+        if self.stages.get(stage as usize).is_some_and(|stage| !stage.control.is_empty()) {
+            return self.stage_control(key);
         }
         let mut wire_out = std::mem::take(&mut self.wire_out);
         self.send_or_queue(key, &wire_out);

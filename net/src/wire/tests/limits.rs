@@ -7,7 +7,6 @@ use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
 use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
-use crate::tls::{TicketSecret, TlsApplication, TlsConfig};
 use crate::websocket::WebSocketConfig;
 use crate::{Protocol, WireEvent, WireLimits};
 
@@ -249,15 +248,8 @@ fn a_flood_at_one_listener_does_not_hold_up_another() {
 
 #[test]
 fn handshakes_in_flight_are_capped_and_the_rest_waits() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
-    let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
-    std::fs::write(&cert, made.cert.pem()).expect("written");
-    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
-    let secret = TicketSecret::generate().expect("random numbers");
-    let tls = TlsConfig::from_pem_files(&cert, &key, TlsApplication::Mqtt, &secret);
     let limits = WireLimits { handshakes_max: 3, ..WireLimits::default() };
-    let mut rig = Rig::speaking(Protocol::Mqtts(tls.expect("a good certificate")), limits);
+    let mut rig = Rig::speaking(super::tls::mqtts().0, limits);
     // The start of a ClientHello: the handshake is begun and never finished.
     let clients: Vec<_> = (0..40)
         .map(|_| {

@@ -60,6 +60,8 @@ impl Rig {
     pub(super) fn client(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the wire listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        // What a test has sent is there when the wire is turned.
+        stream.set_nodelay(true).expect("it can be");
         stream
     }
 
@@ -147,9 +149,11 @@ impl Rig {
         flushed
     }
 
-    /// Asserts that the connection holds no memory beyond its place in the table.
+    /// Asserts that the connection holds no memory beyond its place in the table once its turn has
+    /// ended.
     pub(super) fn expect_at_rest(&mut self, key: ConnKey) {
         self.expect_silence();
+        self.flush();
         let conn = self.wire.conns.get(key).expect("it lives");
         assert!(conn.inbox.is_none() && conn.queue.is_none() && conn.edge.is_none());
         assert_eq!(conn.stage, NO_STAGE);

@@ -1,0 +1,76 @@
+//! What TLS and the wire do together.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+use super::rig::{CONNECT, Rig};
+use crate::tls::{TicketSecret, TlsApplication, TlsConfig};
+use crate::{Protocol, WireLimits};
+
+/// MQTT over TLS with a new certificate, and a client that trusts it.
+pub(super) fn mqtts() -> (Protocol, ClientConnection) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
+    let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
+    std::fs::write(&cert, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let secret = TicketSecret::generate().expect("random numbers");
+    let tls = TlsConfig::from_pem_files(&cert, &key, TlsApplication::Mqtt, &secret);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&cert).expect("a certificate")).expect("a good one");
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("there are versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = "localhost".try_into().expect("a name");
+    let client = ClientConnection::new(Arc::new(config), name).expect("a client");
+    (Protocol::Mqtts(tls.expect("a good certificate")), client)
+}
+
+#[test]
+fn a_ticket_leaves_with_the_connack() {
+    let (protocol, mut tls) = mqtts();
+    let mut rig = Rig::speaking(protocol, WireLimits::default());
+    let mut client = rig.client();
+    while tls.wants_write() {
+        tls.write_tls(&mut client).expect("sent");
+    }
+    client.set_nonblocking(true).expect("it can be");
+    while tls.is_handshaking() {
+        rig.expect_silence();
+        receive(&mut tls, &mut client);
+    }
+    // Finished and CONNECT in one segment, as a client sends them that does not dawdle.
+    tls.writer().write_all(CONNECT).expect("buffered");
+    let mut both = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut both).expect("to memory");
+    }
+    client.write_all(&both).expect("sent");
+    let (key, _) = rig.expect_connect();
+    assert_eq!(client.peek(&mut [0]).expect_err("nothing yet").kind(), ErrorKind::WouldBlock);
+    rig.wire.write(key, b"\x20\x02\0\0", &Bytes::new());
+    assert_eq!(rig.flush(), [(key, 0)]);
+    receive(&mut tls, &mut client);
+    assert_eq!(tls.tls13_tickets_received(), 1);
+    let mut connack = [0; 4];
+    tls.reader().read_exact(&mut connack).expect("it came with the ticket");
+    assert_eq!(&connack, b"\x20\x02\0\0");
+    rig.expect_at_rest(key);
+}
+
+/// Reads once, if there is anything.
+fn receive(tls: &mut ClientConnection, stream: &mut TcpStream) {
+    match tls.read_tls(stream) {
+        Ok(_) => drop(tls.process_new_packets().expect("the wire speaks TLS")),
+        Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+    }
+}
