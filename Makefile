@@ -97,7 +97,7 @@ bench-tls:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/tls.py $(ARGS)
 
-## Allocations, bytes and writes against bench/baselines; and that the gate sees what is planted.
+## Allocations, bytes, writes and instructions against bench/baselines; and that the gate sees what is planted.
 bench-gate:
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro gate

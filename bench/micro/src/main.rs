@@ -5,6 +5,8 @@
 //! gates.
 #![deny(unsafe_code)]
 
+mod callgrind;
+mod cases;
 mod compare;
 mod counters;
 mod figure;
@@ -21,6 +23,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = options::parse().and_then(|command| match command {
         options::Command::Gate(gate) => gate::run(&gate),
+        options::Command::Case(name) => cases::run(&name).map(|()| true),
         options::Command::Help => {
             print!("{}", options::HELP);
             Ok(true)

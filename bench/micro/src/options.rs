@@ -14,12 +14,18 @@ petrel-micro gate [--only counters|instructions] [--baselines DIR] [--results DI
   --results DIR     where the results go (bench/results)
   --write           writes the baselines anew instead of comparing
   --plant NAME      builds a regression in, if the program can: allocation, bytes
+
+petrel-micro case NAME
+
+  Runs one case of the group `instructions`, which callgrind counts.
 ";
 
 /// What is asked for.
 pub enum Command {
     /// The deterministic figures.
     Gate(Gate),
+    /// One case, to be run under callgrind.
+    Case(String),
     /// The usage.
     Help,
 }
@@ -54,6 +60,7 @@ pub fn parse() -> Result<Command, String> {
     let first = parser.next().map_err(|error| error.to_string())?;
     match first {
         Some(Value(word)) if word == "gate" => gate(parser).map(Command::Gate),
+        Some(Value(word)) if word == "case" => self::word(&mut parser).map(Command::Case),
         None | Some(Long("help") | Short('h')) => Ok(Command::Help),
         Some(other) => Err(other.unexpected().to_string()),
     }

@@ -2,9 +2,9 @@
 
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{
-    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode,
-    Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName, UserProperties,
-    Version, encode,
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
+    ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
+    UserProperties, Version, encode,
 };
 
 /// What all clients speak.
@@ -78,4 +78,9 @@ pub fn publish(topic: &str, qos: Qos, packet_id: u16) -> Packet {
 /// An acknowledgement of success, by the kind of packet that it is.
 pub fn ack(kind: impl Fn(Ack) -> Packet, packet_id: u16) -> Packet {
     kind(Ack::new(id(packet_id), ReasonCode::Success))
+}
+
+/// An orderly end.
+pub fn disconnect() -> Packet {
+    Packet::Disconnect(Box::new(Disconnect::new(ReasonCode::Success)))
 }

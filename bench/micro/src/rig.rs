@@ -7,7 +7,8 @@ use bytes::Bytes;
 use petrel_proto::{Packet, Qos, decode};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
-    ConnId, Input, Interest, Limits, Now, Origin, Outbox, Shard, ShardConfig, ShardIndex, SlotMap,
+    ConnId, Input, Interest, InterestWriter, Limits, Now, Origin, Outbox, Shard, ShardConfig,
+    ShardIndex, SlotMap,
 };
 
 use crate::packets::{self, VERSION};
@@ -18,6 +19,7 @@ const HASH_KEY: [u64; 2] = [1, 2];
 pub struct Rig {
     /// The shard.
     pub shard: Shard,
+    interest: Arc<Interest>,
     now_ms: u64,
     /// What the shard wants done.
     pub out: Outbox,
@@ -41,8 +43,15 @@ impl Rig {
             hash_key: HASH_KEY,
         };
         let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
-        let shard = Shard::new(config, interest);
-        Self { shard, now_ms: 1, out: Outbox::new(), written: Vec::new() }
+        let shard = Shard::new(config, Arc::clone(&interest));
+        Self { shard, interest, now_ms: 1, out: Outbox::new(), written: Vec::new() }
+    }
+
+    /// Says that another shard wants a filter. What is returned must be kept.
+    pub fn interest_elsewhere(&self, shard: u16, filter: &str) -> InterestWriter {
+        let mut writer = InterestWriter::new(Arc::clone(&self.interest), shard);
+        writer.add(filter.as_bytes());
+        writer
     }
 
     /// Hands one input to the shard, and back to it what it tells itself.

@@ -1,0 +1,122 @@
+//! Instructions of one function and all that it calls, as callgrind counts them.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::process::Command;
+
+/// The function that is measured, by the pattern that callgrind takes.
+const MEASURED: &str = "petrel_micro::callgrind::measured*";
+
+/// Runs the work. Callgrind counts what happens inside, and nothing else.
+#[inline(never)]
+pub fn measured(work: &mut dyn FnMut()) {
+    work();
+    // Or it would be a jump, and the function left before its work began.
+    std::hint::black_box(work);
+}
+
+/// What valgrind calls itself; `None` if it is not installed.
+pub fn version() -> Option<String> {
+    let said = Command::new("valgrind").arg("--version").output().ok()?;
+    said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned())
+}
+
+/// Runs this program with these arguments and returns the instructions inside [`measured`], those of
+/// the program alone: what the C library's code takes differs from system to system.
+///
+/// # Errors
+/// Valgrind or the program fails.
+pub fn count(args: &[&str]) -> Result<u64, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let file = folder.path().join("callgrind.out");
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--quiet", "--collect-atstart=no"])
+        .arg(format!("--toggle-collect={MEASURED}"))
+        .arg(format!("--callgrind-out-file={}", file.display()))
+        .arg(&program)
+        .args(args)
+        .output()
+        .map_err(|error| format!("valgrind: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("valgrind of {args:?}: {said}"));
+    }
+    let profile = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+    match own_instructions(&profile, &program) {
+        0 => Err(format!("nothing was counted in {args:?}")),
+        instructions => Ok(instructions),
+    }
+}
+
+/// The instructions of a profile that are in the code of one object.
+///
+/// Costs stand in lines that begin with a position. The line after `calls=` repeats the cost of what
+/// is called, which has lines of its own. Names are given a number where they stand first.
+fn own_instructions(profile: &str, object: &Path) -> u64 {
+    let mut objects: HashMap<&str, &str> = HashMap::new();
+    let (mut own, mut called, mut total) = (false, false, 0);
+    for line in profile.lines() {
+        if let Some(named) = line.strip_prefix("ob=").or_else(|| line.strip_prefix("cob=")) {
+            let (number, name) = named.split_once(' ').unwrap_or((named, ""));
+            if !name.is_empty() {
+                objects.insert(number, name);
+            }
+            if line.starts_with("ob=") {
+                own = objects.get(number).is_some_and(|name| Path::new(name) == object);
+            }
+        } else if line.starts_with("calls=") {
+            called = true;
+        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
+            let cost = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<u64>().ok());
+            if own && !called {
+                total += cost.unwrap_or(0);
+            }
+            called = false;
+        }
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_callees_and_of_other_objects_is_left_out() {
+        let profile = "\
+version: 1
+positions: line
+events: Ir
+
+ob=(1) /lib/libc.so.6
+fl=(1) ???
+fn=(1) memcpy
+0 1000
+
+ob=(2) /bin/petrel-micro
+fl=(1)
+fn=(2) measured
+0 7
+cob=(1)
+cfn=(1)
+calls=3 0
+0 1000
++2 20
+cob=(2)
+cfn=(3) inner
+calls=1 0
+* 400
+
+fn=(3)
+-1 400
+
+ob=(1)
+fn=(4) memset
+0 5
+totals: 1432
+";
+        assert_eq!(own_instructions(profile, Path::new("/bin/petrel-micro")), 427);
+        assert_eq!(own_instructions(profile, Path::new("/lib/libc.so.6")), 1005);
+    }
+}
