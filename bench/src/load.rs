@@ -15,7 +15,7 @@ pub mod worker;
 
 use std::cell::RefCell;
 use std::io::Write as _;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -23,13 +23,28 @@ use log::Log;
 use plan::{Group, Target};
 use stamps::Stamps;
 use stats::{Counters, Counts, Times};
-use worker::{Order, Parts};
+use worker::{Order, Parts, Runtime};
 
 /// How often progress is shown and conditions are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Length of an interval in the log.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How a plan is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Threads.
+    pub threads: usize,
+    /// What they wait in.
+    pub runtime: Runtime,
+    /// Each keeps to a core.
+    pub pin: bool,
+    /// No progress on stderr.
+    pub quiet: bool,
+    /// Where the HdrHistogram log goes.
+    pub log: Option<String>,
+}
 
 /// Threads that run a plan.
 pub struct Run {
@@ -55,17 +70,12 @@ impl Run {
     ///
     /// # Errors
     /// A thread cannot be made.
-    pub fn start(
-        target: &Target,
-        groups: Vec<Group>,
-        threads: usize,
-        quiet: bool,
-        log: Option<&str>,
-    ) -> Result<Self, String> {
+    pub fn start(target: &Target, groups: Vec<Group>, options: &Options) -> Result<Self, String> {
+        let &Options { threads, runtime, pin, quiet, ref log } = options;
         let clock = Instant::now();
-        let log = log.map(Log::create).transpose()?;
+        let log = log.as_deref().map(Log::create).transpose()?;
         let collected = Collected { times: no_times(groups.len())?, until: Duration::ZERO };
-        let barrier = Arc::new(Barrier::new(threads));
+        let cores = if pin { core_affinity::get_core_ids().unwrap_or_default() } else { vec![] };
         let stamps = Arc::new(Stamps::new(&groups));
         let mut run = Self {
             groups,
@@ -90,7 +100,8 @@ impl Run {
                 stamps: Arc::clone(&stamps),
                 orders,
                 clock,
-                barrier: Arc::clone(&barrier),
+                runtime,
+                core: cores.get(index % cores.len().max(1)).copied(),
             };
             let thread = std::thread::Builder::new()
                 .name(format!("load-{index}"))

@@ -7,10 +7,12 @@ use std::time::Duration;
 use lexopt::prelude::*;
 use petrel_proto::{Qos, Version};
 
+use crate::load::Options;
 use crate::load::plan::Target;
 use crate::load::process::Process;
 use crate::load::scenario::{Asked, Scenario};
 use crate::load::tls::TlsClient;
+use crate::load::worker::Runtime;
 
 pub const HELP: &str = "\
 Load for any MQTT broker.
@@ -60,6 +62,8 @@ The load:
       --ifaddr ADDRESS    source address, may be repeated; 127.x.y.z are spread by themselves
       --threads N         threads, each with a file table of its own (one per 15,000 clients, at
                           least two)
+      --runtime NAME      what they wait in, epoll or glommio (epoll)
+      --pin yes|no        each thread keeps to a core (yes if there are as many cores)
 
 Output:
       --json FILE         everything, for machines
@@ -155,6 +159,7 @@ struct Raw {
     cafile: Option<PathBuf>,
     resume: bool,
     threads: Option<usize>,
+    pin: Option<bool>,
     sources: Vec<Ipv4Addr>,
     asked: Asked,
 }
@@ -176,7 +181,7 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
             prefix: format!("bench-{}", scenario.name()),
             patience: Duration::from_secs(30),
         },
-        threads: 0,
+        run: Options { threads: 0, runtime: Runtime::Epoll, pin: false, quiet: false, log: None },
         count: if cars { 100_000 } else { 1_000 },
         receivers: 6,
         rate: if cars { 5_000.0 } else { f64::INFINITY },
@@ -190,9 +195,7 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
         time: Duration::from_secs(10),
         pairs: 20,
         broker: None,
-        quiet: false,
         json: None,
-        log: None,
         broker_build: None,
         words,
     }
@@ -211,6 +214,7 @@ fn load(
         cafile: None,
         resume: false,
         threads: None,
+        pin: None,
         sources: Vec::new(),
         asked: defaults(scenario, words),
     };
@@ -252,9 +256,9 @@ impl Raw {
             "--prefix" => asked.target.prefix = word(parser, name)?,
             "--broker-pid" => asked.broker = Some(Process(whole(number()?, name, 1)? as u32)),
             "--json" => asked.json = Some(word(parser, name)?),
-            "--hdr" => asked.log = Some(word(parser, name)?),
+            "--hdr" => asked.run.log = Some(word(parser, name)?),
             "--broker-build" => asked.broker_build = Some(word(parser, name)?),
-            "--quiet" => asked.quiet = true,
+            "--quiet" => asked.run.quiet = true,
             "-h" | "--host" => self.hosts.push(word(parser, name)?),
             "-p" | "--port" => self.port = Some(whole(number()?, name, 1)? as u16),
             "-V" | "--version" => self.version = version(number()?)?,
@@ -262,6 +266,8 @@ impl Raw {
             "--cafile" => self.cafile = Some(word(parser, name)?.into()),
             "--resume" => self.resume = true,
             "--threads" => self.threads = Some(whole(number()?, name, 1)?),
+            "--runtime" => asked.run.runtime = runtime(&word(parser, name)?)?,
+            "--pin" => self.pin = Some(yes(&word(parser, name)?, name)?),
             "--ifaddr" => {
                 let address = word(parser, name)?;
                 self.sources.push(address.parse().map_err(|error| format!("{name}: {error}"))?);
@@ -285,7 +291,9 @@ impl Raw {
         let clients = if asked.scenario == Scenario::Pairs { 2 * clients } else { clients };
         let apart = usize::from(asked.scenario == Scenario::Storm);
         let threads = (clients.div_ceil(CLIENTS_PER_THREAD) + apart).max(2);
-        asked.threads = self.threads.unwrap_or(threads);
+        asked.run.threads = self.threads.unwrap_or(threads);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        asked.run.pin = self.pin.unwrap_or(asked.run.threads <= cores);
         let loopback = asked.target.addresses.iter().all(|it| is_loopback_v4(it.ip()));
         asked.target.sources = match self.sources.is_empty() && loopback {
             true => (0..250u8)
@@ -369,6 +377,22 @@ fn seconds(number: f64, name: &str) -> Result<Duration, String> {
 
 fn qos(number: f64) -> Result<Qos, String> {
     Qos::from_u8(number as u8).ok_or_else(|| format!("QoS is 0, 1 or 2, not {number}"))
+}
+
+fn runtime(name: &str) -> Result<Runtime, String> {
+    match name {
+        "epoll" => Ok(Runtime::Epoll),
+        "glommio" => Ok(Runtime::Glommio),
+        _ => Err(format!("--runtime is epoll or glommio, not {name}")),
+    }
+}
+
+fn yes(value: &str, name: &str) -> Result<bool, String> {
+    match value {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("{name} is yes or no, not {value}")),
+    }
 }
 
 fn version(number: f64) -> Result<Version, String> {

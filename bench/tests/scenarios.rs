@@ -211,6 +211,17 @@ fn pings_are_answered_while_connections_are_held() {
 }
 
 #[test]
+fn the_load_runs_under_glommio_too() {
+    let Some(broker) = Broker::start() else { return };
+    let results = broker.bench(0, "pairs -c 10 -I 20 -q 1 --time 0.3 --runtime glommio --pin yes");
+    assert_eq!(results["missing"], 0.0, "{results}");
+    let storm = "storm -c 30 --time 0.1 --pairs 2 -I 20 --runtime glommio --threads 3 --pin no";
+    let results = broker.bench(2, storm);
+    assert_eq!(results["present"], 30.0, "{results}");
+    assert_eq!(results["background_lost"], 0.0, "{results}");
+}
+
+#[test]
 fn the_load_measures_itself_without_a_broker() {
     let folder = tempfile::tempdir().expect("a folder");
     let json = folder.path().join("result.json");
@@ -239,6 +250,8 @@ fn a_wrong_command_line_is_one_sentence() {
         ("strom", "there is no scenario \"strom\"; see petrel-bench --help"),
         ("connect -c x", "-c: x is not a number"),
         ("connect -q 3", "QoS is 0, 1 or 2, not 3"),
+        ("connect --runtime tokio", "--runtime is epoll or glommio, not tokio"),
+        ("connect --pin 1", "--pin is yes or no, not 1"),
         ("connect --frob", "there is no option --frob; see --help"),
     ] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));

@@ -11,12 +11,12 @@ use std::time::Duration;
 use petrel_proto::Qos;
 use serde_json::{Value, json};
 
-use super::Run;
 use super::plan::{Group, Publishing, Target};
 use super::process::Process;
 use super::report::Report;
 use super::stats::Times;
 use super::tls::{Agreed, TlsClient};
+use super::{Options, Run};
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub struct Asked {
     pub scenario: Scenario,
     /// How to reach the broker.
     pub target: Target,
-    /// Threads.
-    pub threads: usize,
+    /// How it is run.
+    pub run: Options,
     /// Clients of the scenario's main group.
     pub count: usize,
     /// Receivers, where the scenario tells them apart.
@@ -53,12 +53,8 @@ pub struct Asked {
     pub pairs: usize,
     /// The broker's process, to account for what it costs.
     pub broker: Option<Process>,
-    /// No progress on stderr.
-    pub quiet: bool,
     /// Where the JSON goes.
     pub json: Option<String>,
-    /// Where the HdrHistogram log goes.
-    pub log: Option<String>,
     /// What the broker is, in the words of whoever runs it.
     pub broker_build: Option<String>,
     /// All of it as it was given.
@@ -152,7 +148,9 @@ fn parameters(asked: &Asked) -> Value {
         "count": asked.count,
         "receivers": asked.receivers,
         "pairs": asked.pairs,
-        "threads": asked.threads,
+        "threads": asked.run.threads,
+        "runtime": format!("{:?}", asked.run.runtime).to_lowercase(),
+        "pinned": asked.run.pin,
         "rate": if asked.rate.is_finite() { json!(asked.rate) } else { Value::Null },
         "under_way": (asked.under_way < usize::MAX).then_some(asked.under_way),
         "every_s": asked.every.as_secs_f64(),
@@ -222,7 +220,7 @@ impl Asked {
     }
 
     fn start(&self, groups: Vec<Group>) -> Result<Run, String> {
-        Run::start(&self.target, groups, self.threads, self.quiet, self.log.as_deref())
+        Run::start(&self.target, groups, &self.run)
     }
 
     fn connect_longest(&self, clients: usize) -> Duration {

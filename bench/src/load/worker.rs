@@ -4,14 +4,17 @@
 //! its time counts from then.
 
 use std::collections::VecDeque;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use core_affinity::CoreId;
 use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
+use petrel_net::runtime::{self, Next};
 use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
@@ -35,6 +38,26 @@ const EVENTS_MAX: usize = 1024;
 const OPENS_PER_TURN_MAX: usize = 64;
 /// The thread looks at its orders this often.
 const TURN_MAX: Duration = Duration::from_millis(5);
+
+/// After a turn in which something happened a thread under glommio waits so long in epoll before it
+/// waits in the ring, since to park an executor costs more than a small message does.
+const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
+/// What a thread waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runtime {
+    /// The ring of a glommio executor.
+    Glommio,
+    /// epoll itself.
+    Epoll,
+}
+
+/// Whether there was anything in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turned {
+    Busy,
+    Idle,
+}
 
 /// What a thread is told.
 pub enum Order {
@@ -72,14 +95,17 @@ pub struct Parts {
     pub orders: mpsc::Receiver<Order>,
     /// The clock of the run.
     pub clock: Instant,
-    /// Passed by all threads before any opens a socket.
-    pub barrier: Arc<Barrier>,
+    /// What the thread waits in.
+    pub runtime: Runtime,
+    /// Its core, if it is to keep to one.
+    pub core: Option<CoreId>,
 }
 
 /// One thread of clients.
 struct Worker {
     parts: Parts,
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
+    events: Vec<Event>,
     alarm: Alarm,
     slots: Vec<Slot>,
     /// Clients that are to connect, in order.
@@ -113,13 +139,10 @@ struct Worker {
 /// # Errors
 /// The system gives no epoll instance.
 pub fn run(parts: Parts) -> Result<(), String> {
-    let cores = core_affinity::get_core_ids().unwrap_or_default();
-    if parts.threads <= cores.len()
-        && let Some(core) = cores.get(parts.index)
-    {
-        core_affinity::set_for_current(*core);
+    if let Some(core) = parts.core {
+        // A core that was taken away meanwhile costs the pin, not the run.
+        core_affinity::set_for_current(core);
     }
-    parts.barrier.wait();
     // The limit of open files holds for each table.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)
         .map_err(|error| format!("a file table of its own is refused: {error}"))?;
@@ -139,7 +162,8 @@ pub fn run(parts: Parts) -> Result<(), String> {
     let times: Result<Vec<Times>, String> = (0..groups).map(|_| Times::new()).collect();
     Worker {
         alarm: Alarm::new(&epoll).map_err(|error| format!("timerfd: {error}"))?,
-        epoll,
+        epoll: Arc::new(epoll),
+        events: Vec::with_capacity(EVENTS_MAX),
         slots,
         to_open: VecDeque::new(),
         per_second: 0.0,
@@ -165,34 +189,56 @@ pub fn run(parts: Parts) -> Result<(), String> {
 
 impl Worker {
     fn drive(mut self) -> Result<(), String> {
-        let mut events: Vec<Event> = Vec::with_capacity(EVENTS_MAX);
+        match self.parts.runtime {
+            Runtime::Epoll => while self.turn(None)?.is_some() {},
+            Runtime::Glommio => {
+                let mut busy = false;
+                runtime::drive(Arc::clone(&self.epoll), || {
+                    let timeout = if busy { LINGER } else { Timespec::default() };
+                    let turned = self.turn(Some(timeout)).map_err(io::Error::other)?;
+                    busy = turned == Some(Turned::Busy);
+                    Ok(match turned {
+                        Some(Turned::Busy) => Next::Turn,
+                        Some(Turned::Idle) => Next::Wait,
+                        None => Next::End,
+                    })
+                })
+                .map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what is due and what has happened, for which it waits so long at most; without a limit
+    /// the alarm ends the wait. Nothing if the run is over.
+    fn turn(&mut self, longest: Option<Timespec>) -> Result<Option<Turned>, String> {
         loop {
-            loop {
-                match self.parts.orders.try_recv() {
-                    Ok(order) => self.obey(order),
-                    Err(mpsc::TryRecvError::Empty) => break,
-                    Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
-                }
+            match self.parts.orders.try_recv() {
+                Ok(order) => self.obey(order),
+                Err(mpsc::TryRecvError::Empty) => break,
+                Err(mpsc::TryRecvError::Disconnected) => return Ok(None),
             }
-            let now_ns = self.now_ns();
-            self.open_some(now_ns);
-            self.lose_patience(now_ns);
-            self.send_due(now_ns);
-            events.clear();
-            let at_once = self.set_alarm()?;
-            let timeout = at_once.then(Timespec::default);
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => return Err(format!("epoll: {error}")),
-            }
-            for event in &events {
-                let data = event.data.u64();
-                if data == Alarm::DATA {
-                    continue;
-                }
+        }
+        let now_ns = self.now_ns();
+        self.open_some(now_ns);
+        self.lose_patience(now_ns);
+        self.send_due(now_ns);
+        let mut events = std::mem::take(&mut self.events);
+        let at_once = self.set_alarm()?;
+        let timeout = if at_once { Some(Timespec::default()) } else { longest };
+        match epoll::wait(&*self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("epoll: {error}")),
+        }
+        let turned = if at_once || !events.is_empty() { Turned::Busy } else { Turned::Idle };
+        for event in events.drain(..) {
+            let data = event.data.u64();
+            if data != Alarm::DATA {
                 self.on_event((data >> 32) as u32, data as u32, event.flags);
             }
         }
+        self.events = events;
+        Ok(Some(turned))
     }
 
     fn now_ns(&self) -> u64 {
@@ -340,7 +386,7 @@ impl Worker {
         slot.generation = slot.generation.wrapping_add(1);
         let data = EventData::new_u64(u64::from(at) << 32 | u64::from(slot.generation));
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(&self.epoll, &socket, data, flags).map_err(|error| error.to_string())?;
+        epoll::add(&*self.epoll, &socket, data, flags).map_err(|error| error.to_string())?;
         slot.socket = Some(socket);
         slot.phase = Phase::Connecting;
         let patience_ns = target.patience.as_nanos() as u64;

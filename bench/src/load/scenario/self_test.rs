@@ -119,6 +119,8 @@ fn ramp(asked: &Asked, run: &Run, sink: &Sink, report: &mut Report) -> Result<()
         report.times(&format!("late_us_{name}"), &format!("{name}/s: sent late"), &times.late);
         let delivery = format!("{name}/s: to and fro");
         report.times(&format!("delivery_us_{name}"), &delivery, &times.delivery);
+        let cpu = format!("cpu_per_message_us_{name}");
+        report.number(&cpu, &format!("{name}/s: CPU of the load per message"), own, "µs");
         let late = Duration::from_nanos(times.late.value_at_quantile(0.99));
         if missing > 0 || late > LATE_MOST {
             break;
