@@ -10,7 +10,7 @@ SIM_JOBS ?= 2
 N ?= 15000
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -46,6 +46,10 @@ integration:
 sim:
 	$(CARGO) test --locked --release -q -p petrel-sim --features sabotage
 	$(CARGO) run --locked --release -q -p petrel-sim -- --seeds $(SEEDS) --jobs $(SIM_JOBS)
+
+## Storms larger than this machine, by policy: a million and ten million clients on 16 cores.
+sim-storm:
+	$(CARGO) run --locked --release -q -p petrel-sim -- storm --clients 1000000,10000000 --patience 5,10,30 --sample 4 $(ARGS)
 
 $(VENV)/ready: tools/clients/requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -18,6 +18,7 @@ pub mod oracle;
 pub mod rng;
 pub mod sabotage;
 pub mod scenario;
+pub mod storm;
 pub mod trace;
 pub mod violation;
 pub mod workload;

@@ -1,14 +1,15 @@
-//! `petrel-sim`: replays one seed, or runs many.
+//! `petrel-sim`: replays one seed, or runs many; `petrel-sim storm` simulates storms.
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use petrel_sim::{Outcome, run};
+use petrel_sim::{Outcome, run, storm};
 
 const USAGE: &str = "\
 usage: petrel-sim --seed S [--trace]            replay one seed
-       petrel-sim --seeds N [--from K] [--jobs J]   run many seeds";
+       petrel-sim --seeds N [--from K] [--jobs J]   run many seeds
+       petrel-sim storm --help                  storms larger than a machine";
 
 /// What the command line asks for.
 #[derive(Debug, Clone, Copy)]
@@ -20,7 +21,11 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = match parse(std::env::args().skip(1)) {
+    let mut words = std::env::args().skip(1).peekable();
+    if words.next_if(|word| word == "storm").is_some() {
+        return storm(words);
+    }
+    let args = match parse(words) {
         Ok(args) => args,
         Err(problem) => {
             eprintln!("petrel-sim: {problem}\n{USAGE}");
@@ -29,6 +34,21 @@ fn main() -> ExitCode {
     };
     let failures = run_all(args);
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn storm(mut words: impl Iterator<Item = String>) -> ExitCode {
+    let mut words = words.by_ref().peekable();
+    if words.next_if(|word| word == "--help").is_some() {
+        println!("{}", storm::command::USAGE);
+        return ExitCode::SUCCESS;
+    }
+    match storm::command::run(words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(problem) => {
+            eprintln!("petrel-sim storm: {problem}\n{}", storm::command::USAGE);
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {

@@ -1,0 +1,90 @@
+//! Storms larger than the machine: the broker's policy brings everybody back, naive ones do not.
+
+use petrel_sim::storm::{Policy, Report, Setting, Tally, account, simulate};
+
+const JOBS: usize = 2;
+
+/// A shard's part of a million clients on 16 cores: two such shards.
+fn million(patience_s: u64, policy: Policy) -> Setting {
+    Setting::new(125_000, patience_s * 1_000, 2, policy)
+}
+
+/// A shard's part of ten million clients on 16 cores.
+fn ten_million(patience_s: u64, policy: Policy) -> Setting {
+    Setting::new(625_000, patience_s * 1_000, 1, policy)
+}
+
+fn of_ideal(setting: Setting, tally: &Tally) -> f64 {
+    let back_s = tally.back_after_s(1.0).unwrap_or(f64::INFINITY);
+    back_s / setting.ideal_s()
+}
+
+#[test]
+fn a_million_come_back_whatever_their_patience() {
+    for patience_s in [5, 10, 30] {
+        let setting = million(patience_s, Policy::Broker);
+        let tally = account(&setting, JOBS);
+        assert_eq!(tally.back, setting.clients, "{patience_s} s: all are back");
+        let ratio = of_ideal(setting, &tally);
+        assert!(ratio <= 1.25, "{patience_s} s: {ratio:.2} of the ideal");
+        let wasted = tally.wasted(&setting.costs);
+        assert!(wasted <= 0.10, "{patience_s} s: {wasted:.3} in vain");
+    }
+}
+
+#[test]
+fn ten_million_come_back_whatever_their_patience() {
+    for (patience_s, ratio_max) in [(5, 1.6), (10, 1.3), (30, 1.35)] {
+        let setting = ten_million(patience_s, Policy::Broker);
+        let tally = account(&setting, JOBS);
+        assert_eq!(tally.back, setting.clients, "{patience_s} s: all are back");
+        let ratio = of_ideal(setting, &tally);
+        assert!(ratio <= ratio_max, "{patience_s} s: {ratio:.2} of the ideal");
+    }
+}
+
+#[test]
+fn naive_policies_collapse_where_the_broker_does_not() {
+    for policy in [Policy::Fifo, Policy::AcceptFirst, Policy::NoGoneCheck, Policy::FixedRate] {
+        let tally = account(&ten_million(5, policy), JOBS);
+        let back = tally.back as f64 / tally.clients as f64;
+        assert!(back < 0.75, "{policy}: {back:.2} are back when five times the ideal is over");
+        let wasted = tally.wasted(&Setting::new(1, 1, 1, policy).costs);
+        assert!(wasted > 0.5, "{policy}: {wasted:.2} in vain");
+    }
+}
+
+#[test]
+fn every_attempt_ends_in_one_way() {
+    for policy in Policy::ALL {
+        for (clients, patience_ms, backlog) in [(20_000, 700, 500), (30_000, 5_000, 65_535)] {
+            let setting = Setting::new(clients, patience_ms, 2, policy);
+            let tally = account(&Setting { backlog, horizon_s: 12, ..setting }, JOBS);
+            assert_eq!(tally.attempts, tally.ended(), "{policy}, {clients} clients: {tally:?}");
+            assert_eq!(tally.clients, clients, "{policy}");
+            let counted = tally.back * setting.costs.client() + tally.wasted_ns(&setting.costs);
+            assert_eq!(counted, tally.connecting_ns, "{policy}: useful and in vain are all");
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_storm_on_any_number_of_threads() {
+    for policy in Policy::ALL {
+        let setting = Setting { horizon_s: 10, ..Setting::new(40_000, 3_000, 3, policy) };
+        assert_eq!(account(&setting, 1), account(&setting, 3), "{policy}");
+    }
+    let setting = Setting::new(40_000, 3_000, 3, Policy::Broker);
+    let other = Setting { seed: 2, ..setting };
+    assert_ne!(account(&setting, 1), account(&other, 1));
+}
+
+#[test]
+fn a_report_is_a_line_for_people_and_an_object_for_machines() {
+    let setting = Setting::new(2_000, 1_000, 1, Policy::Broker);
+    let report: Report = simulate(&setting, 1);
+    assert!(report.line().starts_with("broker"), "{}", report.line());
+    let json = report.json();
+    assert!(json.starts_with('{') && json.ends_with('}'), "{json}");
+    assert!(json.contains("\"simulated_clients\":2000,"), "{json}");
+}
