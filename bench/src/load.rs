@@ -8,6 +8,7 @@ pub mod report;
 pub mod scenario;
 pub mod sink;
 pub mod slot;
+pub mod socket;
 pub mod stamps;
 pub mod stats;
 pub mod tls;
@@ -40,6 +41,8 @@ pub struct Options {
     pub runtime: Runtime,
     /// Each keeps to a core.
     pub pin: bool,
+    /// What the priority of its threads is lowered by, those for background traffic excepted.
+    pub nice: u8,
     /// No progress on stderr.
     pub quiet: bool,
     /// Where the HdrHistogram log goes.
@@ -71,7 +74,7 @@ impl Run {
     /// # Errors
     /// A thread cannot be made.
     pub fn start(target: &Target, groups: Vec<Group>, options: &Options) -> Result<Self, String> {
-        let &Options { threads, runtime, pin, quiet, ref log } = options;
+        let &Options { threads, runtime, pin, nice, quiet, ref log } = options;
         let clock = Instant::now();
         let log = log.as_deref().map(Log::create).transpose()?;
         let collected = Collected { times: no_times(groups.len())?, until: Duration::ZERO };
@@ -101,6 +104,7 @@ impl Run {
                 orders,
                 clock,
                 runtime,
+                nice,
                 core: cores.get(index % cores.len().max(1)).copied(),
             };
             let thread = std::thread::Builder::new()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lexopt::prelude::*;
 use petrel_proto::{Qos, Version};
+use rustls::NamedGroup;
 
 use crate::load::Options;
 use crate::load::plan::Target;
@@ -40,7 +41,10 @@ The broker:
   -V, --version 3|4|5     MQTT 3.1, 3.1.1 or 5 (5)
   -S, --ssl               TLS; any certificate is accepted unless --cafile says otherwise
       --cafile FILE       PEM file of certificates to trust; the name is localhost
+      --groups NAMES      for the key exchange, in order: x25519, p256, x25519mlkem768 (x25519)
       --resume            TLS sessions are resumed by ticket
+  -u, --username NAME
+  -P, --password TEXT
       --broker-pid PID    accounts for the CPU and the memory of that process
       --broker-build TEXT what it is, for the JSON; with a PID its --version is asked otherwise
 
@@ -48,8 +52,10 @@ The load:
   -c, --count N           clients (1,000)
       --receivers N       receivers where the scenario tells them apart (6)
   -R, --connrate N        new connections a second; 0 for as fast as it goes (0)
+  -i, --interval MS       the same, said by the time from one to the next
       --under-way N       connections under way at once, at most; 0 for any number (0)
   -I, --interval-of-msg MS   from one message of a client to its next (1000; storm: 100)
+      --num-messages N    of each client, at most
   -q, --qos 0|1|2         of messages and subscriptions (0)
   -s, --size BYTES        of payloads, at least 16 (100)
   -r, --retain            messages are retained; in connect, sessions are kept
@@ -59,10 +65,14 @@ The load:
       --pairs N           pairs in the background of a storm, QoS 1 (20)
       --patience S        a client that is not ready by then tries again (30)
       --prefix TEXT       what client identifiers begin with (bench-SCENARIO)
+  -n, --startnumber N     number of the first client (0)
+  -x, --session-expiry S  of sessions that outlive their connections (86400)
       --ifaddr ADDRESS    source address, may be repeated; 127.x.y.z are spread by themselves
       --threads N         threads, each with a file table of its own (one per 15,000 clients, at
                           least two)
       --runtime NAME      what they wait in, epoll or glommio (epoll)
+      --nice N            lowers the priority of the threads, those for the background of a storm
+                          excepted, so that a broker beside them is not kept from its cores (0)
       --pin yes|no        each thread keeps to a core (yes if there are as many cores)
 
 Output:
@@ -156,6 +166,7 @@ struct Raw {
     port: Option<u16>,
     version: Version,
     ssl: bool,
+    groups: Vec<NamedGroup>,
     cafile: Option<PathBuf>,
     resume: bool,
     threads: Option<usize>,
@@ -179,9 +190,20 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
             tls: None,
             sources: Vec::new(),
             prefix: format!("bench-{}", scenario.name()),
+            start_number: 0,
+            username: None,
+            password: None,
+            session_expiry_s: 86_400,
             patience: Duration::from_secs(30),
         },
-        run: Options { threads: 0, runtime: Runtime::Epoll, pin: false, quiet: false, log: None },
+        run: Options {
+            threads: 0,
+            runtime: Runtime::Epoll,
+            pin: false,
+            nice: 0,
+            quiet: false,
+            log: None,
+        },
         count: if cars { 100_000 } else { 1_000 },
         receivers: 6,
         rate: if cars { 5_000.0 } else { f64::INFINITY },
@@ -189,6 +211,7 @@ fn defaults(scenario: Scenario, words: Vec<String>) -> Asked {
         every: Duration::from_millis(every_ms),
         qos: Qos::AtMostOnce,
         bytes: 100,
+        messages: u64::MAX,
         retain: false,
         keep_alive_s: if scenario == Scenario::KeepAlive { 60 } else { 0 },
         topic: None,
@@ -211,6 +234,7 @@ fn load(
         port: None,
         version: Version::V5,
         ssl: false,
+        groups: vec![NamedGroup::X25519],
         cafile: None,
         resume: false,
         threads: None,
@@ -235,16 +259,31 @@ impl Raw {
         let mut number = || number(parser, name);
         let asked = &mut self.asked;
         match name {
-            "-c" | "--count" => asked.count = whole(number()?, name, 1)?,
+            "-c" | "--count" | "--num-clients" => asked.count = whole(number()?, name, 1)?,
             "--receivers" => asked.receivers = whole(number()?, name, 0)?,
             "-R" | "--connrate" => {
                 asked.rate = Some(number()?).filter(|it| *it > 0.0).unwrap_or(f64::INFINITY)
             }
+            "-i" | "--interval" => {
+                asked.rate =
+                    Some(number()?).filter(|it| *it > 0.0).map_or(f64::INFINITY, |it| 1000.0 / it)
+            }
+            "--num-messages" => asked.messages = whole(number()?, name, 1)? as u64,
+            "--nice" => asked.run.nice = whole(number()?, name, 0)?.min(19) as u8,
+            "-n" | "--startnumber" => asked.target.start_number = whole(number()?, name, 0)?,
+            "-x" | "--session-expiry" => {
+                asked.target.session_expiry_s = whole(number()?, name, 0)? as u32
+            }
+            "-u" | "--username" => asked.target.username = Some(word(parser, name)?),
+            "-P" | "--password" => asked.target.password = Some(word(parser, name)?),
+            "--groups" => self.groups = groups(&word(parser, name)?)?,
             "--under-way" => {
                 asked.under_way =
                     Some(whole(number()?, name, 0)?).filter(|it| *it > 0).unwrap_or(usize::MAX)
             }
-            "-I" | "--interval-of-msg" => asked.every = seconds(number()? / 1000.0, name)?,
+            "-I" | "--interval-of-msg" | "--interval_of_msg" => {
+                asked.every = seconds(number()? / 1000.0, name)?
+            }
             "-q" | "--qos" => asked.qos = qos(number()?)?,
             "-s" | "--size" => asked.bytes = whole(number()?, name, 16)?,
             "-r" | "--retain" => asked.retain = true,
@@ -258,7 +297,7 @@ impl Raw {
             "--json" => asked.json = Some(word(parser, name)?),
             "--hdr" => asked.run.log = Some(word(parser, name)?),
             "--broker-build" => asked.broker_build = Some(word(parser, name)?),
-            "--quiet" => asked.run.quiet = true,
+            "--quiet" | "--no-progress" => asked.run.quiet = true,
             "-h" | "--host" => self.hosts.push(word(parser, name)?),
             "-p" | "--port" => self.port = Some(whole(number()?, name, 1)? as u16),
             "-V" | "--version" => self.version = version(number()?)?,
@@ -303,7 +342,8 @@ impl Raw {
         };
         if self.ssl {
             let cafile = self.cafile.as_deref();
-            asked.target.tls = Some(TlsClient::new(cafile, self.resume, 2 * asked.count)?);
+            asked.target.tls =
+                Some(TlsClient::with_groups(cafile, &self.groups, self.resume, 2 * asked.count)?);
         }
         Ok(asked)
     }
@@ -377,6 +417,16 @@ fn seconds(number: f64, name: &str) -> Result<Duration, String> {
 
 fn qos(number: f64) -> Result<Qos, String> {
     Qos::from_u8(number as u8).ok_or_else(|| format!("QoS is 0, 1 or 2, not {number}"))
+}
+
+fn groups(names: &str) -> Result<Vec<NamedGroup>, String> {
+    let group = |name: &str| match name {
+        "x25519" => Ok(NamedGroup::X25519),
+        "p256" => Ok(NamedGroup::secp256r1),
+        "x25519mlkem768" => Ok(NamedGroup::X25519MLKEM768),
+        _ => Err(format!("--groups are x25519, p256 and x25519mlkem768, not {name}")),
+    };
+    names.split(',').map(group).collect()
 }
 
 fn runtime(name: &str) -> Result<Runtime, String> {

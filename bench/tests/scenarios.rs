@@ -211,6 +211,32 @@ fn pings_are_answered_while_connections_are_held() {
 }
 
 #[test]
+fn options_are_known_by_the_words_of_other_load_generators() {
+    let Some(broker) = Broker::start() else { return };
+    let whole = broker.whole(
+        0,
+        "pairs --num-clients 5 -i 1 --interval_of_msg 20 --num-messages 3 -q 1 --time 0.5 -n 100 \
+         -u somebody -P secret -x 60 --nice 5 --no-progress",
+    );
+    assert_eq!(whole["results"]["sent"], 15.0, "{whole}");
+    assert_eq!(whole["results"]["missing"], 0.0, "{whole}");
+    for (key, value) in [("rate", 1000.0), ("start_number", 100.0), ("nice", 5.0)] {
+        assert_eq!(whole["asked"][key].as_f64(), Some(value), "{whole}");
+    }
+}
+
+#[test]
+fn the_group_of_the_key_exchange_is_what_was_asked_for() {
+    let Some(broker) = Broker::start() else { return };
+    for (groups, agreed) in
+        [("x25519mlkem768,x25519", "X25519MLKEM768"), ("x25519", "X25519"), ("p256", "secp256r1")]
+    {
+        let whole = broker.whole(1, &format!("connect -c 5 --time 0.1 --groups {groups}"));
+        assert_eq!(whole["tls"][0]["group"], agreed, "{whole}");
+    }
+}
+
+#[test]
 fn the_load_runs_under_glommio_too() {
     let Some(broker) = Broker::start() else { return };
     let results = broker.bench(0, "pairs -c 10 -I 20 -q 1 --time 0.3 --runtime glommio --pin yes");
@@ -251,6 +277,7 @@ fn a_wrong_command_line_is_one_sentence() {
         ("connect -c x", "-c: x is not a number"),
         ("connect -q 3", "QoS is 0, 1 or 2, not 3"),
         ("connect --runtime tokio", "--runtime is epoll or glommio, not tokio"),
+        ("connect --groups x448", "--groups are x25519, p256 and x25519mlkem768, not x448"),
         ("connect --pin 1", "--pin is yes or no, not 1"),
         ("connect --frob", "there is no option --frob; see --help"),
     ] {

@@ -62,6 +62,14 @@ pub struct Target {
     pub sources: Vec<Ipv4Addr>,
     /// What client identifiers begin with.
     pub prefix: String,
+    /// Number of the first client of each group, in identifiers and topics.
+    pub start_number: usize,
+    /// User name.
+    pub username: Option<String>,
+    /// Password.
+    pub password: Option<String>,
+    /// How long sessions that outlive their connections are kept, in seconds (MQTT 5).
+    pub session_expiry_s: u32,
     /// How long a client waits until it is ready before it gives up and tries again.
     pub patience: Duration,
 }

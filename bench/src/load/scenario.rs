@@ -41,6 +41,8 @@ pub struct Asked {
     pub qos: Qos,
     /// Payload in bytes.
     pub bytes: usize,
+    /// Messages of each client, at most.
+    pub messages: u64,
     /// RETAIN.
     pub retain: bool,
     /// Keep alive in seconds.
@@ -151,12 +153,16 @@ fn parameters(asked: &Asked) -> Value {
         "threads": asked.run.threads,
         "runtime": format!("{:?}", asked.run.runtime).to_lowercase(),
         "pinned": asked.run.pin,
+        "nice": asked.run.nice,
         "rate": if asked.rate.is_finite() { json!(asked.rate) } else { Value::Null },
         "under_way": (asked.under_way < usize::MAX).then_some(asked.under_way),
         "every_s": asked.every.as_secs_f64(),
         "time_s": asked.time.as_secs_f64(),
         "qos": asked.qos as u8,
         "payload_bytes": asked.bytes,
+        "messages": (asked.messages < u64::MAX).then_some(asked.messages),
+        "start_number": asked.target.start_number,
+        "session_expiry_s": asked.target.session_expiry_s,
         "retain": asked.retain,
         "topic": asked.topic,
         "keep_alive_s": asked.keep_alive_s,
@@ -201,7 +207,7 @@ impl Asked {
             bytes: self.bytes,
             retain: self.retain,
             every: self.every,
-            messages: u64::MAX,
+            messages: self.messages,
         }
     }
 

@@ -17,7 +17,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection};
 
-use super::worker::thread_cpu;
+use super::socket::thread_cpu;
 
 const EVENTS_MAX: usize = 1024;
 const LISTENER: u64 = u64::MAX;

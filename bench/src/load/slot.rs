@@ -93,16 +93,18 @@ impl Slot {
 /// # Errors
 /// Its identifier is no MQTT string.
 pub fn connect(target: &Target, group: &Group, number: u32) -> Result<Packet, String> {
+    let number = number as usize + target.start_number;
     let client_id: ClientId = text(&format!("{}-{}-{number}", target.prefix, group.name))?;
-    let expiry = (target.version == Version::V5 && group.persistent).then_some(86_400);
+    let expires = target.version == Version::V5 && group.persistent;
+    let expiry = expires.then_some(target.session_expiry_s);
     Ok(Packet::Connect(Box::new(Connect {
         version: target.version,
         clean_start: !group.persistent,
         keep_alive_s: group.keep_alive_s,
         client_id,
         will: None,
-        username: None,
-        password: None,
+        username: target.username.as_deref().map(text).transpose()?,
+        password: target.password.clone().map(Bytes::from),
         properties: ConnectProperties {
             session_expiry_interval_s: expiry,
             ..ConnectProperties::default()
@@ -114,8 +116,8 @@ pub fn connect(target: &Target, group: &Group, number: u32) -> Result<Packet, St
 ///
 /// # Errors
 /// The filter is none.
-pub fn subscribe(filter: &str, qos: Qos, number: u32) -> Result<Packet, String> {
-    let filter = numbered(filter, number as usize);
+pub fn subscribe(filter: &str, qos: Qos, number: usize) -> Result<Packet, String> {
+    let filter = numbered(filter, number);
     let filter = TopicFilter::new(text(&filter)?).map_err(|error| format!("{filter}: {error}"))?;
     let options = SubscriptionOptions { qos, ..SubscriptionOptions::default() };
     Ok(Packet::Subscribe(Box::new(Subscribe {
@@ -130,9 +132,14 @@ pub fn subscribe(filter: &str, qos: Qos, number: u32) -> Result<Packet, String> 
 ///
 /// # Errors
 /// The topic is none.
-pub fn publish(slot: &mut Slot, publishing: &Publishing, due_ns: u64) -> Result<Packet, String> {
+pub fn publish(
+    slot: &mut Slot,
+    publishing: &Publishing,
+    start: usize,
+    due_ns: u64,
+) -> Result<Packet, String> {
     let number = if publishing.counting { slot.sent as usize } else { slot.number as usize };
-    let topic = numbered(&publishing.topic, number);
+    let topic = numbered(&publishing.topic, start + number);
     let topic = TopicName::new(text(&topic)?).map_err(|error| format!("{topic}: {error}"))?;
     let packet_id = if publishing.qos == Qos::AtMostOnce { None } else { slot.next_id() };
     let mut payload = BytesMut::zeroed(publishing.bytes.max(STAMP_BYTES));

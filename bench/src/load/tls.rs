@@ -65,14 +65,30 @@ pub struct Library {
 }
 
 impl TlsClient {
-    /// Trusts the certificates of a PEM file, or every certificate at all.
+    /// Offers X25519 alone, as devices do: hybrid key exchange costs both sides more.
+    ///
+    /// # Errors
+    /// As [`TlsClient::with_groups`].
+    pub fn new(ca: Option<&Path>, resumes: bool, tickets: usize) -> Result<Self, String> {
+        Self::with_groups(ca, &[NamedGroup::X25519], resumes, tickets)
+    }
+
+    /// Trusts the certificates of a PEM file, or every certificate at all; offers these groups, and a
+    /// key share of the first.
     ///
     /// # Errors
     /// The file is no good.
-    pub fn new(ca: Option<&Path>, resumes: bool, tickets: usize) -> Result<Self, String> {
+    pub fn with_groups(
+        ca: Option<&Path>,
+        groups: &[NamedGroup],
+        resumes: bool,
+        tickets: usize,
+    ) -> Result<Self, String> {
         let mut provider = aws_lc_rs::default_provider();
-        // What devices offer; hybrid key exchange costs both sides more and is measured on its own.
-        provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519);
+        let known = |name: &NamedGroup| {
+            aws_lc_rs::ALL_KX_GROUPS.iter().copied().find(|group| group.name() == *name)
+        };
+        provider.kx_groups = groups.iter().filter_map(known).collect();
         let provider = Arc::new(provider);
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()

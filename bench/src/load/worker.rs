@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -13,19 +12,18 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use core_affinity::CoreId;
-use nix::sys::socket::{setsockopt, sockopt::IpBindAddressNoPort};
 use petrel_net::runtime::{self, Next};
 use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
 use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::net::sockopt;
 
 use super::alarm::Alarm;
 use super::plan::{Group, Target};
 use super::slot::{Phase, Slot, answer, connect, due_ns, mark, publish, subscribe};
+use super::socket::{begin_connect, send_some, thread_cpu};
 use super::stamps::{Mark, StampedReads, Stamps, wall_ns};
 use super::stats::{Counters, Times, bump, drop_one};
 use super::tls::Layer;
@@ -99,6 +97,8 @@ pub struct Parts {
     pub runtime: Runtime,
     /// Its core, if it is to keep to one.
     pub core: Option<CoreId>,
+    /// What its priority is lowered by, unless its groups stand apart.
+    pub nice: u8,
 }
 
 /// One thread of clients.
@@ -143,13 +143,18 @@ pub fn run(parts: Parts) -> Result<(), String> {
         // A core that was taken away meanwhile costs the pin, not the run.
         core_affinity::set_for_current(core);
     }
+    // The first thread is for the groups that stand apart, if there are any.
+    let apart = usize::from(parts.threads > 1 && parts.groups.iter().any(|it| it.apart));
+    if parts.nice > 0 && parts.index >= apart {
+        // On Linux this is the thread's own.
+        rustix::process::setpriority_process(None, i32::from(parts.nice))
+            .map_err(|error| format!("a lower priority is refused: {error}"))?;
+    }
     // The limit of open files holds for each table.
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES)
         .map_err(|error| format!("a file table of its own is refused: {error}"))?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| error.to_string())?;
     let mut slots = Vec::new();
-    // The first thread is for the groups that stand apart, if there are any.
-    let apart = usize::from(parts.threads > 1 && parts.groups.iter().any(|it| it.apart));
     for (group, it) in parts.groups.iter().enumerate() {
         let own = match (it.apart && apart > 0, parts.index < apart) {
             (true, true) => (0..it.clients).step_by(1),
@@ -438,7 +443,7 @@ impl Worker {
         let Some(publishing) = self.parts.groups[group].publish.clone() else { return };
         let slot = &mut self.slots[at as usize];
         if slot.phase == Phase::Ready {
-            let packet = publish(slot, &publishing, due_ns);
+            let packet = publish(slot, &publishing, self.parts.target.start_number, due_ns);
             let mark = slot.mark();
             slot.sent += 1;
             let done = slot.sent >= publishing.messages;
@@ -567,7 +572,8 @@ impl Worker {
                 match &group.subscribe {
                     Some((filter, qos)) if !ack.session_present => {
                         slot.phase = Phase::Subscribing;
-                        let packet = subscribe(filter, *qos, slot.number)?;
+                        let number = slot.number as usize + self.parts.target.start_number;
+                        let packet = subscribe(filter, *qos, number)?;
                         self.try_send(at, &packet)?;
                     }
                     _ => self.ready(at),
@@ -729,41 +735,4 @@ impl Worker {
         }
         self.wire.clear();
     }
-}
-
-/// CPU time of this thread.
-#[must_use]
-pub fn thread_cpu() -> Duration {
-    let used = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(used.tv_sec as u64, used.tv_nsec as u32)
-}
-
-fn begin_connect(address: SocketAddr, source: Option<Ipv4Addr>) -> rustix::io::Result<OwnedFd> {
-    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    if let Some(source) = source {
-        // The port is chosen once the other end is known: no search for one that is free for all.
-        setsockopt(&socket, IpBindAddressNoPort, &true)
-            .map_err(|error| Errno::from_raw_os_error(error as i32))?;
-        rustix::net::bind(&socket, &SocketAddr::from((source, 0)))?;
-    }
-    match rustix::net::connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
-        Err(error) => Err(error),
-    }
-}
-
-fn send_some(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, String> {
-    let mut taken = 0;
-    while taken < bytes.len() {
-        match rustix::net::send(socket, &bytes[taken..], SendFlags::NOSIGNAL) {
-            Ok(sent) => taken += sent,
-            Err(Errno::AGAIN) => break,
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Ok(taken)
 }
