@@ -303,6 +303,9 @@ impl Run {
     /// # Errors
     /// What ended a thread before.
     pub fn stop(self) -> Result<(), String> {
+        if self.log.is_some() {
+            self.collect()?;
+        }
         if let Some(log) = self.log {
             log.finish()?;
         }

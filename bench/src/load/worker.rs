@@ -25,7 +25,7 @@ use super::plan::{Group, Target};
 use super::slot::{Phase, Slot, answer, connect, due_ns, mark, publish, subscribe};
 use super::socket::{begin_connect, send_some, thread_cpu};
 use super::stamps::{Mark, StampedReads, Stamps, wall_ns};
-use super::stats::{Counters, Times, bump, drop_one};
+use super::stats::{Counters, Times, bump, drop_one, record};
 use super::tls::Layer;
 
 /// Connections that one source address opens: the system has some 28,000 ports for it, and takes the
@@ -439,7 +439,7 @@ impl Worker {
 
     fn publish(&mut self, group: usize, at: u32, due_ns: u64) {
         let late_ns = self.now_ns().saturating_sub(due_ns);
-        self.times[group].late.saturating_record(late_ns.max(1));
+        record(&mut self.times[group].late, late_ns);
         let Some(publishing) = self.parts.groups[group].publish.clone() else { return };
         let slot = &mut self.slots[at as usize];
         if slot.phase == Phase::Ready {
@@ -603,14 +603,14 @@ impl Worker {
         let took_ns = self.now_ns().saturating_sub(due_ns);
         let group = usize::from(self.slots[at as usize].group);
         let times = &mut self.times[group];
-        times.delivery.saturating_record(took_ns.max(1));
+        record(&mut times.delivery, took_ns);
         if !self.parts.groups[group].timed {
             return;
         }
         match self.arrived_ns.and_then(|arrived_ns| self.parts.stamps.residency(mark, arrived_ns)) {
             Some(residency) => {
-                times.residency.saturating_record(residency.most_ns.max(1));
-                times.residency_least.saturating_record(residency.least_ns.max(1));
+                record(&mut times.residency, residency.most_ns);
+                record(&mut times.residency_least, residency.least_ns);
             }
             None => times.untimed += 1,
         }
@@ -625,7 +625,7 @@ impl Worker {
         self.under_way -= 1;
         self.plan_ping(at, now_ns);
         bump(&self.counters(at).ready);
-        self.times[group].ready.saturating_record(took_ns.max(1));
+        record(&mut self.times[group].ready, took_ns);
     }
 
     /// A ping well within the keep alive, whatever else is sent. Later calls give later times.
