@@ -61,6 +61,13 @@ pub struct Run {
     log: Option<Log>,
 }
 
+/// CPU time of each thread at a time.
+#[derive(Debug)]
+pub struct Watch {
+    since: Duration,
+    cpu: Vec<Duration>,
+}
+
 /// Times that threads have handed over and nobody has asked for yet.
 struct Collected {
     times: Vec<Times>,
@@ -253,14 +260,37 @@ impl Run {
     /// # Errors
     /// A thread has ended.
     pub fn cpu(&self) -> Result<Duration, String> {
-        let mut sum = Duration::ZERO;
-        for thread in &self.orders {
+        Ok(self.cpu_by_thread()?.iter().sum())
+    }
+
+    fn cpu_by_thread(&self) -> Result<Vec<Duration>, String> {
+        let of = |thread: &mpsc::Sender<Order>| {
             let (answer, answered) = mpsc::channel();
             let gone = || "a thread of the load has ended".to_owned();
             thread.send(Order::Cpu(answer)).map_err(|_| gone())?;
-            sum += answered.recv().map_err(|_| gone())?;
-        }
-        Ok(sum)
+            answered.recv().map_err(|_| gone())
+        };
+        self.orders.iter().map(of).collect()
+    }
+
+    /// Begins to look how busy the threads are.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn watch(&self) -> Result<Watch, String> {
+        Ok(Watch { since: self.elapsed(), cpu: self.cpu_by_thread()? })
+    }
+
+    /// Share of its time that the busiest thread has worked since then, from 0 to 1: near 1 it is the
+    /// load that is measured.
+    ///
+    /// # Errors
+    /// A thread has ended.
+    pub fn busiest(&self, watch: &Watch) -> Result<f64, String> {
+        let now = self.cpu_by_thread()?;
+        let passed = self.elapsed().saturating_sub(watch.since).as_secs_f64().max(1e-6);
+        let used = now.iter().zip(&watch.cpu).map(|(now, before)| now.saturating_sub(*before));
+        Ok(used.max().unwrap_or_default().as_secs_f64() / passed)
     }
 
     fn check(&self) -> Result<(), String> {

@@ -188,6 +188,7 @@ fn every_message_of_a_stream_arrives() {
     for stream in streams {
         let results = broker.bench(0, &format!("{stream} --time 0.5"));
         assert_eq!(results["missing"], 0.0, "{stream}");
+        assert!(results["busiest_percent"].as_f64() > Some(0.0), "{stream}");
         assert!(results["received"].as_f64() > Some(0.0), "{stream}");
         let timed = |key: &str| results.get(key).is_some_and(|it| it["count"].as_f64() > Some(0.0));
         assert!(timed("residency_sink") || timed("residency_consumer"), "{stream}: {results}");

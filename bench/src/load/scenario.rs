@@ -16,7 +16,7 @@ use super::process::Process;
 use super::report::Report;
 use super::stats::Times;
 use super::tls::{Agreed, TlsClient};
-use super::{Options, Run};
+use super::{Options, Run, Watch};
 
 /// What the command line asks for.
 #[derive(Debug, Clone)]
@@ -267,4 +267,11 @@ fn residency(report: &mut Report, key: &str, label: &str, times: &Times) {
         let label = format!("residency, {label}, not known");
         report.number(&format!("untimed_{key}"), &label, times.untimed as f64, "");
     }
+}
+
+/// How busy the load itself was.
+fn busy(report: &mut Report, key: &str, run: &Run, watch: &Watch) -> Result<(), String> {
+    let percent = (run.busiest(watch)? * 1000.0).round() / 10.0;
+    report.number(key, "the load's busiest thread has worked", percent, "% of the time");
+    Ok(())
 }

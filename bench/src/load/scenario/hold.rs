@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Asked, DRAIN, connected, spent};
+use super::{Asked, DRAIN, busy, connected, spent};
 use crate::load::process::{Memory, Process, slab_bytes, slab_caches};
 use crate::load::report::Report;
 use crate::load::worker::Order;
@@ -61,9 +61,10 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     }
     let run = asked.start(vec![fleet, sender])?;
     let before = Held::now(asked)?;
-    let cpu = asked.cpu()?;
+    let (cpu, watch) = (asked.cpu()?, run.watch()?);
     run.connect(&[0], asked.rate, asked.under_way);
     let took = run.until_ready("connecting", &[0], asked.connect_longest(asked.count))?;
+    busy(report, "connect_busiest_percent", &run, &watch)?;
     connected(asked, &run, took, report)?;
     if let Some(spent) = spent(asked, cpu)? {
         let each = spent.as_secs_f64() * 1e6 / asked.count as f64;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use petrel_proto::Qos;
 
-use super::{Asked, DRAIN, connected, residency, spent};
+use super::{Asked, DRAIN, busy, connected, residency, spent};
 use crate::load::Run;
 use crate::load::plan::Group;
 use crate::load::report::Report;
@@ -35,7 +35,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     let quiet = run.times()?.swap_remove(1);
     report.times("quiet_us", "background, before", &quiet.delivery);
 
-    let (before, cpu) = (run.counts(0), asked.cpu()?);
+    let (before, cpu, watch) = (run.counts(0), asked.cpu()?, run.watch()?);
     run.order(|| Order::Cut { group: 0, under_way_max: asked.under_way });
     let goodput = std::cell::RefCell::new(Vec::new());
     let all = asked.count as u64;
@@ -45,6 +45,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         now.accepted >= before.accepted + all && now.ready >= all
     })?;
     let (after, spent) = (run.counts(0), spent(asked, cpu)?);
+    busy(report, "storm_busiest_percent", &run, &watch)?;
     let times = run.times()?;
     match back {
         Some(_) => {

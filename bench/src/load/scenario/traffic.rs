@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use petrel_proto::Qos;
 
-use super::{Asked, DRAIN, Scenario, residency, spent};
+use super::{Asked, DRAIN, Scenario, busy, residency, spent};
 use crate::load::Run;
 use crate::load::plan::Group;
 use crate::load::report::Report;
@@ -23,9 +23,10 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     let took = run.until_ready("connecting", &all, asked.connect_longest(clients))?;
     report.number("clients", "connected", clients as f64, "");
     report.time("connect_s", "all of them within", took);
-    let cpu = asked.cpu()?;
+    let (cpu, watch) = (asked.cpu()?, run.watch()?);
     run.order(|| Order::Publish { groups: all.clone() });
     run.pass("sending", asked.time)?;
+    busy(report, "busiest_percent", &run, &watch)?;
     run.order(|| Order::Quiet);
     run.pass("draining", Duration::from_millis(300))?;
     let expected = |run: &Run| -> u64 {
