@@ -13,6 +13,8 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PETREL = ROOT / "target/release/petrel"
 BENCH = ROOT / "target/release/petrel-bench"
+# A million connections are not closed in a moment.
+STOP_LONGEST_S = 300
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -52,7 +54,7 @@ def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
             yield process, address
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=STOP_LONGEST_S)
 
 
 @contextlib.contextmanager
@@ -82,7 +84,7 @@ def mosquitto(cpu=None, tls=False):
             yield process, f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=STOP_LONGEST_S)
 
 
 @contextlib.contextmanager
@@ -96,7 +98,7 @@ def floor_tls(cpu=None):
             yield process, process.stdout.readline().split()[-1]
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=STOP_LONGEST_S)
 
 
 def certificate(folder):

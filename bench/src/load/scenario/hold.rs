@@ -24,6 +24,11 @@ impl Held {
     }
 }
 
+/// Nothing is due any more for this long before memory is looked at again.
+const IDLE: Duration = Duration::from_secs(1);
+/// From one message to the next when each client gets or sends one.
+const PACE: Duration = Duration::from_micros(50);
+
 /// What a connection takes: of the broker by its pages, of the kernel by its caches of objects. The
 /// kernel's are those of the whole machine, so both ends of each connection are in them.
 fn memory(asked: &Asked, before: &Held, report: &mut Report) -> Result<(), String> {
@@ -57,8 +62,11 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         publishing.counting = true;
         publishing.retain = false;
         publishing.messages = asked.count as u64;
-        publishing.every = Duration::from_micros(50);
+        publishing.every = PACE;
     }
+    let mut answer = asked.publishing(asked.topic("bench-answer/%i"));
+    (answer.retain, answer.messages, answer.every) = (false, 1, PACE * asked.count as u32);
+    fleet.publish = Some(answer);
     let run = asked.start(vec![fleet, sender])?;
     let before = Held::now(asked)?;
     let (cpu, watch) = (asked.cpu()?, run.watch()?);
@@ -88,6 +96,14 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     run.order(|| Order::Publish { groups: vec![1] });
     let longest = DRAIN + Duration::from_micros(100 * all);
     run.until("a message to each", longest, |run| run.counts(0).received >= all)?;
+    run.order(|| Order::Publish { groups: vec![0] });
+    run.until("a message from each", longest, |run| run.counts(0).published >= all)?;
+    run.pass("idle again", IDLE)?;
+    if let (Some(before), Some(process)) = (before.user, asked.broker) {
+        let after = process.memory()?.private_bytes as f64 - before.private_bytes as f64;
+        let label = "broker memory per connection, after traffic";
+        report.number("user_bytes_after_each", label, after / asked.count as f64, "B");
+    }
     let counts = run.counts(0);
     report.number("delivered", "of one message to each, arrived", counts.received as f64, "");
     report.times("delivery_us", "time to arrive", &run.times()?[0].delivery);
