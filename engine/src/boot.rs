@@ -17,6 +17,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
 use petrel_net::tls::{
     RandomUnavailable, SecretFileError, TicketSecret, TlsApplication, TlsConfig, TlsConfigError,
@@ -30,11 +31,12 @@ use crate::auth::AuthMethods;
 use crate::config::{self, Config};
 use crate::courier::PostOffice;
 use crate::executor::{ShardThread, spawn};
+use crate::figures::{Counters, Watch};
 use crate::grace::{Marks, OwnMark};
 use crate::log;
 use crate::mesh::{MeshEnd, mesh};
 use crate::preflight::{self, Runtime};
-use crate::pump::{Clock, Command, Counters, Parts, Pump};
+use crate::pump::{Clock, Command, Parts, Pump};
 use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
@@ -270,6 +272,12 @@ impl Running {
         self.shards.iter().map(|shard| &*shard.handle.counters)
     }
 
+    /// Reads what all shards count, as long as one likes.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.shards.iter().map(|shard| Arc::clone(&shard.handle.counters)))
+    }
+
     /// Times that an executor had forgotten its pump; never above 0 unless something is broken.
     #[must_use]
     pub fn stalls(&self) -> u64 {
@@ -378,6 +386,7 @@ fn start_shards(
     let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let clock = Clock::start();
     let marks = Marks::new(count);
+    let buckets = buckets(config);
     let cores = cores(count);
     let mut readies = Vec::new();
     let mut shards = Vec::new();
@@ -407,6 +416,7 @@ fn start_shards(
             },
             interest: Arc::clone(&interest),
             limits: wire_limits(config),
+            buckets: buckets.clone(),
             own_table: office.is_some(),
             mesh,
             mark: marks.of(ShardIndex(index as u16)),
@@ -454,6 +464,8 @@ struct Seed {
     shard: ShardConfig,
     interest: Arc<Interest>,
     limits: WireLimits,
+    /// One for all shards.
+    buckets: Option<Arc<Buckets>>,
     /// The thread gets a file table of its own.
     own_table: bool,
     mesh: MeshEnd,
@@ -474,10 +486,14 @@ impl Seed {
             preflight::own_fd_table()?;
         }
         let now_ms = self.clock.now().mono_ms;
+        let mut wire = Wire::new(self.limits, Arc::clone(&self.handle.bell), now_ms)?;
+        if let Some(buckets) = self.buckets {
+            wire.limit_sources(buckets);
+        }
         let parts = Parts {
             index: self.shard.index,
             slots: self.shard.slots.clone(),
-            wire: Wire::new(self.limits, Arc::clone(&self.handle.bell), now_ms)?,
+            wire,
             mesh: self.mesh,
             bell: self.handle.bell,
             commands: self.commands,
@@ -521,11 +537,21 @@ fn wire_limits(config: &Config) -> WireLimits {
     WireLimits {
         packet_bytes_max: config.limits.maximum_packet_size_bytes,
         connect_timeout_ms: ms(config.network.connect_timeout_s),
+        handshake_timeout_ms: ms(config.network.handshake_timeout_s),
         packet_timeout_ms: ms(config.network.packet_timeout_s),
         write_timeout_ms: ms(config.network.write_timeout_s),
         handshakes_max: config.network.handshakes_in_flight_maximum as usize,
         read_stop_bytes: 2 * config.limits.outgoing_bytes_maximum as usize,
     }
+}
+
+/// What limits how often one address may connect, if the configuration wants that.
+fn buckets(config: &Config) -> Option<Arc<Buckets>> {
+    let rate = Rate {
+        per_s: config.network.source_connections_per_s,
+        burst: config.network.source_connections_burst,
+    };
+    (rate.per_s > 0).then(|| Arc::new(Buckets::new(rate)))
 }
 
 /// One core per shard, or none at all if there are more shards than cores: then the scheduler of

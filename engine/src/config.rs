@@ -112,26 +112,35 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// The time limits of a connection, in seconds.
+/// What the sockets keep: times in seconds, and how many connections are begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NetworkLimits {
     /// From accepting to the whole CONNECT.
     pub connect_timeout_s: u32,
+    /// From accepting to the end of the TLS handshake.
+    pub handshake_timeout_s: u32,
     /// From the first byte of a packet to its last.
     pub packet_timeout_s: u32,
     /// How long bytes may wait for a socket that takes none.
     pub write_timeout_s: u32,
     /// TLS handshakes that one shard has begun and not finished.
     pub handshakes_in_flight_maximum: u32,
+    /// Connections that one source address may make per second; 0 for any number.
+    pub source_connections_per_s: u32,
+    /// Connections that one source address may make at once.
+    pub source_connections_burst: u32,
 }
 
 impl Default for NetworkLimits {
     fn default() -> Self {
         Self {
             connect_timeout_s: 10,
+            handshake_timeout_s: 8,
             packet_timeout_s: 30,
             write_timeout_s: 60,
             handshakes_in_flight_maximum: 1000,
+            source_connections_per_s: 0,
+            source_connections_burst: 20,
         }
     }
 }

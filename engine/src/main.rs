@@ -10,8 +10,10 @@ use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, FdTables, Running};
 use petrel_engine::cli::{self, Command, HELP};
 use petrel_engine::config::{Config, Listener};
+use petrel_engine::figures::Watch;
 use petrel_engine::log;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use petrel_engine::memory::Memory;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
 // The shards make and free small blocks all the time, each on its own core.
@@ -70,24 +72,43 @@ fn check(file: Option<&Path>) -> Result<(), Failed> {
 fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
     // Caught before anything starts, so that a signal during the start is not lost.
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).map_err(Failed::to_start)?;
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(Failed::to_start)?;
     log::start().map_err(Failed::to_start)?;
     let listeners = config.listeners.clone();
     let running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
     announce(&running, &listeners);
+    let watch = running.watch();
     for signal in signals.forever() {
-        if signal != SIGHUP {
-            break;
-        }
-        match running.reload() {
-            Ok(()) => log::info("SIGHUP: certificates are read again, for new connections"),
-            Err(error) => log::error(format_args!("SIGHUP: {error}; the old certificates stay")),
+        match signal {
+            SIGHUP => reload(&running),
+            SIGUSR1 => write_figures(&watch),
+            _ => break,
         }
     }
     log::info("stopping: clients are told to go elsewhere");
-    running.stop().map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
+    let stopped = running.stop();
+    log::info(watch.figures().stages());
+    stopped.map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
     log::info("stopped");
     Ok(())
+}
+
+fn reload(running: &Running) {
+    match running.reload() {
+        Ok(()) => log::info("SIGHUP: certificates are read again, for new connections"),
+        Err(error) => log::error(format_args!("SIGHUP: {error}; the old certificates stay")),
+    }
+}
+
+/// What has been counted, and what is there now, in three lines.
+fn write_figures(watch: &Watch) {
+    let figures = watch.figures();
+    log::info(figures.stages());
+    log::info(figures.connections());
+    match Memory::of_this_process() {
+        Ok(memory) => log::info(memory),
+        Err(error) => log::warn(format_args!("memory is not known: {error}")),
+    }
 }
 
 /// A line for each listener, and then the one that says that Petrel serves.

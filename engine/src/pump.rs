@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use petrel_shard::{
 };
 
 use crate::auth::AuthMethods;
+use crate::figures::Counters;
 use crate::grace::{Grace, OwnMark};
 use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
 use crate::report::Report;
@@ -68,15 +69,6 @@ pub enum Command {
     Stop,
     /// New connections of this listener get this.
     SetProtocol(u16, Protocol),
-}
-
-/// What a shard counts for those who watch it.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Connections of the shard.
-    pub connections: AtomicU64,
-    /// Connections that came from another shard.
-    pub adopted: AtomicU64,
 }
 
 /// What a turn says about the next.
@@ -212,6 +204,7 @@ impl Pump {
         self.obey();
         if ticked {
             self.report.tick(self.now.mono_ms);
+            self.publish();
             self.feed(Input::Timer);
         }
         self.receive();
@@ -230,6 +223,7 @@ impl Pump {
         self.parts.counters.connections.store(connections, Ordering::Relaxed);
         if self.stop_at_ms.is_some_and(|at| connections == 0 || at <= self.now.mono_ms) {
             self.parts.wire.drop_all();
+            self.publish();
             return Ok(Turned::Over);
         }
         let waiting = !self.questions.is_empty();
@@ -239,6 +233,12 @@ impl Pump {
             (false, true) => Turned::Done,
             (false, false) => Turned::Idle,
         })
+    }
+
+    /// Shows what has been counted to those who watch.
+    fn publish(&self) {
+        let (census, decided) = (self.parts.wire.census(), self.report.decided());
+        self.parts.counters.publish(census, decided, self.shard.sessions());
     }
 
     fn feed(&mut self, input: Input) {

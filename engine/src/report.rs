@@ -6,6 +6,7 @@
 use petrel_proto::{DecodeError, ReasonCode};
 use petrel_shard::{EndedBy, Event};
 
+use crate::figures::Decided;
 use crate::log::{self, Escaped};
 
 /// Lines that one shard writes in a second, at most.
@@ -21,6 +22,7 @@ pub struct Report {
     lines: u32,
     left_out: u64,
     dropped: u64,
+    decided: Decided,
     summed_since_ms: u64,
 }
 
@@ -29,6 +31,7 @@ impl Report {
     pub fn event(&mut self, now_ms: u64, event: &Event) {
         match event {
             Event::Refused { client_id, reason, .. } => {
+                self.decided.refused += 1;
                 let client = Escaped(client_id.as_bytes());
                 self.line(now_ms, format_args!("client '{client}' is refused: {}", Code(*reason)));
             }
@@ -40,8 +43,15 @@ impl Report {
                 self.line(now_ms, format_args!("client '{client}' is cut off: {what} ({code})"));
             }
             Event::Dropped { .. } => self.dropped += 1,
-            Event::Connected { .. } | Event::Disconnected { .. } => {}
+            Event::Connected { .. } => self.decided.admitted += 1,
+            Event::Disconnected { .. } => {}
         }
+    }
+
+    /// What became of CONNECTs so far.
+    #[must_use]
+    pub const fn decided(&self) -> Decided {
+        self.decided
     }
 
     /// Reports a connection that ended before it had a client identifier.

@@ -8,7 +8,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::process::{Running, folder, limited, listener, petrel, with_config};
 use common::seccomp::{IO_URING_CALLS, forbid};
@@ -179,6 +179,52 @@ fn certificates_are_read_again_on_sighup() {
 
     broker.signal(Signal::INT);
     assert_eq!(broker.end().0, Some(0));
+}
+
+/// The number of a line of figures by its name.
+fn figure(line: &str, name: &str) -> u64 {
+    let number = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{name} in {line}"))
+}
+
+#[test]
+fn figures_are_written_on_sigusr1_and_at_the_end() {
+    let limits = "[limits]\nsource_connections_per_s = 1\nsource_connections_burst = 2\n";
+    let folder = folder(&(listener("mqtt", 0) + "[engine]\nshards = 2\n" + limits));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    let address = broker.address();
+    broker.line_with("petrel ready");
+    let _client = Client::connect(address, "one", Version::V5);
+    // One more than a source may make at once, whichever shard they come to.
+    let _others = [Client::open(address), Client::open(address)];
+    // The shards make known what they count four times a second.
+    let begin = Instant::now();
+    loop {
+        broker.signal(Signal::USR1);
+        let [stages, connections, memory] = [broker.line(), broker.line(), broker.line()];
+        let got = [
+            ("accepted", &stages),
+            ("refused_by_rate", &stages),
+            ("admitted", &stages),
+            ("greeting", &connections),
+            ("plain", &connections),
+            ("sessions", &connections),
+            ("sessions_offline", &connections),
+        ]
+        .map(|(name, line)| figure(line, name));
+        assert!(figure(&memory, "rss_bytes") > figure(&memory, "anonymous_bytes"), "{memory}");
+        if got == [2, 1, 1, 1, 1, 1, 0] {
+            break;
+        }
+        assert!(begin.elapsed() < common::PATIENCE, "{stages}\n{connections}");
+    }
+    broker.signal(Signal::TERM);
+    let (code, rest) = broker.end();
+    assert_eq!(code, Some(0));
+    let last = rest.iter().find(|line| line.contains("stages:")).expect("the last figures");
+    assert_eq!((figure(last, "accepted"), figure(last, "connect")), (2, 1));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use petrel_proto::Version;
 
 use crate::deadlines::NEVER;
 use crate::outbound::Queue;
+use crate::stages::State;
 use crate::transport::Transport;
 
 /// No bytes are being gathered for the connection.
@@ -22,6 +23,8 @@ pub(crate) struct Conn {
     pub(crate) socket: OwnedFd,
     pub(crate) listener: u16,
     pub(crate) flags: Flags,
+    /// As which it is counted.
+    pub(crate) state: State,
     /// `None` until CONNECT has named it.
     pub(crate) version: Option<Version>,
     /// The step at which its deadline is looked at next.
@@ -44,6 +47,8 @@ pub(crate) struct Edge {
     pub(crate) peer: Option<SocketAddr>,
     /// By then CONNECT must have come, or the close must be over.
     pub(crate) deadline_ms: u64,
+    /// By then the TLS handshake must be complete.
+    pub(crate) handshake_deadline_ms: u64,
     /// Bytes that arrived after the close and were thrown away.
     pub(crate) discarded_bytes: usize,
 }
@@ -135,6 +140,7 @@ impl Conn {
             socket,
             listener,
             flags: Flags::default(),
+            state: State::Greeting,
             version: None,
             planned: NEVER,
             stage: NO_STAGE,
@@ -152,7 +158,10 @@ impl Conn {
 
     /// The next moment at which the connection is cut if nothing moves, in milliseconds.
     pub(crate) fn deadline_ms(&self, packet_timeout_ms: u64, write_timeout_ms: u64) -> Option<u64> {
-        let edge = self.edge.as_ref().map(|edge| edge.deadline_ms);
+        let edge = self.edge.as_ref().map(|edge| match self.state {
+            State::Handshaking => edge.deadline_ms.min(edge.handshake_deadline_ms),
+            _ => edge.deadline_ms,
+        });
         let held = self.flags.has(Flags::PAUSED) || self.flags.has(Flags::CHOKED);
         let packet = self
             .inbox

@@ -6,6 +6,7 @@
 
 pub mod admission;
 pub mod bell;
+pub mod bucket;
 pub mod certificate;
 mod conn;
 mod deadlines;
@@ -14,6 +15,7 @@ mod outbound;
 mod poller;
 pub mod runtime;
 mod slab;
+pub mod stages;
 pub mod tls;
 mod transport;
 pub mod websocket;

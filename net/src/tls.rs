@@ -27,7 +27,7 @@ mod tests;
 pub use config::{RecordLayer, TlsApplication, TlsConfig};
 pub use error::{NotTls, ProtocolFault, TlsError};
 pub use secret_file::SecretFileError;
-pub use session::{TAIL_BYTES_MAX, TlsProgress, TlsSession};
+pub use session::{Handshake, TAIL_BYTES_MAX, TlsProgress, TlsSession};
 pub use tickets::{RandomUnavailable, TicketSecret};
 
 pub use crate::certificate::{CertificateWarning, TlsConfigError};

@@ -3,7 +3,8 @@
 use bytes::BytesMut;
 
 use crate::listener::Protocol;
-use crate::tls::{TlsError, TlsSession};
+use crate::stages::State;
+use crate::tls::{Handshake, TlsError, TlsSession};
 use crate::websocket::WebSocket;
 
 /// Status code of a close frame that ends a connection in good order, RFC 6455 section 7.4.1.
@@ -27,6 +28,8 @@ pub(crate) enum Transport {
 pub(crate) struct Between {
     incoming: BytesMut,
     outgoing: Vec<u8>,
+    /// A handshake that the last read has completed, until somebody takes it.
+    pub(crate) completed: Option<Handshake>,
 }
 
 /// Whether the layers have more to give.
@@ -65,6 +68,17 @@ impl Transport {
         }
     }
 
+    /// The state of a connection with these layers once it is connected.
+    pub(crate) fn state(&self) -> State {
+        match self {
+            Self::Plain => State::Plain,
+            Self::Tls(session) if session.is_compact() => State::TlsCompact,
+            Self::Tls(_) => State::Tls,
+            Self::Ws(_) => State::Ws,
+            Self::Wss(_) => State::Wss,
+        }
+    }
+
     /// Whether the peer has begun something between the socket and MQTT and not ended it: a record, a
     /// frame, a message of several frames.
     pub(crate) fn is_partial(&self) -> bool {
@@ -90,12 +104,12 @@ impl Transport {
                 plain.extend_from_slice(wire);
                 Input::Open
             }
-            Self::Tls(session) => read_tls(session, wire, plain, wire_out),
+            Self::Tls(session) => read_tls(session, wire, plain, wire_out, &mut between.completed),
             Self::Ws(socket) => read_ws(socket, wire, plain, wire_out),
             Self::Wss(layers) => {
                 let (session, socket) = &mut **layers;
-                let Between { incoming, outgoing } = between;
-                let outer = read_tls(session, wire, incoming, wire_out);
+                let Between { incoming, outgoing, completed } = between;
+                let outer = read_tls(session, wire, incoming, wire_out, completed);
                 let inner = read_ws(socket, incoming, plain, outgoing);
                 // It fails only for a session that reading has just found to be over.
                 let _ = session.write(outgoing, wire_out);
@@ -145,10 +159,14 @@ fn read_tls(
     wire: &mut [u8],
     plain: &mut BytesMut,
     wire_out: &mut Vec<u8>,
+    completed: &mut Option<Handshake>,
 ) -> Input {
     match session.read(wire, plain, wire_out) {
-        Ok(progress) if !progress.peer_closed => Input::Open,
-        _ => Input::Over,
+        Ok(progress) => {
+            *completed = progress.completed;
+            if progress.peer_closed { Input::Over } else { Input::Open }
+        }
+        Err(_) => Input::Over,
     }
 }
 

@@ -29,11 +29,13 @@ use bytes::{Bytes, BytesMut};
 use petrel_proto::{Connect, DecodeError, Packet, Version};
 
 use crate::admission::{Admission, Next, Waiting};
+use crate::bucket::Buckets;
 use crate::conn::{Conn, Flags};
 use crate::deadlines::Deadlines;
 use crate::outbound::{Queue, Stage};
 use crate::poller::{Happened, Poller, Readiness};
 use crate::slab::Slab;
+use crate::stages::{Census, State};
 use crate::transport::Between;
 use crate::{Bell, ConnKey, Listener};
 
@@ -52,6 +54,8 @@ pub struct WireLimits {
     pub packet_bytes_max: u32,
     /// From accepting to the whole CONNECT, all handshakes included, in milliseconds.
     pub connect_timeout_ms: u64,
+    /// From accepting to the end of the TLS handshake, in milliseconds.
+    pub handshake_timeout_ms: u64,
     /// From the first byte of a packet to its last, in milliseconds.
     pub packet_timeout_ms: u64,
     /// How long output may wait for a socket that takes none of it, in milliseconds.
@@ -67,6 +71,7 @@ impl Default for WireLimits {
         Self {
             packet_bytes_max: 1 << 20,
             connect_timeout_ms: 10_000,
+            handshake_timeout_ms: 8_000,
             packet_timeout_ms: 30_000,
             write_timeout_ms: 60_000,
             handshakes_max: 1000,
@@ -152,8 +157,9 @@ pub struct Wire {
     hellos: VecDeque<ConnKey>,
     /// The listener that is asked first when connections are accepted.
     next_listener: usize,
-    /// Connections dropped because their peer had gone before its handshake was done.
-    gone: u64,
+    /// How often one address may connect, if that is limited.
+    buckets: Option<Arc<Buckets>>,
+    census: Census,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
     ticked: bool,
@@ -167,7 +173,6 @@ pub struct Wire {
     stages: Vec<Stage>,
     stages_used: usize,
     spare_queue: Option<Box<Queue>>,
-    accepted: u64,
 }
 
 /// Input that is being taken apart.
@@ -197,7 +202,8 @@ impl Wire {
             finishing: VecDeque::new(),
             hellos: VecDeque::new(),
             next_listener: 0,
-            gone: 0,
+            buckets: None,
+            census: Census::default(),
             events: VecDeque::new(),
             current: None,
             ticked: false,
@@ -209,7 +215,6 @@ impl Wire {
             stages: Vec::new(),
             stages_used: 0,
             spare_queue: None,
-            accepted: 0,
         })
     }
 
@@ -222,6 +227,11 @@ impl Wire {
         self.poller.add_listener(&listener.socket, self.listeners.len() as u32)?;
         self.listeners.push(listener);
         Ok(())
+    }
+
+    /// Closes at once who connects more often than this.
+    pub fn limit_sources(&mut self, buckets: Arc<Buckets>) {
+        self.buckets = Some(buckets);
     }
 
     /// Accepts nothing from now on; the sockets that listen are closed.
@@ -362,27 +372,31 @@ impl Wire {
         self.conns.len()
     }
 
-    /// Connections accepted since the start.
-    #[must_use]
-    pub const fn accepted(&self) -> u64 {
-        self.accepted
-    }
-
     /// TLS handshakes begun and not finished.
     #[must_use]
     pub const fn handshakes(&self) -> usize {
         self.admission.in_flight()
     }
 
-    /// Connections dropped without any work because their peer had gone before its handshake was done.
+    /// How far connections got since the start, and the states of those that are there.
     #[must_use]
-    pub const fn gone(&self) -> u64 {
-        self.gone
+    pub const fn census(&self) -> &Census {
+        &self.census
+    }
+
+    /// Counts a connection as in another state.
+    fn enter(&mut self, key: ConnKey, state: State) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            self.census.leave(conn.state);
+            self.census.enter(state);
+            conn.state = state;
+        }
     }
 
     /// Takes a connection out of the table.
     fn forget(&mut self, key: ConnKey) -> Option<Conn> {
         let conn = self.conns.remove(key)?;
+        self.census.leave(conn.state);
         if conn.flags.has(Flags::HANDSHAKE) {
             self.admission.ended();
         }

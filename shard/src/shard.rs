@@ -89,6 +89,12 @@ impl Shard {
         }
     }
 
+    /// The number of sessions, with a connection or without.
+    #[must_use]
+    pub const fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Handles one input and appends what is to be done about it to `out`.
     ///
     /// Inputs for a connection that the shard has closed, or that it never had, do nothing.

@@ -207,9 +207,12 @@ pub(super) const LIMITS: &[Key<AllLimits>] = &[
     number!(protocol.session_subscriptions_maximum, 1, U32_MAX, "subscriptions"),
     number!(protocol.retained_messages_maximum, 0, U32_MAX, "messages"),
     number!(network.connect_timeout_s, 1, 3600, "seconds"),
+    number!(network.handshake_timeout_s, 1, 3600, "seconds"),
     number!(network.packet_timeout_s, 1, 3600, "seconds"),
     number!(network.write_timeout_s, 1, 3600, "seconds"),
     number!(network.handshakes_in_flight_maximum, 1, 1_000_000, "handshakes"),
+    number!(network.source_connections_per_s, 0, 1_000_000, "connections"),
+    number!(network.source_connections_burst, 1, 1_000_000, "connections"),
 ];
 
 /// The value of a key in `from`, as it would be written in the file.

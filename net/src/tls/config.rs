@@ -32,7 +32,8 @@ static SUITES: [SupportedCipherSuite; 9] = [
     cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 ];
 
-/// Key exchange groups in order of preference. P-256 stays because many devices send only that share.
+/// Key exchange groups. The library takes the first that a client has sent a share for, in the order of
+/// the client; P-256 stays because many devices send only that share.
 static GROUPS: [&dyn SupportedKxGroup; 4] =
     [kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
 

@@ -3,6 +3,7 @@
 use std::{fmt, mem};
 
 use bytes::BytesMut;
+use rustls::HandshakeKind;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
@@ -84,6 +85,19 @@ pub struct TlsProgress {
     pub handshake_done: bool,
     /// The peer has closed its direction with `close_notify`, now or in an earlier call.
     pub peer_closed: bool,
+    /// How the handshake was made, in the call that completed it.
+    pub completed: Option<Handshake>,
+}
+
+/// How a handshake was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handshake {
+    /// With all its cryptography.
+    Full,
+    /// As a continuation of an earlier session.
+    Resumed,
+    /// With all its cryptography, after the client was asked for another key share.
+    Retried,
 }
 
 impl TlsSession {
@@ -115,11 +129,14 @@ impl TlsSession {
         wire_out: &mut Vec<u8>,
     ) -> Result<TlsProgress, TlsError> {
         let mut input = ciphertext;
+        let shaking = self.is_handshaking();
+        let mut completed = None;
         if let Mode::Library(inner) = &mut self.0
             && inner.leaving.is_some()
         {
             let taken = inner.guarded(|inner| inner.read_handshake(input, plain, wire_out))?;
             input = input.get_mut(taken..).unwrap_or_default();
+            completed = inner.handshake();
             self.leave_library()?;
         }
         match &mut self.0 {
@@ -128,11 +145,13 @@ impl TlsSession {
                 Ok(TlsProgress {
                     handshake_done: !inner.conn.is_handshaking(),
                     peer_closed: inner.phase == Phase::PeerClosed,
+                    completed: inner.handshake().filter(|_| shaking),
                 })
             }
             Mode::Compact(session) => {
                 let peer_closed = session.read(input, plain, wire_out)?;
-                Ok(TlsProgress { handshake_done: true, peer_closed })
+                let completed = completed.filter(|_| shaking);
+                Ok(TlsProgress { handshake_done: true, peer_closed, completed })
             }
             Mode::Lost => Err(TlsError::Failed),
         }
@@ -231,6 +250,18 @@ impl Inner {
             self.phase = Phase::Failed;
             self.tail = Vec::new();
             self.leaving = None;
+        })
+    }
+
+    /// How the handshake was made, once it is complete.
+    fn handshake(&self) -> Option<Handshake> {
+        if self.conn.is_handshaking() {
+            return None;
+        }
+        Some(match self.conn.handshake_kind()? {
+            HandshakeKind::Full => Handshake::Full,
+            HandshakeKind::FullWithHelloRetryRequest => Handshake::Retried,
+            HandshakeKind::Resumed => Handshake::Resumed,
         })
     }
 

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use proptest::prelude::*;
 use rustls::client::{ClientConfig, ClientConnection, Resumption};
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::version::{TLS12, TLS13};
-use rustls::{HandshakeKind, RootCertStore, SupportedProtocolVersion};
+use rustls::{HandshakeKind, NamedGroup, RootCertStore, SupportedProtocolVersion};
 use rustls_pki_types::ServerName;
 
 use super::*;
@@ -53,7 +54,15 @@ impl Site {
     }
 
     fn client(&self, version: &'static SupportedProtocolVersion) -> ClientConfig {
-        let mut config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        self.client_with(version, default_provider())
+    }
+
+    fn client_with(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        provider: rustls::crypto::CryptoProvider,
+    ) -> ClientConfig {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[version])
             .unwrap()
             .with_root_certificates(self.roots.clone())
@@ -78,12 +87,14 @@ struct Pair {
     plain: BytesMut,
     /// Bytes per call of `read`.
     step: usize,
+    /// What the server has said of its handshake, each time.
+    completed: Vec<Handshake>,
 }
 
 impl Pair {
     fn new(config: &TlsConfig, client: ClientConnection, step: usize) -> Self {
         let server = TlsSession::new(config).unwrap();
-        Self { client, server, plain: BytesMut::new(), step }
+        Self { client, server, plain: BytesMut::new(), step, completed: Vec::new() }
     }
 
     fn shaken(config: &TlsConfig, client: ClientConnection) -> Self {
@@ -122,6 +133,7 @@ impl Pair {
         let mut progress = self.server.read(&mut [], &mut self.plain, &mut out);
         for chunk in wire.chunks_mut(self.step) {
             progress = self.server.read(chunk, &mut self.plain, &mut out);
+            self.completed.extend(progress.iter().filter_map(|it| it.completed));
             if progress.is_err() {
                 break;
             }
@@ -171,9 +183,61 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
 #[test]
 fn the_cheapest_suite_is_chosen_against_the_order_of_the_client() {
     let site = Site::new();
-    let pair = Pair::shaken(&site.server(), connect(site.client(&TLS13)));
-    let suite = pair.client.negotiated_cipher_suite().unwrap();
-    assert_eq!(suite, cipher_suite::TLS13_AES_128_GCM_SHA256);
+    let newest = cipher_suite::TLS13_AES_128_GCM_SHA256;
+    let older = cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    for (version, cheapest) in [(&TLS13, newest), (&TLS12, older)] {
+        // Everything is offered, AES-256 before the rest.
+        let mut provider = default_provider();
+        provider.cipher_suites.sort_by_key(|suite| !format!("{suite:?}").contains("AES_256"));
+        let pair = Pair::shaken(&site.server(), connect(site.client_with(version, provider)));
+        assert_eq!(pair.client.negotiated_cipher_suite(), Some(cheapest));
+    }
+}
+
+/// The handshake of a client that offers these groups and a key share for the first.
+fn grouped(site: &Site, groups: &[&'static dyn SupportedKxGroup]) -> (NamedGroup, Handshake) {
+    let provider =
+        rustls::crypto::CryptoProvider { kx_groups: groups.to_vec(), ..default_provider() };
+    let client = connect(site.client_with(&TLS13, provider));
+    let mut pair = Pair::shaken(&site.server(), client);
+    // What the other record layer goes on with is right: data crosses both ways.
+    let wire = pair.client_says(b"up");
+    pair.give_server(wire).0.unwrap();
+    assert_eq!(&pair.plain[..], b"up");
+    let wire = pair.server_says(b"down");
+    assert_eq!(pair.give_client(&wire).unwrap(), b"down");
+    let group = pair.client.negotiated_key_exchange_group().unwrap().name();
+    assert_eq!(pair.completed.len(), 1);
+    (group, pair.completed[0])
+}
+
+#[test]
+fn the_key_share_that_a_client_sends_is_taken_if_its_group_is_known() {
+    use kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+    let site = Site::new();
+    let all = [X25519MLKEM768, X25519, SECP256R1, SECP384R1];
+    assert_eq!(grouped(&site, &all), (NamedGroup::X25519MLKEM768, Handshake::Full));
+    // Another round trip for a group that we like better would cost more than it is worth.
+    for first in 1..all.len() {
+        let mut groups = all;
+        groups.swap(0, first);
+        assert_eq!(grouped(&site, &groups), (groups[0].name(), Handshake::Full));
+    }
+}
+
+#[test]
+fn a_key_share_of_an_unknown_group_costs_one_more_round_trip() {
+    use kx_group::{MLKEM1024, SECP256R1, SECP256R1MLKEM768, SECP384R1, X25519};
+    let site = Site::new();
+    let retried = |groups: &[&'static dyn SupportedKxGroup]| {
+        let (group, handshake) = grouped(&site, groups);
+        assert_eq!(handshake, Handshake::Retried);
+        group
+    };
+    // The order of the client decides, as far as we know its groups.
+    assert_eq!(retried(&[MLKEM1024, X25519, SECP256R1]), NamedGroup::X25519);
+    assert_eq!(retried(&[MLKEM1024, SECP256R1, X25519]), NamedGroup::secp256r1);
+    assert_eq!(retried(&[SECP256R1MLKEM768, SECP384R1]), NamedGroup::secp384r1);
 }
 
 #[test]
@@ -271,10 +335,12 @@ fn a_session_resumes_under_a_new_certificate_with_the_same_secret() {
         let client = Arc::new(site.client(version));
         let first = Pair::shaken(&site.server(), connect_with(&client));
         assert_eq!(first.client.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(first.completed, [Handshake::Full]);
         // The second configuration has another certificate, which this client does not trust: only
         // resumption can succeed.
         let second = Pair::shaken(&Site::new().server(), connect_with(&client));
         assert_eq!(second.client.handshake_kind(), Some(HandshakeKind::Resumed));
+        assert_eq!(second.completed, [Handshake::Resumed]);
         // And the session is as good as the first one: it gives a ticket for the next.
         let third = Pair::shaken(&site.server(), connect_with(&client));
         assert_eq!(third.client.handshake_kind(), Some(HandshakeKind::Resumed));

@@ -2,17 +2,20 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use petrel_proto::{DecodeError, ReasonCode, Version};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, shutdown, sockopt};
 
 use super::{Wire, WireEvent};
+use crate::bucket::Buckets;
 use crate::conn::{Conn, Edge, Flags, Inbox};
 use crate::deadlines::NEVER;
 use crate::listener::accept;
 use crate::outbound::Queue;
+use crate::stages::{Stage, State};
 use crate::transport::Transport;
 use crate::{ConnKey, Listener};
 
@@ -52,6 +55,39 @@ impl Detached {
     }
 }
 
+/// Why a connection is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// Its peer has gone.
+    Gone,
+    /// Its deadline has passed.
+    TimedOut,
+    /// The wire takes nobody new any more.
+    Stopped,
+}
+
+impl End {
+    /// How far a connection had come, if it had not sent its CONNECT and has not been counted yet.
+    fn stage(self, conn: &Conn) -> Option<Stage> {
+        let begun = conn.flags.has(Flags::HANDSHAKE);
+        Some(match (conn.state, self) {
+            (State::Handshaking, Self::Gone) if begun => Stage::HandshakeGone,
+            (State::Handshaking, Self::Gone) => Stage::GoneBeforeHandshake,
+            (State::Handshaking, Self::TimedOut) if begun => Stage::HandshakeTimedOut,
+            (State::Handshaking, Self::TimedOut) => Stage::Silent,
+            (State::Greeting, Self::Gone) => Stage::ConnectGone,
+            (State::Greeting, Self::TimedOut) => Stage::ConnectTimedOut,
+            _ => return None,
+        })
+    }
+}
+
+/// Closes a connection without a word: the kernel forgets it at once, and the peer gets a reset.
+fn refuse(socket: OwnedFd) {
+    // If it fails the peer gets an orderly end instead.
+    let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+}
+
 impl Wire {
     /// Accepts one connection, from one listener of those wanted after another.
     pub(super) fn accept(&mut self, wanted: impl Fn(&Listener) -> bool) {
@@ -62,17 +98,29 @@ impl Wire {
         let listener = &mut self.listeners[at];
         match accept(&listener.socket) {
             Ok((socket, peer)) => {
+                let admits =
+                    |peer: SocketAddr, buckets: &Buckets| buckets.admit(peer.ip(), self.now_ms);
+                if let (Some(peer), Some(buckets)) = (peer, &self.buckets)
+                    && !admits(peer, buckets)
+                {
+                    self.census.count(Stage::RefusedByRate);
+                    return refuse(socket);
+                }
                 let transport = Transport::new(&listener.protocol);
                 let index = listener.index;
-                self.accepted += 1;
-                // Without a transport there is nothing to be said to the peer.
-                if let Ok(transport) = transport {
-                    self.begin_conn(socket, peer, index, transport);
-                }
+                let begun = transport.ok().and_then(|transport| {
+                    // Without a transport there is nothing to be said to the peer.
+                    self.begin_conn(socket, peer, index, transport)
+                });
+                self.census.count(match begun {
+                    Some(_) => Stage::Accepted,
+                    None => Stage::AcceptFailed,
+                });
             }
             Err(Errno::AGAIN) => listener.ready = false,
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                 listener.resting = true;
+                self.census.count(Stage::AcceptFailed);
                 let listener = listener.index;
                 self.events.push_back(WireEvent::AcceptFailed { listener, error });
             }
@@ -87,17 +135,27 @@ impl Wire {
         peer: Option<SocketAddr>,
         listener: u16,
         transport: Transport,
-    ) {
-        let deadline_ms = self.now_ms.saturating_add(self.limits.connect_timeout_ms);
+    ) -> Option<ConnKey> {
+        let in_ms = |timeout_ms| self.now_ms.saturating_add(timeout_ms);
+        let edge = Edge {
+            peer,
+            deadline_ms: in_ms(self.limits.connect_timeout_ms),
+            handshake_deadline_ms: in_ms(self.limits.handshake_timeout_ms),
+            discarded_bytes: 0,
+        };
         let mut conn = Conn::new(socket, listener, transport);
-        conn.edge = Some(Box::new(Edge { peer, deadline_ms, discarded_bytes: 0 }));
-        if let Some(key) = self.admit(conn) {
-            self.plan(key);
+        if conn.transport.is_handshaking() {
+            conn.state = State::Handshaking;
         }
+        conn.edge = Some(Box::new(edge));
+        let key = self.admit(conn)?;
+        self.plan(key);
+        Some(key)
     }
 
     /// Puts a connection into the table and into epoll; it is closed if that fails.
     fn admit(&mut self, conn: Conn) -> Option<ConnKey> {
+        self.census.enter(conn.state);
         let key = self.conns.insert(conn);
         let socket = &self.conns.get(key)?.socket;
         if self.poller.add_conn(socket, key).is_err() {
@@ -142,7 +200,7 @@ impl Wire {
             .as_ref()
             .is_some_and(|queue| queue.stalled_since_ms().saturating_add(write) <= now_ms);
         if edge_over || stalled || conn.flags.has(Flags::DEAF) {
-            return self.lose(key);
+            return self.lose(key, End::TimedOut);
         }
         conn.flags.set(Flags::DEAF);
         conn.inbox = None;
@@ -156,8 +214,11 @@ impl Wire {
     }
 
     /// Drops a connection that has ended by itself or has run out of time.
-    pub(super) fn lose(&mut self, key: ConnKey) {
+    pub(super) fn lose(&mut self, key: ConnKey, end: End) {
         let Some(conn) = self.forget(key) else { return };
+        if let Some(stage) = end.stage(&conn) {
+            self.census.count(stage);
+        }
         self.current.take_if(|current| current.key == key);
         if conn.flags.has(Flags::KNOWN) && !conn.flags.has(Flags::CLOSING) {
             self.events.push_back(WireEvent::Closed { conn: key });
@@ -168,6 +229,9 @@ impl Wire {
     /// answered still leaves.
     pub(super) fn finish(&mut self, key: ConnKey) {
         let Some(conn) = self.conns.get_mut(key) else { return };
+        if let Some(stage) = End::Gone.stage(conn) {
+            self.census.count(stage);
+        }
         if conn.flags.lower(Flags::KNOWN) {
             self.events.push_back(WireEvent::Closed { conn: key });
         }
@@ -189,8 +253,11 @@ impl Wire {
         }
         conn.inbox = None;
         let deadline_ms = self.now_ms.saturating_add(LINGER_MS);
-        conn.edge = Some(Box::new(Edge { peer: None, deadline_ms, discarded_bytes: 0 }));
+        let handshake_deadline_ms = deadline_ms;
+        let edge = Edge { peer: None, deadline_ms, handshake_deadline_ms, discarded_bytes: 0 };
+        conn.edge = Some(Box::new(edge));
         conn.transport.close(&mut self.wire_out);
+        self.enter(key, State::Closing);
         self.send_control(key);
         self.plan(key);
         if self.conns.get(key).is_some_and(|conn| conn.queue.is_none()) {
@@ -216,7 +283,7 @@ impl Wire {
         let keys: Vec<ConnKey> = self.conns.keys().collect();
         for key in keys {
             if self.conns.get(key).is_some_and(unknown) {
-                self.lose(key);
+                self.lose(key, End::Stopped);
             }
         }
     }
@@ -258,6 +325,7 @@ impl Wire {
     pub fn attach(&mut self, detached: Detached) -> Option<ConnKey> {
         let mut conn = Conn::new(detached.socket?, detached.listener, detached.transport);
         conn.flags = detached.flags;
+        conn.state = conn.transport.state();
         conn.version = detached.version;
         conn.queue = detached.queue;
         if !detached.unread.is_empty() {

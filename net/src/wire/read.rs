@@ -6,10 +6,13 @@ use petrel_proto::{
 };
 use rustix::io::Errno;
 
+use super::life::End;
 use super::{Current, READ_BYTES_MAX, Wire, WireEvent};
 use crate::ConnKey;
 use crate::conn::{Conn, Flags, Inbox};
-use crate::transport::Input;
+use crate::stages::{Stage, State};
+use crate::tls::Handshake;
+use crate::transport::{Input, Transport};
 
 /// The start of a packet up to this length is moved to the shared buffer when more of it comes; a
 /// longer one stays where it is and what comes is added to it.
@@ -59,18 +62,19 @@ impl Wire {
         if conn.flags.has(Flags::FINISHED) {
             return self.finish(key);
         }
-        if conn.transport.is_handshaking() {
-            if conn.flags.has(Flags::ENDED) {
-                // Nobody waits for the end of this handshake.
-                self.gone += 1;
-                return self.lose(key);
-            }
-            if conn.flags.raise(Flags::HANDSHAKE) {
-                self.admission.begun();
-            }
+        let handshaking = conn.state == State::Handshaking;
+        if handshaking && conn.flags.has(Flags::ENDED) {
+            // Nobody waits for the end of this handshake.
+            return self.lose(key, End::Gone);
         }
         match receive(conn, &mut self.scratch) {
             Got::Bytes(bytes) => {
+                if handshaking && conn.flags.raise(Flags::HANDSHAKE) {
+                    self.admission.begun();
+                    self.census.count(Stage::HandshakeBegun);
+                    let in_flight = self.admission.in_flight() as u64;
+                    self.census.handshakes_most = self.census.handshakes_most.max(in_flight);
+                }
                 // A short read has emptied the socket, unless the end waits behind it.
                 if bytes == READ_BYTES_MAX || conn.flags.has(Flags::ENDED) {
                     self.make_ready(key);
@@ -78,8 +82,36 @@ impl Wire {
                 self.ingest(key, bytes);
             }
             Got::Nothing => {}
-            Got::End => self.lose(key),
+            Got::End => self.lose(key, End::Gone),
         }
+    }
+
+    /// Ends a handshake that was completed, or that the transport has given up.
+    fn end_handshake(&mut self, key: ConnKey, input: Input) {
+        let completed = self.between.completed.take();
+        let Some(conn) = self.conns.get_mut(key).filter(|it| it.state == State::Handshaking) else {
+            return;
+        };
+        let failed = conn.transport.is_handshaking();
+        if failed && input == Input::Open {
+            return;
+        }
+        if conn.flags.lower(Flags::HANDSHAKE) {
+            self.admission.ended();
+        }
+        if failed {
+            // It holds some kilobytes, and nothing will come of it. Its alert is in `wire_out`.
+            conn.transport = Transport::Plain;
+        }
+        let (stage, state) = match (failed, completed) {
+            (true, _) => (Stage::HandshakeRefused, State::Closing),
+            (false, Some(Handshake::Resumed)) => (Stage::HandshakeResumed, State::Greeting),
+            (false, Some(Handshake::Retried)) => (Stage::HandshakeRetried, State::Greeting),
+            // `None` if what came behind the handshake was no good.
+            (false, Some(Handshake::Full) | None) => (Stage::HandshakeFull, State::Greeting),
+        };
+        self.census.count(stage);
+        self.enter(key, state);
     }
 
     /// Runs what was read through the transport, and joins it to what was there before.
@@ -110,11 +142,11 @@ impl Wire {
         let wire = &mut self.scratch[..bytes];
         let input =
             conn.transport.read(wire, &mut self.arena, &mut self.wire_out, &mut self.between);
-        if conn.flags.has(Flags::HANDSHAKE) && !conn.transport.is_handshaking() {
-            conn.flags.clear(Flags::HANDSHAKE);
-            self.admission.ended();
+        let over = input == Input::Over && conn.flags.raise(Flags::FINISHED);
+        if conn.state == State::Handshaking {
+            self.end_handshake(key, input);
         }
-        if input == Input::Over && conn.flags.raise(Flags::FINISHED) {
+        if over {
             self.make_ready(key);
         }
         let fresh = self.arena.split().freeze();
@@ -206,7 +238,10 @@ impl Wire {
                 conn.version = Some(connect.version);
                 conn.flags.set(Flags::KNOWN);
                 let peer = conn.edge.take().and_then(|edge| edge.peer);
-                WireEvent::Connect { conn: conn_key, connect, listener: conn.listener, peer }
+                let (listener, state) = (conn.listener, conn.transport.state());
+                self.census.count(Stage::Connect);
+                self.enter(conn_key, state);
+                WireEvent::Connect { conn: conn_key, connect, listener, peer }
             }
             packet => WireEvent::Packet { conn: conn_key, packet },
         }
@@ -222,6 +257,8 @@ impl Wire {
             conn.flags.set(Flags::DEAF);
             conn.inbox = None;
             if conn.version.is_none() {
+                self.census.count(Stage::ConnectRefused);
+                self.enter(conn_key, State::Closing);
                 return WireEvent::Refused { conn: conn_key, version, error };
             }
         }

@@ -3,6 +3,7 @@
 mod limits;
 mod moving;
 mod rig;
+mod stages;
 mod tls;
 
 use std::io::{Read, Write};

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
-use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
+use super::rig::{CONNECT, HALF_HELLO, PINGREQ, Rig, TestClient, publish};
+use crate::stages::Stage;
 use crate::websocket::WebSocketConfig;
 use crate::{Protocol, WireEvent, WireLimits};
 
@@ -243,18 +244,18 @@ fn a_flood_at_one_listener_does_not_hold_up_another() {
         WireEvent::Connect { listener, .. } => assert_eq!(listener, 1),
         other => panic!("{other:?}"),
     }
-    assert!(rig.wire.accepted() < 300, "{} were accepted before", rig.wire.accepted());
+    let accepted = rig.wire.census().stage(Stage::Accepted);
+    assert!(accepted < 300, "{accepted} were accepted before");
 }
 
 #[test]
 fn handshakes_in_flight_are_capped_and_the_rest_waits() {
     let limits = WireLimits { handshakes_max: 3, ..WireLimits::default() };
-    let mut rig = Rig::speaking(super::tls::mqtts().0, limits);
-    // The start of a ClientHello: the handshake is begun and never finished.
+    let (mut rig, _) = Rig::over_tls(limits);
     let clients: Vec<_> = (0..40)
         .map(|_| {
             let mut client = rig.client();
-            client.write_all(&[22, 3, 1, 1, 0, 1, 0, 0, 252]).expect("sent");
+            client.write_all(HALF_HELLO).expect("sent");
             client
         })
         .collect();
@@ -266,5 +267,8 @@ fn handshakes_in_flight_are_capped_and_the_rest_waits() {
     drop(clients);
     rig.until(|rig| rig.wire.connections() == 0);
     assert_eq!(rig.wire.handshakes(), 0);
-    assert!(rig.wire.gone() >= 37, "they had gone before their handshake was begun");
+    let stage = |stage| rig.wire.census().stage(stage);
+    assert_eq!(stage(Stage::HandshakeBegun) + stage(Stage::GoneBeforeHandshake), 40);
+    assert_eq!(stage(Stage::HandshakeBegun), stage(Stage::HandshakeGone));
+    assert_eq!(rig.wire.census().handshakes_most, 3);
 }

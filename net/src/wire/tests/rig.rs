@@ -1,18 +1,22 @@
 //! A wire that is driven by hand, and clients of it.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BufMut;
 use petrel_proto::{Connect, Packet};
+use rustix::net::{AddressFamily, SocketType};
+use rustls::client::{ClientConfig, ClientConnection};
 
 use crate::conn::NO_STAGE;
 use crate::{Bell, ConnKey, Listener, Protocol, Wire, WireEvent, WireLimits};
 
 /// An MQTT 3.1.1 CONNECT of client `a`.
 pub(super) const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a";
+/// The start of a ClientHello: who sends it has begun a handshake and does not go on.
+pub(super) const HALF_HELLO: &[u8] = &[22, 3, 1, 1, 0, 1, 0, 0, 252];
 pub(super) const PINGREQ: &[u8] = &[0xc0, 0];
 
 /// A QoS 0 PUBLISH to topic `t`.
@@ -55,6 +59,53 @@ impl Rig {
         let address = listener.local_address().expect("it is bound");
         wire.listen(listener).expect("it can be watched");
         Self { wire, address, now_ms: 0 }
+    }
+
+    /// A rig with a listener over TLS, and what its clients need.
+    pub(super) fn over_tls(limits: WireLimits) -> (Self, Arc<ClientConfig>) {
+        let (protocol, config) = super::tls::mqtts();
+        (Self::speaking(protocol, limits), config)
+    }
+
+    /// A client that has completed its TLS handshake and not said a word inside it.
+    pub(super) fn shaken(&mut self, config: &Arc<ClientConfig>) -> (TcpStream, ClientConnection) {
+        let stream = self.client();
+        self.shake(stream, config)
+    }
+
+    /// Makes the TLS handshake of a client.
+    pub(super) fn shake(
+        &mut self,
+        mut stream: TcpStream,
+        config: &Arc<ClientConfig>,
+    ) -> (TcpStream, ClientConnection) {
+        let mut tls = super::tls::client(config);
+        stream.set_nonblocking(true).expect("it can be");
+        let begin = Instant::now();
+        while tls.is_handshaking() || tls.wants_write() {
+            assert!(begin.elapsed() < PATIENCE, "the handshake does not end");
+            while tls.wants_write() {
+                tls.write_tls(&mut stream).expect("it takes it");
+            }
+            self.expect_silence();
+            match tls.read_tls(&mut stream) {
+                Ok(_) => drop(tls.process_new_packets().expect("a good handshake")),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        }
+        self.expect_silence();
+        (stream, tls)
+    }
+
+    /// A client with this address, which is one of loopback.
+    pub(super) fn client_from(&self, address: Ipv4Addr) -> TcpStream {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
+        let socket = socket.expect("there are descriptors");
+        rustix::net::bind(&socket, &SocketAddr::from((address, 0))).expect("all of 127/8 is here");
+        rustix::net::connect(&socket, &self.address).expect("the wire listens");
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        stream
     }
 
     pub(super) fn client(&self) -> TcpStream {

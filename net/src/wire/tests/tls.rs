@@ -14,8 +14,8 @@ use super::rig::{CONNECT, Rig};
 use crate::tls::{TicketSecret, TlsApplication, TlsConfig};
 use crate::{Protocol, WireLimits};
 
-/// MQTT over TLS with a new certificate, and a client that trusts it.
-pub(super) fn mqtts() -> (Protocol, ClientConnection) {
+/// MQTT over TLS with a new certificate, and what a client needs to trust it.
+pub(super) fn mqtts() -> (Protocol, Arc<ClientConfig>) {
     let folder = tempfile::tempdir().expect("a folder");
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("made");
     let (cert, key) = (folder.path().join("cert"), folder.path().join("key"));
@@ -30,14 +30,19 @@ pub(super) fn mqtts() -> (Protocol, ClientConnection) {
         .expect("there are versions")
         .with_root_certificates(roots)
         .with_no_client_auth();
+    (Protocol::Mqtts(tls.expect("a good certificate")), Arc::new(config))
+}
+
+/// The TLS of a new client.
+pub(super) fn client(config: &Arc<ClientConfig>) -> ClientConnection {
     let name = "localhost".try_into().expect("a name");
-    let client = ClientConnection::new(Arc::new(config), name).expect("a client");
-    (Protocol::Mqtts(tls.expect("a good certificate")), client)
+    ClientConnection::new(Arc::clone(config), name).expect("a client")
 }
 
 #[test]
 fn a_ticket_leaves_with_the_connack() {
-    let (protocol, mut tls) = mqtts();
+    let (protocol, config) = mqtts();
+    let mut tls = client(&config);
     let mut rig = Rig::speaking(protocol, WireLimits::default());
     let mut client = rig.client();
     while tls.wants_write() {

@@ -1,0 +1,176 @@
+//! What a running broker counts, for those who watch it.
+//!
+//! Each shard counts for itself in plain numbers and puts them into its [`Counters`] at every tick, so
+//! no counting is shared between cores; what is read here is a quarter of a second old at most.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use petrel_net::stages::{Census, Stage, State};
+
+/// Where a shard puts what it has counted.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections of the shard, after every turn.
+    pub connections: AtomicU64,
+    /// Connections that came from another shard.
+    pub adopted: AtomicU64,
+    admitted: AtomicU64,
+    refused: AtomicU64,
+    sessions: AtomicU64,
+    census: [AtomicU64; Census::NUMBERS],
+}
+
+impl Counters {
+    /// Makes the numbers of the shard known.
+    pub fn publish(&self, census: &Census, decided: Decided, sessions: usize) {
+        for (into, number) in self.census.iter().zip(census.numbers()) {
+            into.store(number, Ordering::Relaxed);
+        }
+        self.admitted.store(decided.admitted, Ordering::Relaxed);
+        self.refused.store(decided.refused, Ordering::Relaxed);
+        self.sessions.store(sessions as u64, Ordering::Relaxed);
+    }
+
+    fn figures(&self) -> Figures {
+        let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        Figures {
+            census: Census::from_numbers(self.census.iter().map(get)),
+            decided: Decided { admitted: get(&self.admitted), refused: get(&self.refused) },
+            adopted: get(&self.adopted),
+            sessions: get(&self.sessions),
+        }
+    }
+}
+
+/// What became of CONNECTs that were good packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Decided {
+    /// Let in.
+    pub admitted: u64,
+    /// Refused with a reason, such as a missing authorisation.
+    pub refused: u64,
+}
+
+/// The numbers of all shards together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Figures {
+    /// How far connections got since the start, and the states of those that are there.
+    pub census: Census,
+    /// What became of CONNECTs since the start.
+    pub decided: Decided,
+    /// Connections that moved from one shard to another since the start.
+    pub adopted: u64,
+    /// Sessions, with a connection or without.
+    pub sessions: u64,
+}
+
+impl Figures {
+    /// Sessions whose client is away. Counted from two numbers of different moments, so it may be off
+    /// by those who came and went meanwhile.
+    #[must_use]
+    pub fn sessions_offline(&self) -> u64 {
+        let connected = [State::Plain, State::Tls, State::TlsCompact, State::Ws, State::Wss];
+        let online: u64 = connected.into_iter().map(|state| self.census.state(state)).sum();
+        self.sessions.saturating_sub(online)
+    }
+
+    /// The way to CONNECT in one line of `name=number`.
+    pub fn stages(&self) -> impl fmt::Display {
+        let Self { census, decided, adopted, .. } = *self;
+        Line(move |f: &mut fmt::Formatter<'_>| {
+            f.write_str("stages:")?;
+            for stage in Stage::ALL {
+                write!(f, " {}={}", stage.name(), census.stage(stage))?;
+            }
+            let Decided { admitted, refused } = decided;
+            write!(f, " connect_denied={refused} admitted={admitted} adopted={adopted}")?;
+            write!(f, " handshakes_in_flight_most={}", census.handshakes_most)
+        })
+    }
+
+    /// The connections by state, and the sessions, in one line of `name=number`.
+    pub fn connections(&self) -> impl fmt::Display {
+        let this = *self;
+        Line(move |f: &mut fmt::Formatter<'_>| {
+            f.write_str("connections:")?;
+            for state in State::ALL {
+                write!(f, " {}={}", state.name(), this.census.state(state))?;
+            }
+            write!(f, " sessions={} ", this.sessions)?;
+            write!(f, "sessions_offline={}", this.sessions_offline())
+        })
+    }
+}
+
+struct Line<F>(F);
+
+impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)(f)
+    }
+}
+
+/// Reads the figures of a broker, also after it has ended.
+#[derive(Debug, Clone)]
+pub struct Watch(Vec<Arc<Counters>>);
+
+impl Watch {
+    pub(crate) fn new(counters: impl IntoIterator<Item = Arc<Counters>>) -> Self {
+        Self(counters.into_iter().collect())
+    }
+
+    /// The numbers of all shards together, a quarter of a second old at most.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let mut all = Figures::default();
+        for shard in &self.0 {
+            let one = shard.figures();
+            all.census.add(&one.census);
+            all.decided.admitted += one.decided.admitted;
+            all.decided.refused += one.decided.refused;
+            all.adopted += one.adopted;
+            all.sessions += one.sessions;
+        }
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_added_up_and_written_by_name() {
+        let census = Census::from_numbers(1..);
+        let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::default())).collect();
+        for counters in &counters {
+            counters.publish(&census, Decided { admitted: 7, refused: 2 }, 100);
+            counters.adopted.store(3, Ordering::Relaxed);
+        }
+        let figures = Watch::new(counters).figures();
+        assert_eq!(
+            figures.stages().to_string(),
+            "stages: accepted=2 refused_by_rate=4 accept_failed=6 gone_before_handshake=8 silent=10 \
+             handshake_begun=12 handshake_timed_out=14 handshake_refused=16 handshake_gone=18 \
+             handshake_full=20 handshake_resumed=22 handshake_retried=24 connect_timed_out=26 \
+             connect_gone=28 connect_refused=30 connect=32 connect_denied=4 admitted=14 adopted=6 \
+             handshakes_in_flight_most=25"
+        );
+        assert_eq!(
+            figures.connections().to_string(),
+            "connections: handshaking=34 greeting=36 plain=38 tls=40 tls_compact=42 ws=44 wss=46 \
+             closing=48 sessions=200 sessions_offline=0"
+        );
+    }
+
+    #[test]
+    fn sessions_without_a_connection_are_offline() {
+        let counters = Arc::new(Counters::default());
+        let plain = Stage::ALL.len() + State::Plain as usize;
+        let census = Census::from_numbers((0..).map(|at| if at == plain { 40 } else { 0 }));
+        counters.publish(&census, Decided::default(), 100);
+        assert_eq!(Watch::new([counters]).figures().sessions_offline(), 60);
+    }
+}
