@@ -157,7 +157,7 @@ fn a_result_says_what_was_measured_and_where() {
     }
     let whole = broker.whole(0, &format!("connect -c 40 --time 0.1 --broker-build this {pid}"));
     assert_eq!(whole["broker"]["build"], "this");
-    for key in ["user_bytes_each", "user_pss_bytes_each", "slab_bytes_each", "kernel_bytes_each"] {
+    for key in ["user_bytes_each", "user_pss_bytes_each", "slab_bytes_each", "tcp_sockets_each"] {
         assert!(whole["results"][key].is_number(), "{key}: {whole}");
     }
 }

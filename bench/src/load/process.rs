@@ -110,6 +110,14 @@ pub fn slab_bytes() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
+/// TCP sockets that the machine has, of all processes.
+#[must_use]
+pub fn tcp_sockets() -> Option<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_once(" alloc ")?.1.split_whitespace().next()?.parse().ok()
+}
+
 /// What the machine is, for a report.
 #[must_use]
 pub fn machine() -> serde_json::Value {
@@ -132,6 +140,12 @@ mod tests {
         let line = "TCP   140  156  2560  12  8 : tunables 0 0 0 : slabdata  13  14  0";
         assert_eq!(cache_bytes(line, 4096), Some(("TCP".to_owned(), 14 * 8 * 4096)));
         assert_eq!(cache_bytes("# name <active_objs>", 4096), None);
+    }
+
+    #[test]
+    fn sockets_are_counted() {
+        let _one = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+        assert!(tcp_sockets().is_some_and(|it| it > 0));
     }
 
     #[test]

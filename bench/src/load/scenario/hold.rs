@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Asked, DRAIN, busy, connected, spent};
-use crate::load::process::{Memory, Process, slab_bytes, slab_caches};
+use crate::load::process::{Memory, Process, slab_bytes, slab_caches, tcp_sockets};
 use crate::load::report::Report;
 use crate::load::worker::Order;
 
@@ -14,13 +14,14 @@ use crate::load::worker::Order;
 struct Held {
     user: Option<Memory>,
     slab: Option<u64>,
+    sockets: Option<u64>,
     caches: BTreeMap<String, u64>,
 }
 
 impl Held {
     fn now(asked: &Asked) -> Result<Self, String> {
         let user = asked.broker.map(Process::memory).transpose()?;
-        Ok(Self { user, slab: slab_bytes(), caches: slab_caches() })
+        Ok(Self { user, slab: slab_bytes(), sockets: tcp_sockets(), caches: slab_caches() })
     }
 }
 
@@ -44,6 +45,11 @@ fn memory(asked: &Asked, before: &Held, report: &mut Report) -> Result<(), Strin
         let both = each(before, after);
         report.number("slab_bytes_each", "kernel memory per connection, both ends", both, "B");
         report.number("kernel_bytes_each", "of one end, by half", both / 2.0, "B");
+    }
+    if let (Some(before), Some(after)) = (before.sockets, after.sockets) {
+        let sockets = each(before, after);
+        let label = "TCP sockets of the machine per connection; 2, or others come and go";
+        report.number("tcp_sockets_each", label, sockets, "");
     }
     let caches = after.caches.iter().filter_map(|(name, &after)| {
         let each = each(before.caches.get(name).copied().unwrap_or(0), after);
