@@ -10,6 +10,8 @@
 //! new's turn. So under overload from both sides the connected have ten elevenths of a core and the
 //! new the rest, and whoever is alone has all of it.
 
+pub mod depth;
+
 use std::time::Duration;
 
 /// Time for the new in one turn. It is looked at between steps, so the longest step may come on top:

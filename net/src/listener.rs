@@ -10,11 +10,9 @@ use std::time::{Duration, Instant};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
+use crate::admission::depth::PLACES_MAX;
 use crate::tls::TlsConfig;
 use crate::websocket::WebSocketConfig;
-
-/// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
-const BACKLOG: i32 = 65_535;
 
 /// What a listener speaks, with what it needs for that.
 #[derive(Debug, Clone)]
@@ -45,6 +43,8 @@ pub struct Listener {
     pub(crate) socket: OwnedFd,
     pub(crate) protocol: Protocol,
     pub(crate) index: u16,
+    /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
+    pub(crate) places: usize,
     /// There may be connections to accept.
     pub(crate) ready: bool,
     /// The last accept failed for want of something; tried again at the next tick.
@@ -61,8 +61,18 @@ impl Listener {
         let socket = bound(address, true)?;
         // Those who are accepted have it from here, which saves a system call for each.
         sockopt::set_tcp_nodelay(&socket, true)?;
-        net::listen(&socket, BACKLOG)?;
-        Ok(Self { socket, protocol, index, ready: true, resting: false })
+        net::listen(&socket, PLACES_MAX as i32)?;
+        let places = PLACES_MAX;
+        Ok(Self { socket, protocol, index, places, ready: true, resting: false })
+    }
+
+    /// Changes how many connections may wait; those that wait already stay. A system call, if it
+    /// is a change.
+    pub(crate) fn deepen(&mut self, places: usize) {
+        // It fails for no socket that listens; if it did, the old depth would serve.
+        if places != self.places && net::listen(&self.socket, places as i32).is_ok() {
+            self.places = places;
+        }
     }
 
     /// There may be connections, and nothing is known to be wanting to accept them.

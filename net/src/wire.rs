@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{Connect, DecodeError, Packet, Version};
 
+use crate::admission::depth::Depth;
 use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
 use crate::conn::{Conn, Flags};
@@ -147,6 +148,8 @@ pub struct Wire {
     conns: Slab<Conn>,
     deadlines: Deadlines,
     admission: Admission,
+    /// How many may wait at each listener that speaks TLS.
+    depth: Depth,
     /// The step that runs and when it was begun, while somebody new waits.
     step: Option<(Next, Instant)>,
     /// Established connections to be read, in order.
@@ -197,6 +200,7 @@ impl Wire {
             conns: Slab::new(),
             deadlines: Deadlines::new(now_ms),
             admission: Admission::new(limits.handshakes_max),
+            depth: Depth::default(),
             step: None,
             ready: VecDeque::new(),
             finishing: VecDeque::new(),
@@ -257,6 +261,9 @@ impl Wire {
     /// The epoll instance is broken, which nothing can mend.
     pub fn poll(&mut self, timeout: Option<Duration>) -> io::Result<bool> {
         self.end_step(None);
+        for listener in self.listeners.iter_mut().filter(|it| it.protocol.is_tls()) {
+            listener.deepen(self.depth.places());
+        }
         let events = self.poller.wait(timeout)?;
         for at in 0..events {
             match self.poller.event(at) {

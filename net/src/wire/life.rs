@@ -117,7 +117,12 @@ impl Wire {
                     None => Stage::AcceptFailed,
                 });
             }
-            Err(Errno::AGAIN) => listener.ready = false,
+            Err(Errno::AGAIN) => {
+                listener.ready = false;
+                if listener.protocol.is_tls() {
+                    self.depth.drained();
+                }
+            }
             Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
                 listener.resting = true;
                 self.census.count(Stage::AcceptFailed);

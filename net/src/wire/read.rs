@@ -64,12 +64,16 @@ impl Wire {
         }
         let handshaking = conn.state == State::Handshaking;
         if handshaking && conn.flags.has(Flags::ENDED) {
+            if !conn.flags.has(Flags::HANDSHAKE) {
+                self.depth.looked(true);
+            }
             // Nobody waits for the end of this handshake.
             return self.lose(key, End::Gone);
         }
         match receive(conn, &mut self.scratch) {
             Got::Bytes(bytes) => {
                 if handshaking && conn.flags.raise(Flags::HANDSHAKE) {
+                    self.depth.looked(false);
                     self.admission.begun();
                     self.census.count(Stage::HandshakeBegun);
                     let in_flight = self.admission.in_flight() as u64;

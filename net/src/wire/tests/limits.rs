@@ -1,5 +1,6 @@
 //! What a peer can make a wire hold, and for how long.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
 use super::rig::{CONNECT, HALF_HELLO, PINGREQ, Rig, TestClient, publish};
+use crate::admission::depth::PLACES_MAX;
 use crate::stages::Stage;
 use crate::websocket::WebSocketConfig;
 use crate::{Protocol, WireEvent, WireLimits};
@@ -265,10 +267,27 @@ fn handshakes_in_flight_are_capped_and_the_rest_waits() {
     assert_eq!(rig.wire.handshakes(), 3);
     assert!(!rig.wire.has_work(), "what waits for others is not work");
     drop(clients);
-    rig.until(|rig| rig.wire.connections() == 0);
+    rig.until(|rig| rig.wire.census().stage(Stage::Accepted) == 40 && rig.wire.connections() == 0);
     assert_eq!(rig.wire.handshakes(), 0);
     let stage = |stage| rig.wire.census().stage(stage);
     assert_eq!(stage(Stage::HandshakeBegun) + stage(Stage::GoneBeforeHandshake), 40);
     assert_eq!(stage(Stage::HandshakeBegun), stage(Stage::HandshakeGone));
     assert_eq!(rig.wire.census().handshakes_most, 3);
+}
+
+#[test]
+fn a_queue_of_those_who_have_gone_is_made_shallow_until_it_runs_dry() {
+    let mut rig = Rig::speaking(super::tls::mqtts().0, WireLimits::default());
+    for _ in 0..400 {
+        drop(rig.client());
+    }
+    let least = Cell::new(PLACES_MAX);
+    rig.until(|rig| {
+        least.set(least.get().min(rig.wire.listeners[0].places));
+        rig.wire.census().stage(Stage::Accepted) == 400 && rig.wire.connections() == 0
+    });
+    assert!(least.get() < PLACES_MAX, "they had gone");
+    let _client = rig.client();
+    rig.until(|rig| rig.wire.census().stage(Stage::Accepted) == 401);
+    rig.until(|rig| rig.wire.listeners[0].places == PLACES_MAX);
 }

@@ -12,7 +12,8 @@ usage: petrel-sim storm [--clients N] [--patience S] [--cores C] [--policy P] ..
   --clients N,..      clients that are cut at once (1000000)
   --patience S,..     seconds until a client that has no CONNACK begins anew (5)
   --cores C           cores, a shard each (16)
-  --policy P,..       broker, no-cap, no-gone-check, fixed-rate, fifo, accept-first (all)
+  --policy P,..       broker, deep-queue, foresight, newest-first, no-cap, no-gone-check,
+                      fixed-rate, fifo, accept-first (all)
   --sample K          simulate only the first K shards (all)
   --backlog B         places in the kernel's queue of each shard (65535)
   --handshakes H      handshakes in flight, at most, per shard (1000)

@@ -9,6 +9,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use petrel_net::admission::depth::Depth;
 use petrel_net::admission::{Admission, Next, Waiting};
 
 use super::fleet::Fleet;
@@ -37,6 +38,7 @@ pub(crate) struct Core<'a> {
     polled_us: u64,
     fleet: Fleet,
     admission: Admission,
+    depth: Depth,
     /// The kernel's queue of connections to accept.
     kernel: VecDeque<Conn>,
     /// Accepted in this turn; seen by the next look.
@@ -70,6 +72,7 @@ impl<'a> Core<'a> {
             polled_us: 0,
             fleet: fleet.endless(setting.endless),
             admission: Admission::new(cap),
+            depth: Depth::default(),
             kernel: VecDeque::new(),
             accepted: VecDeque::new(),
             hellos: VecDeque::new(),
@@ -135,7 +138,7 @@ impl<'a> Core<'a> {
         while self.fleet.next_us() <= self.now_us() {
             let at_us = self.fleet.next_us();
             let Some(knock) = self.fleet.step() else { continue };
-            if self.kernel.len() < self.setting.backlog {
+            if self.kernel.len() < self.places() {
                 self.fleet.let_in(knock);
                 let since_us = (at_us + self.setting.rtt_us) as u32;
                 self.kernel.push_back(Conn {
@@ -174,7 +177,7 @@ impl<'a> Core<'a> {
     fn turn(&mut self) {
         self.other(self.setting.costs.turn);
         self.poll();
-        if matches!(self.setting.policy, Policy::Fifo | Policy::AcceptFirst) {
+        if !self.setting.policy.admits() {
             self.serve_in_order();
         } else {
             self.serve_by_admission();
@@ -202,11 +205,14 @@ impl<'a> Core<'a> {
     fn serve_in_order(&mut self) {
         let since = |conn: Option<&Conn>| conn.map_or(u64::MAX, |conn| u64::from(conn.since_us));
         let mut accept = since(self.kernel.front().filter(|_| self.may_accept()));
-        if self.setting.policy == Policy::AcceptFirst && accept != u64::MAX {
+        let mut finish = since(self.finishing.front());
+        if self.setting.policy != Policy::Fifo && accept != u64::MAX {
             accept = 0;
         }
+        if self.setting.policy == Policy::NewestFirst && finish != u64::MAX {
+            finish = 0;
+        }
         let hello = since(self.hellos.front());
-        let finish = since(self.finishing.front());
         let message = self.ready.front().map_or(u64::MAX, |at_ns| at_ns / US);
         let first = accept.min(hello).min(finish).min(message);
         if first == u64::MAX {
@@ -220,6 +226,13 @@ impl<'a> Core<'a> {
             self.hello();
         } else {
             self.accept();
+        }
+    }
+
+    fn places(&self) -> usize {
+        match self.setting.policy {
+            Policy::Broker | Policy::NoCap => self.setting.backlog.min(self.depth.places()),
+            _ => self.setting.backlog,
         }
     }
 
@@ -243,9 +256,11 @@ impl<'a> Core<'a> {
         if !self.accepted.is_empty() {
             return true;
         }
-        match self.setting.policy {
-            Policy::Fifo | Policy::AcceptFirst => self.waiting() != Waiting::default(),
-            _ => self.admission.has_work(self.waiting()),
+        let waiting = self.waiting();
+        if self.setting.policy.admits() {
+            self.admission.has_work(waiting)
+        } else {
+            waiting != Waiting::default()
         }
     }
 
@@ -276,6 +291,9 @@ impl<'a> Core<'a> {
 
     fn accept(&mut self) {
         let Some(mut conn) = self.kernel.pop_front() else { return };
+        if self.kernel.front().is_none_or(|it| u64::from(it.since_us) > self.now_us()) {
+            self.depth.drained();
+        }
         if self.setting.policy == Policy::FixedRate {
             let gap_ns = SECOND / self.setting.connect_rate.max(1);
             let earliest_ns = self.now_ns.saturating_sub(BURST * gap_ns);
@@ -296,9 +314,21 @@ impl<'a> Core<'a> {
         self.deadline_us(conn) <= self.polled_us
     }
 
+    /// True if it is known that the client will have gone before its CONNACK comes, by a policy
+    /// that knows such things.
+    fn is_foreseen(&self, conn: Conn) -> bool {
+        let left_us = self.deadline_us(conn).saturating_sub(self.polled_us);
+        self.setting.policy == Policy::Foresight && left_us <= 2 * self.setting.rtt_us
+    }
+
     fn hello(&mut self) {
-        let Some(mut conn) = self.hellos.pop_front() else { return };
-        if self.setting.policy.looks() && self.is_gone(conn) {
+        let next = match self.setting.policy {
+            Policy::NewestFirst => self.hellos.pop_back(),
+            _ => self.hellos.pop_front(),
+        };
+        let Some(mut conn) = next else { return };
+        self.depth.looked(self.is_gone(conn));
+        if self.setting.policy.looks() && (self.is_gone(conn) || self.is_foreseen(conn)) {
             self.tally.gone_before += 1;
             return self.connecting(self.setting.costs.gone);
         }

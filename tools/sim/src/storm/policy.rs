@@ -6,13 +6,20 @@ use std::str::FromStr;
 /// A policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// [`petrel_net::admission::Admission`], as the broker has it.
+    /// [`petrel_net::admission::Admission`] and the depth that goes with it, as the broker has them.
     Broker,
-    /// The same without the cap on handshakes in flight.
+    /// The same with the kernel's queue as deep as can be.
+    DeepQueue,
+    /// That again, but a handshake is not begun if its client will have gone before it is done,
+    /// which nobody can know: what there is to be gained by serving in another order.
+    Foresight,
+    /// Accepts all that wait, finishes what has begun, then the newest first.
+    NewestFirst,
+    /// As the broker without the cap on handshakes in flight.
     NoCap,
-    /// The same without a look whether the peer is still there.
+    /// With a deep queue and without a look whether the peer is still there.
     NoGoneCheck,
-    /// The same with a limit on connections per second, which an operator has guessed.
+    /// As the broker, with a deep queue and a limit on connections per second, which an operator has guessed.
     FixedRate,
     /// Whoever came first, whatever it wants; all that come are accepted; nobody looks whether
     /// the peer is still there.
@@ -23,8 +30,11 @@ pub enum Policy {
 
 impl Policy {
     /// All of them, the broker's first.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::Broker,
+        Self::DeepQueue,
+        Self::Foresight,
+        Self::NewestFirst,
         Self::NoCap,
         Self::NoGoneCheck,
         Self::FixedRate,
@@ -37,6 +47,9 @@ impl Policy {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Broker => "broker",
+            Self::DeepQueue => "deep-queue",
+            Self::Foresight => "foresight",
+            Self::NewestFirst => "newest-first",
             Self::NoCap => "no-cap",
             Self::NoGoneCheck => "no-gone-check",
             Self::FixedRate => "fixed-rate",
@@ -48,7 +61,13 @@ impl Policy {
     /// True if a handshake is gone on with only if its peer is still there.
     #[must_use]
     pub const fn looks(self) -> bool {
-        matches!(self, Self::Broker | Self::NoCap | Self::FixedRate)
+        !matches!(self, Self::NoGoneCheck | Self::Fifo | Self::AcceptFirst)
+    }
+
+    /// True if [`petrel_net::admission::Admission`] decides.
+    #[must_use]
+    pub const fn admits(self) -> bool {
+        !matches!(self, Self::NewestFirst | Self::Fifo | Self::AcceptFirst)
     }
 }
 

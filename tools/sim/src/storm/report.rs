@@ -20,8 +20,8 @@ pub struct Report {
 
 /// The head of the table.
 pub const HEAD: &str = "\
-policy         clients  patience  back after                  of     attempts  CPU in vain      idle  goodput  message p50, p99
-                               s  50 % s    99 %   100 %    ideal  per client     %  core-s        %  at 10x   quiet us   storm us";
+policy         clients  patience  back after                  of     attempts  CPU in vain      idle  goodput    messages, p50 and p99
+                               s  50 % s    99 %   100 %    ideal  per client     %  core-s        %  at 10x           quiet        in storm";
 
 impl Report {
     /// The time until all were back, as a multiple of N × cost / cores.
@@ -55,9 +55,9 @@ impl Report {
         };
         let busy = tally.connecting_ns + tally.other_ns;
         let residency =
-            |of: &Tally| format!("{:.0}, {:.0}", of.residency_us(0.5), of.residency_us(0.99));
+            |of: &Tally| [0.5, 0.99].map(|share| duration(of.residency_us(share))).join(", ");
         format!(
-            "{:<13}{:>9}{:>10}{:>8}{:>8}{:>8}{:>9}{:>12.2}{:>6.1}{:>8.1}{:>9.1}{:>7.0} %{:>11}{:>11}",
+            "{:<13}{:>9}{:>10}{:>8}{:>8}{:>8}{:>9}{:>12.2}{:>6.1}{:>8.1}{:>9.1}{:>7.0} %{:>16}{:>16}",
             setting.policy.name(),
             setting.clients,
             setting.patience_ms as f64 / 1e3,
@@ -121,6 +121,15 @@ impl Report {
         }
         text.push('}');
         text
+    }
+}
+
+/// At most six characters for anything up to eleven days.
+fn duration(us: f64) -> String {
+    match us {
+        ..10e3 => format!("{us:.0} us"),
+        ..10e6 => format!("{:.0} ms", us / 1e3),
+        _ => format!("{:.0} s", us / 1e6),
     }
 }
 
