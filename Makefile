@@ -10,7 +10,7 @@ SIM_JOBS ?= 2
 N ?= 15000
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-tuning bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -111,3 +111,8 @@ bench-gate:
 bench-baseline:
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro gate --write
+
+## What settings of Linux change; sets them one by one, so only as root.
+bench-tuning:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/tuning.py $(ARGS)
