@@ -1,7 +1,7 @@
 """The large cases: many connections held, and all of them cut at once.
 
     make bench-density N=200000 TLS=1
-    make bench-storm N=50000 TLS=1          (ARGS="--patience 30 --pairs 50 --json storm.json")
+    make bench-storm N=50000 TLS=1          (ARGS="--pairs 50 -I 20 --nice 10 --json storm.json")
 
 The broker gets as many shards as its connections need file tables, at least one per core. Whatever
 follows the options known here goes to petrel-bench.

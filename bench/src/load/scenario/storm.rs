@@ -12,6 +12,9 @@ use crate::load::report::Report;
 use crate::load::stats::Times;
 use crate::load::worker::Order;
 
+/// What connecting has left behind is over by then, and does not count as quiet.
+const SETTLE: Duration = Duration::from_secs(1);
+
 /// Cuts all persistent sessions at once and has them come back, with traffic beside them.
 pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     let mut fleet = asked.subscribers("fleet", asked.count, asked.topic("bench/%i"));
@@ -31,6 +34,8 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     let took = run.until_ready("connecting", &[0], asked.connect_longest(asked.count))?;
     connected(asked, &run, took, report)?;
     run.order(|| Order::Publish { groups: vec![2] });
+    run.pass("settling", SETTLE.min(asked.time))?;
+    run.times()?;
     run.pass("quiet", asked.time)?;
     let quiet = run.times()?.swap_remove(1);
     report.times("quiet_us", "background, before", &quiet.delivery);
