@@ -272,6 +272,18 @@ fn the_load_measures_itself_without_a_broker() {
 }
 
 #[test]
+fn the_result_is_written_though_nobody_reads_the_table() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let json = folder.path().join("result.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    command.args(["self-test", "-c", "5", "--time", "0.05", "--quiet", "--json"]).arg(&json);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(json.exists());
+}
+
+#[test]
 fn a_wrong_command_line_is_one_sentence() {
     for (arguments, expected) in [
         ("strom", "there is no scenario \"strom\"; see petrel-bench --help"),

@@ -1,5 +1,6 @@
 //! Results: a table for people, JSON for machines.
 
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -74,20 +75,25 @@ impl Report {
         self.failures.push(sentence);
     }
 
+    fn table(&self, title: &str) -> String {
+        let mut table = format!("{title}\n");
+        let width = self.rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
+        for (label, text) in &self.rows {
+            table += &format!("  {label:width$}  {text}\n");
+        }
+        for failure in &self.failures {
+            table += &format!("  FAILED: {failure}\n");
+        }
+        table
+    }
+
     /// Prints the table; the JSON, with what was asked for, goes to a file if one is named. True if
     /// nothing failed.
     ///
     /// # Errors
     /// The file cannot be written.
     pub fn finish(self, title: &str, asked: Value, file: Option<&str>) -> Result<bool, String> {
-        println!("{title}");
-        let width = self.rows.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0);
-        for (label, text) in &self.rows {
-            println!("  {label:width$}  {text}");
-        }
-        for failure in &self.failures {
-            println!("  FAILED: {failure}");
-        }
+        let table = self.table(title);
         if let Some(file) = file {
             let mut whole = json!({
                 "petrel_bench": env!("CARGO_PKG_VERSION"),
@@ -102,6 +108,11 @@ impl Report {
             }
             let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
             std::fs::write(file, text + "\n").map_err(|error| format!("{file}: {error}"))?;
+        }
+        match io::stdout().write_all(table.as_bytes()) {
+            // Whoever read it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(|error| error.to_string())?,
         }
         Ok(self.failures.is_empty())
     }
