@@ -10,7 +10,7 @@ SIM_JOBS ?= 2
 N ?= 15000
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-tuning bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-tls bench-tuning bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -101,7 +101,13 @@ bench-tls:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/tls.py $(ARGS)
 
-## Allocations, bytes, writes and instructions against bench/baselines; and that the gate sees what is planted.
+## The standard set against bench/baselines, twelve minutes at most: exit code 1 on a regression.
+bench:
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-bench
+	$(CARGO) build --locked --release -q -p petrel-micro
+	red=0; target/release/petrel-micro gate || red=1; $(PYTHON) bench/standard.py $(ARGS) || red=1; exit $$red
+
+## Its part that no machine's mood changes; and that it sees a regression that is built in.
 bench-gate:
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro gate
@@ -109,8 +115,10 @@ bench-gate:
 
 ## Writes bench/baselines anew: see docs/PERFORMANCE.md for when that is right.
 bench-baseline:
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-bench
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro gate --write
+	$(PYTHON) bench/standard.py --write $(ARGS)
 
 ## What settings of Linux change; sets them one by one, so only as root.
 bench-tuning:

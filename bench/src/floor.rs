@@ -3,6 +3,8 @@
 //! `floor-tls` is the server, one thread with one epoll instance; `handshakes` is a client that does no
 //! more either. What a broker costs beyond this is its own.
 
+pub mod relay;
+
 use std::io::{ErrorKind, Read, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         options::Command::Pair(pair) => pair::run(&pair).map(|()| true),
         options::Command::Load(asked) => load::scenario::run(&asked),
         options::Command::Certificate(folder) => certificate(&folder).map(|()| true),
+        options::Command::FloorRelay => floor::relay::serve().map(|()| true),
         options::Command::FloorTls(folder) => floor::serve(&folder).map(|()| true),
         options::Command::Handshakes(asked) => floor::handshakes(&asked).map(|()| true),
         options::Command::Help => {

@@ -85,6 +85,7 @@ petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
 petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
                   [--window 100] [--seconds 5] [--version 4]
 
+petrel-bench floor-relay          relays what `pair` sends, and nothing else
 petrel-bench floor-tls FOLDER     serves TLS handshakes and nothing else, with the files of `certificate`
 petrel-bench handshakes [--address 127.0.0.1:8883] [--connections 10000] [--window 90] [--resume]
 
@@ -103,6 +104,8 @@ pub enum Command {
     Load(Box<Asked>),
     /// Write a certificate for `localhost` and its key into a folder.
     Certificate(PathBuf),
+    /// Relay the bytes of pairs and nothing else.
+    FloorRelay,
     /// Serve TLS handshakes and nothing else, with the certificate of a folder.
     FloorTls(PathBuf),
     /// Handshakes and nothing else.
@@ -148,6 +151,7 @@ pub fn parse() -> Result<Command, String> {
     match name.as_str() {
         "idle" | "pair" | "handshakes" => closed(&name, parser),
         "--help" | "help" => Ok(Command::Help),
+        "floor-relay" => Ok(Command::FloorRelay),
         "certificate" | "floor-tls" => match (words.get(1), name.as_str()) {
             (Some(folder), "certificate") => Ok(Command::Certificate(folder.into())),
             (Some(folder), _) => Ok(Command::FloorTls(folder.into())),

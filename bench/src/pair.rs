@@ -1,6 +1,6 @@
 //! Publishers and subscribers in pairs, as many messages as the broker takes.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hdrhistogram::Histogram;
@@ -14,6 +14,9 @@ use rustix::fd::OwnedFd;
 
 use crate::client::{Client, text};
 use crate::options::Pair;
+
+/// How long after the end the last message may still arrive.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One publisher with its subscriber.
 struct Lane {
@@ -82,7 +85,7 @@ impl Load<'_> {
         for lane in 0..self.lanes.len() {
             self.publish(lane)?;
         }
-        let deadline = self.options.time * 2;
+        let deadline = self.options.time + PATIENCE;
         loop {
             let over = self.start.elapsed() >= self.options.time;
             if over && self.lanes.iter().all(|lane| lane.received >= lane.sent) {

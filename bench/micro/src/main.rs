@@ -23,6 +23,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let outcome = options::parse().and_then(|command| match command {
         options::Command::Gate(gate) => gate::run(&gate),
+        options::Command::Compare(group, gate) => gate::compare_only(&group, &gate),
         options::Command::Case(name) => cases::run(&name).map(|()| true),
         options::Command::Help => {
             print!("{}", options::HELP);

@@ -15,6 +15,10 @@ petrel-micro gate [--only counters|instructions] [--baselines DIR] [--results DI
   --write           writes the baselines anew instead of comparing
   --plant NAME      builds a regression in, if the program can: allocation, bytes
 
+petrel-micro compare GROUP [--baselines DIR] [--results DIR] [--write]
+
+  Compares GROUP.json of the results, which something else has left there.
+
 petrel-micro case NAME
 
   Runs one case of the group `instructions`, which callgrind counts.
@@ -24,6 +28,8 @@ petrel-micro case NAME
 pub enum Command {
     /// The deterministic figures.
     Gate(Gate),
+    /// The figures of a group that something else has measured.
+    Compare(String, Gate),
     /// One case, to be run under callgrind.
     Case(String),
     /// The usage.
@@ -60,6 +66,10 @@ pub fn parse() -> Result<Command, String> {
     let first = parser.next().map_err(|error| error.to_string())?;
     match first {
         Some(Value(word)) if word == "gate" => gate(parser).map(Command::Gate),
+        Some(Value(word)) if word == "compare" => {
+            let group = self::word(&mut parser)?;
+            Ok(Command::Compare(group, gate(parser)?))
+        }
         Some(Value(word)) if word == "case" => self::word(&mut parser).map(Command::Case),
         None | Some(Long("help") | Short('h')) => Ok(Command::Help),
         Some(other) => Err(other.unexpected().to_string()),
