@@ -18,7 +18,8 @@ use rustix::time::{
 
 use crate::{Bell, ConnKey};
 
-const EVENTS_PER_WAIT_MAX: usize = 1024;
+/// Events taken at a time, at most.
+pub(crate) const EVENTS_PER_WAIT_MAX: usize = if cfg!(test) { 8 } else { 1024 };
 /// Connections never have this generation.
 const SPECIAL: u32 = 0;
 const BELL: u32 = u32::MAX;

@@ -34,7 +34,7 @@ use crate::bucket::Buckets;
 use crate::conn::{Conn, Flags};
 use crate::deadlines::Deadlines;
 use crate::outbound::{Queue, Stage};
-use crate::poller::{Happened, Poller, Readiness};
+use crate::poller::{EVENTS_PER_WAIT_MAX, Happened, Poller, Readiness};
 use crate::slab::Slab;
 use crate::stages::{Census, State};
 use crate::transport::Between;
@@ -44,6 +44,9 @@ pub use life::Detached;
 
 /// Bytes read from one socket in one turn, at most.
 const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Further batches of events taken in one turn, at most: 16,384 events take some 2 ms.
+const EVENT_BATCHES_MAX: usize = 15;
 
 /// How often the tick comes.
 pub const TICK: Duration = Duration::from_millis(crate::deadlines::STEP_MS);
@@ -264,6 +267,21 @@ impl Wire {
         for listener in self.listeners.iter_mut().filter(|it| it.protocol.is_tls()) {
             listener.deepen(self.depth.places());
         }
+        let mut events = self.take_events(timeout)?;
+        let something = events > 0;
+        // Who is connected may stand behind thousands of others in the kernel's list.
+        for _ in 0..EVENT_BATCHES_MAX {
+            if events < EVENTS_PER_WAIT_MAX {
+                break;
+            }
+            events = self.take_events(Some(Duration::ZERO))?;
+        }
+        self.admission.begin_turn(self.waiting());
+        Ok(something)
+    }
+
+    /// Takes one batch of events; returns how many.
+    fn take_events(&mut self, timeout: Option<Duration>) -> io::Result<usize> {
         let events = self.poller.wait(timeout)?;
         for at in 0..events {
             match self.poller.event(at) {
@@ -280,8 +298,7 @@ impl Wire {
                 }
             }
         }
-        self.admission.begin_turn(self.waiting());
-        Ok(events > 0)
+        Ok(events)
     }
 
     /// Tells the time. Deadlines are looked at here, and whether a tick has passed since the last

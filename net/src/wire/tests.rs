@@ -13,6 +13,7 @@ use petrel_proto::{Packet, ReasonCode, Version};
 use rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
 
 use super::WireEvent;
+use crate::poller::EVENTS_PER_WAIT_MAX;
 
 #[test]
 fn packets_come_out_as_they_went_in() {
@@ -24,6 +25,21 @@ fn packets_come_out_as_they_went_in() {
     assert_eq!(rig.expect_packet().1, Packet::PingReq);
     assert!(matches!(rig.expect_packet().1, Packet::Publish(it) if it.payload == "abc"));
     assert_eq!(rig.expect_packet().1, Packet::PingReq);
+}
+
+#[test]
+fn who_is_connected_is_found_behind_a_crowd_of_newcomers() {
+    const CROWD: usize = 5 * EVENTS_PER_WAIT_MAX;
+    let mut rig = Rig::new();
+    let mut stays = rig.connected();
+    let mut crowd: Vec<_> = (0..CROWD).map(|_| rig.client()).collect();
+    rig.until(|rig| rig.wire.connections() == CROWD + 1);
+    for client in &mut crowd {
+        client.write_all(&CONNECT[..5]).expect("sent");
+    }
+    stays.stream.write_all(PINGREQ).expect("sent");
+    rig.turn();
+    assert_eq!(rig.wire.waiting().established, 1);
 }
 
 #[test]
