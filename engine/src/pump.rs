@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
+use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{DecodeError, Version, encode, encoded_len};
 use petrel_shard::{
@@ -203,7 +204,8 @@ impl Pump {
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
-            self.report.tick(self.now.mono_ms);
+            let too_often = self.parts.wire.census().stage(Stage::RefusedByRate);
+            self.report.tick(self.now.mono_ms, too_often);
             self.publish();
             self.feed(Input::Timer);
         }

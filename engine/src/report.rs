@@ -23,6 +23,8 @@ pub struct Report {
     left_out: u64,
     dropped: u64,
     decided: Decided,
+    /// Connections refused because their source connects too often, as far as they were reported.
+    too_often: u64,
     summed_since_ms: u64,
 }
 
@@ -64,8 +66,9 @@ impl Report {
         self.line(now_ms, format_args!("connections wait because accepting failed: {error}"));
     }
 
-    /// Writes what has been summed up, from time to time.
-    pub fn tick(&mut self, now_ms: u64) {
+    /// Writes what has been summed up, from time to time. `too_often` connections were refused since the
+    /// start because their source connects too often.
+    pub fn tick(&mut self, now_ms: u64, too_often: u64) {
         if now_ms - self.summed_since_ms < SUM_MS {
             return;
         }
@@ -73,6 +76,13 @@ impl Report {
         if self.dropped > 0 {
             log::warn(format_args!("{} messages were dropped in ten seconds", self.dropped));
             self.dropped = 0;
+        }
+        let refused = too_often - std::mem::replace(&mut self.too_often, too_often);
+        if refused > 0 {
+            log::warn(format_args!(
+                "{refused} connections were refused in ten seconds: their sources connect more often \
+                 than source_connections_per_s"
+            ));
         }
         if self.left_out > 0 {
             log::warn(format_args!("{} lines were left out", self.left_out));
