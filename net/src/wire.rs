@@ -48,6 +48,12 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// Further batches of events taken in one turn, at most: 16,384 events take some 2 ms.
 const EVENT_BATCHES_MAX: usize = 15;
 
+/// Ends of connections that are dealt with in one turn, at most. Some 10 µs each.
+const LEAVING_PER_TURN_MAX: usize = 16;
+
+/// One in so many reads is for those that leave, however many others can be read.
+const LEAVING_ONE_IN: usize = 8;
+
 /// How often the tick comes.
 pub const TICK: Duration = Duration::from_millis(crate::deadlines::STEP_MS);
 
@@ -157,6 +163,10 @@ pub struct Wire {
     step: Option<(Next, Instant)>,
     /// Established connections to be read, in order.
     ready: VecDeque<ConnKey>,
+    /// Established connections whose peer has gone and that have nothing left to be read.
+    leaving: VecDeque<ConnKey>,
+    /// Reads of established connections, to let those that leave have their part of them.
+    reads: usize,
     /// Connections on their way to CONNECT whose handshake has begun, or that need none.
     finishing: VecDeque<ConnKey>,
     /// Connections whose TLS handshake is to begin.
@@ -206,6 +216,8 @@ impl Wire {
             depth: Depth::default(),
             step: None,
             ready: VecDeque::new(),
+            leaving: VecDeque::new(),
+            reads: 0,
             finishing: VecDeque::new(),
             hellos: VecDeque::new(),
             next_listener: 0,
@@ -328,7 +340,7 @@ impl Wire {
                 continue;
             }
             let key = match self.next_step() {
-                Next::Established => self.ready.pop_front(),
+                Next::Established => self.next_established(),
                 Next::Finish => self.finishing.pop_front(),
                 Next::Hello => self.hellos.pop_front(),
                 Next::Accept => {
@@ -345,6 +357,15 @@ impl Wire {
                 self.read(key);
             }
         }
+    }
+
+    /// Who is read next. When a network fails thousands leave at once, and those who stay do not wait
+    /// for that; a part of the reads is theirs in any case.
+    fn next_established(&mut self) -> Option<ConnKey> {
+        self.reads = self.reads.wrapping_add(1);
+        let turn_of_leaving = self.reads.is_multiple_of(LEAVING_ONE_IN);
+        let first = if turn_of_leaving { &mut self.leaving } else { &mut self.ready };
+        first.pop_front().or_else(|| self.ready.pop_front()).or_else(|| self.leaving.pop_front())
     }
 
     /// What comes next. The clock is read only while somebody new waits.
@@ -373,7 +394,7 @@ impl Wire {
             self.listeners.iter().any(|it| it.can_accept() && it.protocol.is_tls() == tls)
         };
         Waiting {
-            established: self.ready.len(),
+            established: self.ready.len() + self.leaving.len().min(LEAVING_PER_TURN_MAX),
             finishing: self.finishing.len(),
             hellos: self.hellos.len(),
             accepts: accepts(true),
@@ -449,10 +470,20 @@ impl Wire {
             let established = conn.flags.has(Flags::KNOWN) || conn.flags.has(Flags::CLOSING);
             let begun = conn.flags.has(Flags::HANDSHAKE) || !conn.transport.is_handshaking();
             match (established, begun) {
+                (true, _) if conn.flags.has(Flags::ENDED) && is_drained(conn) => {
+                    self.leaving.push_back(key);
+                }
                 (true, _) => self.ready.push_back(key),
                 (false, true) => self.finishing.push_back(key),
                 (false, false) => self.hellos.push_back(key),
             }
         }
     }
+}
+
+/// True if the kernel holds nothing of a connection that its peer has ended: what was said before the
+/// end keeps its place among what others say.
+fn is_drained(conn: &Conn) -> bool {
+    let inside = conn.flags.has(Flags::BACKLOG) || conn.flags.has(Flags::FINISHED);
+    !inside && rustix::io::ioctl_fionread(&conn.socket).is_ok_and(|bytes| bytes == 0)
 }

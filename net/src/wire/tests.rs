@@ -118,6 +118,56 @@ fn the_end_of_a_connection_is_told_after_its_last_packet_and_once() {
     assert_eq!(rig.wire.connections(), 0);
 }
 
+/// A network fails: those who stay are served before all the ends are dealt with.
+#[test]
+fn a_crowd_that_leaves_does_not_hold_up_those_who_stay() {
+    const CROWD: usize = 100;
+    let mut rig = Rig::new();
+    let crowd: Vec<TestClient> = (0..CROWD).map(|_| rig.connected()).collect();
+    let mut stays = rig.connected();
+    drop(crowd);
+    stays.stream.write_all(PINGREQ).expect("sent");
+    let (mut ends, mut before) = (0, None);
+    while ends < CROWD || before.is_none() {
+        match rig.expect_event() {
+            WireEvent::Closed { .. } => ends += 1,
+            WireEvent::Packet { conn, .. } => {
+                assert_eq!(conn, stays.key);
+                before = Some(ends);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(before.is_some_and(|ends| ends <= 1), "{before:?} ends came first");
+    assert_eq!(rig.wire.connections(), 1);
+}
+
+/// What a client said last is read in its turn: a DISCONNECT must not come after the client's return.
+#[test]
+fn those_who_leave_with_a_word_keep_their_place() {
+    const CROWD: usize = 100;
+    let mut rig = Rig::new();
+    let mut stays = rig.connected();
+    let crowd: Vec<TestClient> = (0..CROWD).map(|_| rig.connected()).collect();
+    for mut client in crowd {
+        client.stream.write_all(PINGREQ).expect("sent");
+    }
+    stays.stream.write_all(PINGREQ).expect("sent");
+    let mut words = 0;
+    loop {
+        match rig.expect_event() {
+            WireEvent::Packet { conn, .. } if conn == stays.key => break,
+            WireEvent::Packet { .. } => words += 1,
+            WireEvent::Closed { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(words, CROWD);
+    while rig.wire.connections() > 1 {
+        assert!(matches!(rig.expect_event(), WireEvent::Closed { .. }));
+    }
+}
+
 #[test]
 fn what_was_written_before_a_close_arrives_although_input_is_unread() {
     let mut rig = Rig::new();
