@@ -49,7 +49,7 @@ sim:
 
 ## Storms larger than this machine, by policy: a million and ten million clients on 16 cores.
 sim-storm:
-	$(CARGO) run --locked --release -q -p petrel-sim -- storm --clients 1000000,10000000 --patience 5,10,30 --sample 4 $(ARGS)
+	$(CARGO) run --locked --release -q -p petrel-sim -- storm --clients 1000000,10000000 --patience 5,10,30 --sample 2 $(ARGS)
 
 $(VENV)/ready: tools/clients/requirements.txt
 	$(PYTHON) -m venv $(VENV)

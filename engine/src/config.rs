@@ -138,7 +138,7 @@ impl Default for NetworkLimits {
             handshake_timeout_s: 8,
             packet_timeout_s: 30,
             write_timeout_s: 60,
-            handshakes_in_flight_maximum: 1000,
+            handshakes_in_flight_maximum: 2000,
             source_connections_per_s: 0,
             source_connections_burst: 20,
         }

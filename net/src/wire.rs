@@ -84,7 +84,7 @@ impl Default for WireLimits {
             handshake_timeout_ms: 8_000,
             packet_timeout_ms: 30_000,
             write_timeout_ms: 60_000,
-            handshakes_max: 1000,
+            handshakes_max: 2000,
             read_stop_bytes: 512 << 10,
         }
     }

@@ -79,6 +79,23 @@ fn a_queue_deeper_than_patience_costs_most_of_the_goodput() {
 }
 
 #[test]
+fn a_queue_deeper_than_patience_keeps_a_storm_alive_that_comes_gradually() {
+    let gradual = |policy| Setting { spread_ms: 10_000, ..ten_million(5, policy) };
+    let ratio = of_ideal_of(gradual(Policy::Broker));
+    assert!(ratio <= 1.3, "{ratio:.2} of the ideal");
+    assert!(of_ideal_of(gradual(Policy::DeepQueue)).is_infinite());
+}
+
+#[test]
+fn a_long_way_needs_room_for_the_handshakes_on_it() {
+    let far = Setting { rtt_us: 200_000, ..million(5, Policy::Broker) };
+    let ratio = of_ideal_of(far);
+    assert!(ratio <= 1.3, "{ratio:.2} of the ideal");
+    let cramped = of_ideal_of(Setting { handshakes_max: 1_000, ..far });
+    assert!(cramped > ratio + 0.2, "{cramped:.2} and {ratio:.2} of the ideal");
+}
+
+#[test]
 fn to_know_who_is_about_to_go_would_hardly_help() {
     let known = of_ideal_of(million(5, Policy::Foresight));
     let unknown = of_ideal_of(million(5, Policy::Broker));

@@ -16,7 +16,7 @@ usage: petrel-sim storm [--clients N] [--patience S] [--cores C] [--policy P] ..
                       fixed-rate, fifo, accept-first (all)
   --sample K          simulate only the first K shards (all)
   --backlog B         places in the kernel's queue of each shard (65535)
-  --handshakes H      handshakes in flight, at most, per shard (1000)
+  --handshakes H      handshakes in flight, at most, per shard (2000)
   --rtt MS            round trip in milliseconds (50)
   --spread MS         time in which the clients notice the cut (1000)
   --messages M        messages per second of connected clients, per shard (10000)

@@ -213,7 +213,10 @@ impl<'a> Core<'a> {
             finish = 0;
         }
         let hello = since(self.hellos.front());
-        let message = self.ready.front().map_or(u64::MAX, |at_ns| at_ns / US);
+        let mut message = self.ready.front().map_or(u64::MAX, |at_ns| at_ns / US);
+        if self.setting.policy == Policy::NewestFirst && message != u64::MAX {
+            message = 0;
+        }
         let first = accept.min(hello).min(finish).min(message);
         if first == u64::MAX {
             return;

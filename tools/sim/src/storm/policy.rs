@@ -13,7 +13,8 @@ pub enum Policy {
     /// That again, but a handshake is not begun if its client will have gone before it is done,
     /// which nobody can know: what there is to be gained by serving in another order.
     Foresight,
-    /// Accepts all that wait, finishes what has begun, then the newest first.
+    /// The connected first, then accepts all that wait, finishes what has begun, and begins the
+    /// newest first.
     NewestFirst,
     /// As the broker without the cap on handshakes in flight.
     NoCap,

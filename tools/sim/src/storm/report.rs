@@ -21,7 +21,7 @@ pub struct Report {
 /// The head of the table.
 pub const HEAD: &str = "\
 policy         clients  patience  back after                  of     attempts  CPU in vain      idle  goodput    messages, p50 and p99
-                               s  50 % s    99 %   100 %    ideal  per client     %  core-s        %  at 10x           quiet        in storm";
+                               s  50 % s    99 %   100 %    ideal  per client     %  core-s        %  at 10x            quiet          in storm";
 
 impl Report {
     /// The time until all were back, as a multiple of N × cost / cores.
@@ -57,7 +57,7 @@ impl Report {
         let residency =
             |of: &Tally| [0.5, 0.99].map(|share| duration(of.residency_us(share))).join(", ");
         format!(
-            "{:<13}{:>9}{:>10}{:>8}{:>8}{:>8}{:>9}{:>12.2}{:>6.1}{:>8.1}{:>9.1}{:>7.0} %{:>16}{:>16}",
+            "{:<13}{:>9}{:>10}{:>8}{:>8}{:>8}{:>9}{:>12.2}{:>6.1}{:>8.1}{:>9.1}{:>7.0} %{:>17}{:>18}",
             setting.policy.name(),
             setting.clients,
             setting.patience_ms as f64 / 1e3,

@@ -105,7 +105,7 @@ impl Setting {
             rtt_us: 50_000,
             spread_ms: 1_000,
             backlog: 65_535,
-            handshakes_max: 1_000,
+            handshakes_max: 2_000,
             messages: 10_000,
             connect_rate: 3_000,
             costs: Costs::default(),
