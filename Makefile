@@ -111,7 +111,8 @@ bench:
 bench-gate:
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro gate
-	$(CARGO) test --locked --release -q -p petrel-micro --features planted
+	$(CARGO) test --locked -q -p petrel-micro
+	$(CARGO) test --locked --release -q -p petrel-micro --features planted --test planted
 
 ## Writes bench/baselines anew: see docs/PERFORMANCE.md for when that is right.
 bench-baseline:
