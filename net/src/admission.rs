@@ -14,9 +14,9 @@ pub mod depth;
 
 use std::time::Duration;
 
-/// Time for the new in one turn. It is looked at between steps, so the longest step may come on top:
-/// a handshake takes some 100 µs to begin, which is then the only step of its turn. To end a turn and
-/// to look at the connected costs some 2 µs.
+/// Time for the new in one turn. It is looked at between steps, so one step may come on top; a
+/// handshake, which takes some 100 µs to begin, is only begun as the first of its turn. To end a turn
+/// and to look at the connected costs some 2 µs.
 pub const NEW_PER_TURN: Duration = Duration::from_micros(100);
 
 /// Time for the connected while somebody new waits, before the new get theirs.
@@ -120,6 +120,10 @@ impl Admission {
         if self.established_left > 0 && waiting.established > 0 && !owed {
             self.established_left -= 1;
             return Next::Established;
+        }
+        if new == Next::Hello && self.new_left < NEW_PER_TURN {
+            // It would more than double what the connected have to wait.
+            return Next::Nothing;
         }
         self.finishes_in_a_row = match new {
             Next::Finish => self.finishes_in_a_row.saturating_add(1),
