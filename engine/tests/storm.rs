@@ -16,7 +16,7 @@ use petrel_engine::figures::Figures;
 use petrel_net::stages::{Stage, State};
 use petrel_proto::{Packet, Version};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustls::ClientConfig;
+use rustls::{ClientConfig, ClientConnection};
 
 const CLIENTS: usize = 500;
 /// Handshakes that a shard has room for.
@@ -43,6 +43,17 @@ fn figures(broker: &Running, wanted: impl Fn(&Figures) -> bool) -> Figures {
         assert!(begin.elapsed() < PATIENCE, "{}\n{}", figures.stages(), figures.connections());
         thread::yield_now();
     }
+}
+
+/// The bytes of a ClientHello.
+fn client_hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let name = "localhost".try_into().expect("a name");
+    let mut tls = ClientConnection::new(Arc::clone(config), name).expect("a client");
+    let mut hello = Vec::new();
+    while tls.wants_write() {
+        tls.write_tls(&mut hello).expect("to memory");
+    }
+    hello
 }
 
 /// One attempt, as far as the first bytes of CONNACK.
@@ -101,7 +112,7 @@ fn all_of_a_storm_get_in_and_the_connected_are_served_meanwhile() {
         let _silent: Vec<_> = (0..SILENT).map(|_| Client::open(address)).collect();
         let half = || {
             let mut client = Client::open(address);
-            client.send_bytes(&[22, 3, 1, 1, 0, 1, 0, 0, 252]);
+            client.send_bytes(&client_hello(&tls));
             client
         };
         let _half: Vec<_> = (0..HALF).map(|_| half()).collect();
@@ -120,7 +131,7 @@ fn all_of_a_storm_get_in_and_the_connected_are_served_meanwhile() {
             RecordLayer::Rustls => State::Tls,
             RecordLayer::Compact => State::TlsCompact,
         };
-        // Who sent nothing, or half a ClientHello, is gone when its time is over.
+        // Who sent nothing, or no more than a ClientHello, is gone when its time is over.
         let all = figures(&broker, |figures| {
             let count = |state| figures.census.state(state);
             count(state) == CLIENTS as u64 && count(State::Handshaking) == 0

@@ -48,6 +48,9 @@ const READ_BYTES_MAX: usize = 64 << 10;
 /// Further batches of events taken in one turn, at most: 16,384 events take some 2 ms.
 const EVENT_BATCHES_MAX: usize = 15;
 
+/// Places that an empty list of connections keeps from tick to tick.
+const LIST_KEPT: usize = 256;
+
 /// Ends of connections that are dealt with in one turn, at most. Some 10 µs each.
 const LEAVING_PER_TURN_MAX: usize = 16;
 
@@ -323,6 +326,11 @@ impl Wire {
             for listener in &mut self.listeners {
                 listener.resting = false;
             }
+            for list in [&mut self.ready, &mut self.leaving, &mut self.finishing, &mut self.hellos]
+            {
+                rest(list);
+            }
+            rest(&mut self.events);
         }
         ticked
     }
@@ -478,6 +486,13 @@ impl Wire {
                 (false, false) => self.hellos.push_back(key),
             }
         }
+    }
+}
+
+/// Gives back what a list took while a crowd stood in it.
+fn rest<T>(list: &mut VecDeque<T>) {
+    if list.is_empty() && list.capacity() > LIST_KEPT {
+        list.shrink_to(LIST_KEPT);
     }
 }
 

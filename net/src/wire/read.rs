@@ -62,23 +62,15 @@ impl Wire {
         if conn.flags.has(Flags::FINISHED) {
             return self.finish(key);
         }
-        let handshaking = conn.state == State::Handshaking;
-        if handshaking && conn.flags.has(Flags::ENDED) {
-            if !conn.flags.has(Flags::HANDSHAKE) {
-                self.depth.looked(true);
-            }
-            // Nobody waits for the end of this handshake.
+        let fresh = conn.state == State::Handshaking && !conn.flags.has(Flags::HANDSHAKE);
+        if fresh && conn.flags.has(Flags::ENDED) {
+            // Nobody waits for the answer to this ClientHello. Behind our answer it is otherwise: what
+            // the client has sent with its Finished is there to be read.
+            self.depth.looked(true);
             return self.lose(key, End::Gone);
         }
         match receive(conn, &mut self.scratch) {
             Got::Bytes(bytes) => {
-                if handshaking && conn.flags.raise(Flags::HANDSHAKE) {
-                    self.depth.looked(false);
-                    self.admission.begun();
-                    self.census.count(Stage::HandshakeBegun);
-                    let in_flight = self.admission.in_flight() as u64;
-                    self.census.handshakes_most = self.census.handshakes_most.max(in_flight);
-                }
                 // A short read has emptied the socket, unless the end waits behind it.
                 if bytes == READ_BYTES_MAX || conn.flags.has(Flags::ENDED) {
                     self.make_ready(key);
@@ -146,6 +138,17 @@ impl Wire {
         let wire = &mut self.scratch[..bytes];
         let input =
             conn.transport.read(wire, &mut self.arena, &mut self.wire_out, &mut self.between);
+        if conn.state == State::Handshaking
+            && !self.wire_out.is_empty()
+            && conn.flags.raise(Flags::HANDSHAKE)
+        {
+            // It has an answer. Whoever sends less than a ClientHello holds no place.
+            self.depth.looked(false);
+            self.admission.begun();
+            self.census.count(Stage::HandshakeBegun);
+            let in_flight = self.admission.in_flight() as u64;
+            self.census.handshakes_most = self.census.handshakes_most.max(in_flight);
+        }
         let over = input == Input::Over && conn.flags.raise(Flags::FINISHED);
         if conn.state == State::Handshaking {
             self.end_handshake(key, input);

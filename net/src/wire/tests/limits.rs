@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode};
 
-use super::rig::{CONNECT, HALF_HELLO, PINGREQ, Rig, TestClient, publish};
+use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
 use crate::admission::depth::PLACES_MAX;
 use crate::stages::Stage;
 use crate::websocket::WebSocketConfig;
@@ -253,11 +253,11 @@ fn a_flood_at_one_listener_does_not_hold_up_another() {
 #[test]
 fn handshakes_in_flight_are_capped_and_the_rest_waits() {
     let limits = WireLimits { handshakes_max: 3, ..WireLimits::default() };
-    let (mut rig, _) = Rig::over_tls(limits);
+    let (mut rig, config) = Rig::over_tls(limits);
     let clients: Vec<_> = (0..40)
         .map(|_| {
             let mut client = rig.client();
-            client.write_all(HALF_HELLO).expect("sent");
+            client.write_all(&super::tls::hello(&config)).expect("sent");
             client
         })
         .collect();

@@ -10,7 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
-use super::rig::{CONNECT, Rig};
+use super::rig::{CONNECT, HALF_HELLO, PINGREQ, Rig};
 use crate::tls::{TicketSecret, TlsApplication, TlsConfig};
 use crate::{Protocol, WireLimits};
 
@@ -37,6 +37,15 @@ pub(super) fn mqtts() -> (Protocol, Arc<ClientConfig>) {
 pub(super) fn client(config: &Arc<ClientConfig>) -> ClientConnection {
     let name = "localhost".try_into().expect("a name");
     ClientConnection::new(Arc::clone(config), name).expect("a client")
+}
+
+/// The bytes of a whole ClientHello.
+pub(super) fn hello(config: &Arc<ClientConfig>) -> Vec<u8> {
+    let (mut tls, mut hello) = (client(config), Vec::new());
+    while tls.wants_write() {
+        tls.write_tls(&mut hello).expect("to memory");
+    }
+    hello
 }
 
 #[test]
@@ -70,6 +79,49 @@ fn a_ticket_leaves_with_the_connack() {
     tls.reader().read_exact(&mut connack).expect("it came with the ticket");
     assert_eq!(&connack, b"\x20\x02\0\0");
     rig.expect_at_rest(key);
+}
+
+/// A client that has sent everything and leaves at once.
+#[test]
+fn what_comes_with_the_end_behind_a_handshake_is_read() {
+    let (mut rig, config) = Rig::over_tls(WireLimits::default());
+    let mut tls = client(&config);
+    let mut client = rig.client();
+    client.set_nonblocking(true).expect("it can be");
+    while tls.is_handshaking() {
+        while tls.wants_write() {
+            tls.write_tls(&mut client).expect("sent");
+        }
+        rig.expect_silence();
+        receive(&mut tls, &mut client);
+    }
+    tls.writer().write_all(&[CONNECT, PINGREQ].concat()).expect("buffered");
+    while tls.wants_write() {
+        tls.write_tls(&mut client).expect("sent");
+    }
+    client.shutdown(std::net::Shutdown::Write).expect("it can be");
+    let (key, _) = rig.expect_connect();
+    assert_eq!(rig.expect_packet(), (key, petrel_proto::Packet::PingReq));
+    assert!(matches!(rig.expect_event(), crate::WireEvent::Closed { conn } if conn == key));
+    assert_eq!(rig.wire.handshakes(), 0);
+}
+
+#[test]
+fn less_than_a_client_hello_holds_no_place() {
+    let (mut rig, config) =
+        Rig::over_tls(WireLimits { handshakes_max: 1, ..WireLimits::default() });
+    let beginners: Vec<TcpStream> = (0..10)
+        .map(|_| {
+            let mut client = rig.client();
+            client.write_all(HALF_HELLO).expect("sent");
+            client
+        })
+        .collect();
+    rig.until(|rig| rig.wire.connections() == beginners.len());
+    let mut client = rig.client();
+    client.write_all(&hello(&config)).expect("sent");
+    rig.until(|rig| rig.wire.handshakes() == 1);
+    assert_eq!(rig.wire.connections(), beginners.len() + 1);
 }
 
 /// Reads once, if there is anything.
