@@ -1,7 +1,7 @@
 //! The secret of session tickets in a file, so that clients resume after a restart too.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ const SECRET_BYTES: usize = 32;
 pub enum SecretFileError {
     /// It cannot be read or made.
     Io(PathBuf, io::Error),
+    /// It is no ordinary file.
+    NoFile(PathBuf),
     /// It holds another number of bytes than a secret has.
     Length(PathBuf, u64),
     /// Others than its owner may read it; these are its permissions.
@@ -34,6 +36,9 @@ impl fmt::Display for SecretFileError {
                     "the secret of session tickets {} cannot be used: {error}",
                     path.display()
                 )
+            }
+            Self::NoFile(path) => {
+                write!(f, "the secret of session tickets {} is no ordinary file", path.display())
             }
             Self::Length(path, bytes) => write!(
                 f,
@@ -61,19 +66,39 @@ impl TicketSecret {
     /// See [`SecretFileError`].
     pub fn from_file(path: &Path) -> Result<Self, SecretFileError> {
         let failed = |error| SecretFileError::Io(path.to_owned(), error);
-        match File::open(path) {
-            Ok(file) => Self::read(path, file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let secret = Self::generate().map_err(|_| SecretFileError::Random)?;
-                let mut file = OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(path)
-                    .map_err(failed)?;
-                // On the disk before the first ticket is sealed with it.
-                file.write_all(secret.bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-                Ok(secret)
+        match fs::metadata(path) {
+            // A pipe would be waited for.
+            Ok(meta) if !meta.is_file() => Err(SecretFileError::NoFile(path.to_owned())),
+            Ok(_) => Self::read(path, File::open(path).map_err(failed)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Makes a secret and keeps it. It appears under its name whole and on the disk, before the first
+    /// ticket is sealed with it; if another process is faster, its secret is taken.
+    fn make(path: &Path) -> Result<Self, SecretFileError> {
+        let failed = |error| SecretFileError::Io(path.to_owned(), error);
+        let secret = Self::generate().map_err(|_| SecretFileError::Random)?;
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(format!(".{}", std::process::id()));
+        let draft = PathBuf::from(draft);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)
+            .map_err(failed)?;
+        let kept = file
+            .write_all(secret.bytes())
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::hard_link(&draft, path));
+        fs::remove_file(&draft).map_err(failed)?;
+        match kept {
+            Ok(()) => Ok(secret),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                Self::read(path, File::open(path).map_err(failed)?)
             }
             Err(error) => Err(failed(error)),
         }
@@ -97,7 +122,6 @@ impl TicketSecret {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -115,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn who_makes_it_at_the_same_time_gets_the_same_secret() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        let first = TicketSecret::make(&path).expect("made");
+        let second = TicketSecret::make(&path).expect("found");
+        assert_eq!(first.bytes(), second.bytes());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 1, "no draft is left");
+    }
+
+    #[test]
     fn a_file_that_is_no_good_is_refused_and_left_alone() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("secret");
@@ -126,6 +160,9 @@ mod tests {
         let error = TicketSecret::from_file(&path).expect_err("exposed").to_string();
         assert!(error.contains("can be read by others (mode 640)"), "{error}");
         assert_eq!(fs::read(&path).expect("readable"), [7; 32]);
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("made");
+        assert!(matches!(TicketSecret::from_file(&pipe), Err(SecretFileError::NoFile(_))));
         let nowhere = folder.path().join("no/secret");
         assert!(matches!(TicketSecret::from_file(&nowhere), Err(SecretFileError::Io(..))));
     }
