@@ -16,6 +16,8 @@ pub struct Counters {
     pub connections: AtomicU64,
     /// Connections that came from another shard.
     pub adopted: AtomicU64,
+    /// Connections that were to come from another shard and for which there was no descriptor.
+    pub stranded: AtomicU64,
     admitted: AtomicU64,
     refused: AtomicU64,
     sessions: AtomicU64,
@@ -39,6 +41,7 @@ impl Counters {
             census: Census::from_numbers(self.census.iter().map(get)),
             decided: Decided { admitted: get(&self.admitted), refused: get(&self.refused) },
             adopted: get(&self.adopted),
+            stranded: get(&self.stranded),
             sessions: get(&self.sessions),
         }
     }
@@ -62,6 +65,8 @@ pub struct Figures {
     pub decided: Decided,
     /// Connections that moved from one shard to another since the start.
     pub adopted: u64,
+    /// Connections that were lost on the way, since their home shard had no descriptor for them.
+    pub stranded: u64,
     /// Sessions, with a connection or without.
     pub sessions: u64,
 }
@@ -78,14 +83,15 @@ impl Figures {
 
     /// The way to CONNECT in one line of `name=number`.
     pub fn stages(&self) -> impl fmt::Display {
-        let Self { census, decided, adopted, .. } = *self;
+        let Self { census, decided, adopted, stranded, .. } = *self;
         Line(move |f: &mut fmt::Formatter<'_>| {
             f.write_str("stages:")?;
             for stage in Stage::ALL {
                 write!(f, " {}={}", stage.name(), census.stage(stage))?;
             }
             let Decided { admitted, refused } = decided;
-            write!(f, " connect_denied={refused} admitted={admitted} adopted={adopted}")?;
+            write!(f, " connect_denied={refused} admitted={admitted}")?;
+            write!(f, " adopted={adopted} stranded={stranded}")?;
             write!(f, " handshakes_in_flight_most={}", census.handshakes_most)
         })
     }
@@ -131,6 +137,7 @@ impl Watch {
             all.decided.admitted += one.decided.admitted;
             all.decided.refused += one.decided.refused;
             all.adopted += one.adopted;
+            all.stranded += one.stranded;
             all.sessions += one.sessions;
         }
         all
@@ -148,6 +155,7 @@ mod tests {
         for counters in &counters {
             counters.publish(&census, Decided { admitted: 7, refused: 2 }, 100);
             counters.adopted.store(3, Ordering::Relaxed);
+            counters.stranded.store(4, Ordering::Relaxed);
         }
         let figures = Watch::new(counters).figures();
         assert_eq!(
@@ -156,7 +164,7 @@ mod tests {
              handshake_begun=12 handshake_timed_out=14 handshake_refused=16 handshake_gone=18 \
              handshake_full=20 handshake_resumed=22 handshake_retried=24 connect_timed_out=26 \
              connect_gone=28 connect_refused=30 connect=32 connect_denied=4 admitted=14 adopted=6 \
-             handshakes_in_flight_most=25"
+             stranded=8 handshakes_in_flight_most=25"
         );
         assert_eq!(
             figures.connections().to_string(),

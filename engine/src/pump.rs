@@ -386,11 +386,13 @@ impl Pump {
         if self.stop_at_ms.is_some() {
             return;
         }
+        let Some(conn) = self.parts.wire.attach(conn) else {
+            self.parts.counters.stranded.fetch_add(1, Ordering::Relaxed);
+            return self.report.stranded(self.now.mono_ms);
+        };
         self.parts.counters.adopted.fetch_add(1, Ordering::Relaxed);
-        if let Some(conn) = self.parts.wire.attach(conn) {
-            let origin = self.origin(listener, peer);
-            self.feed(Input::Connect { conn: id_of(conn), connect, origin });
-        }
+        let origin = self.origin(listener, peer);
+        self.feed(Input::Connect { conn: id_of(conn), connect, origin });
     }
 
     /// Answers a first packet that is no good CONNECT, where the protocol has an answer.

@@ -66,6 +66,17 @@ impl Report {
         self.line(now_ms, format_args!("connections wait because accepting failed: {error}"));
     }
 
+    /// Reports that a connection could not be taken over from another shard.
+    pub fn stranded(&mut self, now_ms: u64) {
+        self.line(
+            now_ms,
+            format_args!(
+                "a connection was lost on the way to the shard of its session, which has no \
+                 descriptor left for it; raise the limit of open files (ulimit -n)"
+            ),
+        );
+    }
+
     /// Writes what has been summed up, from time to time. `too_often` connections were refused since the
     /// start because their source connects too often.
     pub fn tick(&mut self, now_ms: u64, too_often: u64) {

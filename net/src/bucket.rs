@@ -5,7 +5,8 @@
 //!
 //! Invariants:
 //! - memory is the table's, however many addresses connect;
-//! - an address that keeps to its rate is never refused, whatever others do;
+//! - an address whose connections are accepted at its rate is not refused, whatever others do, but in
+//!   the moment in which two shards give its place to somebody new;
 //! - what is refused changes nothing, so trying costs a client no later place.
 
 use std::hash::{BuildHasher, RandomState};
