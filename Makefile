@@ -18,7 +18,7 @@ run:
 	target/release/petrel $(ARGS)
 
 ## Everything that proves the broker. No root, nothing beyond loopback.
-test: check integration sim clients
+test: check integration sim clients bench-gate
 	@echo "make test: all passed"
 
 ## The short loop: format, lints as errors, the rules of the tree, unit tests.
@@ -89,7 +89,7 @@ bench-density:
 ## N persistent sessions cut at once, over TLS with TLS=1; all of them come back.
 bench-storm:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
-	$(PYTHON) bench/large.py storm --count $(N) --tls "$(TLS)" -R 4000 $(ARGS)
+	$(PYTHON) bench/large.py storm --count $(N) --tls "$(TLS)" -R 4000 --pairs 50 -I 50 --nice 10 $(ARGS)
 
 ## CPU per forwarded message beside Mosquitto's, if mosquitto is installed.
 bench-cpu:
