@@ -12,7 +12,7 @@ use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode, Version};
 use rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
 
-use super::WireEvent;
+use super::{LIST_KEPT, WireEvent};
 use crate::poller::EVENTS_PER_WAIT_MAX;
 
 #[test]
@@ -116,6 +116,24 @@ fn the_end_of_a_connection_is_told_after_its_last_packet_and_once() {
     assert!(matches!(rig.expect_event(), WireEvent::Closed { conn } if conn == key));
     rig.expect_silence();
     assert_eq!(rig.wire.connections(), 0);
+}
+
+#[test]
+fn the_lists_of_a_crowd_are_given_back_at_the_next_tick() {
+    const CROWD: usize = 600;
+    let mut rig = Rig::new();
+    let crowd: Vec<TestClient> = (0..CROWD).map(|_| rig.connected()).collect();
+    drop(crowd);
+    while rig.wire.leaving.len() < CROWD {
+        rig.turn();
+    }
+    assert!(rig.wire.leaving.capacity() >= CROWD, "they all stand there");
+    let mut ends = 0;
+    while ends < CROWD {
+        ends += usize::from(matches!(rig.expect_event(), WireEvent::Closed { .. }));
+    }
+    rig.pass_ms(250);
+    assert!(rig.wire.leaving.capacity() < 2 * LIST_KEPT);
 }
 
 /// A network fails: those who stay are served before all the ends are dealt with.
