@@ -52,7 +52,7 @@ def held(layer, count, shards, runtime):
     ):
         host, port = address.rsplit(":", 1)
         command = [str(broker.BENCH), "connect", "-h", host, "-p", port, "-c", str(count)]
-        command += ["--quiet", "--time", "2", "--broker-pid", str(process.pid)]
+        command += ["--quiet", "--time", "12", "--broker-pid", str(process.pid)]
         # When all come at once the passing needs of their handshakes leave holes: 10 to 30 bytes.
         command += ["--json", file.name, "-R", "4000"]
         command += ["-S"] if layer else []
