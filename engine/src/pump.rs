@@ -189,6 +189,7 @@ impl Pump {
             || self.parts.mesh.has_mail()
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
+            || self.shard.is_overdue()
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -207,6 +208,8 @@ impl Pump {
             let too_often = self.parts.wire.census().stage(Stage::RefusedByRate);
             self.report.tick(self.now.mono_ms, too_often);
             self.publish();
+        }
+        if ticked || self.shard.is_overdue() {
             self.feed(Input::Timer);
         }
         self.receive();

@@ -18,11 +18,17 @@ pub(crate) struct Deadlines {
     steps: Vec<Vec<ConnKey>>,
     /// The next step to be looked at.
     cursor: u32,
+    /// What is left of the step before it.
+    due: std::vec::IntoIter<ConnKey>,
 }
 
 impl Deadlines {
     pub(crate) fn new(now_ms: u64) -> Self {
-        Self { steps: vec![Vec::new(); STEPS], cursor: step_of(now_ms) }
+        Self {
+            steps: vec![Vec::new(); STEPS],
+            cursor: step_of(now_ms),
+            due: Vec::new().into_iter(),
+        }
     }
 
     /// Looks at `key` at `deadline_ms`, never before it unless it is further away than the
@@ -37,14 +43,23 @@ impl Deadlines {
         Some(step)
     }
 
-    /// Takes the keys of the next step that has come, with its number; `None` when all are done.
-    pub(crate) fn due(&mut self, now_ms: u64) -> Option<(u32, Vec<ConnKey>)> {
-        if self.cursor > step_of(now_ms) {
-            return None;
+    /// Takes the next key of a step that has come, with the step's number; `None` when all are done.
+    pub(crate) fn due(&mut self, now_ms: u64) -> Option<(u32, ConnKey)> {
+        loop {
+            if let Some(key) = self.due.next() {
+                return Some((self.cursor - 1, key));
+            }
+            if self.cursor > step_of(now_ms) {
+                return None;
+            }
+            self.due = std::mem::take(&mut self.steps[self.cursor as usize % STEPS]).into_iter();
+            self.cursor += 1;
         }
-        let step = self.cursor;
-        self.cursor += 1;
-        Some((step, std::mem::take(&mut self.steps[step as usize % STEPS])))
+    }
+
+    /// True if keys of a step that has begun are left.
+    pub(crate) fn is_overdue(&self) -> bool {
+        !self.due.as_slice().is_empty()
     }
 }
 
@@ -60,7 +75,7 @@ mod tests {
     const KEY: ConnKey = ConnKey { index: 3, generation: 1 };
 
     fn due_at(deadlines: &mut Deadlines, now_ms: u64) -> Vec<ConnKey> {
-        std::iter::from_fn(|| deadlines.due(now_ms)).flat_map(|(_, keys)| keys).collect()
+        std::iter::from_fn(|| deadlines.due(now_ms)).map(|(_, key)| key).collect()
     }
 
     #[test]

@@ -321,8 +321,10 @@ impl Wire {
     pub fn advance(&mut self, now_ms: u64) -> bool {
         self.now_ms = now_ms;
         let ticked = std::mem::take(&mut self.ticked);
-        if ticked {
+        if ticked || self.deadlines.is_overdue() {
             self.expire();
+        }
+        if ticked {
             for listener in &mut self.listeners {
                 listener.resting = false;
             }
@@ -416,6 +418,7 @@ impl Wire {
         !self.events.is_empty()
             || self.current.is_some()
             || self.stages_used > 0
+            || self.deadlines.is_overdue()
             || self.admission.has_work(self.waiting())
     }
 

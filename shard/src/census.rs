@@ -38,7 +38,7 @@ impl Shard {
             filters: self.matcher.len(),
             groups: self.groups.len(),
             group_messages: self.groups.queued(),
-            timers: self.wheel.len(),
+            timers: self.wheel.len() + self.due.len(),
             retained: self.retained.len(),
             ..Census::default()
         };

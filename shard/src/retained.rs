@@ -24,6 +24,8 @@ const OVERTAKEN_MAX: usize = 4096;
 /// Topics that one answer looks at, at most, so that a filter that matches little cannot hold up
 /// the shard.
 const BATCH_TOPICS_MAX: usize = 1024;
+/// Expired messages that are discarded at once.
+const EXPIRED_MAX: usize = 256;
 
 /// The retained messages of the topics whose home is this shard.
 #[derive(Debug, Default)]
@@ -57,13 +59,18 @@ impl Retained {
         true
     }
 
-    /// Discards what has expired ([MQTT5-3.3.2-5]).
-    pub(crate) fn expire(&mut self, now_ms: u64) {
-        while self.expiring.first().is_some_and(|(at, _)| *at <= now_ms) {
+    /// Discards what has expired ([MQTT5-3.3.2-5]), at most [`EXPIRED_MAX`] messages; nobody gets
+    /// the rest either. True if that was all.
+    pub(crate) fn expire(&mut self, now_ms: u64) -> bool {
+        for _ in 0..EXPIRED_MAX {
+            if self.expiring.first().is_none_or(|(at, _)| *at > now_ms) {
+                return true;
+            }
             if let Some((_, topic)) = self.expiring.pop_first() {
                 self.by_topic.remove(&topic);
             }
         }
+        false
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -45,6 +45,10 @@ pub struct Shard {
     pub(crate) groups: Groups,
     pub(crate) retained: Retained,
     pub(crate) wheel: Wheel<Timer>,
+    /// What the wheel has yielded and nobody has looked at yet.
+    pub(crate) due: std::vec::IntoIter<Timer>,
+    /// Something that was due has been left for the next [`Input::Timer`].
+    pub(crate) overdue: bool,
     pub(crate) scratch: RouteScratch,
     pub(crate) assigned: u64,
     /// Sessions ever made, so that no reference to one finds another in its place.
@@ -80,6 +84,8 @@ impl Shard {
             groups: Groups::default(),
             retained: Retained::default(),
             wheel: Wheel::new(0, TIMER_TICK_MS, TIMER_SLOTS),
+            due: Vec::new().into_iter(),
+            overdue: false,
             scratch: RouteScratch::default(),
             assigned: 0,
             generation: 0,

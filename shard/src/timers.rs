@@ -17,6 +17,11 @@ pub(crate) const TIMER_SLOTS: usize = 1024;
 /// The furthest that an entry lies ahead, so that entries of sessions and connections that are
 /// long gone do not pile up.
 const HORIZON_MS: u64 = 300_000;
+/// What one [`crate::Input::Timer`] may cost, in looks of some 0.1 µs, so that thousands of clients
+/// that fall silent at once hold up nobody else.
+const LOOKS_MAX: u32 = 1_024;
+/// What the end of a connection or of a session costs, in looks, with all that comes of it.
+const LOOKS_OF_AN_END: u32 = 64;
 
 /// What a timer looks at, in 8 bytes: the silence of a connection, or the expiry and the will of a
 /// session.
@@ -52,21 +57,32 @@ impl Tick {
 
 impl Shard {
     pub(crate) fn on_timer(&mut self, turn: &mut Turn<'_>) {
-        let mut due = Vec::new();
-        loop {
-            self.wheel.expire(turn.now_ms, &mut due);
-            if due.is_empty() {
-                break;
-            }
-            for timer in due.drain(..) {
-                let Timer { index, generation } = timer;
-                match index & SESSION {
-                    0 => self.check_silence(turn, ConnId { index, generation }),
-                    _ => self.check_session(turn, index & !SESSION, generation),
+        let mut left = LOOKS_MAX;
+        while left > 0 {
+            let Some(Timer { index, generation }) = self.due.next() else {
+                let mut due = Vec::new();
+                self.wheel.expire(turn.now_ms, &mut due);
+                self.due = due.into_iter();
+                if self.due.len() == 0 {
+                    break;
                 }
-            }
+                continue;
+            };
+            let ended = match index & SESSION {
+                0 => self.check_silence(turn, ConnId { index, generation }),
+                _ => self.check_session(turn, index & !SESSION, generation),
+            };
+            left = left.saturating_sub(if ended { LOOKS_OF_AN_END } else { 1 });
         }
-        self.retained.expire(turn.now_ms);
+        let all_expired = self.retained.expire(turn.now_ms);
+        self.overdue = self.due.len() > 0 || !all_expired;
+    }
+
+    /// True if the last [`crate::Input::Timer`] has left some of what was due to the next, which should
+    /// come soon: one input deals with some 16 ends or 1,024 looks at most.
+    #[must_use]
+    pub const fn is_overdue(&self) -> bool {
+        self.overdue
     }
 
     /// Sets the timer that watches a connection for silence.
@@ -82,18 +98,22 @@ impl Shard {
 
     /// Closes a connection that has been silent for one and a half times its keep alive
     /// ([MQTT5-3.1.2-22], [MQTT311-3.1.2-24]), or that does not finish authenticating.
-    fn check_silence(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
-        let Some(connection) = self.connection(conn) else { return };
+    ///
+    /// True if it has.
+    fn check_silence(&mut self, turn: &mut Turn<'_>, conn: ConnId) -> bool {
+        let Some(connection) = self.connection(conn) else { return false };
         // The timer may be left from the authentication, or watch what needs no watching now.
         if connection.silence_ms_max == 0 || sabotage::on(Sabotage::KeepAliveIgnored) {
-            return;
+            return false;
         }
-        if connection.silence_ms(turn.now_ms) >= connection.silence_ms_max {
+        let over = connection.silence_ms(turn.now_ms) >= connection.silence_ms_max;
+        if over {
             let what = "nothing was received for one and a half times the keep alive";
             self.violate(turn, conn, Violation::new(ReasonCode::KeepAliveTimeout, what));
         } else {
             self.arm_silence(turn, conn);
         }
+        over
     }
 
     /// Sets the timer of a session for the nearest of its deadlines, if none is set before it.
@@ -114,22 +134,25 @@ impl Shard {
     }
 
     /// Ends a session whose expiry has passed ([MQTT5-3.1.2-23], [MQTT5-4.1.0-2]) and publishes a
-    /// will whose delay has.
-    fn check_session(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
+    /// will whose delay has. True if it did either.
+    fn check_session(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) -> bool {
+        let Some(session) = self.sessions.get_mut(index) else { return false };
         if session.generation != generation {
-            return;
+            return false;
         }
         if session.timer_at.ms() <= turn.now_ms {
             session.timer_at = Tick::NEVER;
         }
         let expires = !sabotage::on(Sabotage::ExpiryIgnored);
         if expires && !session.is_online() && session.expires_at.ms() <= turn.now_ms {
-            return self.end_session(turn, index);
+            self.end_session(turn, index);
+            return true;
         }
-        if session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms) {
+        let fires = session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms);
+        if fires {
             self.publish_will(turn, index);
         }
         self.arm_session(turn, index);
+        fires
     }
 }

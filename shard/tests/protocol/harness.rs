@@ -287,6 +287,11 @@ impl Net {
         self.clients[client.0].version
     }
 
+    /// True if a client is connected, and to that shard.
+    pub fn is_on(&self, client: Client, shard: u16) -> bool {
+        self.is_open(client) && self.clients[client.0].shard == shard
+    }
+
     pub fn is_open(&self, client: Client) -> bool {
         self.clients[client.0].open
     }
@@ -350,9 +355,20 @@ impl Net {
         self.tick();
     }
 
+    /// Lets time pass at once and gives one [`Input::Timer`] to the first shard; true if it has left
+    /// something to the next.
+    pub fn leap_in_part(&mut self, ms: u64) -> bool {
+        self.now_ms += ms;
+        self.handle(0, Input::Timer);
+        self.shards[0].is_overdue()
+    }
+
     fn tick(&mut self) {
         for shard in 0..self.shards.len() as u16 {
             self.handle(shard, Input::Timer);
+            while self.shards[usize::from(shard)].is_overdue() {
+                self.handle(shard, Input::Timer);
+            }
         }
         self.run();
     }

@@ -3,7 +3,7 @@
 use petrel_proto::{Packet, ReasonCode as R};
 use petrel_shard::Verdict;
 
-use crate::harness::{across, across_with, versions};
+use crate::harness::{Net, across, across_with, versions};
 use crate::packets::*;
 
 /// [MQTT5-3.1.2-22] [MQTT5-3.2.2-22] [MQTT311-3.1.2-24]
@@ -134,5 +134,29 @@ fn pingreq_is_answered_with_pingresp() {
             net.send(a, Packet::PingReq);
         }
         assert_eq!(net.received(a), [Packet::PingResp, Packet::PingResp, Packet::PingResp]);
+    });
+}
+
+/// A crowd that falls silent at once, and its sessions, end over many inputs: those who stay have theirs
+/// between.
+#[test]
+fn a_crowd_of_deadlines_is_dealt_with_in_parts() {
+    const CROWD: usize = 200;
+    across(|net| {
+        let clients: Vec<_> = (0..CROWD)
+            .map(|n| net.online(v5(&format!("c{n}")).with(|c| c.keep_alive_s = 10)))
+            .collect();
+        let of_first = |net: &Net| clients.iter().filter(|&&c| net.is_on(c, 0)).count();
+        let all = of_first(net);
+        let mut before = all;
+        let mut inputs = 0;
+        while net.leap_in_part(if inputs == 0 { 15_500 } else { 0 }) {
+            inputs += 1;
+            let left = of_first(net);
+            assert!((1..=16).contains(&(before - left)), "{before} to {left}");
+            before = left;
+        }
+        assert_eq!(of_first(net), 0);
+        assert!(inputs >= all / 16 - 1, "{inputs} inputs for {all}");
     });
 }

@@ -146,6 +146,9 @@ impl Rig {
     pub fn sleep(&mut self, by_ms: u64) {
         self.now_ms += by_ms;
         self.handle(Input::Timer);
+        while self.shard.is_overdue() {
+            self.handle(Input::Timer);
+        }
         self.out.clear();
     }
 }

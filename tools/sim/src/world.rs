@@ -250,6 +250,9 @@ impl World {
     fn tick(&mut self) -> Checked {
         for shard in 0..self.shards() {
             self.feed(shard, Input::Timer, &Hint::default())?;
+            while self.cores[usize::from(shard)].shard.is_overdue() {
+                self.feed(shard, Input::Timer, &Hint::default())?;
+            }
         }
         self.schedule(TICK_MS, Event::Tick);
         Ok(())

@@ -34,6 +34,26 @@ fn a_connection_without_connect_is_cut_in_time_however_it_dribbles() {
     rig.expect_silence();
 }
 
+/// A crowd whose time is over is cut over many turns: those who stay have theirs between.
+#[test]
+fn a_crowd_is_cut_in_parts() {
+    const CROWD: usize = 100;
+    let mut rig = Rig::new();
+    let crowd: Vec<_> = (0..CROWD).map(|_| rig.client()).collect();
+    rig.until(|rig| rig.wire.connections() == CROWD);
+    rig.pass_ms(10_250);
+    let mut turns = 1;
+    while rig.wire.connections() > 0 {
+        assert!(rig.wire.connections() + 16 * turns >= CROWD, "more than 16 in a turn");
+        assert!(rig.wire.has_work());
+        rig.turn();
+        turns += 1;
+    }
+    assert!(!rig.wire.has_work());
+    assert_eq!(rig.wire.census().stage(Stage::ConnectTimedOut), CROWD as u64);
+    drop(crowd);
+}
+
 #[test]
 fn half_a_packet_is_cut_in_time_however_it_dribbles() {
     let mut rig = Rig::new();
