@@ -15,6 +15,7 @@ mod config;
 mod error;
 mod secret_file;
 mod session;
+mod suites;
 mod tickets;
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ const CONNECTIONS: usize = 2_000;
 /// What we accept per idle TLS session: version, record layer, bytes that Rust asked for, bytes of the
 /// heap. A new library version has to stay below.
 const TLS_BYTES_MAX: [(&SupportedProtocolVersion, RecordLayer, isize, isize); 4] = [
-    (&TLS13, RecordLayer::Rustls, 2_400, 3_700),
+    (&TLS13, RecordLayer::Rustls, 2_300, 2_500),
     (&TLS12, RecordLayer::Rustls, 2_400, 3_600),
     (&TLS13, RecordLayer::Compact, 152, 200),
     (&TLS12, RecordLayer::Compact, 2_400, 3_600),

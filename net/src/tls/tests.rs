@@ -181,6 +181,37 @@ fn both_versions_shake_hands_and_carry_data_both_ways() {
 }
 
 #[test]
+fn every_suite_of_tls_1_3_carries_records_of_every_size_and_changes_keys() {
+    let site = Site::new();
+    let suites = [
+        cipher_suite::TLS13_AES_128_GCM_SHA256,
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    for suite in suites {
+        let provider =
+            rustls::crypto::CryptoProvider { cipher_suites: vec![suite], ..default_provider() };
+        let client = connect(site.client_with(&TLS13, provider));
+        let mut pair = Pair::shaken(&site.server(), client);
+        for length in [1, 15, 16, 100, 16_383, 16_384, 16_385, 40_000] {
+            let bytes: Vec<u8> = (0..length).map(|n: usize| n as u8).collect();
+            let wire = pair.client_says(&bytes);
+            pair.plain.clear();
+            let (progress, answer) = pair.give_server(wire);
+            progress.unwrap();
+            assert!(pair.plain[..] == bytes, "{suite:?}, {length} bytes up");
+            assert_eq!(pair.give_client(&answer).unwrap(), b"");
+            let wire = pair.server_says(&bytes);
+            assert!(pair.give_client(&wire).unwrap() == bytes, "{suite:?}, {length} bytes down");
+            pair.client.refresh_traffic_keys().unwrap();
+        }
+        let mut wire = pair.client_says(b"changed on the way");
+        *wire.last_mut().unwrap() ^= 1;
+        assert!(pair.give_server(wire).0.is_err(), "{suite:?}");
+    }
+}
+
+#[test]
 fn the_cheapest_suite_is_chosen_against_the_order_of_the_client() {
     let site = Site::new();
     let newest = cipher_suite::TLS13_AES_128_GCM_SHA256;
