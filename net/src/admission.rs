@@ -15,8 +15,8 @@ pub mod depth;
 use std::time::Duration;
 
 /// Time for the new in one turn. It is looked at between steps, so one step may come on top; a
-/// handshake, which takes some 100 µs to begin, is only begun as the first of its turn. To end a turn
-/// and to look at the connected costs some 2 µs.
+/// handshake, which takes some 100 µs to begin, is only begun if the one before it took no longer than
+/// what is left, or as the first of its turn. To end a turn and to look at the connected costs some 2 µs.
 pub const NEW_PER_TURN: Duration = Duration::from_micros(100);
 
 /// Time for the connected while somebody new waits, before the new get theirs.
@@ -40,6 +40,8 @@ pub struct Admission {
     /// What the connected have had since the new had their time, over any number of turns.
     since_new: Duration,
     finishes_in_a_row: u32,
+    /// What it took to begin the last handshake, at most [`NEW_PER_TURN`].
+    hello: Duration,
 }
 
 /// How many of each kind wait.
@@ -93,6 +95,7 @@ impl Admission {
             new_left: Duration::ZERO,
             since_new: Duration::ZERO,
             finishes_in_a_row: 0,
+            hello: NEW_PER_TURN,
         }
     }
 
@@ -121,8 +124,10 @@ impl Admission {
             self.established_left -= 1;
             return Next::Established;
         }
-        if new == Next::Hello && self.new_left < NEW_PER_TURN {
-            // It would more than double what the connected have to wait.
+        if new == Next::Hello && self.new_left < self.hello {
+            // It would go beyond the time of the new, so they have had theirs.
+            self.new_left = Duration::ZERO;
+            self.since_new = Duration::ZERO;
             return Next::Nothing;
         }
         self.finishes_in_a_row = match new {
@@ -158,6 +163,9 @@ impl Admission {
             Next::Nothing => {}
             Next::Finish | Next::Hello | Next::Accept | Next::AcceptPlain => {
                 self.new_left = self.new_left.saturating_sub(time);
+                if matches!(step, Next::Hello) {
+                    self.hello = time.min(NEW_PER_TURN);
+                }
                 if self.new_left.is_zero() {
                     self.since_new = Duration::ZERO;
                 }

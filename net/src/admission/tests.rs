@@ -93,19 +93,18 @@ fn handshakes_at_their_cap_keep_nobody_out_who_needs_none() {
     assert_eq!(turn(&mut admission, &mut waiting)[0], Next::AcceptPlain);
 }
 
-/// Both sides have more than can be done: what each gets of 10 seconds.
-#[test]
-fn under_overload_from_both_sides_each_has_its_share() {
+/// What the new get of 10 seconds if there is always more than can be done on both sides: so many of a
+/// kind wait, and a handshake takes so long to begin.
+fn share_of_new(kinds: Waiting, hello: Duration) -> f64 {
     let mut admission = Admission::new(usize::MAX);
     let (mut established, mut new) = (Duration::ZERO, Duration::ZERO);
     while established + new < Duration::from_secs(10) {
-        let waiting =
-            Waiting { established: 5000, finishing: 5000, hellos: 5000, ..Waiting::default() };
+        let waiting = Waiting { established: 5000, ..kinds };
         admission.begin_turn(waiting);
         // The turn may be cut at any point.
         for _ in 0..100 {
             let step = admission.next(waiting);
-            let cost = usual_cost(step);
+            let cost = if step == Next::Hello { hello } else { usual_cost(step) };
             admission.spent(step, cost);
             match step {
                 Next::Nothing => break,
@@ -114,8 +113,27 @@ fn under_overload_from_both_sides_each_has_its_share() {
             }
         }
     }
-    let share = new.as_secs_f64() / (established + new).as_secs_f64();
+    new.as_secs_f64() / (established + new).as_secs_f64()
+}
+
+#[test]
+fn under_overload_from_both_sides_each_has_its_share() {
+    let everything = Waiting { finishing: 5000, hellos: 5000, ..Waiting::default() };
+    let share = share_of_new(everything, HELLO);
     assert!((0.08..0.12).contains(&share), "the new have {share}");
+}
+
+/// One that takes most of the time of the new is not followed by another in its turn, and that must
+/// not make the new be owed theirs for ever.
+#[test]
+fn handshakes_have_no_more_than_their_share_however_fast_they_are() {
+    let hellos = Waiting { hellos: 5000, ..Waiting::default() };
+    for micros in [1, 20, 50, 90, 99, 100, 101, 500] {
+        let share = share_of_new(hellos, Duration::from_micros(micros));
+        let in_a_turn = (micros * (100 / micros).max(1)) as f64;
+        let fair = in_a_turn / (1_000.0 + in_a_turn);
+        assert!((0.9..1.05).contains(&(share / fair)), "{share} at {micros} µs");
+    }
 }
 
 /// Steps of a few kinds, with what each of them costs in microseconds, and who comes meanwhile.
