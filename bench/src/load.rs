@@ -29,6 +29,9 @@ use worker::{Order, Parts, Runtime};
 /// How often progress is shown and conditions are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// A broker that has let nobody in for so long, and has turned some away, is not there.
+const NOBODY_MAX: Duration = Duration::from_secs(5);
+
 /// Length of an interval in the log.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -141,12 +144,7 @@ impl Run {
 
     /// Has groups connect, so many a second in all, so many under way at once in all.
     pub fn connect(&self, groups: &[u16], per_second: f64, under_way_max: usize) {
-        let share = self.threads.len().max(1);
-        self.order(|| Order::Connect {
-            groups: groups.to_vec(),
-            per_second: per_second / share as f64,
-            under_way_max: (under_way_max / share).max(1),
-        });
+        self.order(|| Order::Connect { groups: groups.to_vec(), per_second, under_way_max });
     }
 
     /// The counters of a group now.
@@ -250,9 +248,20 @@ impl Run {
     ) -> Result<Duration, String> {
         let all: usize = groups.iter().map(|&it| self.groups[usize::from(it)].clients).sum();
         let ready = |run: &Self| groups.iter().map(|&it| run.counts(it).ready).sum::<u64>();
-        self.until(what, longest, |run| ready(run) >= all as u64)?.ok_or_else(|| {
-            format!("{what}: {} of {all} clients are ready after {longest:?}", ready(self))
-        })
+        let begin = Instant::now();
+        let nobody = |run: &Self| {
+            let mut sum = Counts::default();
+            run.counters.iter().flat_map(|it| it.iter()).for_each(|it| sum.add(it));
+            begin.elapsed() > NOBODY_MAX && sum.accepted == 0 && sum.failed > 0
+        };
+        let took = self.until(what, longest, |run| ready(run) >= all as u64 || nobody(run))?;
+        match (ready(self), took) {
+            (ready, Some(took)) if ready >= all as u64 => Ok(took),
+            (ready, took) => {
+                let after = took.unwrap_or(longest).as_secs_f64();
+                Err(format!("{what}: {ready} of {all} clients are ready after {after:.0} s"))
+            }
+        }
     }
 
     /// CPU time that the threads have used. What was ordered before has been done once this returns.

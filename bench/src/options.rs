@@ -59,7 +59,7 @@ The load:
   -q, --qos 0|1|2         of messages and subscriptions (0)
   -s, --size BYTES        of payloads, at least 16 (100)
   -r, --retain            messages are retained; in connect, sessions are kept
-  -t, --topic TOPIC       %i is the number of the client
+  -t, --topic TOPIC       of connect, keepalive, storm and pairs; %i is the number of the client
   -k, --keepalive S       (0; keepalive: 60)
       --time S            how long the measured part lasts (10)
       --pairs N           pairs in the background of a storm, QoS 1 (20)
@@ -139,6 +139,9 @@ pub struct Handshakes {
     pub under_way: usize,
     pub resume: bool,
 }
+
+/// What fits into an MQTT packet, with room for the longest topic and the properties.
+const PAYLOAD_BYTES_MAX: usize = 268_000_000;
 
 /// Clients of one thread, if nothing else is said; its file table has to have room for them.
 const CLIENTS_PER_THREAD: usize = 15_000;
@@ -273,10 +276,11 @@ impl Raw {
                     Some(number()?).filter(|it| *it > 0.0).map_or(f64::INFINITY, |it| 1000.0 / it)
             }
             "--num-messages" => asked.messages = whole(number()?, name, 1)? as u64,
-            "--nice" => asked.run.nice = whole(number()?, name, 0)?.min(19) as u8,
+            "--nice" => asked.run.nice = at_most(number()?, name, 0, 19)? as u8,
             "-n" | "--startnumber" => asked.target.start_number = whole(number()?, name, 0)?,
             "-x" | "--session-expiry" => {
-                asked.target.session_expiry_s = whole(number()?, name, 0)? as u32
+                asked.target.session_expiry_s =
+                    at_most(number()?, name, 0, u32::MAX as usize)? as u32
             }
             "-u" | "--username" => asked.target.username = Some(word(parser, name)?),
             "-P" | "--password" => asked.target.password = Some(word(parser, name)?),
@@ -286,13 +290,18 @@ impl Raw {
                     Some(whole(number()?, name, 0)?).filter(|it| *it > 0).unwrap_or(usize::MAX)
             }
             "-I" | "--interval-of-msg" | "--interval_of_msg" => {
-                asked.every = seconds(number()? / 1000.0, name)?
+                asked.every = seconds(number()? / 1000.0, name)?;
+                if asked.every.is_zero() {
+                    return Err(format!("{name}: an open loop needs a time between two messages"));
+                }
             }
             "-q" | "--qos" => asked.qos = qos(number()?)?,
-            "-s" | "--size" => asked.bytes = whole(number()?, name, 16)?,
+            "-s" | "--size" => asked.bytes = at_most(number()?, name, 16, PAYLOAD_BYTES_MAX)?,
             "-r" | "--retain" => asked.retain = true,
             "-t" | "--topic" => asked.topic = Some(word(parser, name)?),
-            "-k" | "--keepalive" => asked.keep_alive_s = whole(number()?, name, 0)? as u16,
+            "-k" | "--keepalive" => {
+                asked.keep_alive_s = at_most(number()?, name, 0, usize::from(u16::MAX))? as u16
+            }
             "--time" => asked.time = seconds(number()?, name)?,
             "--pairs" => asked.pairs = whole(number()?, name, 0)?,
             "--patience" => asked.target.patience = seconds(number()?, name)?,
@@ -303,7 +312,9 @@ impl Raw {
             "--broker-build" => asked.broker_build = Some(word(parser, name)?),
             "--quiet" | "--no-progress" => asked.run.quiet = true,
             "-h" | "--host" => self.hosts.push(word(parser, name)?),
-            "-p" | "--port" => self.port = Some(whole(number()?, name, 1)? as u16),
+            "-p" | "--port" => {
+                self.port = Some(at_most(number()?, name, 1, usize::from(u16::MAX))? as u16)
+            }
             "-V" | "--version" => self.version = version(number()?)?,
             "-S" | "--ssl" => self.ssl = true,
             "--cafile" => self.cafile = Some(word(parser, name)?.into()),
@@ -322,6 +333,17 @@ impl Raw {
 
     fn finish(self) -> Result<Asked, String> {
         let mut asked = self.asked;
+        use Scenario::{Connect, KeepAlive, Pairs, Storm};
+        if asked.topic.is_some() && ![Connect, KeepAlive, Pairs, Storm].contains(&asked.scenario) {
+            let name = asked.scenario.name();
+            return Err(format!(
+                "-t: {name} has topics of its own; connect, keepalive, storm and pairs take one"
+            ));
+        }
+        if let Some(password) = asked.target.password.as_deref().filter(|it| !it.is_empty()) {
+            // The words are written to the JSON.
+            asked.words.iter_mut().for_each(|word| *word = word.replace(password, "***"));
+        }
         let port = self.port.unwrap_or(if self.ssl { 8883 } else { 1883 });
         let hosts = if self.hosts.is_empty() { vec!["127.0.0.1".to_owned()] } else { self.hosts };
         for host in hosts {
@@ -362,14 +384,14 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
     let mut version = Version::V3_1_1;
     let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
     let mut resume = false;
-    let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, 5.0);
+    let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, Duration::from_secs(5));
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Long("connections") => connections = number(&mut parser, "--connections")? as usize,
             Long("pairs") => pairs = number(&mut parser, "--pairs")? as usize,
             Long("payload") => payload_bytes = (number(&mut parser, "--payload")? as usize).max(8),
             Long("window") => window = number(&mut parser, "--window")? as usize,
-            Long("seconds") => time = number(&mut parser, "--seconds")?,
+            Long("seconds") => time = seconds(number(&mut parser, "--seconds")?, "--seconds")?,
             Long("qos") => qos_of_messages = qos(number(&mut parser, "--qos")?)?,
             Long("version") => {
                 version = self::version(number(&mut parser, "--version")?)?;
@@ -390,7 +412,7 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
     if name == "idle" {
         return Ok(Command::Idle(Idle { address, connections, version }));
     }
-    let (qos, time) = (qos_of_messages, Duration::from_secs_f64(time));
+    let qos = qos_of_messages;
     Ok(Command::Pair(Pair { address, pairs, qos, payload_bytes, window, time, version }))
 }
 
@@ -409,9 +431,13 @@ fn number(parser: &mut lexopt::Parser, name: &str) -> Result<f64, String> {
 }
 
 fn whole(number: f64, name: &str, least: usize) -> Result<usize, String> {
-    match number.fract() == 0.0 && number >= least as f64 && number < 1e9 {
+    at_most(number, name, least, 999_999_999)
+}
+
+fn at_most(number: f64, name: &str, least: usize, most: usize) -> Result<usize, String> {
+    match number.fract() == 0.0 && number >= least as f64 && number <= most as f64 {
         true => Ok(number as usize),
-        false => Err(format!("{name}: {number} is not a whole number from {least}")),
+        false => Err(format!("{name}: {number} is not a whole number from {least} to {most}")),
     }
 }
 
@@ -420,7 +446,8 @@ fn seconds(number: f64, name: &str) -> Result<Duration, String> {
 }
 
 fn qos(number: f64) -> Result<Qos, String> {
-    Qos::from_u8(number as u8).ok_or_else(|| format!("QoS is 0, 1 or 2, not {number}"))
+    let qos = if number.fract() == 0.0 { Qos::from_u8(number as u8) } else { None };
+    qos.ok_or_else(|| format!("QoS is 0, 1 or 2, not {number}"))
 }
 
 fn groups(names: &str) -> Result<Vec<NamedGroup>, String> {
@@ -450,10 +477,10 @@ fn yes(value: &str, name: &str) -> Result<bool, String> {
 }
 
 fn version(number: f64) -> Result<Version, String> {
-    match number as u8 {
-        3 => Ok(Version::V3_1),
-        4 => Ok(Version::V3_1_1),
-        5 => Ok(Version::V5),
+    match number {
+        3.0 => Ok(Version::V3_1),
+        4.0 => Ok(Version::V3_1_1),
+        5.0 => Ok(Version::V5),
         _ => Err(format!("the version is 3, 4 or 5, not {number}")),
     }
 }

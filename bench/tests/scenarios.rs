@@ -22,6 +22,11 @@ fn petrel() -> Option<PathBuf> {
 impl Broker {
     /// `None`, with the reason printed, if the broker has not been built.
     fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// The same with more in its configuration.
+    fn start_with(more: &str) -> Option<Self> {
         let Some(program) = petrel() else {
             eprintln!(
                 "not run: there is no petrel beside petrel-bench; `make integration` builds it"
@@ -43,7 +48,8 @@ impl Broker {
         let config = "[engine]\nshards = 3\n".to_owned()
             + &listener("mqtt", "")
             + &listener("mqtts", files)
-            + &listener("mqtts", &compact);
+            + &listener("mqtts", &compact)
+            + more;
         write("p.toml", config);
         let mut child = Command::new(program)
             .arg("--config")
@@ -100,7 +106,9 @@ impl Drop for Broker {
 #[test]
 fn connections_are_held_and_each_gets_its_message() {
     let Some(broker) = Broker::start() else { return };
-    for (port, more) in [(0, "-V 3"), (0, "-V 4 -q 1"), (1, ""), (2, "-q 2"), (2, "--resume")] {
+    for (port, more) in
+        [(0, "-V 3"), (0, "-V 4 -q 1"), (1, ""), (2, "-q 2 -t own/%i"), (2, "--resume")]
+    {
         let results = broker.bench(port, &format!("connect -c 60 --time 0.1 {more}"));
         assert_eq!(results["clients"], 60.0);
         assert_eq!(results["delivered"], 60.0);
@@ -133,6 +141,75 @@ fn sessions_come_back_from_a_storm() {
             );
         }
         assert!(results["residency_growth"].as_f64() > Some(0.0), "{results}");
+    }
+}
+
+/// The time of a session that is turned away goes on: the broker lets in 200 a second.
+#[test]
+fn attempts_that_fail_are_part_of_the_time_to_be_back() {
+    let limits = "[limits]\nsource_connections_per_s = 200\nsource_connections_burst = 200\n";
+    let Some(broker) = Broker::start_with(limits) else { return };
+    let results = broker.bench(0, "storm -c 600 --pairs 1 -I 20 --time 0.1");
+    assert!(results["storm_failed"].as_f64() > Some(0.0), "{results}");
+    assert!(results["recovery_s"].as_f64() > Some(1.5), "{results}");
+    assert!(results["back_per_s"].as_f64() < Some(400.0), "{results}");
+}
+
+#[test]
+fn a_broker_that_ends_meanwhile_is_a_failure() {
+    for arguments in ["pairs -c 5 -I 20", "fan-out -c 5 -I 20", "connect -c 5"] {
+        let Some(mut broker) = Broker::start() else { return };
+        let json = broker.folder.path().join("result.json");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+        command.args(arguments.split_whitespace()).args(["-p", &broker.ports[0], "--time", "2"]);
+        command.arg("--json").arg(&json).stderr(Stdio::piped()).stdout(Stdio::null());
+        let mut bench = command.spawn().expect("it starts");
+        let mut progress = BufReader::new(bench.stderr.take().expect("a pipe"));
+        let mut said = Vec::new();
+        while !["sending", "holding"].iter().any(|it| String::from_utf8_lossy(&said).contains(it)) {
+            assert!(progress.read_until(b'\r', &mut said).expect("readable") > 0, "it ended");
+        }
+        broker.child.kill().expect("it runs");
+        let rest = std::thread::spawn(move || progress.lines().for_each(drop));
+        assert_eq!(bench.wait().expect("it ends").code(), Some(1), "{arguments}");
+        rest.join().expect("no panic");
+        let text = std::fs::read_to_string(&json).expect("written");
+        let whole: Value = serde_json::from_str(&text).expect("JSON");
+        assert_ne!(whole["failures"].as_array().map(Vec::len), Some(0), "{whole}");
+    }
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_told_soon() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("bound").port().to_string();
+    drop(taken);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    let output = command.args(["pairs", "-c", "3", "--quiet", "-p", &port]).output();
+    let output = output.expect("it starts");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("0 of 6 clients are ready"), "{said}");
+}
+
+/// More messages than there is time for: the load says so and ends.
+#[test]
+fn what_cannot_be_kept_up_with_ends_in_time() {
+    let Some(broker) = Broker::start() else { return };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    let arguments = "fan-in -c 100 --receivers 1 -I 0.02 --time 0.5 --quiet";
+    command.args(arguments.split_whitespace()).args(["-p", &broker.ports[0]]);
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("sent late by the load itself"), "{said}");
+}
+
+#[test]
+fn a_password_stays_out_of_the_results() {
+    let Some(broker) = Broker::start() else { return };
+    for password in ["-P hunter2", "-Phunter2", "--password=hunter2"] {
+        let whole = broker.whole(0, &format!("connect -c 2 --time 0.1 -u me {password}"));
+        assert!(!whole.to_string().contains("hunter2"), "{whole}");
     }
 }
 
@@ -200,6 +277,9 @@ fn what_is_kept_for_later_arrives_later() {
     let Some(broker) = Broker::start() else { return };
     let results = broker.bench(0, "retained -c 500 --receivers 3");
     assert_eq!(results["read"], 1500.0);
+    // What the first has left behind is not counted again.
+    let results = broker.bench(0, "retained -c 100 --receivers 2");
+    assert_eq!(results["read"], 200.0);
     let results = broker.bench(0, "offline -c 20 -I 10");
     assert_eq!(results["received"], 200.0);
 }
@@ -289,6 +369,13 @@ fn a_wrong_command_line_is_one_sentence() {
         ("strom", "there is no scenario \"strom\"; see petrel-bench --help"),
         ("connect -c x", "-c: x is not a number"),
         ("connect -q 3", "QoS is 0, 1 or 2, not 3"),
+        ("connect -q 1.5", "QoS is 0, 1 or 2, not 1.5"),
+        ("connect -p 70000", "-p: 70000 is not a whole number from 1 to 65535"),
+        ("pairs -I 0", "-I: an open loop needs a time between two messages"),
+        (
+            "fan-in -t a/b",
+            "-t: fan-in has topics of its own; connect, keepalive, storm and pairs take one",
+        ),
         ("connect --runtime tokio", "--runtime is epoll or glommio, not tokio"),
         ("connect --groups x448", "--groups are x25519, p256 and x25519mlkem768, not x448"),
         ("connect --pin 1", "--pin is yes or no, not 1"),

@@ -70,6 +70,12 @@ impl Report {
         );
     }
 
+    /// True if nothing has been found out yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Something that makes the run a failure.
     pub fn fail(&mut self, sentence: String) {
         self.failures.push(sentence);
@@ -93,7 +99,11 @@ impl Report {
     /// # Errors
     /// The file cannot be written.
     pub fn finish(self, title: &str, asked: Value, file: Option<&str>) -> Result<bool, String> {
-        let table = self.table(title);
+        match io::stdout().write_all(self.table(title).as_bytes()) {
+            // Whoever read it has seen enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(|error| error.to_string())?,
+        }
         if let Some(file) = file {
             let mut whole = json!({
                 "petrel_bench": env!("CARGO_PKG_VERSION"),
@@ -108,11 +118,6 @@ impl Report {
             }
             let text = serde_json::to_string_pretty(&whole).map_err(|error| error.to_string())?;
             std::fs::write(file, text + "\n").map_err(|error| format!("{file}: {error}"))?;
-        }
-        match io::stdout().write_all(table.as_bytes()) {
-            // Whoever read it has seen enough.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            other => other.map_err(|error| error.to_string())?,
         }
         Ok(self.failures.is_empty())
     }

@@ -128,13 +128,23 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// It could not be run.
 pub fn run(asked: &Asked) -> Result<bool, String> {
     let mut report = Report::default();
-    match asked.scenario {
-        Scenario::Connect | Scenario::KeepAlive => hold::run(asked, &mut report)?,
-        Scenario::Storm => storm::run(asked, &mut report)?,
-        Scenario::Retained => kept::retained(asked, &mut report)?,
-        Scenario::Offline => kept::offline(asked, &mut report)?,
-        Scenario::SelfTest => self_test::run(asked, &mut report)?,
-        _ => traffic::run(asked, &mut report)?,
+    if let Some(file) = &asked.json {
+        // Better now than when there are results to be lost.
+        let writable = std::fs::OpenOptions::new().append(true).create(true).open(file);
+        writable.map_err(|error| format!("{file}: {error}"))?;
+    }
+    let outcome = match asked.scenario {
+        Scenario::Connect | Scenario::KeepAlive => hold::run(asked, &mut report),
+        Scenario::Storm => storm::run(asked, &mut report),
+        Scenario::Retained => kept::retained(asked, &mut report),
+        Scenario::Offline => kept::offline(asked, &mut report),
+        Scenario::SelfTest => self_test::run(asked, &mut report),
+        _ => traffic::run(asked, &mut report),
+    };
+    match outcome {
+        // What was found before is worth telling.
+        Err(sentence) if !report.is_empty() => report.fail(sentence),
+        other => other?,
     }
     secured(asked, &mut report);
     report.about("broker", broker(asked));

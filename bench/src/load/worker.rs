@@ -34,6 +34,8 @@ const CLIENTS_PER_SOURCE: usize = 2_000;
 const EVENTS_MAX: usize = 1024;
 /// New connections of one turn, at most, so that those under way go on.
 const OPENS_PER_TURN_MAX: usize = 64;
+/// Messages of one turn, at most, so that a thread that cannot keep up still hears its orders.
+const SENDS_PER_TURN_MAX: usize = 4096;
 /// The thread looks at its orders this often.
 const TURN_MAX: Duration = Duration::from_millis(5);
 
@@ -59,13 +61,14 @@ enum Turned {
 
 /// What a thread is told.
 pub enum Order {
-    /// Have these groups connect, so many a second on this thread, so many under way at once.
+    /// Have these groups connect, so many a second, so many under way at once; of both each thread has
+    /// its part.
     Connect { groups: Vec<u16>, per_second: f64, under_way_max: usize },
     /// Begin to publish in these groups.
     Publish { groups: Vec<u16> },
     /// Stop publishing.
     Quiet,
-    /// Break the connections of a group all at once and let it connect again.
+    /// Break the connections of a group all at once and let it connect again, so many under way at once.
     Cut { group: u16, under_way_max: usize },
     /// Take leave of a group without its clients coming back.
     Leave { group: u16 },
@@ -278,11 +281,11 @@ impl Worker {
         let now_ns = self.now_ns();
         match order {
             Order::Connect { groups, per_second, under_way_max } => {
-                self.per_second = per_second;
-                self.under_way_max = under_way_max;
+                let own: Vec<u32> = groups.iter().flat_map(|&it| self.of_group(it)).collect();
+                self.per_second = per_second * self.part(&groups, own.len());
+                self.limit_under_way(&groups, own.len(), under_way_max);
                 self.next_open_ns = now_ns;
-                let all: Vec<u32> = groups.into_iter().flat_map(|it| self.of_group(it)).collect();
-                for at in all {
+                for at in own {
                     self.slots[at as usize].told_ns = 0;
                     self.to_open.push_back(at);
                 }
@@ -295,8 +298,9 @@ impl Worker {
             Order::Quiet => self.due.iter_mut().for_each(VecDeque::clear),
             Order::Cut { group, under_way_max } => {
                 self.per_second = f64::INFINITY;
-                self.under_way_max = under_way_max;
-                for at in self.of_group(group) {
+                let own = self.of_group(group);
+                self.limit_under_way(&[group], own.len(), under_way_max);
+                for at in own {
                     self.hang_up(at, true);
                     self.slots[at as usize].told_ns = now_ns;
                     self.to_open.push_back(at);
@@ -318,6 +322,20 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What part of the clients of some groups so many are.
+    fn part(&self, groups: &[u16], own: usize) -> f64 {
+        let all: usize = groups.iter().map(|&it| self.parts.groups[usize::from(it)].clients).sum();
+        own as f64 / all.max(1) as f64
+    }
+
+    /// Takes this thread's part of how many may be under way, at least one.
+    fn limit_under_way(&mut self, groups: &[u16], own: usize, of_all: usize) {
+        self.under_way_max = match of_all {
+            usize::MAX => usize::MAX,
+            of_all => ((of_all as f64 * self.part(groups, own)) as usize).max(1),
+        };
     }
 
     /// Spreads what the clients of a group do over its interval.
@@ -342,11 +360,13 @@ impl Worker {
                 return;
             }
             let Some(at) = self.to_open.pop_front() else { return };
-            if self.per_second.is_finite() {
+            let paced = self.per_second.is_finite();
+            let due_ns = if paced { self.next_open_ns } else { now_ns };
+            if paced {
                 self.next_open_ns += (1e9 / self.per_second) as u64;
             }
             if self.slots[at as usize].told_ns == 0 {
-                self.slots[at as usize].told_ns = now_ns;
+                self.slots[at as usize].told_ns = due_ns;
             }
             if let Err(sentence) = self.open(at, now_ns) {
                 self.complain(&sentence);
@@ -418,9 +438,12 @@ impl Worker {
 
     fn send_due(&mut self, now_ns: u64) {
         for group in 0..self.due.len() {
+            let mut left = SENDS_PER_TURN_MAX;
             while let Some(&(when, at)) = self.due[group].front()
                 && when <= now_ns
+                && left > 0
             {
+                left -= 1;
                 self.due[group].pop_front();
                 self.publish(group, at, when);
             }
@@ -452,7 +475,10 @@ impl Worker {
                     bump(&self.counters(at).published);
                     self.send_stamped(at, mark, &packet);
                 }
-                Err(sentence) => self.complain(&sentence),
+                Err(sentence) => {
+                    bump(&self.counters(at).unsent);
+                    self.complain(&sentence);
+                }
             }
             if done {
                 return;
@@ -700,7 +726,8 @@ impl Worker {
         Ok(())
     }
 
-    /// A connection is over by itself; the client connects again at once.
+    /// A connection is over by itself; the client connects again at once. Until it is ready its time
+    /// goes on.
     fn fail(&mut self, at: u32, sentence: &str) {
         let slot = &self.slots[at as usize];
         if slot.phase == Phase::Off {
@@ -711,7 +738,9 @@ impl Worker {
         let counters = self.counters(at);
         bump(if was_ready { &counters.lost } else { &counters.failed });
         self.hang_up(at, false);
-        self.slots[at as usize].told_ns = self.now_ns();
+        if was_ready {
+            self.slots[at as usize].told_ns = self.now_ns();
+        }
         self.to_open.push_back(at);
     }
 

@@ -70,7 +70,8 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         publishing.messages = asked.count as u64;
         publishing.every = PACE;
     }
-    let mut answer = asked.publishing(asked.topic("bench-answer/%i"));
+    // Nobody gets it, whatever topic was asked for.
+    let mut answer = asked.publishing(format!("{}/answer", asked.topic("bench/%i")));
     (answer.retain, answer.messages, answer.every) = (false, 1, PACE * asked.count as u32);
     fleet.publish = Some(answer);
     let run = asked.start(vec![fleet, sender])?;

@@ -10,7 +10,9 @@ use crate::load::worker::Order;
 
 /// Retained messages on as many topics as asked for, then subscribers to all of them.
 pub fn retained(asked: &Asked, report: &mut Report) -> Result<(), String> {
-    let mut sender = asked.publishers("sender", 1, "retained/%i/state".to_owned());
+    // What an earlier run has left behind is not this one's.
+    let root = format!("retained/{}", std::process::id());
+    let mut sender = asked.publishers("sender", 1, format!("{root}/%i/state"));
     if let Some(publishing) = &mut sender.publish {
         publishing.counting = true;
         publishing.retain = true;
@@ -18,7 +20,7 @@ pub fn retained(asked: &Asked, report: &mut Report) -> Result<(), String> {
         publishing.messages = asked.count as u64;
         publishing.every = Duration::from_micros(20);
     }
-    let readers = asked.subscribers("reader", asked.receivers.max(1), "retained/#".to_owned());
+    let readers = asked.subscribers("reader", asked.receivers.max(1), format!("{root}/#"));
     let run = asked.start(vec![sender, readers])?;
     run.connect(&[0], f64::INFINITY, usize::MAX);
     run.until_ready("the sender", &[0], DRAIN)?;

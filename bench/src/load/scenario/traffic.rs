@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use petrel_proto::Qos;
-
 use super::{Asked, DRAIN, Scenario, busy, residency, spent};
 use crate::load::Run;
 use crate::load::plan::Group;
@@ -47,6 +45,18 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     report.number("received", "messages received", received(&run) as f64, "");
     let missing = expected(&run).saturating_sub(received(&run));
     report.number("missing", "missing", missing as f64, "");
+    let (mut lost, mut unsent) = (0, 0);
+    for (index, group) in run.groups().iter().enumerate() {
+        let counts = run.counts(index as u16);
+        unsent += counts.unsent;
+        match group.deaf {
+            // The broker may cut who does not read.
+            true => report.number("deaf_lost", "deaf clients cut", counts.lost as f64, ""),
+            false => lost += counts.lost,
+        }
+    }
+    report.number("lost", "connections lost", lost as f64, "");
+    report.number("unsent", "messages due that could not be sent", unsent as f64, "");
     let times = run.times()?;
     for &(from, ..) in &copies {
         let name = run.groups()[usize::from(from)].name;
@@ -63,8 +73,14 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         let each = spent.as_secs_f64() * 1e6 / received(&run).max(1) as f64;
         report.number("cpu_per_message_us", "broker CPU per message received", each, "µs");
     }
-    if missing > 0 && asked.qos > Qos::AtMostOnce && asked.scenario != Scenario::SlowConsumer {
-        report.fail(format!("{missing} messages are missing"));
+    for (count, what) in [
+        (missing, "messages are missing"),
+        (lost, "connections were lost"),
+        (unsent, "messages could not be sent when they were due"),
+    ] {
+        if count > 0 {
+            report.fail(format!("{count} {what}"));
+        }
     }
     run.stop()
 }
