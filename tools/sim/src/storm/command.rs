@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::policy::Policy;
-use super::setting::{Setting, US};
+use super::setting::{SECOND, Setting, US};
 use super::{report, simulate};
 
 /// What `petrel-sim storm` understands.
@@ -26,6 +26,11 @@ usage: petrel-sim storm [--clients N] [--patience S] [--cores C] [--policy P] ..
   --seed S            (1)
   --jobs J            threads (all cores)
   --json              an object per line instead of the table";
+
+/// The clock counts microseconds in 32 bits, 4,294 s.
+const HORIZON_S_MAX: u64 = 4_000;
+/// More of a core than this is not left to messages.
+const MESSAGES_PERCENT_MAX: u64 = 90;
 
 #[derive(Debug)]
 struct Asked {
@@ -52,6 +57,7 @@ pub fn run(words: impl Iterator<Item = String>) -> Result<(), String> {
         for &patience_s in &asked.patience_s {
             for &policy in &asked.policies {
                 let setting = asked.storm(clients, patience_s, policy);
+                check(&setting)?;
                 let report = simulate(&setting, asked.jobs);
                 println!("{}", if asked.json { report.json() } else { report.line() });
             }
@@ -123,6 +129,31 @@ impl Asked {
     }
 }
 
+/// What no single option can be blamed for.
+fn check(setting: &Setting) -> Result<(), String> {
+    let costs = setting.costs;
+    if costs.client() == 0 {
+        return Err(
+            "--cost: accept, hello, finish and connect are all 0: nothing to simulate".into()
+        );
+    }
+    let busy_percent = setting.messages * costs.message * 100 / SECOND;
+    if busy_percent >= MESSAGES_PERCENT_MAX {
+        return Err(format!(
+            "--messages: those of connected clients alone take {busy_percent} % of each core; \
+             at most {MESSAGES_PERCENT_MAX} leave room for a storm"
+        ));
+    }
+    if setting.horizon_s > HORIZON_S_MAX {
+        return Err(format!(
+            "this storm is simulated for {} s, and the clock ends after {HORIZON_S_MAX}; ask for fewer \
+             --clients, more --cores or a shorter --horizon",
+            setting.horizon_s
+        ));
+    }
+    Ok(())
+}
+
 fn set_cost(setting: &mut Setting, value: &str) -> Result<(), String> {
     let wrong = || format!("{value:?} is not NAME=MICROSECONDS");
     let (name, cost_us) = value.split_once('=').ok_or_else(wrong)?;
@@ -173,6 +204,20 @@ mod tests {
         let it = it.expect("they are good");
         assert_eq!((it.clients.len(), it.patience_s.len(), it.json), (2, 2, true));
         assert_eq!((it.policies.as_slice(), it.setting.costs.hello), (&[Policy::Fifo][..], 85_500));
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_told() {
+        for words in [
+            "--cost accept=0 --cost hello=0 --cost finish=0 --cost connect=0",
+            "--messages 333000",
+            "--clients 2000000 --cores 1 --cost hello=1000000",
+        ] {
+            let it = asked(words).expect("each is good");
+            assert!(check(&it.storm(it.clients[0], 5, Policy::Broker)).is_err(), "{words}");
+        }
+        let it = asked("--clients 10000000").expect("good");
+        assert_eq!(check(&it.storm(it.clients[0], 30, Policy::Fifo)), Ok(()));
     }
 
     #[test]

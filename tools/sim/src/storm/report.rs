@@ -90,6 +90,25 @@ impl Report {
             setting.backlog,
             setting.seed
         );
+        let costs = setting.costs;
+        for (name, value) in [
+            ("rtt_us", setting.rtt_us),
+            ("spread_ms", setting.spread_ms),
+            ("handshakes", setting.handshakes_max as u64),
+            ("messages", setting.messages),
+            ("connect_rate", setting.connect_rate),
+            ("horizon_s", setting.horizon_s),
+            ("refuse_ns", costs.refuse),
+            ("accept_ns", costs.accept),
+            ("hello_ns", costs.hello),
+            ("finish_ns", costs.finish),
+            ("connect_ns", costs.connect),
+            ("gone_ns", costs.gone),
+            ("message_ns", costs.message),
+            ("turn_ns", costs.turn),
+        ] {
+            let _ = write!(text, ",\"{name}\":{value}");
+        }
         for (name, share) in [("back_50_s", 0.5), ("back_99_s", 0.99), ("back_100_s", 1.0)] {
             put(&mut text, name, tally.back_after_s(share));
         }
