@@ -5,6 +5,8 @@ PYTHON ?= python3
 NPM ?= npm
 VENV := target/venv
 NODE_DIR := target/node
+# What is run is what has just been built, whatever the environment says.
+export CARGO_TARGET_DIR := $(CURDIR)/target
 SEEDS ?= 1000
 SIM_JOBS ?= 2
 N ?= 15000
