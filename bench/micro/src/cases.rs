@@ -14,6 +14,8 @@ use crate::callgrind::{self, measured};
 use crate::figure::{Figure, Figures};
 use crate::packets::{self, VERSION, bytes};
 use crate::rig::Rig;
+use crate::sockets::traced;
+use crate::syscalls;
 use crate::tls::{Peers, record};
 
 /// What layout and inlining may change without a change in what is done, in percent.
@@ -46,6 +48,7 @@ const CASES: &[Case] = &[
     case("route to another shard", 1000, routed),
     case("handle CONNECT", 1000, connected),
     case("handle SUBSCRIBE", 1000, subscribed),
+    case("handle UNSUBSCRIBE", 1000, unsubscribed),
     case("handle PINGREQ", 1000, |rounds| handled(rounds, &Packet::PingReq)),
     case("handle DISCONNECT", 1000, disconnected),
     case("handle PUBLISH qos0 to nobody", 1000, |n| published(n, Qos::AtMostOnce, 0)),
@@ -57,10 +60,20 @@ const CASES: &[Case] = &[
     case("handle PUBLISH qos0 to 100", 200, |n| published(n, Qos::AtMostOnce, 100)),
     case("handle PUBLISH qos1 to 100", 200, |n| published(n, Qos::AtLeastOnce, 100)),
     case("handle PUBACK", 1000, acknowledged),
+    case("handle PUBREC", 1000, |rounds| completed(rounds, Step::Received)),
+    case("handle PUBREL", 1000, |rounds| completed(rounds, Step::Released)),
+    case("handle PUBCOMP", 1000, |rounds| completed(rounds, Step::Complete)),
     case("tls rustls, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Rustls)),
     case("tls rustls, seal 100 bytes", 200, |rounds| sealed(rounds, RecordLayer::Rustls)),
     case("tls compact, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Compact)),
     case("tls compact, seal 100 bytes", 200, |rounds| sealed(rounds, RecordLayer::Compact)),
+];
+
+/// What system calls are counted of: those of the broker in turns over real sockets, whoever makes them.
+const TRACED: &[Case] = &[
+    case("sockets, qos0, 1 together", 100, |n| traced(n, Qos::AtMostOnce, 1)),
+    case("sockets, qos0, 64 together", 100, |n| traced(n, Qos::AtMostOnce, 64)),
+    case("sockets, qos1, 1 together", 100, |n| traced(n, Qos::AtLeastOnce, 1)),
 ];
 
 /// Runs one case, to be counted.
@@ -68,13 +81,13 @@ const CASES: &[Case] = &[
 /// # Errors
 /// There is none of this name.
 pub fn run(name: &str) -> Result<(), String> {
-    let case = CASES.iter().find(|case| case.name == name);
+    let case = CASES.iter().chain(TRACED).find(|case| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name:?}"))?;
     (case.run)(case.rounds);
     Ok(())
 }
 
-/// Counts the instructions of every case, in a process each.
+/// Counts the instructions of every case, in a process each, and the system calls of turns.
 ///
 /// # Errors
 /// Valgrind or a case fails.
@@ -99,6 +112,11 @@ pub fn count() -> Result<Figures, String> {
             _ => TOLERANCE_PERCENT,
         };
         figures.add(case.name, Figure::within(each, "instructions", tolerance_percent));
+    }
+    for case in TRACED {
+        let each = f64::from(syscalls::count(&["case", case.name])?) / f64::from(case.rounds);
+        let name = format!("{}: system calls", case.name);
+        figures.add(name, Figure::within(each, "per turn", TOLERANCE_PERCENT));
     }
     Ok(figures)
 }
@@ -221,6 +239,19 @@ fn subscribed(rounds: u32) {
     assert_eq!(rig.shard.census().filters, rounds as usize);
 }
 
+fn unsubscribed(rounds: u32) {
+    let mut rig = with_clients(rounds);
+    let filter = |number: u32| format!("device/{number:06}/command");
+    for number in 0..rounds {
+        rig.subscribe(number, &filter(number), Qos::AtLeastOnce);
+    }
+    for number in 0..rounds {
+        one(&mut rig, number, packets::unsubscribe(&filter(number)));
+        rig.end_turn();
+    }
+    assert_eq!(rig.shard.census().filters, 0);
+}
+
 fn handled(rounds: u32, packet: &Packet) {
     let mut rig = with_clients(1);
     for _ in 0..rounds {
@@ -281,6 +312,35 @@ fn acknowledged(rounds: u32) {
         rig.end_turn();
         one(&mut rig, 1, packets::ack(Packet::PubAck, round));
         rig.end_turn();
+    }
+    assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
+}
+
+/// The packets that follow a PUBLISH of QoS 2, from its receiver, its sender and its receiver again.
+#[derive(Clone, Copy, PartialEq)]
+enum Step {
+    Received,
+    Released,
+    Complete,
+}
+
+/// Messages of QoS 2 from one client to another, of which one step is measured.
+fn completed(rounds: u32, step: Step) {
+    let mut rig = with_subscribers(1);
+    for round in 1..=rounds as u16 {
+        rig.packet(0, publish(Qos::ExactlyOnce));
+        rig.end_turn();
+        for (next, from, packet) in [
+            (Step::Released, 0, packets::ack(Packet::PubRel, 7)),
+            (Step::Received, 1, packets::ack(Packet::PubRec, round)),
+            (Step::Complete, 1, packets::ack(Packet::PubComp, round)),
+        ] {
+            match step == next {
+                true => one(&mut rig, from, packet),
+                false => rig.packet(from, packet),
+            }
+            rig.end_turn();
+        }
     }
     assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
 }

@@ -16,6 +16,7 @@ mod options;
 mod packets;
 mod rig;
 mod sockets;
+mod syscalls;
 mod tls;
 
 use std::process::ExitCode;

@@ -81,7 +81,7 @@ fn gate(mut parser: lexopt::Parser) -> Result<Gate, String> {
     let fail = |error: lexopt::Error| error.to_string();
     while let Some(arg) = parser.next().map_err(fail)? {
         match arg {
-            Long("only") => gate.only = Some(word(&mut parser)?),
+            Long("only") => gate.only = Some(group(&word(&mut parser)?)?),
             Long("baselines") => gate.baselines = parser.value().map_err(fail)?.into(),
             Long("results") => gate.results = parser.value().map_err(fail)?.into(),
             Long("write") => gate.write = true,
@@ -90,6 +90,13 @@ fn gate(mut parser: lexopt::Parser) -> Result<Gate, String> {
         }
     }
     Ok(gate)
+}
+
+fn group(name: &str) -> Result<String, String> {
+    match name {
+        "counters" | "instructions" => Ok(name.to_owned()),
+        _ => Err(format!("--only is counters or instructions, not {name}")),
+    }
 }
 
 fn word(parser: &mut lexopt::Parser) -> Result<String, String> {

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use petrel_proto::{
     Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
     ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
-    UserProperties, Version, encode,
+    Unsubscribe, UserProperties, Version, encode,
 };
 
 /// What all clients speak.
@@ -59,6 +59,16 @@ pub fn subscribe(filter: &str, qos: Qos) -> Packet {
         subscription_identifier: None,
         user_properties: UserProperties::default(),
         filters: [SubscribeFilter { filter, options }].into_iter().collect(),
+    }))
+}
+
+/// UNSUBSCRIBE from one filter.
+pub fn unsubscribe(filter: &str) -> Packet {
+    let filter = TopicFilter::new(text(filter)).expect("the filters of this module are valid");
+    Packet::Unsubscribe(Box::new(Unsubscribe {
+        packet_id: id(1),
+        user_properties: UserProperties::default(),
+        filters: [filter].into_iter().collect(),
     }))
 }
 

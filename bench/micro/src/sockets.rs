@@ -14,9 +14,10 @@ use rustls::client::ClientConnection;
 
 use crate::counters::each;
 use crate::figure::{Figure, Figures};
-use crate::heap::Count;
+use crate::heap::{Count, Counted};
 use crate::packets::{self, bytes};
 use crate::rig::Rig;
+use crate::syscalls;
 use crate::tls::{LAYERS, Peers};
 
 /// Connections that are counted, after one to warm up: the table grows by so many places.
@@ -40,6 +41,8 @@ struct Broker {
     flushed: Vec<(ConnKey, usize)>,
     /// Sockets written to.
     writes: u32,
+    /// Whoever traces system calls is told of each turn.
+    traced: bool,
 }
 
 impl Broker {
@@ -51,11 +54,21 @@ impl Broker {
         let listener = Listener::open(any, protocol, 0).map_err(|error| error.to_string())?;
         let address = listener.local_address().map_err(|error| error.to_string())?;
         wire.listen(listener).map_err(|error| error.to_string())?;
-        Ok(Self { wire, rig: Rig::new(1), address, flushed: Vec::new(), writes: 0 })
+        Ok(Self { wire, rig: Rig::new(1), address, flushed: Vec::new(), writes: 0, traced: false })
     }
 
     /// One turn, waiting at most so long for something to happen; the shard's time stands still.
     fn turn(&mut self, wait: Duration) {
+        if self.traced {
+            syscalls::mark();
+        }
+        self.turn_untold(wait);
+        if self.traced {
+            syscalls::mark();
+        }
+    }
+
+    fn turn_untold(&mut self, wait: Duration) {
         self.wire.poll(Some(wait)).expect("epoll works");
         while let Some(event) = self.wire.next_event() {
             let input = match event {
@@ -190,6 +203,25 @@ fn connections(figures: &mut Figures) -> Result<(), String> {
 /// What turns allocate and write in which so many messages arrive together, one publisher to one
 /// subscriber, with the subscriber's acknowledgements.
 fn turns(figures: &mut Figures, qos: Qos, together: u32) -> Result<(), String> {
+    let (counted, writes) = exchange(qos, together, TURNS, false)?;
+    let name = format!("sockets, qos{}, {together} together", qos as u8);
+    let messages = TURNS * together;
+    let allocations = each(counted.allocations, messages, "per message");
+    figures.add(format!("{name}: allocations"), allocations);
+    figures.add(format!("{name}: writes"), each(i64::from(writes), TURNS, "per turn"));
+    Ok(())
+}
+
+/// The same in so many turns of which whoever traces is told.
+///
+/// # Panics
+/// The system has no sockets for it.
+pub fn traced(turns: u32, qos: Qos, together: u32) {
+    exchange(qos, together, turns, true).expect("there are sockets");
+}
+
+/// As many turns to warm up as are counted: allocations and writes of the latter.
+fn exchange(qos: Qos, together: u32, turns: u32, traced: bool) -> Result<(Counted, u32), String> {
     let mut broker = Broker::new(Protocol::Mqtt)?;
     let hello = [packets::connect(0, 0, false)];
     let mut publisher = broker.client(&hello, CONNACK_BYTES)?;
@@ -198,10 +230,10 @@ fn turns(figures: &mut Figures, qos: Qos, together: u32) -> Result<(), String> {
     let publish = bytes(&packets::publish(TOPIC, qos, 7)).repeat(together as usize);
     let acks: Vec<Bytes> = match qos {
         Qos::AtMostOnce => Vec::new(),
-        _ => (1..=2 * TURNS).map(|id| bytes(&packets::ack(Packet::PubAck, id as u16))).collect(),
+        _ => (1..=2 * turns).map(|id| bytes(&packets::ack(Packet::PubAck, id as u16))).collect(),
     };
     let mut run = |broker: &mut Broker, from: u32| -> Result<(), String> {
-        for round in from..from + TURNS {
+        for round in from..from + turns {
             publisher.write_all(&publish).map_err(|error| error.to_string())?;
             broker.take(&mut subscriber, publish.len())?;
             if let Some(ack) = acks.get(round as usize) {
@@ -212,15 +244,10 @@ fn turns(figures: &mut Figures, qos: Qos, together: u32) -> Result<(), String> {
         Ok(())
     };
     run(&mut broker, 0)?;
+    broker.traced = traced;
     let (count, writes) = (Count::begin(), broker.writes);
-    run(&mut broker, TURNS)?;
-    let (counted, writes) = (count.end(), broker.writes - writes);
-    let name = format!("sockets, qos{}, {together} together", qos as u8);
-    let messages = TURNS * together;
-    let allocations = each(counted.allocations, messages, "per message");
-    figures.add(format!("{name}: allocations"), allocations);
-    figures.add(format!("{name}: writes"), each(i64::from(writes), TURNS, "per turn"));
-    Ok(())
+    run(&mut broker, turns)?;
+    Ok((count.end(), broker.writes - writes))
 }
 
 /// TLS records in which messages leave that arrive together.
