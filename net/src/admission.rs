@@ -22,9 +22,17 @@ pub const NEW_PER_TURN: Duration = Duration::from_micros(100);
 /// Time for the connected while somebody new waits, before the new get theirs.
 pub const ESTABLISHED_BEFORE_NEW: Duration = Duration::from_millis(1);
 
+/// So long a handshake has its place for certain; then it has it only until another waits for it. Else a
+/// few thousand clients that begin and do not go on would keep everybody out until their deadlines.
+pub const PLACE_CERTAIN: Duration = Duration::from_secs(1);
+
 /// Steps of handshakes and first packets after which something else that is new has its turn, so that
 /// those who send their CONNECT byte by byte hold up nobody for long.
 const FINISHES_IN_A_ROW_MAX: u32 = 64;
+
+/// Handshakes to be begun after which a connection is accepted although more of them wait, so that those
+/// who send their ClientHello byte by byte keep nobody in the kernel's queue.
+const HELLOS_IN_A_ROW_MAX: u32 = 64;
 
 /// Decides by kind; who of a kind comes first is who came first.
 ///
@@ -40,6 +48,8 @@ pub struct Admission {
     /// What the connected have had since the new had their time, over any number of turns.
     since_new: Duration,
     finishes_in_a_row: u32,
+    /// Since the last connection was accepted.
+    hellos_in_a_row: u32,
     /// What it took to begin the last handshake, at most [`NEW_PER_TURN`].
     hello: Duration,
 }
@@ -95,6 +105,7 @@ impl Admission {
             new_left: Duration::ZERO,
             since_new: Duration::ZERO,
             finishes_in_a_row: 0,
+            hellos_in_a_row: 0,
             hello: NEW_PER_TURN,
         }
     }
@@ -134,6 +145,11 @@ impl Admission {
             Next::Finish => self.finishes_in_a_row.saturating_add(1),
             _ => 0,
         };
+        match new {
+            Next::Hello => self.hellos_in_a_row = self.hellos_in_a_row.saturating_add(1),
+            Next::Accept => self.hellos_in_a_row = 0,
+            _ => {}
+        }
         new
     }
 
@@ -145,10 +161,10 @@ impl Admission {
     }
 
     const fn next_but_finish(&self, waiting: Waiting) -> Next {
-        if waiting.hellos > 0 && self.may_begin() {
-            Next::Hello
-        } else if self.may_accept(waiting) {
+        if self.may_accept(waiting) {
             Next::Accept
+        } else if waiting.hellos > 0 && self.may_begin() {
+            Next::Hello
         } else if waiting.plain_accepts {
             Next::AcceptPlain
         } else {
@@ -184,7 +200,14 @@ impl Admission {
     }
 
     const fn may_accept(&self, waiting: Waiting) -> bool {
-        waiting.accepts && waiting.hellos == 0 && self.may_begin()
+        let turn = waiting.hellos == 0 || self.hellos_in_a_row >= HELLOS_IN_A_ROW_MAX;
+        waiting.accepts && turn && self.may_begin()
+    }
+
+    /// True if somebody waits for the place of a handshake and there is none.
+    #[must_use]
+    pub const fn is_full_for(&self, waiting: Waiting) -> bool {
+        (waiting.hellos > 0 || waiting.accepts) && !self.may_begin()
     }
 
     /// A handshake has begun.

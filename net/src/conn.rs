@@ -106,6 +106,8 @@ impl Flags {
 
     /// A TLS handshake has begun and not ended.
     pub(crate) const HANDSHAKE: Self = Self(1 << 12);
+    /// Its CONNECT is long, and counted as such until it is complete.
+    pub(crate) const LONG_CONNECT: Self = Self(1 << 13);
 
     pub(crate) const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0

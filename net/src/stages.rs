@@ -4,8 +4,8 @@
 
 /// A step that a connection takes on its way, or the reason why it goes no further.
 ///
-/// Whoever was accepted ends in exactly one of `GoneBeforeHandshake`, `Silent`, `HandshakeTimedOut`,
-/// `HandshakeRefused`, `HandshakeGone`, `ConnectTimedOut`, `ConnectGone`, `ConnectRefused` and
+/// Whoever was accepted ends in exactly one of `GoneBeforeHandshake`, `Silent`, `HandshakeNotBegun`,
+/// `HandshakeDisplaced`, `HandshakeTimedOut`, `HandshakeRefused`, `HandshakeGone`, `ConnectTimedOut`, `ConnectGone`, `ConnectRefused` and
 /// `Connect`, unless the broker stops before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -19,8 +19,12 @@ pub enum Stage {
     GoneBeforeHandshake,
     /// Nothing came of the handshake until its deadline.
     Silent,
-    /// A ClientHello was read.
+    /// Something had come by the deadline, and no handshake had a place for it.
+    HandshakeNotBegun,
+    /// A ClientHello, or what was taken for one, was answered.
     HandshakeBegun,
+    /// The handshake gave its place to another that waited for it.
+    HandshakeDisplaced,
     /// The handshake was not complete at its deadline.
     HandshakeTimedOut,
     /// The handshake broke the protocol, or one side ended it with an alert.
@@ -45,13 +49,15 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order of a connection's way.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Accepted,
         Self::RefusedByRate,
         Self::AcceptFailed,
         Self::GoneBeforeHandshake,
         Self::Silent,
+        Self::HandshakeNotBegun,
         Self::HandshakeBegun,
+        Self::HandshakeDisplaced,
         Self::HandshakeTimedOut,
         Self::HandshakeRefused,
         Self::HandshakeGone,
@@ -73,7 +79,9 @@ impl Stage {
             Self::AcceptFailed => "accept_failed",
             Self::GoneBeforeHandshake => "gone_before_handshake",
             Self::Silent => "silent",
+            Self::HandshakeNotBegun => "handshake_not_begun",
             Self::HandshakeBegun => "handshake_begun",
+            Self::HandshakeDisplaced => "handshake_displaced",
             Self::HandshakeTimedOut => "handshake_timed_out",
             Self::HandshakeRefused => "handshake_refused",
             Self::HandshakeGone => "handshake_gone",

@@ -174,6 +174,10 @@ pub struct Wire {
     finishing: VecDeque<ConnKey>,
     /// Connections whose TLS handshake is to begin.
     hellos: VecDeque<ConnKey>,
+    /// Whose handshake began when, the first first, those that have ended among them.
+    begun: VecDeque<(ConnKey, u64)>,
+    /// Connections whose long CONNECT is on its way.
+    long_connects: usize,
     /// The listener that is asked first when connections are accepted.
     next_listener: usize,
     /// How often one address may connect, if that is limited.
@@ -223,6 +227,8 @@ impl Wire {
             reads: 0,
             finishing: VecDeque::new(),
             hellos: VecDeque::new(),
+            begun: VecDeque::new(),
+            long_connects: 0,
             next_listener: 0,
             buckets: None,
             census: Census::default(),
@@ -291,6 +297,9 @@ impl Wire {
             }
             events = self.take_events(Some(Duration::ZERO))?;
         }
+        if self.admission.is_full_for(self.waiting()) {
+            self.displace();
+        }
         self.admission.begin_turn(self.waiting());
         Ok(something)
     }
@@ -333,6 +342,7 @@ impl Wire {
                 rest(list);
             }
             rest(&mut self.events);
+            rest(&mut self.begun);
         }
         ticked
     }
@@ -456,6 +466,7 @@ impl Wire {
         if conn.flags.has(Flags::HANDSHAKE) {
             self.admission.ended();
         }
+        self.long_connects -= usize::from(conn.flags.has(Flags::LONG_CONNECT));
         Some(conn)
     }
 

@@ -251,3 +251,25 @@ fn those_who_dribble_do_not_hold_up_a_handshake_for_long() {
         }
     }
 }
+
+/// Clients that send their ClientHello byte by byte are always there again.
+#[test]
+fn those_who_dribble_their_first_bytes_keep_nobody_in_the_queue_of_the_kernel() {
+    let mut admission = Admission::new(10);
+    let waiting = Waiting { hellos: 1000, accepts: true, ..Waiting::default() };
+    let mut before = 0;
+    for _ in 0..1000 {
+        admission.begin_turn(waiting);
+        loop {
+            match admission.next(waiting) {
+                Next::Accept => return assert_eq!(before, HELLOS_IN_A_ROW_MAX),
+                Next::Nothing => break,
+                step => {
+                    before += 1;
+                    admission.spent(step, Duration::from_micros(5));
+                }
+            }
+        }
+    }
+    panic!("nobody was accepted");
+}

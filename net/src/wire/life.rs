@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown, sockopt};
 
 use super::{Wire, WireEvent};
+use crate::admission::PLACE_CERTAIN;
 use crate::bucket::Buckets;
 use crate::conn::{Conn, Edge, Flags, Inbox};
 use crate::deadlines::NEVER;
@@ -68,6 +69,8 @@ pub(super) enum End {
     Gone,
     /// Its deadline has passed.
     TimedOut,
+    /// Another waits for its place.
+    Displaced,
     /// The wire takes nobody new any more.
     Stopped,
 }
@@ -80,6 +83,11 @@ impl End {
             (State::Handshaking, Self::Gone) if begun => Stage::HandshakeGone,
             (State::Handshaking, Self::Gone) => Stage::GoneBeforeHandshake,
             (State::Handshaking, Self::TimedOut) if begun => Stage::HandshakeTimedOut,
+            (State::Handshaking, Self::Displaced) => Stage::HandshakeDisplaced,
+            // It stands in the list of those that are to begin.
+            (State::Handshaking, Self::TimedOut) if conn.flags.has(Flags::QUEUED) => {
+                Stage::HandshakeNotBegun
+            }
             (State::Handshaking, Self::TimedOut) => Stage::Silent,
             (State::Greeting, Self::Gone) => Stage::ConnectGone,
             (State::Greeting, Self::TimedOut) => Stage::ConnectTimedOut,
@@ -227,6 +235,36 @@ impl Wire {
             },
         });
         true
+    }
+
+    /// Takes the places of handshakes that have had them for long enough, some 16 in a turn, since
+    /// others wait for one.
+    pub(super) fn displace(&mut self) {
+        let mut left = LOOKS_MAX;
+        while left > 0
+            && let Some(&(key, since_ms)) = self.begun.front()
+        {
+            let holds = self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::HANDSHAKE));
+            if holds && since_ms.saturating_add(PLACE_CERTAIN.as_millis() as u64) > self.now_ms {
+                return;
+            }
+            self.begun.pop_front();
+            if holds {
+                self.lose(key, End::Displaced);
+            }
+            left = left.saturating_sub(if holds { LOOKS_OF_AN_END } else { 1 });
+        }
+    }
+
+    /// Remembers when a handshake began, and forgets about those at the front that have ended.
+    pub(super) fn remember_begun(&mut self, key: ConnKey) {
+        let holds = |&(key, _): &(ConnKey, u64)| {
+            self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::HANDSHAKE))
+        };
+        while self.begun.front().is_some_and(|it| !holds(it)) {
+            self.begun.pop_front();
+        }
+        self.begun.push_back((key, self.now_ms));
     }
 
     /// Drops a connection that has ended by itself or has run out of time.

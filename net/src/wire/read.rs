@@ -22,6 +22,12 @@ const MOVED_BYTES_MAX: usize = 4096;
 /// most 65,535 bytes fit, with as much again for properties.
 const CONNECT_BYTES_MAX: u32 = 640 << 10;
 
+/// A CONNECT of more bytes than this is long: hardly any is, and its memory is what strangers can ask for.
+const LONG_CONNECT_BYTES: usize = 16 << 10;
+
+/// Long CONNECTs that may be on their way at once on one shard: 20 MiB.
+pub(super) const LONG_CONNECTS_MAX: usize = 32;
+
 /// First byte of every CONNECT ([MQTT5-3.1.0-1]).
 const CONNECT_FIRST_BYTE: u8 = 0x10;
 
@@ -145,10 +151,12 @@ impl Wire {
             // It has an answer. Whoever sends less than a ClientHello holds no place.
             self.depth.looked(false);
             self.admission.begun();
+            self.remember_begun(key);
             self.census.count(Stage::HandshakeBegun);
             let in_flight = self.admission.in_flight() as u64;
             self.census.handshakes_most = self.census.handshakes_most.max(in_flight);
         }
+        let Some(conn) = self.conns.get_mut(key) else { return };
         let over = input == Input::Over && conn.flags.raise(Flags::FINISHED);
         if conn.state == State::Handshaking {
             self.end_handshake(key, input);
@@ -215,9 +223,19 @@ impl Wire {
                 decode(&packet, conn.version).map_err(|error| (error, connect_version(&packet)))
             }
             Ok(Frame::Incomplete(need)) => {
-                let current = self.current.take()?;
-                self.stash(key, &current.chunk, need.unwrap_or(0));
-                return None;
+                let need = need.unwrap_or(0);
+                let long = conn.version.is_none() && need > LONG_CONNECT_BYTES;
+                if long && conn.flags.raise(Flags::LONG_CONNECT) {
+                    self.long_connects += 1;
+                }
+                if self.long_connects <= LONG_CONNECTS_MAX {
+                    let current = self.current.take()?;
+                    self.stash(key, &current.chunk, need);
+                    return None;
+                }
+                let reason = ReasonCode::ServerBusy;
+                let error = DecodeError { reason, what: "too many long CONNECTs are on their way" };
+                Err((error, connect_version(&current.chunk)))
             }
             Err(error) => Err((error, connect_version(&current.chunk))),
         };
@@ -244,6 +262,7 @@ impl Wire {
             Packet::Connect(connect) if conn.version.is_none() => {
                 conn.version = Some(connect.version);
                 conn.flags.set(Flags::KNOWN);
+                self.long_connects -= usize::from(conn.flags.lower(Flags::LONG_CONNECT));
                 let peer = conn.edge.take().and_then(|edge| edge.peer);
                 let (listener, state) = (conn.listener, conn.transport.state());
                 self.census.count(Stage::Connect);
@@ -263,6 +282,7 @@ impl Wire {
         if let Some(conn) = self.conns.get_mut(conn_key) {
             conn.flags.set(Flags::DEAF);
             conn.inbox = None;
+            self.long_connects -= usize::from(conn.flags.lower(Flags::LONG_CONNECT));
             if conn.version.is_none() {
                 self.census.count(Stage::ConnectRefused);
                 self.enter(conn_key, State::Closing);

@@ -5,12 +5,13 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{Packet, ReasonCode};
+use petrel_proto::{Packet, ReasonCode, Version};
 
 use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
 use crate::admission::depth::PLACES_MAX;
 use crate::stages::Stage;
 use crate::websocket::WebSocketConfig;
+use crate::wire::read::LONG_CONNECTS_MAX;
 use crate::{Protocol, WireEvent, WireLimits};
 
 #[test]
@@ -52,6 +53,38 @@ fn a_crowd_is_cut_in_parts() {
     assert!(!rig.wire.has_work());
     assert_eq!(rig.wire.census().stage(Stage::ConnectTimedOut), CROWD as u64);
     drop(crowd);
+}
+
+/// What strangers can make a shard hold is bounded, however many they are.
+#[test]
+fn long_connects_are_few_at_a_time() {
+    let mut rig = Rig::new();
+    // CONNECT of 60,000 bytes, of which the first come.
+    let begin = [&b"\x10\xe0\xd4\x03\0\x04MQTT\x05\x02\0\0\0"[..], &[0; 500]].concat();
+    let mut clients: Vec<_> = (0..LONG_CONNECTS_MAX).map(|_| rig.client()).collect();
+    for client in &mut clients {
+        client.write_all(&begin).expect("sent");
+    }
+    rig.until(|rig| rig.wire.long_connects == LONG_CONNECTS_MAX);
+    rig.client().write_all(&begin).expect("sent");
+    match rig.expect_event() {
+        WireEvent::Refused { conn, version, error } => {
+            assert_eq!((version, error.reason), (Some(Version::V5), ReasonCode::ServerBusy));
+            rig.wire.close(conn);
+        }
+        other => panic!("{other:?}"),
+    }
+    let _others = rig.connected();
+    clients.pop();
+    rig.until(|rig| rig.wire.long_connects == LONG_CONNECTS_MAX - 1);
+    let mut client = rig.client();
+    client.write_all(&begin).expect("sent");
+    rig.until(|rig| rig.wire.long_connects == LONG_CONNECTS_MAX);
+    // A bad one, and one that takes too long, give their places back.
+    client.write_all(&[0xff; 60_000]).expect("sent");
+    assert!(matches!(rig.expect_event(), WireEvent::Refused { .. }));
+    rig.pass_ms(10_250);
+    rig.until(|rig| rig.wire.long_connects == 0);
 }
 
 #[test]

@@ -204,3 +204,57 @@ fn a_source_that_connects_too_often_is_closed_at_once_and_the_others_are_not() {
     assert_eq!(rig.wire.census().stage(Stage::RefusedByRate), 8);
     assert_eq!(rig.wire.census().stage(Stage::Accepted), 5);
 }
+
+/// Who begins and does not go on has its place for a second; then it is another's who waits for it.
+#[test]
+fn a_handshake_that_does_not_go_on_makes_room_for_one_that_waits() {
+    let limits = WireLimits { handshakes_max: 2, ..WireLimits::default() };
+    let (mut rig, config) = Rig::over_tls(limits);
+    let begin = |rig: &Rig| {
+        let mut client = rig.client();
+        client.write_all(&hello(&config)).expect("sent");
+        client
+    };
+    let half = [begin(&rig), begin(&rig)];
+    rig.until(|rig| rig.wire.handshakes() == 2);
+    rig.pass_ms(5_000);
+    settle(&mut rig);
+    assert_eq!(rig.wire.handshakes(), 2, "nobody waits for their places");
+    let third = rig.client();
+    rig.shake(third, &config);
+    rig.until(|rig| rig.wire.census().stage(Stage::HandshakeDisplaced) == 2);
+    let _young = [begin(&rig), begin(&rig)];
+    rig.until(|rig| rig.wire.handshakes() == 2);
+    let _waits = begin(&rig);
+    rig.pass_ms(900);
+    settle(&mut rig);
+    assert_eq!(rig.wire.census().stage(Stage::HandshakeBegun), 5, "they have them for certain");
+    rig.pass_ms(250);
+    rig.until(|rig| rig.wire.census().stage(Stage::HandshakeBegun) == 6);
+    drop(half);
+}
+
+#[test]
+fn who_waited_for_a_place_in_vain_is_not_called_silent() {
+    let limits = WireLimits { handshakes_max: 1, ..WireLimits::default() };
+    let (mut rig, config) = Rig::over_tls(limits);
+    let mut clients: Vec<_> = (0..3).map(|_| rig.client()).collect();
+    rig.until(|rig| rig.wire.connections() == 3);
+    rig.pass_ms(7_900);
+    for client in &mut clients[..2] {
+        client.write_all(&hello(&config)).expect("sent");
+    }
+    rig.until(|rig| rig.wire.handshakes() == 1);
+    rig.pass_ms(400);
+    settle(&mut rig);
+    assert_eq!(
+        stages(&rig),
+        [
+            ("accepted", 3),
+            ("silent", 1),
+            ("handshake_not_begun", 1),
+            ("handshake_begun", 1),
+            ("handshake_timed_out", 1)
+        ]
+    );
+}
