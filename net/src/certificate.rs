@@ -109,6 +109,7 @@ fn read_file(path: &Path, role: PemRole) -> Result<Zeroizing<Vec<u8>>, TlsConfig
         role,
         path: path.to_owned(),
         error: error.kind(),
+        why: error.to_string(),
     };
     // A pipe would be waited for, on the thread that also hears of signals.
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
@@ -259,6 +260,8 @@ pub enum TlsConfigError {
         path: PathBuf,
         /// Why.
         error: io::ErrorKind,
+        /// The same in the system's words.
+        why: String,
     },
     /// The file has more than [`PEM_FILE_BYTES_MAX`] bytes.
     TooLarge {
@@ -317,11 +320,11 @@ pub enum TlsConfigError {
 impl fmt::Display for TlsConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { role, path, error } => match error {
+            Self::Unreadable { role, path, error, why } => match error {
                 io::ErrorKind::NotFound => {
                     write!(f, "the {role} file {} does not exist", path.display())
                 }
-                error => write!(f, "the {role} file {} cannot be read: {error}", path.display()),
+                _ => write!(f, "the {role} file {} cannot be read: {why}", path.display()),
             },
             Self::TooLarge { role, path } => write!(
                 f,

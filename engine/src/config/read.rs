@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use petrel_net::tls::TicketSecret;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -35,10 +36,12 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut engine = EngineConfig::default();
     let mut limits = AllLimits::default();
     let mut listeners = None;
+    let mut secret_at = 0;
     for (name, value) in document.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Table(table)) => {
-                section(table, "[engine]", ENGINE, &mut engine, &mut problems);
+                let places = section(table, "[engine]", ENGINE, &mut engine, &mut problems);
+                secret_at = places.get("ticket_secret").copied().unwrap_or(0);
             }
             ("limits", DeValue::Table(table)) => {
                 section(table, "[limits]", LIMITS, &mut limits, &mut problems);
@@ -60,7 +63,12 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             }
         }
     }
-    engine.ticket_secret = engine.ticket_secret.map(|path| folder.join(path));
+    if let Some(path) = &mut engine.ticket_secret {
+        *path = folder.join(&path);
+        if let Err(error) = TicketSecret::check_file(path) {
+            problems.add(secret_at, error.to_string());
+        }
+    }
     let listeners = match listeners {
         Some(raw) => check::listeners(raw, folder, &mut problems),
         None => default_listeners(),

@@ -22,6 +22,9 @@ impl fmt::Display for Summary<'_> {
         let shards = config.shard_count();
         let why = if config.engine.shards.is_none() { " (one per core)" } else { "" };
         writeln!(f, "shards: {shards}{why}, runtime: {}", config.engine.runtime.name())?;
+        if let Some(path) = &config.engine.ticket_secret {
+            writeln!(f, "secret of session tickets: {}", path.display())?;
+        }
         for listener in &config.listeners {
             writeln!(f, "listener: {listener}")?;
         }

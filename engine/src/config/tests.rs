@@ -87,6 +87,23 @@ fn an_unknown_key_gets_a_suggestion() {
     );
 }
 
+/// Before the broker starts, and without making it.
+#[test]
+fn a_secret_of_tickets_that_cannot_be_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let said = |value: &str| {
+        let text = format!("[engine]\nticket_secret = \"{value}\"\n");
+        Config::parse(&text, folder.path())
+    };
+    for (value, why) in [("", "is no ordinary file"), ("no/where", "No such file")] {
+        let problems = said(value).expect_err("it cannot be");
+        assert_eq!((problems.len(), problems[0].line, problems[0].column), (1, 2, 17));
+        assert!(problems[0].text.contains(why), "{}", problems[0].text);
+    }
+    assert!(said("secret").is_ok());
+    assert!(!folder.path().join("secret").exists());
+}
+
 #[test]
 fn a_key_in_the_wrong_place_is_sent_home() {
     refused(

@@ -23,6 +23,8 @@ pub enum SecretFileError {
     Length(PathBuf, u64),
     /// Others than its owner may read it; these are its permissions.
     Exposed(PathBuf, u32),
+    /// It belongs to this user, who is neither this process nor root.
+    Foreign(PathBuf, u32),
     /// The system gives no random bytes for a new one.
     Random,
 }
@@ -52,6 +54,12 @@ impl fmt::Display for SecretFileError {
                  make it 600, or delete it to have a new one made",
                 path.display()
             ),
+            Self::Foreign(path, user) => write!(
+                f,
+                "the secret of session tickets {} belongs to the user with number {user}; \
+                 make it this process's own, or delete it to have a new one made",
+                path.display()
+            ),
             Self::Random => RandomUnavailable.fmt(f),
         }
     }
@@ -75,21 +83,31 @@ impl TicketSecret {
         }
     }
 
+    /// Looks whether [`TicketSecret::from_file`] would find a secret there, or a place for one.
+    ///
+    /// # Errors
+    /// See [`SecretFileError`].
+    pub fn check_file(path: &Path) -> Result<(), SecretFileError> {
+        let failed = |error| SecretFileError::Io(path.to_owned(), error);
+        match fs::symlink_metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path.file_name().is_some() => {
+                let folder = path.parent().filter(|it| !it.as_os_str().is_empty());
+                match fs::metadata(folder.unwrap_or(Path::new("."))) {
+                    Ok(meta) if meta.is_dir() => Ok(()),
+                    Ok(_) => Err(failed(io::ErrorKind::NotADirectory.into())),
+                    Err(error) => Err(failed(error)),
+                }
+            }
+            _ => Self::from_file(path).map(drop),
+        }
+    }
+
     /// Makes a secret and keeps it. It appears under its name whole and on the disk, before the first
     /// ticket is sealed with it; if another process is faster, its secret is taken.
     fn make(path: &Path) -> Result<Self, SecretFileError> {
         let failed = |error| SecretFileError::Io(path.to_owned(), error);
         let secret = Self::generate().map_err(|_| SecretFileError::Random)?;
-        let mut draft = path.as_os_str().to_owned();
-        draft.push(format!(".{}", std::process::id()));
-        let draft = PathBuf::from(draft);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)
-            .map_err(failed)?;
+        let (draft, mut file) = draft(path)?;
         let kept = file
             .write_all(secret.bytes())
             .and_then(|()| file.sync_all())
@@ -114,9 +132,28 @@ impl TicketSecret {
         if mode & 0o077 != 0 {
             return Err(SecretFileError::Exposed(path.to_owned(), mode));
         }
+        if ![0, rustix::process::geteuid().as_raw()].contains(&meta.uid()) {
+            return Err(SecretFileError::Foreign(path.to_owned(), meta.uid()));
+        }
         let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
         file.read_exact(bytes.as_mut_slice()).map_err(failed)?;
         Ok(Self::new(*bytes))
+    }
+}
+
+/// A new file beside the one that is to be made. Its name cannot be guessed, and whatever has it already
+/// is left alone: in a folder of others it might lead elsewhere, or be read by them.
+fn draft(path: &Path) -> Result<(PathBuf, File), SecretFileError> {
+    let mut nonce = [0; 8];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| SecretFileError::Random)?;
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{:016x}", u64::from_ne_bytes(nonce)));
+    let draft = PathBuf::from(draft);
+    // With `create_new` a link that stands there is not followed either.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft);
+    match file {
+        Ok(file) => Ok((draft, file)),
+        Err(error) => Err(SecretFileError::Io(path.to_owned(), error)),
     }
 }
 
@@ -163,7 +200,24 @@ mod tests {
         let pipe = folder.path().join("pipe");
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR).expect("made");
         assert!(matches!(TicketSecret::from_file(&pipe), Err(SecretFileError::NoFile(_))));
+        let linked = folder.path().join("linked");
+        std::os::unix::fs::symlink(folder.path().join("victim"), &linked).expect("made");
+        assert!(TicketSecret::from_file(&linked).is_err(), "a link to nothing is no place");
+        assert!(!folder.path().join("victim").exists());
         let nowhere = folder.path().join("no/secret");
         assert!(matches!(TicketSecret::from_file(&nowhere), Err(SecretFileError::Io(..))));
+    }
+
+    #[test]
+    fn a_check_says_what_would_be_and_makes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("secret");
+        TicketSecret::check_file(&path).expect("it could be made");
+        assert!(!path.exists());
+        for no_place in [folder.path(), Path::new(""), &folder.path().join("no/secret")] {
+            assert!(TicketSecret::check_file(no_place).is_err(), "{}", no_place.display());
+        }
+        fs::write(&path, [7; 31]).expect("written");
+        assert!(matches!(TicketSecret::check_file(&path), Err(SecretFileError::Length(_, 31))));
     }
 }
