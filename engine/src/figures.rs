@@ -161,15 +161,15 @@ mod tests {
         assert_eq!(
             figures.stages().to_string(),
             "stages: accepted=2 refused_by_rate=4 accept_failed=6 gone_before_handshake=8 silent=10 \
-             handshake_begun=12 handshake_timed_out=14 handshake_refused=16 handshake_gone=18 \
-             handshake_full=20 handshake_resumed=22 handshake_retried=24 connect_timed_out=26 \
-             connect_gone=28 connect_refused=30 connect=32 connect_denied=4 admitted=14 adopted=6 \
-             stranded=8 handshakes_in_flight_most=25"
+             handshake_not_begun=12 handshake_begun=14 handshake_displaced=16 handshake_timed_out=18 \
+             handshake_refused=20 handshake_gone=22 handshake_full=24 handshake_resumed=26 \
+             handshake_retried=28 connect_timed_out=30 connect_gone=32 connect_refused=34 connect=36 \
+             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=27"
         );
         assert_eq!(
             figures.connections().to_string(),
-            "connections: handshaking=34 greeting=36 plain=38 tls=40 tls_compact=42 ws=44 wss=46 \
-             closing=48 sessions=200 sessions_offline=0"
+            "connections: handshaking=38 greeting=40 plain=42 tls=44 tls_compact=46 ws=48 wss=50 \
+             closing=52 sessions=200 sessions_offline=0"
         );
     }
 

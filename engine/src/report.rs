@@ -1,7 +1,10 @@
 //! What an operator reads of what happens on a shard.
 //!
-//! Only what somebody may want to act on gets a line, and only some lines a second: neither a storm
-//! nor an attacker may fill the log. What a client sent is escaped and cut.
+//! Only what somebody may want to act on gets a line, and only some lines a second of all shards
+//! together: neither a storm nor an attacker may fill the log. What goes on for long is summed up. What a
+//! client sent is escaped and cut.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_proto::{DecodeError, ReasonCode};
 use petrel_shard::{EndedBy, Event};
@@ -9,18 +12,37 @@ use petrel_shard::{EndedBy, Event};
 use crate::figures::Decided;
 use crate::log::{self, Escaped};
 
-/// Lines that one shard writes in a second, at most.
-const LINES_PER_SECOND_MAX: u32 = 5;
+/// Lines that all shards together write in a second, at most.
+const LINES_PER_SECOND_MAX: u64 = 10;
 
-/// Dropped messages are summed up for so long, in milliseconds.
+/// What is summed up is for so long, in milliseconds.
 const SUM_MS: u64 = 10_000;
+
+/// The lines of a second of all shards.
+static LINES: Lines = Lines(AtomicU64::new(0));
+
+/// Which second it is and how many lines it has.
+#[derive(Debug)]
+struct Lines(AtomicU64);
+
+impl Lines {
+    /// True if this second has room for a line more.
+    fn take(&self, now_ms: u64) -> bool {
+        let second = now_ms / 1000;
+        let more = |before: u64| {
+            let lines = if before >> 16 == second { before & 0xffff } else { 0 };
+            (lines < LINES_PER_SECOND_MAX).then_some(second << 16 | (lines + 1))
+        };
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+}
 
 /// Writes the lines of one shard.
 #[derive(Debug, Default)]
 pub struct Report {
-    second: u64,
-    lines: u32,
     left_out: u64,
+    /// Failed accepts that nobody has been told of.
+    accepts_failed: u64,
     dropped: u64,
     decided: Decided,
     /// Connections refused because their source connects too often, as far as they were reported.
@@ -61,9 +83,13 @@ impl Report {
         self.line(now_ms, format_args!("a connection is refused: {error}"));
     }
 
-    /// Reports that accepting failed.
+    /// Reports that accepting failed, which it does again and again for as long as its reason lasts: the
+    /// first of ten seconds has a line.
     pub fn accept_failed(&mut self, now_ms: u64, error: rustix::io::Errno) {
-        self.line(now_ms, format_args!("connections wait because accepting failed: {error}"));
+        self.accepts_failed += 1;
+        if self.accepts_failed == 1 {
+            self.line(now_ms, format_args!("connections wait because accepting failed: {error}"));
+        }
     }
 
     /// Reports that a connection could not be taken over from another shard.
@@ -84,6 +110,10 @@ impl Report {
             return;
         }
         self.summed_since_ms = now_ms;
+        let again = std::mem::take(&mut self.accepts_failed).saturating_sub(1);
+        if again > 0 {
+            log::warn(format_args!("accepting failed {again} times more in ten seconds"));
+        }
         if self.dropped > 0 {
             log::warn(format_args!("{} messages were dropped in ten seconds", self.dropped));
             self.dropped = 0;
@@ -102,22 +132,10 @@ impl Report {
     }
 
     fn line(&mut self, now_ms: u64, line: std::fmt::Arguments<'_>) {
-        if self.may_write(now_ms) {
-            log::warn(line);
+        match LINES.take(now_ms) {
+            true => log::warn(line),
+            false => self.left_out += 1,
         }
-    }
-
-    fn may_write(&mut self, now_ms: u64) -> bool {
-        if self.second != now_ms / 1000 {
-            self.second = now_ms / 1000;
-            self.lines = 0;
-        }
-        let may = self.lines < LINES_PER_SECOND_MAX;
-        self.lines += 1;
-        if !may {
-            self.left_out += 1;
-        }
-        may
     }
 }
 
@@ -135,10 +153,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_has_few_lines_and_the_rest_is_counted() {
-        let mut report = Report::default();
-        let written = (0..100).filter(|_| report.may_write(1_500)).count();
-        assert_eq!((written, report.left_out), (5, 95));
-        assert!(report.may_write(2_000));
+    fn a_second_has_few_lines() {
+        let lines = Lines(AtomicU64::new(0));
+        assert_eq!((0..100).filter(|_| lines.take(1_500)).count(), 10);
+        assert!(lines.take(2_000));
     }
 }
