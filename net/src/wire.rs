@@ -297,7 +297,7 @@ impl Wire {
             }
             events = self.take_events(Some(Duration::ZERO))?;
         }
-        if self.admission.is_full_for(self.waiting()) {
+        if self.can_displace() {
             self.displace();
         }
         self.admission.begin_turn(self.waiting());
@@ -430,6 +430,7 @@ impl Wire {
             || self.stages_used > 0
             || self.deadlines.is_overdue()
             || self.admission.has_work(self.waiting())
+            || self.can_displace()
     }
 
     /// The number of connections, those before CONNECT and those being closed included.

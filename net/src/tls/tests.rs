@@ -806,7 +806,7 @@ mod files {
                 && error.ends_with("absent.pem does not exist")
         );
         let error = load(site.dir.path(), &key).unwrap_err().to_string();
-        assert!(error.ends_with("cannot be read: is a directory"), "{error}");
+        assert!(error.ends_with("cannot be read: Is a directory (os error 21)"), "{error}");
     }
 
     #[test]

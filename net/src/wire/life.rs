@@ -237,15 +237,25 @@ impl Wire {
         true
     }
 
-    /// Takes the places of handshakes that have had them for long enough, some 16 in a turn, since
-    /// others wait for one.
+    /// True if somebody waits for the place of a handshake that has had it for long enough.
+    pub(super) fn can_displace(&self) -> bool {
+        let old = |&(_, since_ms): &(ConnKey, u64)| self.is_uncertain(since_ms);
+        self.begun.front().is_some_and(old) && self.admission.is_full_for(self.waiting())
+    }
+
+    /// True if a handshake that began then has its place only until another waits for it.
+    const fn is_uncertain(&self, since_ms: u64) -> bool {
+        since_ms.saturating_add(PLACE_CERTAIN.as_millis() as u64) <= self.now_ms
+    }
+
+    /// Takes the places of handshakes that have had them for long enough, some 16 in a turn.
     pub(super) fn displace(&mut self) {
         let mut left = LOOKS_MAX;
         while left > 0
             && let Some(&(key, since_ms)) = self.begun.front()
         {
             let holds = self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::HANDSHAKE));
-            if holds && since_ms.saturating_add(PLACE_CERTAIN.as_millis() as u64) > self.now_ms {
+            if holds && !self.is_uncertain(since_ms) {
                 return;
             }
             self.begun.pop_front();

@@ -229,7 +229,9 @@ fn a_handshake_that_does_not_go_on_makes_room_for_one_that_waits() {
     rig.pass_ms(900);
     settle(&mut rig);
     assert_eq!(rig.wire.census().stage(Stage::HandshakeBegun), 5, "they have them for certain");
+    assert!(!rig.wire.has_work());
     rig.pass_ms(250);
+    assert!(rig.wire.has_work(), "no event announces it");
     rig.until(|rig| rig.wire.census().stage(Stage::HandshakeBegun) == 6);
     drop(half);
 }
