@@ -7,8 +7,8 @@
 //!
 //! Shares are counted in time. The new get [`NEW_PER_TURN`] of a turn, then the connected are looked
 //! at again; the connected get [`ESTABLISHED_BEFORE_NEW`] while somebody new waits, then it is the
-//! new's turn. So under overload from both sides the connected have ten elevenths of a core and the
-//! new the rest, and whoever is alone has all of it.
+//! new's turn. So under overload from both sides the connected have ten elevenths of a core, or five
+//! sixths if every turn begins a handshake, and the new the rest; whoever is alone has all of it.
 
 pub mod depth;
 
@@ -17,10 +17,10 @@ use std::time::Duration;
 /// Time for the new in one turn. It is looked at between steps, so one step may come on top; a
 /// handshake, which takes some 100 µs to begin, is only begun if the one before it took no longer than
 /// what is left, or as the first of its turn. To end a turn and to look at the connected costs some 2 µs.
-pub const NEW_PER_TURN: Duration = Duration::from_micros(100);
+pub const NEW_PER_TURN: Duration = Duration::from_micros(50);
 
 /// Time for the connected while somebody new waits, before the new get theirs.
-pub const ESTABLISHED_BEFORE_NEW: Duration = Duration::from_millis(1);
+pub const ESTABLISHED_BEFORE_NEW: Duration = Duration::from_micros(500);
 
 /// So long a handshake has its place for certain; then it has it only until another waits for it. Else a
 /// few thousand clients that begin and do not go on would keep everybody out until their deadlines.

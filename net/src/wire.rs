@@ -52,7 +52,7 @@ const EVENT_BATCHES_MAX: usize = 15;
 const LIST_KEPT: usize = 256;
 
 /// Ends of connections that are dealt with in one turn, at most. Some 10 µs each.
-const LEAVING_PER_TURN_MAX: usize = 16;
+const LEAVING_PER_TURN_MAX: usize = 4;
 
 /// One in so many reads is for those that leave, however many others can be read.
 const LEAVING_ONE_IN: usize = 8;

@@ -21,7 +21,7 @@ const HORIZON_MS: u64 = 300_000;
 /// that fall silent at once hold up nobody else.
 const LOOKS_MAX: u32 = 1_024;
 /// What the end of a connection or of a session costs, in looks, with all that comes of it.
-const LOOKS_OF_AN_END: u32 = 64;
+const LOOKS_OF_AN_END: u32 = 256;
 
 /// What a timer looks at, in 8 bytes: the silence of a connection, or the expiry and the will of a
 /// session.
@@ -79,7 +79,7 @@ impl Shard {
     }
 
     /// True if the last [`crate::Input::Timer`] has left some of what was due to the next, which should
-    /// come soon: one input deals with some 16 ends or 1,024 looks at most.
+    /// come soon: one input deals with four ends or 1,024 looks at most.
     #[must_use]
     pub const fn is_overdue(&self) -> bool {
         self.overdue

@@ -27,7 +27,7 @@ const LINGER_MS: u64 = 2_000;
 /// more to say hold up nobody else.
 const LOOKS_MAX: usize = 1_024;
 /// What the end of a connection costs, in looks.
-const LOOKS_OF_AN_END: usize = 64;
+const LOOKS_OF_AN_END: usize = 256;
 
 /// A connection on its way from one wire to another, with everything that was read from it and not
 /// used, and everything that was written to it and not sent.
@@ -194,7 +194,7 @@ impl Wire {
         }
     }
 
-    /// Cuts the connections whose deadline has passed, some 16 in a turn.
+    /// Cuts the connections whose deadline has passed, four in a turn.
     pub(super) fn expire(&mut self) {
         let mut left = LOOKS_MAX;
         while left > 0 {
@@ -248,7 +248,7 @@ impl Wire {
         since_ms.saturating_add(PLACE_CERTAIN.as_millis() as u64) <= self.now_ms
     }
 
-    /// Takes the places of handshakes that have had them for long enough, some 16 in a turn.
+    /// Takes the places of handshakes that have had them for long enough, four in a turn.
     pub(super) fn displace(&mut self) {
         let mut left = LOOKS_MAX;
         while left > 0

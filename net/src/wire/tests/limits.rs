@@ -45,7 +45,7 @@ fn a_crowd_is_cut_in_parts() {
     rig.pass_ms(10_250);
     let mut turns = 1;
     while rig.wire.connections() > 0 {
-        assert!(rig.wire.connections() + 16 * turns >= CROWD, "more than 16 in a turn");
+        assert!(rig.wire.connections() + 4 * turns >= CROWD, "more than four in a turn");
         assert!(rig.wire.has_work());
         rig.turn();
         turns += 1;
