@@ -232,6 +232,9 @@ fn a_result_says_what_was_measured_and_where() {
         assert!(found["connections"].as_u64() >= Some(40), "{whole}");
         assert!(found["cipher"].is_string() && found["group"].is_string(), "{whole}");
     }
+    for key in ["broker_cores", "load_cores", "recovery_over_cpu"] {
+        assert!(whole["results"][key].as_f64() > Some(0.0), "{key}: {whole}");
+    }
     let whole = broker.whole(0, &format!("connect -c 40 --time 0.1 --broker-build this {pid}"));
     assert_eq!(whole["broker"]["build"], "this");
     for key in ["user_bytes_each", "user_pss_bytes_each", "slab_bytes_each", "tcp_sockets_each"] {

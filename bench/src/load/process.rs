@@ -118,6 +118,25 @@ pub fn tcp_sockets() -> Option<u64> {
     line.split_once(" alloc ")?.1.split_whitespace().next()?.parse().ok()
 }
 
+/// Cores of the machine, whether or not this process may use them.
+#[must_use]
+pub fn cores() -> usize {
+    let online = fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    match count_ranges(online.trim()) {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        cores => cores,
+    }
+}
+
+/// How many numbers a text such as `0-3,6` stands for.
+fn count_ranges(text: &str) -> usize {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some((last.parse::<usize>().ok()? + 1).saturating_sub(first.parse().ok()?))
+    };
+    text.split(',').filter_map(range).sum()
+}
+
 /// What the machine is, for a report.
 #[must_use]
 pub fn machine() -> serde_json::Value {
@@ -127,7 +146,7 @@ pub fn machine() -> serde_json::Value {
     serde_json::json!({
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "cpu": model.map(|it| it.trim_start_matches([' ', '\t', ':'])),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "cores": cores(),
     })
 }
 
@@ -140,6 +159,13 @@ mod tests {
         let line = "TCP   140  156  2560  12  8 : tunables 0 0 0 : slabdata  13  14  0";
         assert_eq!(cache_bytes(line, 4096), Some(("TCP".to_owned(), 14 * 8 * 4096)));
         assert_eq!(cache_bytes("# name <active_objs>", 4096), None);
+    }
+
+    #[test]
+    fn cores_are_counted_in_ranges() {
+        for (text, count) in [("0", 1), ("0-1", 2), ("0-3,6,8-9", 7), ("", 0), ("x", 0)] {
+            assert_eq!(count_ranges(text), count, "{text}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use petrel_proto::Qos;
 use super::{Asked, DRAIN, busy, connected, residency, spent};
 use crate::load::Run;
 use crate::load::plan::Group;
+use crate::load::process::cores;
 use crate::load::report::Report;
 use crate::load::stats::Times;
 use crate::load::worker::Order;
@@ -41,6 +42,7 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     report.times("quiet_us", "background, before", &quiet.delivery);
 
     let (before, cpu, watch) = (run.counts(0), asked.cpu()?, run.watch()?);
+    let own = run.cpu()?;
     run.order(|| Order::Cut { group: 0, under_way_max: asked.under_way });
     let goodput = std::cell::RefCell::new(Vec::new());
     let all = asked.count as u64;
@@ -50,12 +52,16 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
         now.accepted >= before.accepted + all && now.ready >= all
     })?;
     let (after, spent) = (run.counts(0), spent(asked, cpu)?);
+    let own = run.cpu()?.saturating_sub(own);
     busy(report, "storm_busiest_percent", &run, &watch)?;
     let times = run.times()?;
     match back {
         Some(_) => {
             let back = Duration::from_nanos(times[0].ready.max());
             report.time("recovery_s", "all back within", back);
+            if let Some(spent) = spent {
+                least(report, back, spent, own);
+            }
             report.number(
                 "back_per_s",
                 "sessions back a second",
@@ -93,6 +99,17 @@ pub fn run(asked: &Asked, report: &mut Report) -> Result<(), String> {
     grown(report, &quiet, &times[1]);
     background_lost(&run, report)?;
     run.stop()
+}
+
+/// How far the recovery is from what the CPU time that went into it would take on all cores at once.
+fn least(report: &mut Report, back: Duration, broker: Duration, load: Duration) {
+    let cores = cores() as f64;
+    let used = |cpu: Duration| cpu.as_secs_f64() / back.as_secs_f64();
+    report.number("broker_cores", "cores that the broker used meanwhile", used(broker), "");
+    report.number("load_cores", "cores that the load used meanwhile", used(load), "");
+    let over = cores / used(broker + load);
+    let label = format!("recovery, over what both need of {cores} cores");
+    report.number("recovery_over_cpu", &label, over, "");
 }
 
 /// How much longer messages are inside the broker while sessions come back.
