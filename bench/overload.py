@@ -14,6 +14,8 @@ import argparse
 import json
 import os
 import pathlib
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +25,7 @@ import broker
 # The kernel takes no quota below a millisecond.
 PERIOD_US = 20_000
 LONG_S = 600
+SHOWN = ["accepted", "gone_before_handshake", "handshake_begun", "handshake_gone", "connect_gone"]
 
 
 class Bandwidth:
@@ -87,7 +90,10 @@ def storm(options, patience_s, group):
         subprocess.run(["cat"], stdin=running.stderr, stdout=subprocess.DEVNULL)
         running.wait()
         group.limit(None)
-        return json.loads(file.read_text())["results"]
+        process.send_signal(signal.SIGUSR1)
+        results = json.loads(file.read_text())["results"]
+        results["stages"] = next(line for line in process.stderr if "stages:" in line)
+        return results
 
 
 def main():
@@ -111,6 +117,8 @@ def main():
                 f"{results['cpu_per_return_us']:.0f} us each, {results['present']:.0f} with their session",
                 flush=True,
             )
+            stages = dict(re.findall(r"(\w+)=(\d+)", results["stages"]))
+            print("           " + " ".join(f"{name}={stages[name]}" for name in SHOWN), flush=True)
     offered = options.count / options.patience / rates["patient"]
     print(f"offered: {offered:.1f} times what can be served at first, {offered / 2:.1f} times at half")
     print(f"goodput: {100 * rates['impatient'] / rates['patient']:.0f} % of the patient")

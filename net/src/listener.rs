@@ -100,6 +100,12 @@ impl Listener {
     }
 }
 
+/// What `listen` grants at most: the system's limit, which may change later, or what there can be.
+pub(crate) fn places_max() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/net/core/somaxconn").ok();
+    limit.and_then(|text| text.trim().parse().ok()).unwrap_or(PLACES_MAX)
+}
+
 /// Checks that nobody listens on an address.
 ///
 /// The sockets of the shards share their port, so they would share it with another broker of the

@@ -33,6 +33,7 @@ use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
 use crate::conn::{Conn, Flags};
 use crate::deadlines::Deadlines;
+use crate::listener::places_max;
 use crate::outbound::{Queue, Stage};
 use crate::poller::{EVENTS_PER_WAIT_MAX, Happened, Poller, Readiness};
 use crate::slab::Slab;
@@ -220,7 +221,7 @@ impl Wire {
             conns: Slab::new(),
             deadlines: Deadlines::new(now_ms),
             admission: Admission::new(limits.handshakes_max),
-            depth: Depth::default(),
+            depth: Depth::new(places_max()),
             step: None,
             ready: VecDeque::new(),
             leaving: VecDeque::new(),

@@ -11,8 +11,8 @@
 /// Most places: what `net.core.somaxconn` can be raised to on every kernel.
 pub const PLACES_MAX: usize = 65_535;
 
-/// Fewest places: a sixth of a second of handshakes.
-pub const PLACES_MIN: usize = 1_024;
+/// Fewest places: a fiftieth of a second of handshakes, or a fifth with a tenth of a core.
+pub const PLACES_MIN: usize = 128;
 
 /// Connections looked at for one judgement.
 const LOOKS: usize = 256;
@@ -25,20 +25,25 @@ const GONE_MAX: usize = LOOKS / 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Depth {
     places: usize,
+    /// No more are to be had.
+    most: usize,
     /// Connections still to come that were let in before the last cut, which they say nothing about.
     before_cut: usize,
     looks: usize,
     gone: usize,
 }
 
-impl Default for Depth {
-    fn default() -> Self {
-        Self { places: PLACES_MAX, before_cut: 0, looks: 0, gone: 0 }
-    }
-}
-
 impl Depth {
-    /// Places in the queue, from [`PLACES_MIN`] to [`PLACES_MAX`].
+    /// As deep as can be. `system` is what the system grants at most: a cut from more than that would
+    /// change nothing, and those who come after it would be judged as if it had.
+    #[must_use]
+    pub const fn new(system: usize) -> Self {
+        let most = if system < PLACES_MAX { system } else { PLACES_MAX };
+        let most = if most > PLACES_MIN { most } else { PLACES_MIN };
+        Self { places: most, most, before_cut: 0, looks: 0, gone: 0 }
+    }
+
+    /// Places in the queue, from [`PLACES_MIN`] to what there can be.
     #[must_use]
     pub const fn places(&self) -> usize {
         self.places
@@ -67,7 +72,7 @@ impl Depth {
     /// The queue was found empty.
     pub const fn drained(&mut self) {
         let places = self.places * 2;
-        self.places = if places > PLACES_MAX { PLACES_MAX } else { places };
+        self.places = if places > self.most { self.most } else { places };
         (self.before_cut, self.looks, self.gone) = (0, 0, 0);
     }
 }
@@ -84,14 +89,14 @@ mod tests {
 
     #[test]
     fn the_queue_is_as_deep_as_can_be_while_few_have_gone() {
-        let mut depth = Depth::default();
+        let mut depth = Depth::new(usize::MAX);
         look(&mut depth, 100_000, 5);
         assert_eq!(depth.places(), PLACES_MAX);
     }
 
     #[test]
     fn a_cut_is_judged_by_those_who_came_after_it() {
-        let mut depth = Depth::default();
+        let mut depth = Depth::new(usize::MAX);
         look(&mut depth, LOOKS, 1);
         let cut = depth.places();
         assert_eq!(cut, 45_874);
@@ -102,8 +107,18 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_is_one_of_what_the_system_grants() {
+        let mut depth = Depth::new(4_096);
+        look(&mut depth, LOOKS, 1);
+        assert_eq!(depth.places(), 2_867);
+        depth.drained();
+        assert_eq!(depth.places(), 4_096);
+        assert_eq!(Depth::new(5).places(), PLACES_MIN);
+    }
+
+    #[test]
     fn the_queue_keeps_some_depth_and_grows_when_it_has_run_dry() {
-        let mut depth = Depth::default();
+        let mut depth = Depth::new(usize::MAX);
         look(&mut depth, 1_000_000, 1);
         assert_eq!(depth.places(), PLACES_MIN);
         depth.drained();
@@ -111,6 +126,6 @@ mod tests {
         for _ in 0..70 {
             depth.drained();
         }
-        assert_eq!(depth, Depth::default());
+        assert_eq!(depth, Depth::new(usize::MAX));
     }
 }

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use petrel_proto::{Packet, ReasonCode, Version};
 
 use super::rig::{CONNECT, PINGREQ, Rig, TestClient, publish};
-use crate::admission::depth::PLACES_MAX;
 use crate::stages::Stage;
 use crate::websocket::WebSocketConfig;
 use crate::wire::read::LONG_CONNECTS_MAX;
@@ -334,13 +333,14 @@ fn a_queue_of_those_who_have_gone_is_made_shallow_until_it_runs_dry() {
     for _ in 0..400 {
         drop(rig.client());
     }
-    let least = Cell::new(PLACES_MAX);
+    let most = rig.wire.depth.places();
+    let least = Cell::new(most);
     rig.until(|rig| {
         least.set(least.get().min(rig.wire.listeners[0].places));
         rig.wire.census().stage(Stage::Accepted) == 400 && rig.wire.connections() == 0
     });
-    assert!(least.get() < PLACES_MAX, "they had gone");
+    assert!(least.get() < most, "they had gone");
     let _client = rig.client();
     rig.until(|rig| rig.wire.census().stage(Stage::Accepted) == 401);
-    rig.until(|rig| rig.wire.listeners[0].places == PLACES_MAX);
+    rig.until(|rig| rig.wire.listeners[0].places == most);
 }

@@ -72,7 +72,7 @@ impl<'a> Core<'a> {
             polled_us: 0,
             fleet: fleet.endless(setting.endless),
             admission: Admission::new(cap),
-            depth: Depth::default(),
+            depth: Depth::new(setting.backlog),
             kernel: VecDeque::new(),
             accepted: VecDeque::new(),
             hellos: VecDeque::new(),
