@@ -2,7 +2,7 @@
 //!
 //! The library's own keep an expanded cipher context for each direction: 1,370 bytes of a connection
 //! that has nothing to say. These keep the key and build a context for each record, as the compact
-//! record layer does; it is dearer by some 70 ns when one connection is busy, and cheaper when many
+//! record layer does; it is dearer by some 0.1 µs when one connection is busy, and cheaper when many
 //! take turns (`docs/adr/0008-keys-rest-as-bytes.md`). All else is the library's: hash, key schedule,
 //! record numbers, limits, padding.
 

@@ -254,13 +254,17 @@ impl Wire {
         while left > 0
             && let Some(&(key, since_ms)) = self.begun.front()
         {
-            let holds = self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::HANDSHAKE));
+            let flags = self.conns.get(key).map_or(Flags::default(), |conn| conn.flags);
+            let holds = flags.has(Flags::HANDSHAKE);
             if holds && !self.is_uncertain(since_ms) {
                 return;
             }
             self.begun.pop_front();
-            if holds {
-                self.lose(key, End::Displaced);
+            match (holds, flags.has(Flags::QUEUED)) {
+                // Its answer has come: most of the work is done.
+                (true, true) => self.begun.push_back((key, self.now_ms)),
+                (true, false) => self.lose(key, End::Displaced),
+                (false, _) => {}
             }
             left = left.saturating_sub(if holds { LOOKS_OF_AN_END } else { 1 });
         }

@@ -236,6 +236,28 @@ fn a_handshake_that_does_not_go_on_makes_room_for_one_that_waits() {
     drop(half);
 }
 
+/// The broker was away for longer than a second: who has answered meanwhile keeps its place.
+#[test]
+fn a_handshake_whose_answer_has_come_is_not_displaced() {
+    let limits = WireLimits { handshakes_max: 1, ..WireLimits::default() };
+    let (mut rig, config) = Rig::over_tls(limits);
+    let mut stream = rig.client();
+    let mut tls = super::tls::client(&config);
+    tls.write_tls(&mut stream).expect("sent");
+    rig.until(|rig| rig.wire.handshakes() == 1);
+    while tls.is_handshaking() {
+        tls.read_tls(&mut stream).expect("the answer of the broker");
+        tls.process_new_packets().expect("a good one");
+    }
+    let mut waits = rig.client();
+    waits.write_all(&hello(&config)).expect("sent");
+    rig.pass_ms(1_500);
+    tls.write_tls(&mut stream).expect("sent");
+    rig.until(|rig| rig.wire.census().stage(Stage::HandshakeBegun) == 2);
+    assert_eq!(rig.wire.census().stage(Stage::HandshakeFull), 1);
+    assert_eq!(rig.wire.census().stage(Stage::HandshakeDisplaced), 0);
+}
+
 #[test]
 fn who_waited_for_a_place_in_vain_is_not_called_silent() {
     let limits = WireLimits { handshakes_max: 1, ..WireLimits::default() };
