@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use petrel_proto::{DecodeError, ReasonCode, Version};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown, sockopt};
 
@@ -102,6 +103,14 @@ fn refuse(socket: OwnedFd) {
     let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
 }
 
+/// True if the peer has hung up. *Cost*: one system call, a thirtieth of what a connection takes that is
+/// found to have gone later.
+fn has_gone(socket: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
+    let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+    poll(&mut asked, Some(&Timespec::default())).is_ok() && asked[0].revents().intersects(ends)
+}
+
 impl Wire {
     /// Accepts one connection, from one listener of those wanted after another.
     pub(super) fn accept(&mut self, wanted: impl Fn(&Listener) -> bool) {
@@ -119,6 +128,13 @@ impl Wire {
                 {
                     self.census.count(Stage::RefusedByRate);
                     return refuse(socket);
+                }
+                if listener.protocol.is_tls() && has_gone(&socket) {
+                    // Nothing is made for it: in a storm these are as many as the others.
+                    self.depth.looked(true);
+                    self.census.count(Stage::Accepted);
+                    self.census.count(Stage::GoneBeforeHandshake);
+                    return;
                 }
                 let transport = Transport::new(&listener.protocol);
                 let index = listener.index;
