@@ -7,7 +7,7 @@ use std::time::Instant;
 use jiff::Zoned;
 use petrel_proto::{
     Ack, Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, SubAck, Subscribe,
-    SubscribeFilter, Unsubscribe,
+    SubscribeFilter, Text, Unsubscribe,
 };
 
 use crate::client::{Connection, Happening};
@@ -23,6 +23,7 @@ pub fn run(options: &SubscribeOptions) -> Result<(), Failure> {
         options,
         unacknowledged: HashSet::new(),
         unreleased: HashSet::new(),
+        cleared: HashSet::new(),
         printed: 0,
         finishing: false,
         out: Vec::new(),
@@ -47,6 +48,9 @@ struct Subscriber<'o> {
     unacknowledged: HashSet<PacketId>,
     /// QoS 2 messages that were printed and whose PUBREL is to come ([MQTT5-4.3.3-10]).
     unreleased: HashSet<PacketId>,
+    /// Topics whose retained message this program has cleared. The message that does it comes back to it
+    /// like to everybody else, and is no news.
+    cleared: HashSet<Text>,
     printed: u64,
     /// Nothing more is printed; deliveries that have begun are ended.
     finishing: bool,
@@ -208,10 +212,15 @@ impl Subscriber<'_> {
             (Retained::Hidden, true) => return Ok(()),
             _ => {}
         }
+        let empty = publish.payload.is_empty();
+        if empty && self.cleared.contains(publish.topic.text()) {
+            return Ok(());
+        }
         if self.options.filter_out.iter().any(|filter| filter.matches(&publish.topic)) {
             return Ok(());
         }
-        if self.options.remove_retained && publish.retain {
+        if self.options.remove_retained && publish.retain && !empty {
+            self.cleared.insert(publish.topic.text().clone());
             self.clear_retained(publish)?;
         }
         if self.options.format.render(publish, &Zoned::now(), &mut self.out).is_err() {
