@@ -61,10 +61,8 @@ impl Depth {
             return;
         }
         if self.gone > GONE_MAX {
-            // A gentle cut if some have gone: to run dry costs more than they do. Where hardly anybody
-            // is left the right depth is far away.
-            let tenths = if self.gone > LOOKS - GONE_MAX { 5 } else { 7 };
-            let places = self.places * tenths / 10;
+            // A gentle cut: to run dry costs more than some who have gone.
+            let places = self.places * 7 / 10;
             self.places = if places < PLACES_MIN { PLACES_MIN } else { places };
             self.before_cut = self.places;
         }
@@ -101,7 +99,7 @@ mod tests {
         let mut depth = Depth::new(usize::MAX);
         look(&mut depth, LOOKS, 1);
         let cut = depth.places();
-        assert_eq!(cut, 32_767, "all had gone");
+        assert_eq!(cut, 45_874);
         look(&mut depth, cut, 1);
         assert_eq!(depth.places(), cut, "those were in the queue before");
         look(&mut depth, LOOKS, 1);
@@ -111,8 +109,8 @@ mod tests {
     #[test]
     fn a_cut_is_one_of_what_the_system_grants() {
         let mut depth = Depth::new(4_096);
-        look(&mut depth, LOOKS, 2);
-        assert_eq!(depth.places(), 2_867, "half had");
+        look(&mut depth, LOOKS, 1);
+        assert_eq!(depth.places(), 2_867);
         depth.drained();
         assert_eq!(depth.places(), 4_096);
         assert_eq!(Depth::new(5).places(), PLACES_MIN);
