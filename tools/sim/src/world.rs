@@ -275,6 +275,8 @@ impl World {
         if !lost {
             core.shard.handle(Now { mono_ms: self.now_ms }, input, &mut core.out);
         }
+        // What a shard has left to its next input is not due before that.
+        let timer = timer && !core.shard.is_overdue();
         let output = Output {
             packets: packets(&core.out, writes, shard, &self.model)?,
             peers: core.out.peers[peers..]
