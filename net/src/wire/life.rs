@@ -103,8 +103,7 @@ fn refuse(socket: OwnedFd) {
     let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
 }
 
-/// True if the peer has hung up. *Cost*: one system call, a thirtieth of what a connection takes that is
-/// found to have gone later.
+/// True if the peer has hung up. *Cost*: one system call.
 fn has_gone(socket: &OwnedFd) -> bool {
     let mut asked = [PollFd::new(socket, PollFlags::RDHUP)];
     let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
