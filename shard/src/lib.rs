@@ -35,6 +35,7 @@ pub mod peer;
 mod places;
 mod publish;
 mod receivers;
+pub mod record;
 mod retained;
 mod route;
 #[cfg(feature = "sabotage")]
@@ -60,4 +61,5 @@ pub use interest::{Interest, InterestWriter, ShardMask};
 pub use message::Message;
 pub use outbox::{Outbox, Question, Write};
 pub use peer::PeerMessage;
+pub use record::{Incarnation, Record};
 pub use shard::Shard;

@@ -1,0 +1,328 @@
+//! Records as bytes.
+//!
+//! A stored message is an MQTT 5 PUBLISH packet of QoS 0 behind the little that such a packet does not
+//! say, so that the codec of the wire reads and writes it. Numbers are big-endian; moments are
+//! milliseconds of the wall clock, since the monotonic clock begins anew with each process.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use petrel_proto::{
+    ClientId, Packet, PublishHead, PublishProperties, Qos, RetainHandling, SubscriptionOptions,
+    Text, TopicFilter, Version, Will, decode,
+};
+use petrel_shard::Message;
+use petrel_shard::message::{expiry, forwarded};
+use petrel_shard::record::{
+    DeliveryRecord, Incarnation, Provided, SessionRecord, Stream, SubscriptionRecord,
+};
+use smallvec::SmallVec;
+
+/// Translates moments of the process into moments of the world.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Clock {
+    /// What the wall clock showed when the monotonic clock was at 0, in milliseconds since 1970.
+    pub origin_ms: u64,
+}
+
+impl Clock {
+    /// A moment of the monotonic clock on the wall clock; never stays never.
+    #[must_use]
+    pub const fn to_wall(self, mono_ms: u64) -> u64 {
+        if mono_ms == u64::MAX { u64::MAX } else { mono_ms.saturating_add(self.origin_ms) }
+    }
+
+    /// A moment of the wall clock on the monotonic clock; what was before its beginning is its
+    /// beginning.
+    #[must_use]
+    pub const fn to_mono(self, wall_ms: u64) -> u64 {
+        if wall_ms == u64::MAX { u64::MAX } else { wall_ms.saturating_sub(self.origin_ms) }
+    }
+}
+
+/// What a value that cannot be read is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unreadable {
+    /// What was expected.
+    pub expected: &'static str,
+}
+
+const fn unreadable(expected: &'static str) -> Unreadable {
+    Unreadable { expected }
+}
+
+/// Bits of the first byte of a message.
+const MESSAGE_RETAIN: u8 = 4;
+/// Bits of the first byte of a delivery, above the QoS.
+const DELIVERY_RETAIN: u8 = 4;
+const DELIVERY_STORED: u8 = 8;
+const DELIVERY_PROVIDED: u8 = 16;
+const DELIVERY_RELEASED: u8 = 32;
+
+/// A message that waits for a session, as it is read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Waiting {
+    /// It has not been delivered, as far as is known.
+    Queued(DeliveryRecord),
+    /// The client has it and has not completed it.
+    Released,
+}
+
+/// Appends a message.
+pub fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
+    out.put_u8(message.qos as u8 | if message.retain { MESSAGE_RETAIN } else { 0 });
+    out.put_u64(clock.to_wall(message.expires_at_ms));
+    out.put_u64(message.publisher);
+    let none = PublishProperties::default();
+    let head = PublishHead {
+        dup: false,
+        qos: Qos::AtMostOnce,
+        retain: message.retain,
+        topic: message.topic.as_bytes(),
+        packet_id: None,
+        payload_bytes: message.payload.len(),
+        message_expiry_interval_s: None,
+        topic_alias: None,
+        subscription_identifiers: &[],
+        properties: message.properties.as_deref().unwrap_or(&none),
+    };
+    head.encode(Version::V5, out);
+    out.put_slice(&message.payload);
+}
+
+/// Reads a message that takes all of `bytes`. It shares their memory.
+///
+/// # Errors
+/// They are no message.
+pub fn message(mut bytes: Bytes, clock: Clock) -> Result<Message, Unreadable> {
+    const WHAT: &str = "a message";
+    if bytes.len() < 17 {
+        return Err(unreadable(WHAT));
+    }
+    let flags = bytes.get_u8();
+    let expires_at_ms = clock.to_mono(bytes.get_u64());
+    let publisher = bytes.get_u64();
+    let qos = Qos::from_u8(flags & 3).ok_or(unreadable(WHAT))?;
+    let Ok(Packet::Publish(publish)) = decode(&bytes, Some(Version::V5)) else {
+        return Err(unreadable(WHAT));
+    };
+    Ok(Message {
+        topic: publish.topic,
+        payload: publish.payload,
+        qos,
+        retain: flags & MESSAGE_RETAIN != 0,
+        properties: forwarded(publish.properties),
+        publisher,
+        expires_at_ms,
+    })
+}
+
+/// Appends a message that waits.
+pub fn put_delivery(out: &mut BytesMut, delivery: &DeliveryRecord, clock: Clock) {
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    out.put_u8(
+        delivery.qos as u8
+            | flag(delivery.retain, DELIVERY_RETAIN)
+            | flag(delivery.stored, DELIVERY_STORED)
+            | flag(delivery.provided.is_some(), DELIVERY_PROVIDED),
+    );
+    if let Some(Provided { stream, number }) = delivery.provided {
+        out.put_u64(stream.to_u64());
+        out.put_u64(number);
+    }
+    // A session has fewer subscriptions than a u32 can say.
+    out.put_u32(delivery.identifiers.len() as u32);
+    for &identifier in &delivery.identifiers {
+        out.put_u32(identifier);
+    }
+    put_message(out, &delivery.message, clock);
+}
+
+/// Appends what is left of a QoS 2 message that the client has.
+pub fn put_released(out: &mut BytesMut) {
+    out.put_u8(DELIVERY_RELEASED);
+}
+
+/// When what waits expires, on the wall clock; `u64::MAX` for never.
+pub fn expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {
+    let (&flags, mut rest) = bytes.split_first()?;
+    if flags & DELIVERY_RELEASED != 0 {
+        return Some(u64::MAX);
+    }
+    rest = rest.get(if flags & DELIVERY_PROVIDED == 0 { 0 } else { 16 }..)?;
+    let (count, rest) = rest.split_first_chunk::<4>()?;
+    let rest = rest.get(u32::from_be_bytes(*count) as usize * 4 + 1..)?;
+    rest.first_chunk::<8>().map(|ms| u64::from_be_bytes(*ms))
+}
+
+/// Reads what waits and takes all of `bytes`.
+///
+/// # Errors
+/// They are nothing that waits.
+pub fn waiting(mut bytes: Bytes, clock: Clock) -> Result<Waiting, Unreadable> {
+    const WHAT: &str = "a message that waits";
+    let short = |bytes: &Bytes, least: usize| {
+        if bytes.len() < least { Err(unreadable(WHAT)) } else { Ok(()) }
+    };
+    short(&bytes, 1)?;
+    let flags = bytes.get_u8();
+    if flags & DELIVERY_RELEASED != 0 {
+        return Ok(Waiting::Released);
+    }
+    let provided = if flags & DELIVERY_PROVIDED != 0 {
+        short(&bytes, 16)?;
+        let stream = Stream::from_u64(bytes.get_u64());
+        Some(Provided { stream, number: bytes.get_u64() })
+    } else {
+        None
+    };
+    short(&bytes, 4)?;
+    let count = bytes.get_u32() as usize;
+    short(&bytes, count.saturating_mul(4))?;
+    let identifiers: SmallVec<[u32; 1]> = (0..count).map(|_| bytes.get_u32()).collect();
+    Ok(Waiting::Queued(DeliveryRecord {
+        message: Arc::new(message(bytes, clock)?),
+        qos: Qos::from_u8(flags & 3).ok_or(unreadable(WHAT))?,
+        retain: flags & DELIVERY_RETAIN != 0,
+        identifiers,
+        stored: flags & DELIVERY_STORED != 0,
+        provided,
+    }))
+}
+
+/// Bits of the first byte of a session.
+const SESSION_ONLINE: u8 = 1;
+const SESSION_WILL: u8 = 2;
+const WILL_DELAY: u8 = 4;
+const WILL_EXPIRY: u8 = 8;
+
+/// Appends a session, without its incarnation, which is its key.
+pub fn put_session(out: &mut BytesMut, session: &SessionRecord, clock: Clock) {
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    let will = session.will.as_deref();
+    out.put_u8(
+        flag(session.expires_at_ms.is_none(), SESSION_ONLINE)
+            | flag(will.is_some(), SESSION_WILL)
+            | flag(will.is_some_and(|will| will.delay_interval_s.is_some()), WILL_DELAY)
+            | flag(
+                will.is_some_and(|will| will.properties.message_expiry_interval_s.is_some()),
+                WILL_EXPIRY,
+            ),
+    );
+    out.put_u32(session.expiry_interval_s);
+    out.put_u64(clock.to_wall(session.expires_at_ms.unwrap_or(u64::MAX)));
+    // A client identifier is never longer than a u16 can say.
+    out.put_u16(session.client_id.len() as u16);
+    out.put_slice(session.client_id.as_bytes());
+    if let Some(will) = will {
+        out.put_u64(clock.to_wall(session.will_at_ms));
+        out.put_u32(will.delay_interval_s.unwrap_or(0));
+        out.put_u32(will.properties.message_expiry_interval_s.unwrap_or(0));
+        let message = Message {
+            topic: will.topic.clone(),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            properties: forwarded(will.properties.clone()),
+            publisher: 0,
+            expires_at_ms: expiry(None, 0),
+        };
+        put_message(out, &message, clock);
+    }
+}
+
+/// Reads a session that takes all of `bytes`.
+///
+/// # Errors
+/// They are no session.
+pub fn session(
+    incarnation: Incarnation,
+    mut bytes: Bytes,
+    clock: Clock,
+) -> Result<SessionRecord, Unreadable> {
+    const WHAT: &str = "a session";
+    if bytes.len() < 15 {
+        return Err(unreadable(WHAT));
+    }
+    let flags = bytes.get_u8();
+    let expiry_interval_s = bytes.get_u32();
+    let expires_at_ms = clock.to_mono(bytes.get_u64());
+    let id_bytes = usize::from(bytes.get_u16());
+    if bytes.len() < id_bytes {
+        return Err(unreadable(WHAT));
+    }
+    let client_id: ClientId = Text::new(Bytes::copy_from_slice(&bytes.split_to(id_bytes)))
+        .map_err(|_| unreadable(WHAT))?;
+    let mut session = SessionRecord {
+        incarnation,
+        client_id,
+        expiry_interval_s,
+        expires_at_ms: (flags & SESSION_ONLINE == 0).then_some(expires_at_ms),
+        will: None,
+        will_at_ms: u64::MAX,
+    };
+    if flags & SESSION_WILL != 0 {
+        if bytes.len() < 16 {
+            return Err(unreadable("a will"));
+        }
+        session.will_at_ms = clock.to_mono(bytes.get_u64());
+        let delay_s = bytes.get_u32();
+        let expiry_s = bytes.get_u32();
+        let message = message(bytes, clock)?.into_owned();
+        let mut properties = message.properties.map_or_else(Default::default, |boxed| *boxed);
+        properties.message_expiry_interval_s = (flags & WILL_EXPIRY != 0).then_some(expiry_s);
+        session.will = Some(Box::new(Will {
+            topic: message.topic,
+            payload: message.payload,
+            qos: message.qos,
+            retain: message.retain,
+            delay_interval_s: (flags & WILL_DELAY != 0).then_some(delay_s),
+            properties,
+        }));
+    }
+    Ok(session)
+}
+
+/// Reads the filter in the key of a subscription.
+///
+/// # Errors
+/// It is no filter.
+pub fn filter(bytes: &[u8]) -> Result<TopicFilter, Unreadable> {
+    let text = Text::new(Bytes::copy_from_slice(bytes));
+    text.and_then(TopicFilter::new).map_err(|_| unreadable("a topic filter"))
+}
+
+/// Appends a subscription, without its incarnation and filter, which are its key.
+pub fn put_subscription(out: &mut BytesMut, subscription: &SubscriptionRecord) {
+    let options = subscription.options;
+    out.put_u8(
+        options.qos as u8
+            | u8::from(options.no_local) << 2
+            | u8::from(options.retain_as_published) << 3
+            | (options.retain_handling as u8) << 4,
+    );
+    out.put_u32(subscription.identifier);
+}
+
+/// Reads a subscription's options and identifier.
+///
+/// # Errors
+/// They are no subscription.
+pub fn subscription(bytes: &[u8]) -> Result<(SubscriptionOptions, u32), Unreadable> {
+    const WHAT: &str = "a subscription";
+    let [flags, identifier @ ..] = bytes else { return Err(unreadable(WHAT)) };
+    let identifier = identifier.try_into().map_err(|_| unreadable(WHAT))?;
+    let retain_handling = match flags >> 4 & 3 {
+        0 => RetainHandling::Send,
+        1 => RetainHandling::SendIfNew,
+        2 => RetainHandling::DoNotSend,
+        _ => return Err(unreadable(WHAT)),
+    };
+    let options = SubscriptionOptions {
+        qos: Qos::from_u8(flags & 3).ok_or(unreadable(WHAT))?,
+        no_local: flags & 4 != 0,
+        retain_as_published: flags & 8 != 0,
+        retain_handling,
+    };
+    Ok((options, u32::from_be_bytes(identifier)))
+}

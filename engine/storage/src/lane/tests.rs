@@ -1,0 +1,483 @@
+//! Lanes against the obvious way, over a disk that fails.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use petrel_proto::{PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicName};
+use petrel_shard::Slot;
+use proptest::prelude::*;
+
+use super::*;
+use crate::memory::{Fault, MemoryStore};
+
+/// What the records say, kept in the obvious way.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Model {
+    sessions: BTreeMap<u64, SessionRecord>,
+    subscriptions: BTreeMap<(u64, String), u32>,
+    receipts: BTreeSet<(u64, u16)>,
+    waiting: BTreeMap<(u64, u64), Option<DeliveryRecord>>,
+    retained: BTreeMap<String, Message>,
+    streams: BTreeMap<u64, u64>,
+}
+
+impl Model {
+    fn apply(&mut self, record: &Record) {
+        match record.clone() {
+            Record::Session(session) => {
+                self.sessions.insert(session.incarnation.to_u64(), *session);
+            }
+            Record::Ended { incarnation } => {
+                let id = incarnation.to_u64();
+                self.sessions.remove(&id);
+                self.subscriptions.retain(|(of, _), _| *of != id);
+                self.receipts.retain(|(of, _)| *of != id);
+                self.waiting.retain(|(of, _), _| *of != id);
+            }
+            Record::Subscribed(s) => {
+                let key = (s.incarnation.to_u64(), s.filter.text().as_str().to_owned());
+                self.subscriptions.insert(key, s.identifier);
+            }
+            Record::Unsubscribed { incarnation, filter } => {
+                let key = (incarnation.to_u64(), filter.text().as_str().to_owned());
+                self.subscriptions.remove(&key);
+            }
+            Record::Queued { incarnation, sequence, delivery } => {
+                self.waiting.insert((incarnation.to_u64(), sequence), Some(*delivery));
+            }
+            Record::Done { incarnation, sequence } => {
+                self.waiting.remove(&(incarnation.to_u64(), sequence));
+            }
+            Record::Released { incarnation, sequence } => {
+                self.waiting.insert((incarnation.to_u64(), sequence), None);
+            }
+            Record::Received { incarnation, packet_id, provided } => {
+                self.receipts.insert((incarnation.to_u64(), packet_id.get()));
+                self.streams.insert(provided.stream.to_u64(), provided.number);
+            }
+            Record::Forgotten { incarnation, packet_id } => {
+                self.receipts.remove(&(incarnation.to_u64(), packet_id.get()));
+            }
+            Record::Retained(message) => {
+                let topic = message.topic.text().as_str().to_owned();
+                self.retained.insert(topic, (*message).clone());
+            }
+            Record::Cleared(topic) => {
+                self.retained.remove(topic.text().as_str());
+            }
+        }
+    }
+
+    /// What a lane says, as far as it is compared.
+    fn of(lane: &Lane<MemoryStore>, page: usize) -> Self {
+        let mut model = Self::default();
+        lane.sessions(|session| {
+            model.sessions.insert(session.incarnation.to_u64(), session);
+        })
+        .unwrap();
+        let alive: BTreeSet<u64> = model.sessions.keys().copied().collect();
+        lane.subscriptions(|s| {
+            let key = (s.incarnation.to_u64(), s.filter.text().as_str().to_owned());
+            if alive.contains(&key.0) {
+                model.subscriptions.insert(key, s.identifier);
+            }
+        })
+        .unwrap();
+        lane.receipts(|incarnation, packet_id| {
+            if alive.contains(&incarnation.to_u64()) {
+                model.receipts.insert((incarnation.to_u64(), packet_id.get()));
+            }
+        })
+        .unwrap();
+        lane.retained(|message| {
+            model.retained.insert(message.topic.text().as_str().to_owned(), message);
+        })
+        .unwrap();
+        for &id in &alive {
+            let mut from = 0;
+            loop {
+                let life = Incarnation::from_u64(id);
+                let part = lane.load(life, from, page, page * 40).unwrap();
+                assert!(part.messages.is_sorted_by_key(|stored| stored.sequence));
+                for Stored { sequence, delivery } in part.messages {
+                    assert!(sequence >= from, "{sequence} comes again");
+                    model.waiting.insert((id, sequence), delivery);
+                    from = sequence + 1;
+                }
+                if part.is_last {
+                    break;
+                }
+            }
+        }
+        model.streams = lane.streams.iter().map(|(s, n)| (s.to_u64(), *n)).collect();
+        model
+    }
+}
+
+impl Model {
+    fn difference(&self, other: &Self) -> String {
+        let keys = |model: &Self| -> Vec<(u64, u64)> { model.waiting.keys().copied().collect() };
+        let parts = [
+            ("sessions", self.sessions == other.sessions),
+            ("subscriptions", self.subscriptions == other.subscriptions),
+            ("receipts", self.receipts == other.receipts),
+            ("retained", self.retained == other.retained),
+            ("streams", self.streams == other.streams),
+        ];
+        let others: Vec<_> = parts.iter().filter(|(_, same)| !same).map(|(name, _)| name).collect();
+        format!("{others:?} differ; waiting {:?} against {:?}", keys(self), keys(other))
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Something happens to the nth session.
+    Act {
+        session: usize,
+        what: u8,
+        pick: u16,
+    },
+    Commit {
+        urgent: bool,
+    },
+    Fold,
+    Fault {
+        kind: u8,
+        survives: u32,
+    },
+    Crash {
+        survives: u32,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let act = (0usize..4, any::<u8>(), any::<u16>());
+    let step = prop_oneof![
+        20 => act.prop_map(|(session, what, pick)| Step::Act { session, what, pick }),
+        4 => any::<bool>().prop_map(|urgent| Step::Commit { urgent }),
+        6 => Just(Step::Fold),
+        1 => (0u8..3, 0u32..=1000).prop_map(|(kind, survives)| Step::Fault { kind, survives }),
+        1 => (0u32..=1000).prop_map(|survives| Step::Crash { survives }),
+    ];
+    prop::collection::vec(step, 0..200)
+}
+
+/// Makes records that a shard could make.
+struct Author {
+    lives: [u64; 4],
+    count: u32,
+    sequence: u64,
+    known: Model,
+}
+
+impl Author {
+    fn record(&mut self, session: usize, what: u8, pick: u16, epoch: u32) -> Record {
+        let life = Incarnation::from_u64(self.lives[session]);
+        if !self.known.sessions.contains_key(&life.to_u64()) {
+            self.count += 1;
+            let life = Incarnation::new(epoch, Slot(session as u16), self.count);
+            self.lives[session] = life.to_u64();
+            return Record::Session(Box::new(session_record(life, pick)));
+        }
+        let mine: Vec<(u64, bool)> = self
+            .known
+            .waiting
+            .range((life.to_u64(), 0)..=(life.to_u64(), u64::MAX))
+            .map(|((_, sequence), delivery)| (*sequence, delivery.is_some()))
+            .collect();
+        let picked = mine.get(usize::from(pick) % mine.len().max(1)).copied();
+        let packet_id = PacketId::new(pick % 5 + 1).unwrap();
+        match what % 32 {
+            0 => Record::Ended { incarnation: life },
+            1 => Record::Session(Box::new(session_record(life, pick))),
+            2 | 3 => Record::Subscribed(Box::new(SubscriptionRecord {
+                incarnation: life,
+                filter: filter(pick),
+                options: SubscriptionOptions::default(),
+                identifier: u32::from(pick),
+            })),
+            4 => Record::Unsubscribed { incarnation: life, filter: filter(pick) },
+            5 => {
+                self.sequence += 1;
+                let provided = Provided { stream: Stream::new(epoch, 1, 0), number: self.sequence };
+                Record::Received { incarnation: life, packet_id, provided }
+            }
+            6 => Record::Forgotten { incarnation: life, packet_id },
+            7 => Record::Retained(message(pick)),
+            8 => Record::Cleared(message(pick).topic.clone()),
+            9..=16 if picked.is_some() => {
+                Record::Done { incarnation: life, sequence: picked.unwrap().0 }
+            }
+            17..=19 if picked.is_some_and(|(_, whole)| whole) => {
+                Record::Released { incarnation: life, sequence: picked.unwrap().0 }
+            }
+            _ => {
+                self.sequence += 1;
+                let delivery = Box::new(DeliveryRecord {
+                    message: message(pick),
+                    qos: Qos::AtLeastOnce,
+                    retain: pick.is_multiple_of(3),
+                    identifiers: (0..pick % 3).map(u32::from).collect(),
+                    stored: pick.is_multiple_of(5),
+                    provided: None,
+                });
+                Record::Queued { incarnation: life, sequence: self.sequence, delivery }
+            }
+        }
+    }
+}
+
+fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {
+    let will = (pick.is_multiple_of(2)).then(|| {
+        Box::new(petrel_proto::Will {
+            topic: message(pick).topic.clone(),
+            payload: Bytes::from_static(b"gone"),
+            qos: Qos::ExactlyOnce,
+            retain: pick.is_multiple_of(4),
+            delay_interval_s: pick.is_multiple_of(8).then_some(u32::from(pick)),
+            properties: petrel_proto::PublishProperties {
+                message_expiry_interval_s: pick.is_multiple_of(6).then_some(9),
+                content_type: Some(Text::try_from("text").unwrap()),
+                ..Default::default()
+            },
+        })
+    });
+    SessionRecord {
+        incarnation,
+        client_id: Text::try_from(format!("client-{}", incarnation.slot().0).as_str()).unwrap(),
+        expiry_interval_s: u32::from(pick),
+        expires_at_ms: (!pick.is_multiple_of(3)).then_some(u64::from(pick)),
+        will_at_ms: if will.is_some() { 77 } else { u64::MAX },
+        will,
+    }
+}
+
+fn filter(pick: u16) -> TopicFilter {
+    TopicFilter::new(Text::try_from(format!("a/{}/#", pick % 4).as_str()).unwrap()).unwrap()
+}
+
+fn message(pick: u16) -> std::sync::Arc<Message> {
+    let topic = Text::try_from(format!("topic/{}", pick % 7).as_str()).unwrap();
+    std::sync::Arc::new(Message {
+        topic: TopicName::new(topic).unwrap(),
+        payload: Bytes::from(vec![pick as u8; usize::from(pick % 50)]),
+        qos: Qos::ExactlyOnce,
+        retain: pick.is_multiple_of(2),
+        properties: None,
+        publisher: u64::from(pick),
+        expires_at_ms: if pick.is_multiple_of(9) { 1000 + u64::from(pick) } else { u64::MAX },
+    })
+}
+
+const CLOCK: Clock = Clock { origin_ms: 1_700_000_000_000 };
+
+fn settings(sync: SyncLevel) -> LaneSettings {
+    LaneSettings { lane: 0, lanes: 1, sync, window_bytes_max: 0 }
+}
+
+/// A lane, what it was told, and what it said.
+struct Run {
+    lane: Lane<MemoryStore>,
+    author: Author,
+    /// Every record since the beginning, in order.
+    told: Vec<Record>,
+    /// How many of them have been committed, and how many surely survive.
+    committed: usize,
+    durable: usize,
+    /// The commits that were written, by how many records they came to.
+    commits: Vec<usize>,
+    page: usize,
+}
+
+impl Run {
+    fn model(&self, upto: usize) -> Model {
+        let mut model = Model::default();
+        self.told[..upto].iter().for_each(|record| model.apply(record));
+        model
+    }
+
+    /// The lane comes back with what some commit left, at least with what was said to be durable.
+    fn after_crash(&mut self, what: &str) {
+        let found = Model::of(&self.lane, self.page);
+        let mut ends: Vec<usize> =
+            self.commits.iter().copied().filter(|&end| end >= self.durable).collect();
+        ends.push(self.durable);
+        ends.sort_unstable();
+        let survived = ends.iter().rev().find(|&&end| self.model(end) == found);
+        let Some(&end) = survived else {
+            let difference = found.difference(&self.model(self.durable));
+            panic!("after {what}, against the least that is expected: {difference}");
+        };
+        self.told.truncate(end);
+        self.commits.retain(|&commit| commit <= end);
+        (self.committed, self.durable) = (end, end);
+        self.author.known = self.model(end);
+    }
+
+    fn compare(&self) {
+        let (found, expected) = (Model::of(&self.lane, self.page), self.model(self.committed));
+        assert!(found == expected, "{}", found.difference(&expected));
+    }
+
+    fn committed(&mut self, urgent: bool, sync: SyncLevel) {
+        self.committed = self.told.len();
+        self.commits.push(self.committed);
+        if urgent && sync == SyncLevel::Commit {
+            self.durable = self.committed;
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        let sync = self.lane.settings.sync;
+        match *step {
+            Step::Act { session, what, pick } => {
+                let record = self.author.record(session, what, pick, self.lane.epoch());
+                self.author.known.apply(&record);
+                self.told.push(record.clone());
+                let upto = self.told.len() as u64;
+                self.lane.gather(ShardIndex(0), upto, false, [record]);
+            }
+            Step::Commit { urgent } => {
+                let upto = self.told.len() as u64;
+                self.lane.gather(ShardIndex(0), upto, urgent, []);
+                match self.lane.commit() {
+                    Ok(marks) => assert_eq!(marks, [(ShardIndex(0), upto)]),
+                    Err(_) => {
+                        self.lane.store_mut().mend();
+                        assert_eq!(self.lane.recover().unwrap(), [(ShardIndex(0), upto)]);
+                        self.durable = self.told.len();
+                    }
+                }
+                self.committed(urgent, sync);
+                self.compare();
+            }
+            Step::Fold => {
+                if self.lane.fold().is_err() {
+                    self.lane.store_mut().mend();
+                    self.lane.recover().unwrap();
+                    self.durable = self.committed;
+                }
+                self.compare();
+            }
+            Step::Fault { kind, survives } => {
+                let kind = [Fault::Write, Fault::Sync, Fault::Full][usize::from(kind)];
+                self.lane.store_mut().set_survival(survives);
+                self.lane.store_mut().break_next(kind);
+            }
+            Step::Crash { survives } => {
+                let empty = Lane::open(MemoryStore::new(), CLOCK, settings(sync)).unwrap();
+                let mut store = std::mem::replace(&mut self.lane, empty).into_store();
+                store.mend();
+                store.set_survival(survives);
+                store.crash();
+                self.lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
+                self.after_crash("a crash");
+                let epoch = self.lane.epoch() + 1;
+                self.lane.begin(epoch).unwrap();
+                self.durable = self.committed;
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_lane_keeps_what_it_has_said_and_nothing_out_of_order(
+        steps in steps(),
+        sync in prop_oneof![Just(SyncLevel::Commit), Just(SyncLevel::Interval)],
+        page in 1usize..20,
+    ) {
+        let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(sync)).unwrap();
+        lane.begin(1).unwrap();
+        let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
+        let mut run = Run {
+            lane,
+            author,
+            told: Vec::new(),
+            committed: 0,
+            durable: 0,
+            commits: vec![0],
+            page,
+        };
+        for step in &steps {
+            run.step(step);
+        }
+    }
+}
+
+#[test]
+fn what_the_client_has_before_the_batch_is_written_is_never_written() {
+    let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
+    lane.begin(1).unwrap();
+    let syncs = lane.store_mut().syncs();
+    let incarnation = Incarnation::new(1, Slot(3), 1);
+    let delivery = Box::new(DeliveryRecord {
+        message: message(3),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        identifiers: Default::default(),
+        stored: false,
+        provided: None,
+    });
+    lane.gather(ShardIndex(2), 1, true, [Record::Queued { incarnation, sequence: 1, delivery }]);
+    lane.gather(ShardIndex(2), 2, false, [Record::Done { incarnation, sequence: 1 }]);
+    assert!(lane.is_urgent());
+    assert_eq!(lane.commit().unwrap(), [(ShardIndex(2), 2)]);
+    assert_eq!(lane.store_mut().syncs(), syncs);
+    assert_eq!(lane.window.bytes(), 0);
+}
+
+#[test]
+fn data_of_another_lane_or_format_is_refused_with_what_to_do() {
+    let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
+    lane.begin(1).unwrap();
+    let other = LaneSettings { lanes: 2, ..settings(SyncLevel::Commit) };
+    let error = Lane::open(lane.into_store(), CLOCK, other).unwrap_err();
+    assert!(error.to_string().contains("set storage.lanes to 1"), "{error}");
+    let mut store = MemoryStore::new();
+    let mut batch = Batch::default();
+    batch.put(Space::Meta, &b"format"[..], &[0u8, 0, 0, 9][..]);
+    store.write(batch, true).unwrap();
+    let error = Lane::open(store, CLOCK, settings(SyncLevel::Commit)).unwrap_err();
+    assert!(error.to_string().contains("format 9"), "{error}");
+}
+
+/// The other side of a QoS 2 message: what was queued of it counts only with its receipt.
+#[test]
+fn what_was_queued_of_a_message_whose_receipt_was_lost_does_not_count() {
+    let life = Incarnation::new(1, Slot(3), 1);
+    let queued = |number: u64| Record::Queued {
+        incarnation: life,
+        sequence: number,
+        delivery: Box::new(DeliveryRecord {
+            message: message(3),
+            qos: Qos::ExactlyOnce,
+            retain: false,
+            identifiers: Default::default(),
+            stored: false,
+            provided: Some(Provided { stream: Stream::new(1, 0, 0), number }),
+        }),
+    };
+    let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
+    lane.begin(1).unwrap();
+    let packet_id = PacketId::new(5).unwrap();
+    let provided = Provided { stream: Stream::new(1, 0, 0), number: 1 };
+    let received = Record::Received { incarnation: life, packet_id, provided };
+    lane.gather(ShardIndex(0), 3, true, [queued(1), queued(2), received]);
+    lane.commit().unwrap();
+    // In the same process all of it is there, and says what it depends on.
+    let page = lane.load(life, 0, 10, 1000).unwrap();
+    assert_eq!(page.messages.len(), 2);
+    assert!(page.messages.iter().all(|m| m.delivery.as_ref().unwrap().provided.is_some()));
+    let mut lane = Lane::open(lane.into_store(), CLOCK, settings(SyncLevel::Commit)).unwrap();
+    lane.begin(2).unwrap();
+    for _ in 0..2 {
+        let page = lane.load(life, 0, 10, 1000).unwrap();
+        assert_eq!(page.messages.iter().map(|m| m.sequence).collect::<Vec<_>>(), [1]);
+        assert!(page.is_last);
+        assert_eq!(page.messages[0].delivery.as_ref().unwrap().provided, None);
+        lane.fold().unwrap();
+    }
+}

@@ -1,0 +1,22 @@
+//! What must outlive the process: lanes of records over a keyed store.
+//!
+//! A [`Lane`] turns the [`petrel_shard::record::Record`]s of the shards into bytes, writes them in
+//! groups to a [`Store`], and gives them back after a restart. It knows nothing of connections and
+//! decides nothing about MQTT; what is kept, and who waits for it, is the shard's business.
+//!
+//! Nothing that a lane has said to be kept is lost by a failure of the process, nor, with
+//! [`SyncLevel::Commit`], of the machine: after any failure the store holds a prefix of what each
+//! shard sent, at least as long as the lane has said.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+mod lane;
+mod log;
+pub mod memory;
+pub mod page;
+pub mod store;
+mod window;
+
+pub use codec::Clock;
+pub use lane::{Lane, LaneSettings, Page, Stored, SyncLevel};
+pub use store::{Batch, Space, Store, StoreError};

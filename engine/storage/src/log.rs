@@ -1,0 +1,260 @@
+//! The operations of which a batch in the log consists.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use petrel_shard::Incarnation;
+
+use crate::store::{Space, StoreError};
+
+const PUT: u8 = 1;
+const REMOVE: u8 = 2;
+const QUEUED: u8 = 3;
+const RELEASED: u8 = 4;
+const DONE: u8 = 5;
+const ENDED: u8 = 6;
+
+/// Where a value lies in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// The number of its batch.
+    pub(crate) batch: u64,
+    /// Its first byte.
+    pub(crate) start: u32,
+    /// How many there are.
+    pub(crate) bytes: u32,
+}
+
+/// One operation, with values by their place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Operation {
+    /// A key has this value.
+    Put { space: Space, key: Bytes, value: Place },
+    /// A key is gone.
+    Remove { space: Space, key: Bytes },
+    /// Something waits for a session.
+    Queued { incarnation: Incarnation, sequence: u64, value: Place },
+    /// What waits has been replaced by what is left of it.
+    Released { incarnation: Incarnation, sequence: u64, value: Place },
+    /// It waits no longer.
+    Done { incarnation: Incarnation, sequence: u64 },
+    /// A session is over.
+    Ended { incarnation: Incarnation },
+}
+
+/// A batch that is being written.
+#[derive(Debug, Default)]
+pub(crate) struct Writer {
+    out: BytesMut,
+}
+
+impl Writer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    pub(crate) fn put(&mut self, space: Space, key: &[u8], value: impl FnOnce(&mut BytesMut)) {
+        self.out.put_u8(PUT);
+        self.key(space, key);
+        self.value(value);
+    }
+
+    pub(crate) fn remove(&mut self, space: Space, key: &[u8]) {
+        self.out.put_u8(REMOVE);
+        self.key(space, key);
+    }
+
+    pub(crate) fn queued(
+        &mut self,
+        (incarnation, sequence): (Incarnation, u64),
+        value: impl FnOnce(&mut BytesMut),
+    ) {
+        self.waits(QUEUED, incarnation, sequence);
+        self.value(value);
+    }
+
+    pub(crate) fn released(
+        &mut self,
+        (incarnation, sequence): (Incarnation, u64),
+        value: impl FnOnce(&mut BytesMut),
+    ) {
+        self.waits(RELEASED, incarnation, sequence);
+        self.value(value);
+    }
+
+    pub(crate) fn done(&mut self, incarnation: Incarnation, sequence: u64) {
+        self.waits(DONE, incarnation, sequence);
+    }
+
+    pub(crate) fn ended(&mut self, incarnation: Incarnation) {
+        self.out.put_u8(ENDED);
+        self.out.put_u64(incarnation.to_u64());
+    }
+
+    /// What was written; the writer is empty again.
+    pub(crate) fn take(&mut self) -> Bytes {
+        std::mem::take(&mut self.out).freeze()
+    }
+
+    fn key(&mut self, space: Space, key: &[u8]) {
+        self.out.put_u8(space as u8);
+        // Client identifiers and topics have at most 65,535 bytes, and 8 of an incarnation.
+        self.out.put_u32(key.len() as u32);
+        self.out.put_slice(key);
+    }
+
+    fn waits(&mut self, tag: u8, incarnation: Incarnation, sequence: u64) {
+        self.out.put_u8(tag);
+        self.out.put_u64(incarnation.to_u64());
+        self.out.put_u64(sequence);
+    }
+
+    fn value(&mut self, value: impl FnOnce(&mut BytesMut)) {
+        let at = self.out.len();
+        self.out.put_u32(0);
+        value(&mut self.out);
+        // A value is a packet of at most 256 MiB and a little more.
+        let bytes = (self.out.len() - at - 4) as u32;
+        self.out[at..at + 4].copy_from_slice(&bytes.to_be_bytes());
+    }
+}
+
+/// Reads the operations of a batch from a position on.
+#[derive(Debug, Clone)]
+pub(crate) struct Reader {
+    batch: u64,
+    whole: u32,
+    rest: Bytes,
+}
+
+impl Reader {
+    /// Bounds: batches stay far below 4 GiB.
+    pub(crate) fn new(batch: u64, bytes: &Bytes, from: u32) -> Self {
+        Self { batch, whole: bytes.len() as u32, rest: bytes.slice(from as usize..) }
+    }
+
+    /// How far it has read.
+    pub(crate) fn position(&self) -> u32 {
+        self.whole - self.rest.len() as u32
+    }
+
+    /// The next operation; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<Operation>, StoreError> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let at = self.position();
+        self.operation().map(Some).ok_or_else(|| StoreError::Damaged {
+            what: format!("batch {} of the log cannot be read at byte {at}", self.batch),
+        })
+    }
+
+    fn operation(&mut self) -> Option<Operation> {
+        Some(match self.rest.try_get_u8().ok()? {
+            PUT => {
+                let (space, key) = self.key()?;
+                Operation::Put { space, key, value: self.value()? }
+            }
+            REMOVE => {
+                let (space, key) = self.key()?;
+                Operation::Remove { space, key }
+            }
+            QUEUED => {
+                let (incarnation, sequence) = self.waits()?;
+                Operation::Queued { incarnation, sequence, value: self.value()? }
+            }
+            RELEASED => {
+                let (incarnation, sequence) = self.waits()?;
+                Operation::Released { incarnation, sequence, value: self.value()? }
+            }
+            DONE => {
+                let (incarnation, sequence) = self.waits()?;
+                Operation::Done { incarnation, sequence }
+            }
+            ENDED => {
+                let incarnation = Incarnation::from_u64(self.rest.try_get_u64().ok()?);
+                Operation::Ended { incarnation }
+            }
+            _ => return None,
+        })
+    }
+
+    fn key(&mut self) -> Option<(Space, Bytes)> {
+        let space = Space::from_u8(self.rest.try_get_u8().ok()?)?;
+        let bytes = self.rest.try_get_u32().ok()? as usize;
+        (self.rest.len() >= bytes).then(|| (space, self.rest.split_to(bytes)))
+    }
+
+    fn waits(&mut self) -> Option<(Incarnation, u64)> {
+        let incarnation = Incarnation::from_u64(self.rest.try_get_u64().ok()?);
+        Some((incarnation, self.rest.try_get_u64().ok()?))
+    }
+
+    fn value(&mut self) -> Option<Place> {
+        let bytes = self.rest.try_get_u32().ok()?;
+        let place = Place { batch: self.batch, start: self.position(), bytes };
+        (self.rest.len() >= bytes as usize).then(|| {
+            self.rest.advance(bytes as usize);
+            place
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Bytes {
+        let life = Incarnation::from_u64(7);
+        let mut writer = Writer::default();
+        writer.put(Space::Session, b"key", |out| out.put_slice(b"value"));
+        writer.remove(Space::Retained, b"a/b");
+        writer.queued((life, 1), |out| out.put_slice(b"message"));
+        writer.released((life, 1), |out| out.put_u8(9));
+        writer.done(life, 1);
+        writer.ended(life);
+        writer.take()
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let bytes = sample();
+        let mut reader = Reader::new(3, &bytes, 0);
+        let mut values = Vec::new();
+        let mut count = 0;
+        while let Some(operation) = reader.next().unwrap() {
+            count += 1;
+            if let Operation::Put { value, .. }
+            | Operation::Queued { value, .. }
+            | Operation::Released { value, .. } = operation
+            {
+                assert_eq!(value.batch, 3);
+                let start = value.start as usize;
+                values.push(bytes.slice(start..start + value.bytes as usize));
+            }
+        }
+        assert_eq!(count, 6);
+        assert_eq!(values, [&b"value"[..], b"message", &[9]]);
+    }
+
+    #[test]
+    fn half_an_operation_is_damage() {
+        let whole = sample();
+        for end in 0..whole.len() {
+            let mut reader = Reader::new(0, &whole.slice(..end), 0);
+            let mut read = 0;
+            let damaged = loop {
+                match reader.next() {
+                    Ok(Some(_)) => read += 1,
+                    Ok(None) => break false,
+                    Err(error) => break matches!(error, StoreError::Damaged { .. }),
+                }
+            };
+            assert!(read < 6, "{end}");
+            let mut whole_ones = Reader::new(0, &whole, 0);
+            let mut ends = vec![0];
+            while whole_ones.next().unwrap().is_some() {
+                ends.push(whole_ones.position() as usize);
+            }
+            assert_eq!(damaged, !ends.contains(&end), "{end}");
+        }
+    }
+}

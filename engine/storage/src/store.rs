@@ -1,0 +1,183 @@
+//! What a lane needs of a disk: a few ordered maps, written in batches.
+
+use std::fmt;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+/// One of the maps of a [`Store`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Space {
+    /// What is known of the folder as a whole, by name.
+    Meta,
+    /// Batches of records as they came, by number.
+    Log,
+    /// Sessions, by incarnation.
+    Session,
+    /// Subscriptions, by incarnation and filter.
+    Subscription,
+    /// Pages of messages that wait, by incarnation and the sequence number of the first.
+    Queue,
+    /// QoS 2 messages received and not released, by incarnation and packet identifier.
+    Receipt,
+    /// Retained messages, by topic name.
+    Retained,
+    /// How far the receipts of a stream have come.
+    Stream,
+}
+
+impl Space {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 8] = [
+        Self::Meta,
+        Self::Log,
+        Self::Session,
+        Self::Subscription,
+        Self::Queue,
+        Self::Receipt,
+        Self::Retained,
+        Self::Stream,
+    ];
+
+    /// Its name in the folder.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Log => "log",
+            Self::Session => "session",
+            Self::Subscription => "subscription",
+            Self::Queue => "queue",
+            Self::Receipt => "receipt",
+            Self::Retained => "retained",
+            Self::Stream => "stream",
+        }
+    }
+
+    /// The space with this number.
+    #[must_use]
+    pub fn from_u8(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+}
+
+/// Changes that happen together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// In the order in which they were asked for; no key twice.
+    pub changes: Vec<Change>,
+}
+
+/// One change of a [`Batch`].
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// In this map.
+    pub space: Space,
+    /// Of this key.
+    pub key: Bytes,
+    /// To this value; `None` removes the key.
+    pub value: Option<Bytes>,
+}
+
+impl Batch {
+    /// Sets a key.
+    pub fn put(&mut self, space: Space, key: impl Into<Bytes>, value: impl Into<Bytes>) {
+        self.changes.push(Change { space, key: key.into(), value: Some(value.into()) });
+    }
+
+    /// Removes a key.
+    pub fn remove(&mut self, space: Space, key: impl Into<Bytes>) {
+        self.changes.push(Change { space, key: key.into(), value: None });
+    }
+
+    /// True if nothing changes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+}
+
+/// Why a store could not do what was asked.
+#[derive(Debug)]
+pub enum StoreError {
+    /// Another process has the folder.
+    InUse {
+        /// The folder.
+        path: String,
+    },
+    /// There is no room.
+    Full {
+        /// What the system says.
+        why: String,
+    },
+    /// A write or a read failed. What was not synchronised may be lost.
+    Failed {
+        /// What the system says.
+        why: String,
+    },
+    /// The store holds what it cannot hold.
+    Damaged {
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// The folder was made by another version, or for other settings.
+    Foreign {
+        /// In which respect, and what to do.
+        what: String,
+    },
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { path } => write!(f, "{path} is in use by another process"),
+            Self::Full { why } => write!(f, "there is no room: {why}"),
+            Self::Failed { why } => write!(f, "the disk failed: {why}"),
+            Self::Damaged { what } => write!(f, "the data is damaged: {what}"),
+            Self::Foreign { what } => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// What is shown of each key and value; it says whether to go on.
+pub type Visitor<'a> = dyn FnMut(&Bytes, &Bytes) -> ControlFlow<()> + 'a;
+
+/// Ordered maps that outlive the process.
+///
+/// After an error of [`Store::write`] or [`Store::sync`] nothing is known of what was written since
+/// the last synchronisation, and nothing may be asked but [`Store::reopen`].
+pub trait Store {
+    /// Carries out a batch. With `sync`, it and everything before it survives whatever happens once
+    /// this returns; without, a failure of the process or of the machine may lose a suffix of what
+    /// was written since.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError>;
+
+    /// Makes everything that was written survive.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn sync(&mut self) -> Result<(), StoreError>;
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError>;
+
+    /// Shows the keys from `from` on, in order, for as long as `visit` goes on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
+
+    /// Opens the store again after an error, with what has survived.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn reopen(&mut self) -> Result<(), StoreError>;
+}

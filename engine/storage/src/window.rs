@@ -1,0 +1,186 @@
+//! The newest part of what is kept: what stands in the log and has not been folded into the maps.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use hashbrown::HashMap;
+use petrel_shard::Incarnation;
+
+use crate::log::{Operation, Place, Reader};
+use crate::store::{Space, StoreError};
+
+/// What the log says last of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Latest {
+    /// It has this value.
+    Put(Place),
+    /// It was removed by the batch of this number.
+    Removed(u64),
+}
+
+/// What the log says of the messages that wait for one session.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    /// What waits, by sequence number.
+    pub(crate) live: BTreeMap<u64, Place>,
+    /// What pages may hold and waits no longer, or is replaced by what `live` says.
+    pub(crate) gone: BTreeSet<u64>,
+    /// Pages may hold what is in `live` as well, since a failure came between the writing of a page
+    /// and the end of the log of which it was made.
+    pub(crate) overlaps: bool,
+}
+
+impl Backlog {
+    fn is_empty(&self) -> bool {
+        self.live.is_empty() && self.gone.is_empty()
+    }
+}
+
+/// The log in memory, with an index.
+#[derive(Debug, Default)]
+pub(crate) struct Window {
+    batches: VecDeque<Bytes>,
+    /// The number of the first of them.
+    first: u64,
+    /// The length of all of them.
+    bytes: usize,
+    /// By [`Space`].
+    keys: [BTreeMap<Bytes, Latest>; Space::ALL.len()],
+    backlogs: HashMap<Incarnation, Backlog>,
+}
+
+impl Window {
+    /// An empty window whose first batch will have this number.
+    pub(crate) fn new(first: u64) -> Self {
+        Self { first, ..Self::default() }
+    }
+
+    /// The length of the log, in bytes.
+    pub(crate) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The number that the next batch gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.batches.len() as u64
+    }
+
+    /// The oldest batch.
+    pub(crate) fn oldest(&self) -> Option<(u64, &Bytes)> {
+        self.batches.front().map(|bytes| (self.first, bytes))
+    }
+
+    /// Forgets the oldest batch, to which nothing refers any more.
+    pub(crate) fn pop(&mut self) {
+        if let Some(batch) = self.batches.pop_front() {
+            self.bytes -= batch.len();
+            self.first += 1;
+        }
+    }
+
+    /// Adds a batch. `again` if it is read after a failure, which may have come while it was folded.
+    pub(crate) fn push(&mut self, bytes: Bytes, again: bool) -> Result<(), StoreError> {
+        let mut reader = Reader::new(self.next(), &bytes, 0);
+        while let Some(operation) = reader.next()? {
+            self.apply(operation, again);
+        }
+        self.bytes += bytes.len();
+        self.batches.push_back(bytes);
+        Ok(())
+    }
+
+    fn apply(&mut self, operation: Operation, again: bool) {
+        match operation {
+            Operation::Put { space, key, value } => self.set(space, key, Latest::Put(value)),
+            Operation::Remove { space, key } => {
+                let removed = Latest::Removed(self.next());
+                self.set(space, key, removed);
+            }
+            Operation::Queued { incarnation, sequence, value } => {
+                let backlog = self.backlogs.entry(incarnation).or_default();
+                backlog.overlaps |= again;
+                backlog.live.insert(sequence, value);
+            }
+            Operation::Released { incarnation, sequence, value } => {
+                let backlog = self.backlogs.entry(incarnation).or_default();
+                backlog.overlaps |= again;
+                if backlog.live.insert(sequence, value).is_none() || backlog.overlaps {
+                    backlog.gone.insert(sequence);
+                }
+            }
+            Operation::Done { incarnation, sequence } => {
+                let backlog = self.backlogs.entry(incarnation).or_default();
+                backlog.overlaps |= again;
+                if backlog.live.remove(&sequence).is_none() || backlog.overlaps {
+                    backlog.gone.insert(sequence);
+                }
+                if backlog.is_empty() {
+                    self.backlogs.remove(&incarnation);
+                }
+            }
+            Operation::Ended { incarnation } => {
+                self.backlogs.remove(&incarnation);
+                let key = session_key(incarnation);
+                for space in [Space::Subscription, Space::Receipt] {
+                    let keys = &mut self.keys[space as usize];
+                    let of_session: Vec<Bytes> = keys
+                        .range::<[u8], _>((Bound::Included(&key[..]), Bound::Unbounded))
+                        .map(|(key, _)| key)
+                        .take_while(|found| found.starts_with(&key))
+                        .cloned()
+                        .collect();
+                    for key in of_session {
+                        keys.remove(&key);
+                    }
+                }
+                let removed = Latest::Removed(self.next());
+                self.set(Space::Session, Bytes::copy_from_slice(&key), removed);
+            }
+        }
+    }
+
+    fn set(&mut self, space: Space, key: Bytes, latest: Latest) {
+        // A key that stayed would be a slice of an older batch, and keep its memory.
+        let keys = &mut self.keys[space as usize];
+        keys.remove(&key);
+        keys.insert(key, latest);
+    }
+
+    /// The bytes at a place.
+    pub(crate) fn value(&self, place: Place) -> Bytes {
+        let index = (place.batch - self.first) as usize;
+        let start = place.start as usize;
+        self.batches[index].slice(start..start + place.bytes as usize)
+    }
+
+    /// What the log says last of a key, if it says anything.
+    pub(crate) fn latest(&self, space: Space, key: &[u8]) -> Option<Latest> {
+        self.keys[space as usize].get(key).copied()
+    }
+
+    /// What the log says of the keys of a space, in order.
+    pub(crate) fn keys(&self, space: Space) -> impl Iterator<Item = (&Bytes, Latest)> {
+        self.keys[space as usize].iter().map(|(key, latest)| (key, *latest))
+    }
+
+    /// Forgets a key, which the maps know from now on.
+    pub(crate) fn forget(&mut self, space: Space, key: &[u8]) {
+        self.keys[space as usize].remove(key);
+    }
+
+    /// What the log says of what waits for a session.
+    pub(crate) fn backlog(&self, incarnation: Incarnation) -> Option<&Backlog> {
+        self.backlogs.get(&incarnation)
+    }
+
+    /// Takes what the log says of what waits for a session; pages say it from now on.
+    pub(crate) fn take_backlog(&mut self, incarnation: Incarnation) -> Option<Backlog> {
+        self.backlogs.remove(&incarnation)
+    }
+}
+
+/// The key of a session, and the beginning of every key that belongs to it.
+pub(crate) fn session_key(incarnation: Incarnation) -> [u8; 8] {
+    incarnation.to_u64().to_be_bytes()
+}
