@@ -413,6 +413,7 @@ fn start_shards(
                 auth_methods: auth.names(),
                 seed: random()?,
                 hash_key,
+                keeping: None,
             },
             interest: Arc::clone(&interest),
             limits: wire_limits(config),

@@ -1,6 +1,6 @@
 //! Acknowledgements from a client for what was sent to it ([MQTT5-4.3], [MQTT5-4.9]).
 
-use petrel_proto::{Ack, Packet, Qos, ReasonCode};
+use petrel_proto::{Ack, Qos, ReasonCode};
 
 use crate::ConnId;
 use crate::connection::Violation;
@@ -39,6 +39,7 @@ impl Shard {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(index) else { return Ok(()) };
         let mut reason = ReasonCode::PacketIdentifierNotFound;
+        let mut position = 0;
         if let Some(flow) = session.flow.as_deref_mut()
             && let Some(at) = flow.find_inflight(ack.packet_id)
         {
@@ -46,11 +47,23 @@ impl Shard {
             if matches!(stage, Some(Stage::Published(d)) if d.qos != Qos::ExactlyOnce) {
                 return Err(Violation::protocol("PUBREC for a QoS 1 message"));
             }
-            flow.release_inflight(at);
+            let record = match flow.inflight.get(at) {
+                Some(Inflight { stage: Stage::Released(record), .. }) => *record,
+                Some(Inflight { sequence: Some(sequence), .. }) => {
+                    let sequence = *sequence;
+                    self.record_released(turn, index, sequence);
+                    self.keep.position()
+                }
+                _ => 0,
+            };
+            position = record;
+            if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_deref_mut()) {
+                flow.release_inflight(at, record);
+            }
             reason = ReasonCode::Success;
         }
-        let waits = session.queued() > 0;
-        self.send(turn, conn, &Packet::PubRel(Ack::new(ack.packet_id, reason)));
+        let waits = self.sessions.get(index).is_some_and(|session| session.queued() > 0);
+        self.owe_release(turn, conn, (ack.packet_id, reason), position);
         if waits {
             // The bytes in flight have become fewer.
             self.drain(turn, index);
@@ -65,7 +78,7 @@ impl Shard {
         conn: ConnId,
         ack: &Ack,
     ) -> Result<(), Violation> {
-        self.finish(turn, conn, ack, |stage| matches!(stage, Stage::Released))
+        self.finish(turn, conn, ack, |stage| matches!(stage, Stage::Released(_)))
     }
 
     /// Ends a delivery that is at the stage its acknowledgement answers. One for an identifier
@@ -86,6 +99,9 @@ impl Shard {
             return Err(Violation::protocol(what));
         }
         let entry = flow.remove_inflight(at);
+        if let Some(sequence) = entry.as_ref().and_then(|entry| entry.sequence) {
+            self.record_done(turn, index, sequence);
+        }
         if let Some(Inflight { charged: true, .. }) = entry
             && let Some(connection) = self.connection_mut(conn)
         {

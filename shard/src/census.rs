@@ -26,6 +26,8 @@ pub struct Census {
     pub timers: usize,
     /// Retained messages owned here.
     pub retained: usize,
+    /// What waits for records to be kept.
+    pub promises: usize,
 }
 
 impl Shard {
@@ -40,6 +42,7 @@ impl Shard {
             group_messages: self.groups.queued(),
             timers: self.wheel.len() + self.due.len(),
             retained: self.retained.len(),
+            promises: self.keep.pending(),
             ..Census::default()
         };
         for (_, session) in self.sessions.iter() {

@@ -1,6 +1,6 @@
 //! What a shard is told once, at its start.
 
-use crate::{ShardIndex, SlotMap};
+use crate::{Keeping, ShardIndex, SlotMap};
 
 /// Everything a shard needs to know before its first input.
 #[derive(Debug, Clone)]
@@ -16,8 +16,11 @@ pub struct ShardConfig {
     pub auth_methods: Vec<String>,
     /// Seed for assigned client identifiers; secret, different for each shard and process.
     pub seed: u64,
-    /// Key for every keyed hash of the process.
+    /// Key for every keyed hash of the process; the same as in the process before, if anything is
+    /// kept.
     pub hash_key: [u64; 2],
+    /// Whether anything is kept when the process ends.
+    pub keeping: Option<Keeping>,
 }
 
 /// What to do when a session's queue is full.

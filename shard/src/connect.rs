@@ -5,7 +5,7 @@ use petrel_proto::{
     ReasonProperties, Text, Version,
 };
 
-use crate::connection::{AuthExchange, Connection, PendingConnect, Violation};
+use crate::connection::{AuthExchange, AwaitedConnAck, Connection, PendingConnect, Violation};
 use crate::event::{EndedBy, Event};
 use crate::level_hash::HashKey;
 use crate::sabotage::{self, Sabotage};
@@ -153,8 +153,11 @@ impl Shard {
         if sabotage::on(Sabotage::BytesPerConnection) {
             std::mem::forget(std::hint::black_box(Box::new([0u8; 64])));
         }
+        let since = self.keep.begin();
         let session_present =
             self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
+        // The session that was discarded must not come back, and a will is a promise too.
+        let promises = self.keep.position() > since || connect.will.is_some();
         let index = self.attach_session(turn, conn, &mut connect);
         let auth_method = self.connection_mut(conn).and_then(|connection| {
             connection.session = index;
@@ -173,12 +176,49 @@ impl Shard {
         let mut packet = Packet::ConnAck(Box::new(connack));
         let bytes_max = connect.properties.maximum_packet_size.unwrap_or(u32::MAX);
         fit(&mut packet, connect.version, bytes_max);
-        self.send(turn, conn, &packet);
         self.arm_silence(turn, conn);
-        let version = connect.version;
+        if promises && self.await_kept(turn, conn) {
+            let early = Vec::new();
+            let awaited = AwaitedConnAck { packet, client_id, session_present, early };
+            if let Some(connection) = self.connection_mut(conn) {
+                connection.extras_mut().awaited = Some(Box::new(awaited));
+            }
+            return;
+        }
+        self.send_connack(turn, conn, &packet, client_id, session_present);
+    }
+
+    fn send_connack(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        packet: &Packet,
+        client_id: ClientId,
+        session_present: bool,
+    ) {
+        let Some(&Connection { version, session: index, .. }) = self.connection(conn) else {
+            return;
+        };
+        self.send(turn, conn, packet);
         turn.out.events.push(Event::Connected { conn, client_id, version, session_present });
         self.tell_groups(turn, index);
         self.drain(turn, index);
+    }
+
+    /// What a CONNACK promises is kept: it leaves, and what the client has sent meanwhile is handled.
+    pub(crate) fn finish_connect(&mut self, turn: &mut Turn<'_>, conn: ConnId) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let Some(awaited) = connection.take_awaited() else { return };
+        let AwaitedConnAck { packet, client_id, session_present, early } = *awaited;
+        self.send_connack(turn, conn, &packet, client_id, session_present);
+        for packet in early {
+            if self.connection(conn).is_none() {
+                return;
+            }
+            if let Err(violation) = self.on_packet(turn, conn, packet) {
+                self.violate(turn, conn, violation);
+            }
+        }
     }
 
     /// Closes the connection that the client still has ([MQTT5-3.1.4-3], [MQTT311-3.1.4-2]) and
@@ -202,7 +242,7 @@ impl Shard {
     }
 
     /// Finds or makes the session and ties it to the connection. Returns its position.
-    fn attach_session(&mut self, turn: &Turn<'_>, conn: ConnId, connect: &mut Connect) -> u32 {
+    fn attach_session(&mut self, turn: &mut Turn<'_>, conn: ConnId, connect: &mut Connect) -> u32 {
         let index = self.find_session(&connect.client_id).unwrap_or_else(|| {
             self.generation = self.generation.wrapping_add(1);
             let session = Session::new(&connect.client_id, self.generation);
@@ -244,6 +284,7 @@ impl Shard {
                 session.rare().will = will;
             }
         }
+        self.keep_session(turn, index);
         index
     }
 
@@ -324,7 +365,7 @@ impl Shard {
         if self.connection(conn).is_none() {
             return;
         }
-        let Some(connection) = self.conns.remove(conn.index).filter(Connection::is_live) else {
+        let Some(connection) = self.conns.remove(conn.index).filter(Connection::has_session) else {
             return;
         };
         let index = connection.session;

@@ -1,6 +1,6 @@
 //! What the broker keeps for one network connection.
 
-use petrel_proto::{Connect, ReasonCode, Text, TopicName, Version};
+use petrel_proto::{ClientId, Connect, Packet, ReasonCode, Text, TopicName, Version};
 
 use crate::alias::OutgoingAliases;
 use crate::{ConnId, Limits};
@@ -40,6 +40,8 @@ pub(crate) struct Extras {
     /// The CONNECT that waits for its authentication exchange; CONNACK has been sent if there is
     /// none.
     pub(crate) pending: Option<Box<PendingConnect>>,
+    /// The CONNACK that waits to be allowed to leave.
+    pub(crate) awaited: Option<Box<AwaitedConnAck>>,
     /// Topic names behind the client's aliases; grows as they are used ([MQTT5-3.3.2-12]).
     pub(crate) incoming_aliases: Vec<TopicName>,
     pub(crate) outgoing_aliases: OutgoingAliases,
@@ -57,6 +59,16 @@ const RESENDING: u8 = 2;
 pub(crate) struct PendingConnect {
     pub(crate) connect: Box<Connect>,
     pub(crate) assigned: bool,
+}
+
+/// A CONNACK that leaves when what it promises is kept.
+#[derive(Debug)]
+pub(crate) struct AwaitedConnAck {
+    pub(crate) packet: Packet,
+    pub(crate) client_id: ClientId,
+    pub(crate) session_present: bool,
+    /// What the client has sent meanwhile ([MQTT5-3.1.4-6] lets it).
+    pub(crate) early: Vec<Packet>,
 }
 
 /// An authentication exchange ([MQTT5-4.12.0-1]).
@@ -101,8 +113,24 @@ impl Connection {
         }
     }
 
+    /// It has got its CONNACK.
     pub(crate) fn is_live(&self) -> bool {
+        self.extras().is_none_or(|extras| extras.pending.is_none() && extras.awaited.is_none())
+    }
+
+    /// It has a session, and perhaps not yet its CONNACK.
+    pub(crate) fn has_session(&self) -> bool {
         self.extras().is_none_or(|extras| extras.pending.is_none())
+    }
+
+    /// The CONNACK that waits, if one does.
+    pub(crate) fn awaited_mut(&mut self) -> Option<&mut AwaitedConnAck> {
+        self.extras.as_deref_mut()?.awaited.as_deref_mut()
+    }
+
+    /// Takes the CONNACK that waits, if one does.
+    pub(crate) fn take_awaited(&mut self) -> Option<Box<AwaitedConnAck>> {
+        self.extras.as_deref_mut()?.awaited.take()
     }
 
     /// The client wants to be told why.

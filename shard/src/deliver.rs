@@ -1,10 +1,11 @@
 //! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
 //! [MQTT5-4.6], [MQTT5-4.9]).
 
-use petrel_proto::{Ack, Packet, PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
+use petrel_proto::{PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
 
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
+use crate::connection::Connection;
 use crate::event::{DropReason, Event};
 use crate::flow::{Delivery, Flow, Inflight, Stage};
 use crate::sabotage::{self, Sabotage};
@@ -62,23 +63,37 @@ impl Shard {
     }
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
-    pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, session: u32, delivery: Delivery) {
-        if self.has_room(session, &delivery.message) {
+    pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, session: u32, mut delivery: Delivery) {
+        if self.has_room(session, &delivery) {
+            if delivery.message.expired(turn.now_ms) {
+                return drop_message(turn, DropReason::Expired);
+            }
+            self.admit(turn, session, &mut delivery);
             return self.send_delivery(turn, session, delivery);
         }
+        let held = delivery.qos == Qos::ExactlyOnce && self.keep.is_on();
         self.enqueue(turn, session, delivery);
+        if held {
+            // It may wait for nothing but its record, and has to be looked at when that is kept.
+            return self.drain(turn, session);
+        }
         self.settle(session);
         self.tell_groups(turn, session);
     }
 
     /// True if the session's next QoS 1 or 2 message may go out at once.
-    fn has_room(&self, index: u32, message: &Message) -> bool {
+    fn has_room(&self, index: u32, delivery: &Delivery) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
+        // A QoS 2 message to a session that is kept waits for its record.
+        let held = delivery.qos == Qos::ExactlyOnce && session.is_kept_whole();
+        if held || session.waits_in_store() {
+            return false;
+        }
         let Some(conn) = self.conn_of(index) else { return false };
         session
             .flow
             .as_deref()
-            .is_none_or(|flow| flow.queue.is_empty() && self.window_takes(flow, message))
+            .is_none_or(|flow| flow.queue.is_empty() && self.window_takes(flow, &delivery.message))
             && self.connection(conn).is_some_and(|c| c.send_quota > 0 && !c.resending())
             && self.socket_takes(conn)
     }
@@ -98,31 +113,58 @@ impl Shard {
     }
 
     /// Puts a delivery into the queue, within its bounds.
-    pub(crate) fn enqueue(&mut self, turn: &mut Turn<'_>, index: u32, delivery: Delivery) {
+    pub(crate) fn enqueue(&mut self, turn: &mut Turn<'_>, index: u32, mut delivery: Delivery) {
         let limits = self.limits();
         let (messages_max, bytes_max) =
             (limits.session_queue_messages as usize, limits.session_queue_bytes);
         let policy = limits.session_queue_full;
         let Some(session) = self.sessions.get_mut(index) else { return };
+        let (stored, stored_bytes) = session.stored();
         let queue = &mut self.flows.of(&mut session.flow).queue;
         let bytes = delivery.message.cost_bytes() as u64;
-        let full = |len: usize, held: u64| len + 1 > messages_max || held + bytes > bytes_max;
+        let full = |len: usize, held: u64| {
+            len + stored as usize + 1 > messages_max || held + stored_bytes + bytes > bytes_max
+        };
+        let mut gone = Vec::new();
         if full(queue.len(), queue.bytes) {
-            for _ in 0..queue.extract_expired(turn.now_ms) {
+            for expired in queue.extract_expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
+                gone.extend(expired.record());
             }
         }
         // Nothing makes room for what is larger than the whole queue.
         while policy == QueueFull::DropOldest
             && bytes <= bytes_max
             && full(queue.len(), queue.bytes)
-            && queue.pop().is_some()
+            && let Some(oldest) = queue.pop()
         {
             drop_message(turn, DropReason::QueueFull);
+            gone.extend(oldest.record());
         }
-        if full(queue.len(), queue.bytes) {
+        let is_full = full(queue.len(), queue.bytes);
+        for sequence in gone {
+            self.record_done(turn, index, sequence);
+        }
+        if is_full {
             return drop_message(turn, DropReason::QueueFull);
         }
+        self.admit(turn, index, &mut delivery);
+        self.queue_up(index, delivery);
+    }
+
+    /// Puts a delivery that has been admitted behind what waits: in memory, or only where it is kept if
+    /// what is before it is there as well.
+    pub(crate) fn queue_up(&mut self, index: u32, delivery: Delivery) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.waits_in_store()
+            && delivery.recorded
+            && let Some(kept) = session.kept.as_deref_mut()
+        {
+            kept.stored += 1;
+            kept.stored_bytes += delivery.message.cost_bytes() as u64;
+            return;
+        }
+        let queue = &mut self.flows.of(&mut session.flow).queue;
         if sabotage::on(Sabotage::QueuedMessageLost) && queue.len() == 3 {
             queue.pop();
         }
@@ -134,7 +176,9 @@ impl Shard {
     /// ([MQTT5-4.4.0-1], [MQTT5-4.6.0-1]), then the queue, then retained messages.
     pub(crate) fn drain(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(conn) = self.conn_of(index) else { return };
-        if !self.resend(turn, index, conn) {
+        if !self.connection(conn).is_some_and(Connection::is_live)
+            || !self.resend(turn, index, conn)
+        {
             return;
         }
         while self.socket_takes(conn) {
@@ -143,7 +187,11 @@ impl Shard {
             let Some(flow) = session.flow.as_deref() else { break };
             let Some(next) = flow.queue.deliveries.front() else { break };
             let stuck = quota == 0 || !self.window_takes(flow, &next.message);
-            if next.qos > Qos::AtMostOnce && stuck {
+            let (qos, hold) = (next.qos, next.hold);
+            if qos > Qos::AtMostOnce && (stuck || !self.may_send(index, hold)) {
+                break;
+            }
+            if !self.has_identifier(index) {
                 break;
             }
             let Some(session) = self.sessions.get_mut(index) else { return };
@@ -153,6 +201,7 @@ impl Shard {
             };
             if delivery.message.expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
+                self.done_with(turn, index, &delivery);
             } else if delivery.qos == Qos::AtMostOnce {
                 let Delivery { message, retain, identifiers, .. } = delivery;
                 self.deliver_at_most_once(turn, index, &message, retain, &identifiers);
@@ -162,6 +211,7 @@ impl Shard {
         }
         self.settle(index);
         self.tell_groups(turn, index);
+        self.load_more(turn, index);
         self.pull_retained(turn, index);
     }
 
@@ -176,13 +226,12 @@ impl Shard {
             let packet_id = entry.packet_id;
             match &entry.stage {
                 _ if entry.sent => {}
-                Stage::Released => {
+                &Stage::Released(record) => {
                     entry.sent = true;
                     if sabotage::on(Sabotage::PubRelForgotten) {
                         continue;
                     }
-                    let release = Packet::PubRel(Ack::new(packet_id, ReasonCode::Success));
-                    self.send(turn, conn, &release);
+                    self.owe_release(turn, conn, (packet_id, ReasonCode::Success), record);
                 }
                 Stage::Published(delivery) => {
                     let delivery = delivery.clone();
@@ -201,6 +250,7 @@ impl Shard {
                     };
                     if !self.send_publish(turn, conn, &outgoing) {
                         self.give_up(index, conn, packet_id);
+                        self.done_with(turn, index, &delivery);
                         continue;
                     }
                 }
@@ -238,18 +288,15 @@ impl Shard {
     /// Sends a QoS 1 or 2 delivery for the first time.
     fn send_delivery(&mut self, turn: &mut Turn<'_>, index: u32, delivery: Delivery) {
         let Some(conn) = self.conn_of(index) else { return };
-        if delivery.message.expired(turn.now_ms) {
-            return drop_message(turn, DropReason::Expired);
-        }
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let Some(packet_id) = session.allocate_packet_id() else {
+        let Some(packet_id) = session.allocate_packet_id(delivery.sequence) else {
             return self.enqueue(turn, index, delivery);
         };
         let outgoing = Outgoing {
             message: &delivery.message,
             qos: delivery.qos,
             retain: delivery.retain,
-            dup: false,
+            dup: delivery.resent,
             packet_id: Some(packet_id),
             identifiers: &delivery.identifiers,
         };
@@ -261,6 +308,18 @@ impl Shard {
                 let flow = self.flows.of(&mut session.flow);
                 flow.push_inflight(packet_id, delivery, charged);
             }
+        } else {
+            self.done_with(turn, index, &delivery);
+        }
+    }
+
+    /// True if the first message that waits for a session can be given an identifier.
+    fn has_identifier(&self, index: u32) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        let Some(flow) = session.flow.as_deref() else { return true };
+        match flow.queue.deliveries.front() {
+            Some(next) if next.qos > Qos::AtMostOnce => session.identifier_is_free(next.sequence),
+            _ => true,
         }
     }
 

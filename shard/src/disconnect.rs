@@ -6,7 +6,6 @@ use crate::ConnId;
 use crate::connect::{client_hash, fit};
 use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
-use crate::message::will_message;
 use crate::peer::PeerMessage;
 use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
@@ -124,6 +123,8 @@ impl Shard {
         if session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms) {
             self.publish_will(turn, index);
         }
+        self.forget_owed(index);
+        self.record_session(turn, index);
         self.release_group_messages(turn, index);
         self.tell_groups(turn, index);
         self.trim(index);
@@ -133,6 +134,7 @@ impl Shard {
 
     /// Ends a session: its will is published if it has not been ([MQTT5-3.1.2-8]), its state goes.
     pub(crate) fn end_session(&mut self, turn: &mut Turn<'_>, index: u32) {
+        self.record_end(turn, index);
         self.publish_will(turn, index);
         self.leave_groups(turn, index);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -145,17 +147,6 @@ impl Shard {
         let (key, sessions) = (&self.key, &self.sessions);
         self.by_client.remove(hash, index, |other| client_hash(key, sessions, other));
         self.sessions.remove(index);
-    }
-
-    /// Publishes the will of a session, once.
-    pub(crate) fn publish_will(&mut self, turn: &mut Turn<'_>, index: u32) {
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let publisher = self.key.hash(session.client_id.as_bytes());
-        let Some(pending) = session.rare.as_deref_mut().and_then(|rare| rare.will.take()) else {
-            return;
-        };
-        let message = will_message(&pending.will, publisher, turn.now_ms);
-        self.route(turn, message);
     }
 
     /// Leaves every group, giving back what it had not started to send.

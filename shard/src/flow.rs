@@ -2,12 +2,14 @@
 //! released. Few sessions have any of it at a given moment.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use petrel_proto::{PacketId, Qos, TopicName};
 use smallvec::SmallVec;
 
 use crate::Message;
+use crate::keep::{Hold, Owed};
 use crate::peer::GroupKey;
 use crate::sabotage::{self, Sabotage};
 
@@ -23,6 +25,8 @@ pub(crate) struct Flow {
     pub(crate) incoming: Vec<Incoming>,
     /// How many of them count against our Receive Maximum.
     pub(crate) counted: u16,
+    /// What the client is told when it is kept, oldest first.
+    pub(crate) owed: VecDeque<Owed>,
 }
 
 /// Flows that nobody needs at the moment, so that a message to an idle client costs no allocation.
@@ -58,7 +62,10 @@ impl Flows {
 
 impl Flow {
     fn is_idle(&self) -> bool {
-        self.inflight.is_empty() && self.queue.is_empty() && self.incoming.is_empty()
+        self.inflight.is_empty()
+            && self.queue.is_empty()
+            && self.incoming.is_empty()
+            && self.owed.is_empty()
     }
 
     /// Position of an outgoing delivery. Clients acknowledge in order, so it is mostly the first.
@@ -69,16 +76,17 @@ impl Flow {
     /// Notes a delivery that was sent for the first time.
     pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
         self.inflight_bytes += cost(&delivery);
+        let sequence = delivery.record();
         let stage = Stage::Published(delivery);
-        self.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+        self.inflight.push_back(Inflight { packet_id, sequence, stage, charged, sent: true });
     }
 
     /// The client has the message of an outgoing delivery, which awaits PUBCOMP from now on; the
     /// message is no longer needed ([MQTT5-4.3.3-5]).
-    pub(crate) fn release_inflight(&mut self, position: usize) {
+    pub(crate) fn release_inflight(&mut self, position: usize, record: u64) {
         let Some(entry) = self.inflight.get_mut(position) else { return };
         entry.sent = true;
-        let before = std::mem::replace(&mut entry.stage, Stage::Released);
+        let before = std::mem::replace(&mut entry.stage, Stage::Released(record));
         self.inflight_bytes -= before.bytes();
     }
 
@@ -98,15 +106,15 @@ impl Flow {
         self.incoming.binary_search_by_key(&packet_id, |incoming| incoming.packet_id)
     }
 
-    /// Ends a received QoS 2 publish. Returns false if there was none.
-    pub(crate) fn forget_incoming(&mut self, packet_id: PacketId) -> bool {
-        let Ok(at) = self.find_incoming(packet_id) else { return false };
+    /// Ends a received QoS 2 publish and returns it.
+    pub(crate) fn forget_incoming(&mut self, packet_id: PacketId) -> Option<Incoming> {
+        let at = self.find_incoming(packet_id).ok()?;
         let incoming = self.incoming.remove(at);
         self.counted -= u16::from(incoming.counted);
         if self.incoming.is_empty() && self.incoming.capacity() > ENTRIES_KEPT {
             self.incoming = Vec::new();
         }
-        true
+        Some(incoming)
     }
 }
 
@@ -124,12 +132,49 @@ pub(crate) struct Delivery {
     pub(crate) group: Option<Arc<GroupKey>>,
     /// It answers a SUBSCRIBE from what was retained, as opposed to live.
     pub(crate) stored: bool,
+    /// Its place in the order of a kept session; 0 in any other.
+    pub(crate) sequence: u64,
+    /// It has a record.
+    pub(crate) recorded: bool,
+    /// It may have been sent by a process before this one.
+    pub(crate) resent: bool,
+    /// What it waits for.
+    pub(crate) hold: Hold,
+}
+
+impl Delivery {
+    /// A delivery that has no place in the session's order yet.
+    pub(crate) fn new(
+        message: Arc<Message>,
+        (qos, retain): (Qos, bool),
+        identifiers: SmallVec<[u32; 1]>,
+    ) -> Self {
+        Self {
+            message,
+            qos,
+            retain,
+            identifiers,
+            group: None,
+            stored: false,
+            sequence: 0,
+            recorded: false,
+            resent: false,
+            hold: Hold::None,
+        }
+    }
+
+    /// Its place in the session's order, if it has a record.
+    pub(crate) fn record(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.sequence).filter(|_| self.recorded)
+    }
 }
 
 /// Where an outgoing QoS 1 or 2 delivery stands.
 #[derive(Debug)]
 pub(crate) struct Inflight {
     pub(crate) packet_id: PacketId,
+    /// Its place in the session's order, if it has a record.
+    pub(crate) sequence: Option<NonZeroU64>,
     pub(crate) stage: Stage,
     /// It takes one of the client's Receive Maximum on this connection.
     pub(crate) charged: bool,
@@ -142,8 +187,9 @@ pub(crate) struct Inflight {
 pub(crate) enum Stage {
     /// PUBLISH sent, PUBACK or PUBREC is awaited.
     Published(Delivery),
-    /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]).
-    Released,
+    /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]). The
+    /// position of the record of it; 0 if there is none, or it is kept for sure.
+    Released(u64),
 }
 
 impl Stage {
@@ -151,7 +197,7 @@ impl Stage {
     fn bytes(&self) -> u64 {
         match self {
             Self::Published(delivery) => cost(delivery),
-            Self::Released => 0,
+            Self::Released(_) => 0,
         }
     }
 }
@@ -162,6 +208,8 @@ pub(crate) struct Incoming {
     pub(crate) packet_id: PacketId,
     /// It counts against our Receive Maximum on this connection.
     pub(crate) counted: bool,
+    /// It has a record, or will have one.
+    pub(crate) recorded: bool,
 }
 
 /// Messages that wait to be sent, oldest first.
@@ -209,11 +257,11 @@ impl Queue {
     }
 
     /// Takes out what has expired. Cost: O(1) unless something has.
-    pub(crate) fn extract_expired(&mut self, now_ms: u64) -> usize {
+    pub(crate) fn extract_expired(&mut self, now_ms: u64) -> Vec<Delivery> {
         if now_ms < self.expires_first_ms {
-            return 0;
+            return Vec::new();
         }
-        let expired = self.extract(|waiting| waiting.message.expired(now_ms)).len();
+        let expired = self.extract(|waiting| waiting.message.expired(now_ms));
         let left = self.deliveries.iter().map(|waiting| waiting.message.expires_at_ms);
         self.expires_first_ms = left.min().unwrap_or(u64::MAX);
         expired
@@ -240,10 +288,11 @@ impl Queue {
 
     /// Takes out what answers a SUBSCRIBE with an older message of this topic. Cost: O(1) unless
     /// such answers wait.
-    pub(crate) fn extract_stored(&mut self, topic: &TopicName) {
-        if self.stored > 0 {
-            self.extract(|waiting| waiting.stored && waiting.message.topic == *topic);
+    pub(crate) fn extract_stored(&mut self, topic: &TopicName) -> Vec<Delivery> {
+        if self.stored == 0 {
+            return Vec::new();
         }
+        self.extract(|waiting| waiting.stored && waiting.message.topic == *topic)
     }
 }
 

@@ -78,6 +78,13 @@ pub enum Input {
         /// The answer.
         verdict: Verdict,
     },
+    /// Records have been kept, all up to this position ([`crate::Outbox::records_upto`]).
+    Kept {
+        /// This position; never less than before.
+        upto: u64,
+    },
+    /// The answer to a [`crate::outbox::Load`].
+    Loaded(Box<Loaded>),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the
@@ -92,6 +99,17 @@ pub enum Input {
         /// The reason it is told.
         reason: ReasonCode,
     },
+}
+
+/// What waits for a session, as far as it was asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// The question.
+    pub load: crate::outbox::Load,
+    /// What waits, in order.
+    pub messages: Vec<crate::record::Stored>,
+    /// Nothing waits behind them that had been recorded before the question.
+    pub is_last: bool,
 }
 
 /// What an authentication method says to one step of an exchange.

@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{ClientId, Packet, PublishHead, Text, Version, encode, encoded_len};
 
-use crate::{ConnId, Event, PeerMessage, ShardIndex};
+use crate::record::{Incarnation, Record};
+use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
 /// Payloads up to this many bytes are copied beside their header; larger ones are shared.
 const INLINE_PAYLOAD_BYTES_MAX: usize = 1024;
@@ -23,6 +24,15 @@ pub struct Outbox {
     pub closes: Vec<ConnId>,
     /// Questions to other threads; each is answered by [`crate::Input::Verdict`].
     pub questions: Vec<Question>,
+    /// Records to keep, in order.
+    pub records: Vec<Record>,
+    /// The position of the last record that was ever put here.
+    pub records_upto: u64,
+    /// Somebody waits for the records up to there.
+    pub urgent: bool,
+    /// Questions for what is kept; each is answered by [`crate::Input::Loaded`], after everything that
+    /// was recorded before it.
+    pub loads: Vec<Load>,
     /// What happened, for logs and counters.
     pub events: Vec<Event>,
     arena: BytesMut,
@@ -58,6 +68,8 @@ impl Outbox {
             && self.peers.is_empty()
             && self.closes.is_empty()
             && self.questions.is_empty()
+            && self.records.is_empty()
+            && self.loads.is_empty()
             && self.events.is_empty()
     }
 
@@ -73,6 +85,9 @@ impl Outbox {
         self.peers.clear();
         self.closes.clear();
         self.questions.clear();
+        self.records.clear();
+        self.loads.clear();
+        self.urgent = false;
         self.events.clear();
     }
 
@@ -123,6 +138,23 @@ impl Outbox {
         let head = (start as u32, self.arena.len() as u32);
         self.writes.push(Write { conn, head, payload });
     }
+}
+
+/// Asks for what waits for a session and is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Who asks.
+    pub session: SessionRef,
+    /// Whose messages.
+    pub incarnation: Incarnation,
+    /// From this place in the session's order on.
+    pub from: u64,
+    /// The place that the next message gets which is not recorded yet.
+    pub upto: u64,
+    /// At most so many.
+    pub messages_max: usize,
+    /// No more once they have this many bytes.
+    pub bytes_max: usize,
 }
 
 /// A question to whoever owns the authentication methods.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use petrel_proto::{Text, TopicFilter};
 
+use crate::record::Provided;
 use crate::{Message, SessionRef};
 
 /// How often a shared message is offered to members before it waits in the group's queue.
@@ -37,6 +38,8 @@ pub struct Readiness {
 pub enum PeerMessage {
     /// Route: deliver to your subscriptions and to the groups that you own.
     Publish(Arc<Message>),
+    /// Route: deliver, but to sessions that are kept only once the receipt of the message is.
+    PublishOnce(Arc<Message>, Provided),
     /// Route: set, replace or clear the retained message of this topic, which you own.
     Retain(Arc<Message>),
     /// Route: send what you retain and this filter matches.
@@ -79,6 +82,19 @@ pub enum PeerMessage {
     },
     /// Deliver: a message of a group goes to this member.
     GroupDeliver(Box<GroupDelivery>),
+    /// Deliver: the receipts of your peer's QoS 2 messages are kept up to this number.
+    Committed {
+        /// Those in this lane.
+        lane: u16,
+        /// This number.
+        number: u64,
+    },
+    /// Return: so many of your messages of QoS 1 and 2 have been dealt with, and what had to be kept of
+    /// them is.
+    Kept {
+        /// Since the beginning.
+        count: u64,
+    },
     /// Return: the member could not take it, or ended before it acknowledged.
     GroupReturn(Box<GroupDelivery>),
 }

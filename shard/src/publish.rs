@@ -1,9 +1,11 @@
 //! PUBLISH from a client, and the QoS 2 exchange that follows ([MQTT5-3.3], [MQTT5-4.3]).
 
-use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName};
+use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName, Version};
 
 use crate::connection::Violation;
 use crate::flow::Incoming;
+use crate::keep::Needs;
+use crate::record::{Provided, Record};
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
@@ -25,27 +27,64 @@ impl Shard {
             && !sabotage::on(Sabotage::DuplicateRouted)
         {
             // [MQTT5-4.3.3-10]: answered every time, published once.
-            self.acknowledge(turn, conn, qos, packet_id, ReasonCode::Success);
+            let again = Packet::PubRec(Ack::new(packet_id, ReasonCode::Success));
+            if !self.rejoin_receipt(conn, again.clone()) {
+                self.owe(turn, conn, again, &Needs::default());
+            }
             return Ok(());
         }
+        self.check_owed(index, conn, qos)?;
         let Some(publisher) = self.connection(conn).map(|c| c.client_hash) else { return Ok(()) };
+        let since = self.keep.begin();
+        let mut provided = None;
         let reason = match self.check_publish_topic(&topic) {
             Ok(()) => {
+                if qos == Qos::ExactlyOnce {
+                    provided = self.provide(index);
+                }
                 let message = Message::from_publish(publish, topic, publisher, turn.now_ms);
-                let matched = self.route(turn, message);
+                let matched = self.route(turn, message, provided);
                 if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers }
             }
             // [MQTT311-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.
             Err(violation) => violation.reason,
         };
-        if let Some(packet_id) = packet_id {
-            if qos == Qos::ExactlyOnce && reason.is_error() {
-                self.forget_receipt(index, packet_id);
-            }
-            if sabotage::on(Sabotage::AckLost) && packet_id.get() % 8 == 0 {
-                return Ok(());
-            }
-            self.acknowledge(turn, conn, qos, packet_id, reason);
+        let Some(packet_id) = packet_id else { return Ok(()) };
+        if qos == Qos::ExactlyOnce && reason.is_error() {
+            self.forget_receipt(index, packet_id);
+        }
+        if sabotage::on(Sabotage::AckLost) && packet_id.get() % 8 == 0 {
+            return Ok(());
+        }
+        let ack = Ack::new(packet_id, reason);
+        let packet =
+            if qos == Qos::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
+        let needs = self.keep.needs(since);
+        match provided {
+            Some(provided) => self.owe_receipt(turn, conn, provided, packet, &needs),
+            None => self.owe(turn, conn, packet, &needs),
+        }
+        Ok(())
+    }
+
+    /// Names the receipt of a QoS 2 message, and notes that it will be recorded, if its publisher's
+    /// session is kept: the publisher would send it again after a failure.
+    fn provide(&mut self, index: u32) -> Option<Provided> {
+        let session = self.sessions.get_mut(index)?;
+        let incarnation = session.kept_whole()?.incarnation;
+        self.next_receipt(incarnation)
+    }
+
+    /// Whether one message more may wait for its acknowledgement ([MQTT5-3.3.4-7]).
+    fn check_owed(&self, index: u32, conn: ConnId, qos: Qos) -> Result<(), Violation> {
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_deref());
+        let owed = flow.map_or(0, |flow| flow.owed.len());
+        let version = self.connection(conn).map(|connection| connection.version);
+        // Twice, since what is owed are not PUBACKs only.
+        let bound = 2 * usize::from(self.limits().receive_maximum);
+        if qos == Qos::AtLeastOnce && version.is_some_and(Version::is_v5) && owed >= bound {
+            let what = "more unfinished messages than our Receive Maximum [MQTT5-3.3.4-7]";
+            return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
         }
         Ok(())
     }
@@ -136,32 +175,20 @@ impl Shard {
         }
         match found {
             Ok(at) => flow.incoming[at].counted = true,
-            Err(at) => flow.incoming.insert(at, Incoming { packet_id, counted: true }),
+            Err(at) => {
+                let recorded = session.kept.as_deref().is_some_and(|kept| kept.whole);
+                flow.incoming.insert(at, Incoming { packet_id, counted: true, recorded });
+            }
         }
         Ok(found.is_err())
     }
 
-    /// Releases a QoS 2 publish. Returns false if there was none.
-    fn forget_receipt(&mut self, index: u32, packet_id: PacketId) -> bool {
-        let Some(session) = self.sessions.get_mut(index) else { return false };
-        let known = session.flow.as_deref_mut().is_some_and(|flow| flow.forget_incoming(packet_id));
+    /// Releases a QoS 2 publish and returns it.
+    fn forget_receipt(&mut self, index: u32, packet_id: PacketId) -> Option<Incoming> {
+        let session = self.sessions.get_mut(index)?;
+        let known = session.flow.as_deref_mut().and_then(|flow| flow.forget_incoming(packet_id));
         self.flows.settle(&mut session.flow);
         known
-    }
-
-    /// PUBACK or PUBREC ([MQTT5-4.3.2-4], [MQTT5-4.3.3-8]).
-    fn acknowledge(
-        &mut self,
-        turn: &mut Turn<'_>,
-        conn: ConnId,
-        qos: Qos,
-        packet_id: PacketId,
-        reason: ReasonCode,
-    ) {
-        let ack = Ack::new(packet_id, reason);
-        let packet =
-            if qos == Qos::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
-        self.send(turn, conn, &packet);
     }
 
     /// The client releases a QoS 2 message: answered with PUBCOMP, 0x92 if it was unknown
@@ -173,9 +200,21 @@ impl Shard {
         ack: &Ack,
     ) -> Result<(), Violation> {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
-        let known = self.forget_receipt(index, ack.packet_id);
-        let reason = if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        self.send(turn, conn, &Packet::PubComp(Ack::new(ack.packet_id, reason)));
+        let packet_id = ack.packet_id;
+        let known = self.forget_receipt(index, packet_id);
+        let reason = match known {
+            Some(_) => ReasonCode::Success,
+            None => ReasonCode::PacketIdentifierNotFound,
+        };
+        let mut needs = Needs::default();
+        if known.is_some_and(|incoming| incoming.recorded)
+            && !self.forget_receipt_early(index, packet_id)
+            && let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation())
+        {
+            self.record(turn, Record::Forgotten { incarnation, packet_id });
+            needs = self.keep.needs_all();
+        }
+        self.owe(turn, conn, Packet::PubComp(Ack::new(packet_id, reason)), &needs);
         Ok(())
     }
 }

@@ -217,6 +217,15 @@ pub struct DeliveryRecord {
     pub provided: Option<Provided>,
 }
 
+/// Something that waits for a session, as it is given back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// Its place in the session's order.
+    pub sequence: u64,
+    /// The message; `None` if the client has it and has not completed it.
+    pub delivery: Option<DeliveryRecord>,
+}
+
 impl Record {
     /// The slot that decides where it is kept.
     #[must_use]

@@ -10,6 +10,7 @@ use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
 use crate::flow::Delivery;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
+use crate::record::Record;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
@@ -71,6 +72,11 @@ impl Retained {
             }
         }
         false
+    }
+
+    /// The message of a topic.
+    fn get(&self, topic: &TopicName) -> Option<&Arc<Message>> {
+        self.by_topic.get(topic.text())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -137,6 +143,13 @@ impl Shard {
         let share = maximum.div_ceil(u32::from(self.config.slots.shards()));
         if !self.retained.apply(message, turn.now_ms, share as usize) {
             drop_message(turn, DropReason::RetainedFull);
+        }
+        if self.keep.is_on() {
+            let record = match self.retained.get(&message.topic) {
+                Some(kept) => Record::Retained(Arc::clone(kept)),
+                None => Record::Cleared(message.topic.clone()),
+            };
+            self.record(turn, record);
         }
     }
 
@@ -233,8 +246,9 @@ impl Shard {
             }
             let qos = options.qos.min(message.qos);
             let identifiers = (identifier != 0).then_some(identifier).into_iter().collect();
-            let (retain, group, stored) = (true, None, true);
-            deliveries.push(Delivery { message, qos, retain, identifiers, group, stored });
+            let mut delivery = Delivery::new(message, (qos, true), identifiers);
+            delivery.stored = true;
+            deliveries.push(delivery);
         }
         if finished {
             pull.sources.retain(|source| source.shard != from);
@@ -242,9 +256,9 @@ impl Shard {
                 rare.retained.remove(at);
             }
         }
-        if !deliveries.is_empty() {
-            let queue = &mut self.flows.of(&mut session.flow).queue;
-            deliveries.into_iter().for_each(|delivery| queue.push(delivery));
+        for mut delivery in deliveries {
+            self.admit(turn, index, &mut delivery);
+            self.queue_up(index, delivery);
         }
         self.drain(turn, index);
         self.trim(index);
@@ -253,15 +267,18 @@ impl Shard {
     /// Remembers that a live message with RETAIN went to a session that still waits for retained
     /// messages of that topic, and takes back those that are queued, so that an older answer does
     /// not follow it.
-    pub(crate) fn note_overtaken(&mut self, index: u32, topic: &TopicName) {
+    pub(crate) fn note_overtaken(&mut self, turn: &mut Turn<'_>, index: u32, topic: &TopicName) {
         let key = self.key;
         if sabotage::on(Sabotage::RetainedStale) {
             return;
         }
         let flow = self.sessions.get_mut(index).and_then(|session| session.flow.as_deref_mut());
         if let Some(flow) = flow {
-            flow.queue.extract_stored(topic);
+            let overtaken = flow.queue.extract_stored(topic);
             self.settle(index);
+            for delivery in overtaken {
+                self.done_with(turn, index, &delivery);
+            }
         }
         let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
             return;

@@ -6,9 +6,11 @@ use petrel_proto::{Qos, SubscriptionOptions, TopicName};
 use smallvec::SmallVec;
 
 use crate::flow::Delivery;
+use crate::keep::Hold;
 use crate::level_hash::TopicLevels;
 use crate::peer::PeerMessage;
 use crate::receivers::{Receiver, Receivers, Target};
+use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::subscriptions::Seen;
@@ -42,7 +44,14 @@ impl Shard {
     /// Sends a message on its way: to this shard's sessions and groups, to the shards whose bit
     /// stands in the interest table, and to the owner of its retained topic. The one point where a
     /// message enters the order of its publisher. Returns false if nobody at all wants it.
-    pub(crate) fn route(&mut self, turn: &mut Turn<'_>, message: Message) -> bool {
+    ///
+    /// What `provided` says is for sessions that are kept: see [`crate::keep`].
+    pub(crate) fn route(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: Message,
+        provided: Option<Provided>,
+    ) -> bool {
         if sabotage::on(Sabotage::AllocationPerMessage) {
             drop(std::hint::black_box(Box::new(turn.now_ms)));
         }
@@ -66,26 +75,41 @@ impl Shard {
             return local;
         }
         let message = Arc::new(message.into_owned());
+        let counts = message.qos > Qos::AtMostOnce;
         if let Some(owner) = retain_owner {
+            if counts && owner != own {
+                self.keep.sent(owner);
+            }
             self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message)));
         }
         if remote {
             for shard in mask.iter(shards).filter(|&shard| shard != own.0) {
-                let publish = PeerMessage::Publish(Arc::clone(&message));
+                let publish = match provided {
+                    Some(provided) => PeerMessage::PublishOnce(Arc::clone(&message), provided),
+                    None => PeerMessage::Publish(Arc::clone(&message)),
+                };
+                if counts {
+                    self.keep.sent(ShardIndex(shard));
+                }
                 turn.out.peers.push((ShardIndex(shard), publish));
             }
         }
         if local {
-            self.deliver_collected(turn, &message);
+            self.deliver_collected(turn, &message, provided);
         }
         !mask.is_empty()
     }
 
     /// A message that another shard routed here.
-    pub(crate) fn on_peer_publish(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+    fn on_peer_publish(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: &Arc<Message>,
+        provided: Option<Provided>,
+    ) {
         self.scratch.levels.assign(&self.key, message.topic.as_bytes());
         self.collect(message);
-        self.deliver_collected(turn, message);
+        self.deliver_collected(turn, message, provided);
     }
 
     /// Finds the receivers of a message in this shard. A session with several subscriptions that
@@ -130,7 +154,12 @@ impl Shard {
         self.scratch.wanted.sessions = wanted;
     }
 
-    fn deliver_collected(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+    fn deliver_collected(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: &Arc<Message>,
+        provided: Option<Provided>,
+    ) {
         let mut wanted = std::mem::take(&mut self.scratch.wanted.sessions);
         let mut groups = std::mem::take(&mut self.scratch.groups);
         for one in wanted.drain(..) {
@@ -142,14 +171,14 @@ impl Shard {
             let taken = if qos == Qos::AtMostOnce {
                 self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers)
             } else {
-                let (message, identifiers) = (Arc::clone(message), one.identifiers);
-                let (group, stored) = (None, false);
-                let delivery = Delivery { message, qos, retain, identifiers, group, stored };
+                let message = Arc::clone(message);
+                let mut delivery = Delivery::new(message, (qos, retain), one.identifiers);
+                delivery.hold = provided.map_or(Hold::None, Hold::Provided);
                 self.deliver(turn, one.session, delivery);
                 true
             };
             if message.retain && taken {
-                self.note_overtaken(one.session, &message.topic);
+                self.note_overtaken(turn, one.session, &message.topic);
             }
         }
         for group in groups.drain(..) {
@@ -171,8 +200,25 @@ impl Shard {
     /// One message of another shard, or of this one to itself.
     pub(crate) fn on_peer(&mut self, turn: &mut Turn<'_>, from: ShardIndex, message: PeerMessage) {
         match message {
-            PeerMessage::Publish(message) => self.on_peer_publish(turn, &message),
-            PeerMessage::Retain(message) => self.on_retain(turn, &message),
+            PeerMessage::Publish(message) => {
+                let since = self.keep.position();
+                self.on_peer_publish(turn, &message, None);
+                self.note_received(from, &message, since);
+            }
+            PeerMessage::PublishOnce(message, provided) => {
+                let since = self.keep.position();
+                self.on_peer_publish(turn, &message, Some(provided));
+                self.note_received(from, &message, since);
+            }
+            PeerMessage::Retain(message) => {
+                let since = self.keep.position();
+                self.on_retain(turn, &message);
+                self.note_received(from, &message, since);
+            }
+            PeerMessage::Kept { count } => self.on_peer_kept(turn, from, count),
+            PeerMessage::Committed { lane, number } => {
+                self.on_peer_committed(turn, from, lane, number);
+            }
             PeerMessage::RetainedQuery(query) => self.on_retained_query(turn, *query),
             PeerMessage::RetainedBatch(batch) => self.on_retained_batch(turn, from, *batch),
             PeerMessage::GroupJoin { group, member, readiness, join } => {
@@ -185,6 +231,13 @@ impl Shard {
             }
             PeerMessage::GroupDeliver(delivery) => self.on_group_deliver(turn, *delivery),
             PeerMessage::GroupReturn(delivery) => self.on_group_return(turn, *delivery),
+        }
+    }
+
+    /// Counts a message of another shard that has been dealt with.
+    fn note_received(&mut self, from: ShardIndex, message: &Message, since: u64) {
+        if from != self.config.index && message.qos > Qos::AtMostOnce {
+            self.keep.received(from, since);
         }
     }
 

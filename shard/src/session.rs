@@ -1,6 +1,7 @@
 //! What the broker keeps for one client identifier, connected or not.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use crate::flow::Flow;
 use crate::name::Name;
 use crate::packet_ids::PacketIds;
 use crate::peer::{GroupKey, Readiness};
+use crate::record::Incarnation;
 use crate::subscriptions::Subscriptions;
 use crate::timers::Tick;
 
@@ -37,6 +39,8 @@ pub(crate) struct Session {
     pub(crate) flow: Option<Box<Flow>>,
     /// What few sessions have.
     pub(crate) rare: Option<Box<Rare>>,
+    /// What sessions have of which something outlives the process.
+    pub(crate) kept: Option<Box<Kept>>,
 }
 
 /// The state that few sessions have, kept apart so that the others do not pay for it.
@@ -49,6 +53,40 @@ pub(crate) struct Rare {
     pub(crate) subacks: Vec<PendingSubAck>,
     /// What the owners of its groups were last told.
     pub(crate) told: Readiness,
+}
+
+/// How a session stands with whoever keeps it.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) incarnation: Incarnation,
+    /// More of it is kept than its will: it outlives its connection.
+    pub(crate) whole: bool,
+    /// A question for what is not in memory is out.
+    pub(crate) loading: bool,
+    /// The place of the next message in its order.
+    pub(crate) next_sequence: u64,
+    /// From this place on, what waits is not in memory; `u64::MAX` if all is.
+    pub(crate) stored_from: u64,
+    /// Messages that wait and are not in memory, and their bytes, as far as is known.
+    pub(crate) stored: u32,
+    pub(crate) stored_bytes: u64,
+    /// The will that is being published, until that is kept.
+    pub(crate) publishing: Option<Box<PendingWill>>,
+}
+
+impl Kept {
+    pub(crate) fn new(incarnation: Incarnation, whole: bool, next_sequence: u64) -> Self {
+        Self {
+            incarnation,
+            whole,
+            loading: false,
+            next_sequence,
+            stored_from: u64::MAX,
+            stored: 0,
+            stored_bytes: 0,
+            publishing: None,
+        }
+    }
 }
 
 /// A will, armed when the connection has ended without a DISCONNECT 0x00.
@@ -110,6 +148,7 @@ impl Session {
             subscriptions: Subscriptions::default(),
             flow: None,
             rare: None,
+            kept: None,
         }
     }
 
@@ -163,10 +202,54 @@ impl Session {
         self.rare.as_deref().is_some_and(|rare| !rare.retained.is_empty())
     }
 
-    /// An identifier for the next message to this client.
-    pub(crate) fn allocate_packet_id(&mut self) -> Option<PacketId> {
+    /// An identifier for the next message to this client; `None` if there is none for now.
+    ///
+    /// That of a message with a place in the session's order follows from its place, so that it is the
+    /// same after a restart ([MQTT5-4.4.0-1]) without being kept.
+    pub(crate) fn allocate_packet_id(&mut self, sequence: u64) -> Option<PacketId> {
+        if sequence > 0 {
+            return identifier_of(sequence).filter(|_| self.identifier_is_free(sequence));
+        }
         let in_flight = self.flow.iter().flat_map(|flow| &flow.inflight);
         self.packet_ids.allocate(in_flight.map(|entry| entry.packet_id))
+    }
+
+    /// True unless the identifier that follows from a place is in flight.
+    pub(crate) fn identifier_is_free(&self, sequence: u64) -> bool {
+        let Some(flow) = self.flow.as_deref().filter(|_| sequence > 0) else { return true };
+        // Places grow, but for what comes back out of order after a restart, so the oldest in flight
+        // tells whether they may have come round.
+        let near = |oldest: NonZeroU64| sequence.wrapping_sub(oldest.get()) < 60_000;
+        match flow.inflight.front() {
+            None => true,
+            Some(oldest) if oldest.sequence.is_some_and(near) => true,
+            Some(_) => identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none()),
+        }
+    }
+
+    /// What it is called where it is kept, if anything of it is.
+    pub(crate) fn incarnation(&self) -> Option<Incarnation> {
+        self.kept.as_deref().map(|kept| kept.incarnation)
+    }
+
+    /// How it stands with whoever keeps it, if it outlives its connection.
+    pub(crate) fn kept_whole(&mut self) -> Option<&mut Kept> {
+        self.kept.as_deref_mut().filter(|kept| kept.whole)
+    }
+
+    /// The same, as a question.
+    pub(crate) fn is_kept_whole(&self) -> bool {
+        self.kept.as_deref().is_some_and(|kept| kept.whole)
+    }
+
+    /// Messages that wait and are not in memory.
+    pub(crate) fn stored(&self) -> (u32, u64) {
+        self.kept.as_deref().map_or((0, 0), |kept| (kept.stored, kept.stored_bytes))
+    }
+
+    /// True if something waits that is not in memory, or may.
+    pub(crate) fn waits_in_store(&self) -> bool {
+        self.kept.as_deref().is_some_and(|kept| kept.stored_from != u64::MAX)
     }
 
     /// Messages that wait to be sent.
@@ -180,6 +263,12 @@ impl Session {
     }
 }
 
+/// The identifier of the message at a place in the order of a kept session.
+pub(crate) fn identifier_of(sequence: u64) -> Option<PacketId> {
+    // Below 65,535.
+    PacketId::new((sequence % 65_535) as u16 + 1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +276,7 @@ mod tests {
     /// A session and its connection are most of what an idle client costs in the shard.
     #[test]
     fn an_idle_client_stays_small() {
-        assert_eq!(size_of::<Option<Session>>(), 80);
+        assert_eq!(size_of::<Option<Session>>(), 88);
         assert_eq!(size_of::<Option<crate::connection::Connection>>(), 48);
     }
 }

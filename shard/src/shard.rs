@@ -9,10 +9,12 @@ use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
 use crate::flow::Flows;
 use crate::interest::{Interest, InterestWriter};
+use crate::keep::Keep;
 use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
 use crate::places::Places;
 use crate::receivers::Receivers;
+use crate::restore::Restoring;
 use crate::retained::Retained;
 use crate::route::RouteScratch;
 use crate::session::Session;
@@ -21,6 +23,9 @@ use crate::table::Table;
 use crate::timers::{TIMER_SLOTS, TIMER_TICK_MS, Timer};
 use crate::wheel::Wheel;
 use crate::{ConnId, Input, Limits, Now, Outbox, SessionRef, ShardConfig};
+
+/// Packets of a client that are kept until its CONNACK may leave.
+const EARLY_PACKETS_MAX: usize = 1_024;
 
 /// One core's share of the broker.
 ///
@@ -56,6 +61,8 @@ pub struct Shard {
     /// Queries for retained messages, counted, so that no answer meets another's question.
     pub(crate) queries: u32,
     pub(crate) stopping: bool,
+    pub(crate) keep: Keep,
+    pub(crate) restoring: Restoring,
 }
 
 /// The time and the outbox of the input being handled.
@@ -91,6 +98,8 @@ impl Shard {
             generation: 0,
             queries: 0,
             stopping: false,
+            keep: Keep::new(config.keeping, config.slots.shards()),
+            restoring: Restoring::default(),
             config,
         }
     }
@@ -126,6 +135,8 @@ impl Shard {
             Input::Flushed { conn, pending_bytes } => self.on_flushed(turn, conn, pending_bytes),
             Input::Peer { from, message } => self.on_peer(turn, from, message),
             Input::Verdict { conn, verdict } => self.on_verdict(turn, conn, verdict),
+            Input::Kept { upto } => self.on_kept(turn, upto),
+            Input::Loaded(loaded) => self.on_loaded(turn, *loaded),
             Input::Timer => self.on_timer(turn),
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
@@ -135,13 +146,22 @@ impl Shard {
         }
     }
 
-    fn on_packet(
+    pub(crate) fn on_packet(
         &mut self,
         turn: &mut Turn<'_>,
         conn: ConnId,
         packet: Packet,
     ) -> Result<(), Violation> {
-        let live = self.connection(conn).is_some_and(Connection::is_live);
+        let Some(connection) = self.connection_mut(conn) else { return Ok(()) };
+        if let Some(awaited) = connection.awaited_mut() {
+            if awaited.early.len() == EARLY_PACKETS_MAX {
+                let what = "too many packets before CONNACK";
+                return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
+            }
+            awaited.early.push(packet);
+            return Ok(());
+        }
+        let live = connection.is_live();
         match packet {
             Packet::Auth(auth) => self.on_auth(turn, conn, *auth),
             Packet::Disconnect(disconnect) => self.on_disconnect(turn, conn, &disconnect),
@@ -260,7 +280,7 @@ impl Shard {
     /// Ends a connection for something that the client did, or that happened to it.
     pub(crate) fn violate(&mut self, turn: &mut Turn<'_>, conn: ConnId, violation: Violation) {
         let Some(connection) = self.connection(conn) else { return };
-        if !connection.is_live() {
+        if !connection.has_session() {
             return self.refuse_pending(turn, conn, violation);
         }
         self.send_disconnect(turn, conn, violation);

@@ -297,9 +297,9 @@ impl Shard {
             return;
         }
         let identifiers = identifiers.into_iter().collect();
-        let group = Some(delivery.group);
-        let stored = false;
-        self.deliver(turn, index, Delivery { message, qos, retain, identifiers, group, stored });
+        let mut lent = Delivery::new(message, (qos, retain), identifiers);
+        lent.group = Some(delivery.group);
+        self.deliver(turn, index, lent);
     }
 
     /// A member could not take a message: another gets it, or it waits in the group.

@@ -10,8 +10,10 @@ use smallvec::SmallVec;
 
 use crate::ConnId;
 use crate::connection::Violation;
+use crate::keep::Needs;
 use crate::peer::{GroupKey, PeerMessage};
-use crate::session::{PendingSubAck, SharedSubscription};
+use crate::record::{Incarnation, Record, SubscriptionRecord};
+use crate::session::{PendingSubAck, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 
 impl Shard {
@@ -34,6 +36,11 @@ impl Shard {
                 continue;
             }
             reasons.push(ReasonCode::granted(asked.options.qos));
+            if let Some(incarnation) = self.keeps_subscriptions(index) {
+                let (filter, options) = (own_filter(&asked.filter), asked.options);
+                let record = SubscriptionRecord { incarnation, filter, options, identifier };
+                self.record(turn, Record::Subscribed(Box::new(record)));
+            }
             if let Some(shared) = asked.filter.shared() {
                 waiting.push(self.join(index, shared, asked.options, identifier));
                 continue;
@@ -90,7 +97,21 @@ impl Shard {
     ) {
         let properties = ReasonProperties::EMPTY;
         let suback = SubAck { packet_id, reasons, properties };
-        self.send(turn, conn, &Packet::SubAck(Box::new(suback)));
+        self.owe_suback(turn, conn, Packet::SubAck(Box::new(suback)));
+    }
+
+    /// SUBACK or UNSUBACK, which leaves when what it says is kept.
+    fn owe_suback(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: Packet) {
+        let index = self.session_of(conn);
+        let kept =
+            index.and_then(|index| self.sessions.get(index)).is_some_and(Session::is_kept_whole);
+        let needs = if kept { self.keep.needs_all() } else { Needs::default() };
+        self.owe(turn, conn, packet, &needs);
+    }
+
+    /// The session's incarnation, if its subscriptions are kept.
+    fn keeps_subscriptions(&self, index: u32) -> Option<Incarnation> {
+        self.sessions.get(index).filter(|session| session.is_kept_whole())?.incarnation()
     }
 
     /// Notes a shared subscription in the session. Returns its group.
@@ -176,6 +197,10 @@ impl Shard {
                 Some(shared) => self.leave(turn, index, &shared),
                 None => self.remove_subscription(index, filter),
             };
+            if existed && let Some(incarnation) = self.keeps_subscriptions(index) {
+                let filter = own_filter(filter);
+                self.record(turn, Record::Unsubscribed { incarnation, filter });
+            }
             reasons.push(if existed {
                 ReasonCode::Success
             } else {
@@ -185,7 +210,7 @@ impl Shard {
         self.cancel_pulls(index, packet.filters.iter().collect());
         let (packet_id, properties) = (packet.packet_id, ReasonProperties::EMPTY);
         let unsuback = SubAck { packet_id, reasons, properties };
-        self.send(turn, conn, &Packet::UnsubAck(Box::new(unsuback)));
+        self.owe_suback(turn, conn, Packet::UnsubAck(Box::new(unsuback)));
         Ok(())
     }
 

@@ -41,6 +41,7 @@ impl Rig {
             auth_methods: Vec::new(),
             seed: 3,
             hash_key: HASH_KEY,
+            keeping: None,
         };
         let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
         let shard = Shard::new(config, Arc::clone(&interest));

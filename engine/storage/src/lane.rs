@@ -14,9 +14,7 @@ use std::ops::ControlFlow;
 
 use bytes::{BufMut, Bytes};
 use hashbrown::HashMap;
-use petrel_shard::record::{
-    DeliveryRecord, Provided, Record, SessionRecord, Stream, SubscriptionRecord,
-};
+use petrel_shard::record::{Provided, Record, SessionRecord, Stored, Stream, SubscriptionRecord};
 use petrel_shard::{Incarnation, Message, ShardIndex};
 
 use crate::codec::{self, Clock, Unreadable, Waiting};
@@ -56,15 +54,6 @@ pub struct LaneSettings {
     pub sync: SyncLevel,
     /// The log may have this many bytes before its oldest part is folded.
     pub window_bytes_max: usize,
-}
-
-/// Something that waits for a session, as a lane gives it back.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
-    /// Its place in the session's order.
-    pub sequence: u64,
-    /// The message; `None` if the client has it and has not completed it.
-    pub delivery: Option<DeliveryRecord>,
 }
 
 /// A part of what waits for a session.

@@ -10,13 +10,17 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+mod ends;
 mod lane;
 mod log;
 pub mod memory;
 pub mod page;
+mod restore;
 pub mod store;
 mod window;
 
 pub use codec::Clock;
-pub use lane::{Lane, LaneSettings, Page, Stored, SyncLevel};
+pub use ends::{Ends, Order};
+pub use lane::{Lane, LaneSettings, Page, SyncLevel};
+pub use restore::{Restored, restore};
 pub use store::{Batch, Space, Store, StoreError};

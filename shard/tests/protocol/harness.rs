@@ -10,8 +10,8 @@ use petrel_proto::{
 };
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
-    Census, ConnId, DropReason, Event, Input, Interest, Limits, Now, Origin, Outbox, PeerMessage,
-    Question, Shard, ShardConfig, ShardIndex, SlotMap, Verdict, refusal,
+    Census, ConnId, DropReason, Event, Input, Interest, Keeping, Limits, Now, Origin, Outbox,
+    PeerMessage, Question, Shard, ShardConfig, ShardIndex, SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -41,6 +41,9 @@ pub struct Net {
     client_ids: HashSet<String>,
     retained: HashSet<String>,
     stopped: bool,
+    kept: bool,
+    /// What is recorded and not kept yet: shards, and positions of their records.
+    recorded: VecDeque<(u16, u64)>,
 }
 
 /// Runs a test on one shard and on three.
@@ -48,10 +51,11 @@ pub fn across(test: impl Fn(&mut Net)) {
     across_with(|_| {}, test);
 }
 
-/// Runs a test on one shard and on three, with limits of its own.
+/// Runs a test on one shard and on three, with limits of its own, each without storage and with storage
+/// that keeps everything only when nothing else is left to do.
 pub fn across_with(limits: impl Fn(&mut Limits), test: impl Fn(&mut Net)) {
-    for shards in [1, 3] {
-        test(&mut Net::with(shards, &limits));
+    for (shards, kept) in [(1, false), (3, false), (1, true), (3, true)] {
+        test(&mut Net::keeping(shards, kept, &limits));
     }
 }
 
@@ -68,6 +72,10 @@ impl Net {
     }
 
     pub fn with(shards: u16, change: impl FnOnce(&mut Limits)) -> Self {
+        Self::keeping(shards, false, change)
+    }
+
+    pub fn keeping(shards: u16, kept: bool, change: impl FnOnce(&mut Limits)) -> Self {
         let mut limits = Limits::default();
         change(&mut limits);
         let slots = SlotMap::even(shards);
@@ -80,6 +88,7 @@ impl Net {
                 auth_methods: vec!["TEST".to_owned()],
                 seed: 42 + u64::from(index),
                 hash_key: HASH_KEY,
+                keeping: kept.then_some(Keeping { epoch: 1, lanes: 2 }),
             };
             Shard::new(config, Arc::clone(&interest))
         };
@@ -96,6 +105,8 @@ impl Net {
             client_ids: HashSet::new(),
             retained: HashSet::new(),
             stopped: false,
+            kept,
+            recorded: VecDeque::new(),
             interest,
             slots,
             limits,
@@ -253,6 +264,7 @@ impl Net {
 
     /// Everything that the client has received since it was last asked.
     pub fn received(&mut self, client: Client) -> Vec<Packet> {
+        self.keep();
         self.clients[client.0].inbox.drain(..).collect()
     }
 
@@ -269,11 +281,13 @@ impl Net {
 
     /// The next packet that the client has received.
     pub fn next(&mut self, client: Client) -> Option<Packet> {
+        self.keep();
         self.clients[client.0].inbox.pop_front()
     }
 
     /// The first packet of a kind that the client has received, ahead of others.
     pub fn take(&mut self, client: Client, is: impl Fn(&Packet) -> bool) -> Option<Packet> {
+        self.keep();
         let inbox = &mut self.clients[client.0].inbox;
         let at = inbox.iter().position(is)?;
         inbox.remove(at)
@@ -314,6 +328,7 @@ impl Net {
             inflight: sum.inflight + one.inflight,
             timers: sum.timers + one.timers,
             retained: sum.retained + one.retained,
+            promises: sum.promises + one.promises,
         })
     }
 
@@ -330,6 +345,17 @@ impl Net {
                     handled = true;
                 }
             }
+            if !handled && let Some((shard, upto)) = self.recorded.pop_front() {
+                self.handle(shard, Input::Kept { upto });
+                handled = true;
+            }
+        }
+    }
+
+    /// Lets everything be kept that the client waits for, as it is without storage.
+    fn keep(&mut self) {
+        if self.kept {
+            self.run();
         }
     }
 
@@ -377,6 +403,11 @@ impl Net {
         let mut out = Outbox::new();
         let now = Now { mono_ms: self.now_ms };
         self.shards[usize::from(shard)].handle(now, input, &mut out);
+        self.shards[usize::from(shard)].end_turn(&mut out);
+        if !out.records.is_empty() {
+            self.recorded.push_back((shard, out.records_upto));
+        }
+        assert!(out.loads.is_empty(), "everything is in memory");
         let mut written = Vec::new();
         for write in &out.writes {
             let client = self.by_conn[&(shard, write.conn)];

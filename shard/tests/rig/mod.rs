@@ -48,6 +48,7 @@ impl Rig {
             auth_methods: Vec::new(),
             seed: 3,
             hash_key: HASH_KEY,
+            keeping: None,
         };
         let shard = Shard::new(config, Arc::new(Interest::new(HashKey::new(HASH_KEY))));
         Self { shard, now_ms: 1, out: Outbox::new() }

@@ -132,6 +132,7 @@ impl World {
                 auth_methods: vec!["sim".into()],
                 seed: rng.bits(),
                 hash_key,
+                keeping: None,
             };
             Core {
                 shard: Shard::new(config, Arc::clone(&interest)),

@@ -7,6 +7,8 @@ use petrel_proto::{PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicN
 use petrel_shard::Slot;
 use proptest::prelude::*;
 
+use petrel_shard::record::DeliveryRecord;
+
 use super::*;
 use crate::memory::{Fault, MemoryStore};
 

@@ -1,0 +1,638 @@
+//! What must outlive the process: who waits for which record, and what happens then.
+//!
+//! Each record that a shard puts into its outbox has a position. Whoever keeps records says up to which
+//! position they are kept ([`crate::Input::Kept`]), in order. A PUBACK, and every other word that
+//! promises something, is *owed* until all that it promises is kept: here, and at the shards that the
+//! message went to, which say with [`PeerMessage::Kept`] how many of the messages of this shard they
+//! have dealt with and kept.
+//!
+//! Without storage everything counts as kept at once, and nothing here takes part in anything.
+
+use std::collections::VecDeque;
+
+use petrel_proto::Packet;
+use smallvec::SmallVec;
+
+use crate::peer::PeerMessage;
+use crate::record::{Incarnation, Provided, Record, Stream};
+use crate::shard::{Shard, Turn};
+use crate::table::Table;
+use crate::{ConnId, ShardIndex, Slot};
+
+/// That there is storage, and what a shard must know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Counts the processes that used the storage, from 1.
+    pub epoch: u32,
+    /// Into how many lanes it is divided; a session's lane is its slot modulo this.
+    pub lanes: u16,
+}
+
+/// The records of a shard and those who wait for them.
+#[derive(Debug, Default)]
+pub(crate) struct Keep {
+    keeping: Option<Keeping>,
+    /// Records that were put into outboxes.
+    position: u64,
+    /// How many of them are kept.
+    kept: u64,
+    /// Sessions that were given an incarnation.
+    lives: u32,
+    promises: Table<Promise>,
+    /// Who waits for a position of this shard, in order.
+    waiting: VecDeque<(u64, u32)>,
+    /// By shard.
+    peers: Vec<PeerKeep>,
+    /// The peers that were sent a message since [`Keep::begin`].
+    touched: SmallVec<[u16; 4]>,
+    /// By lane.
+    streams: Vec<OwnStream>,
+    /// How far the receipts of other shards have come.
+    committed: std::collections::HashMap<Stream, u64>,
+    /// Sessions whose next message waits to be kept.
+    holding: Vec<(u32, u32)>,
+    tokens: u64,
+}
+
+/// What is between this shard and another.
+#[derive(Debug, Default)]
+struct PeerKeep {
+    /// Messages that count, sent to it.
+    sent: u64,
+    /// How many of them it has dealt with and kept.
+    kept: u64,
+    /// Who waits for that, in order.
+    waiting: VecDeque<(u64, u32)>,
+    /// Messages that count, had from it.
+    received: u64,
+    /// How many of them wait for which position here.
+    reports: VecDeque<(u64, u64)>,
+    /// How many of them are dealt with and kept, and how many it has been told.
+    ready: u64,
+    told: u64,
+    /// By lane: receipts that it has to be told of.
+    committed: SmallVec<[u64; 1]>,
+}
+
+/// The receipts of QoS 2 messages whose publishers have their lane in common.
+#[derive(Debug, Default)]
+struct OwnStream {
+    /// How many there were.
+    numbers: u64,
+    /// Those that are not kept yet, oldest first.
+    receipts: VecDeque<Receipt>,
+}
+
+/// A QoS 2 message that was received from a kept session ([MQTT5-4.3.3-8]).
+#[derive(Debug)]
+struct Receipt {
+    session: (u32, u32),
+    incarnation: Incarnation,
+    packet_id: petrel_proto::PacketId,
+    /// Who has queued it.
+    peers: SmallVec<[u16; 4]>,
+    /// The acknowledgement that waits for it.
+    token: u64,
+    /// All that was queued of it is kept.
+    ready: bool,
+    /// Its record is on its way.
+    written: bool,
+    /// The client has released it before it was acknowledged.
+    forgotten: bool,
+}
+
+/// Something that happens when everything it waits for has been kept.
+#[derive(Debug)]
+struct Promise {
+    /// How much it still waits for.
+    left: u32,
+    then: Then,
+}
+
+/// What happens then.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Then {
+    /// A session's owed packet may leave.
+    Send { session: u32, generation: u32, token: u64 },
+    /// The receipt of a QoS 2 message is written.
+    Receipt { lane: u16, number: u64 },
+    /// The receipt of a QoS 2 message is kept, and with it all before.
+    Committed { lane: u16, number: u64 },
+    /// A CONNACK may leave.
+    ConnAck(ConnId),
+    /// What was queued of a session's will is kept.
+    WillOut { session: u32, generation: u32 },
+    /// The last of a session goes.
+    Ended(Incarnation),
+}
+
+/// What has to be kept before something may be said.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Needs {
+    /// This position of this shard; 0 for none.
+    position: u64,
+    /// Each of these shards has kept that many of our messages.
+    peers: SmallVec<[(u16, u64); 2]>,
+}
+
+impl Needs {
+    /// A position of this shard; 0 for none.
+    pub(crate) fn position(position: u64) -> Self {
+        Self { position, peers: SmallVec::new() }
+    }
+}
+
+/// A packet that promises something, and waits to be allowed to.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    token: u64,
+    packet: Packet,
+    ready: bool,
+}
+
+/// Why a delivery may not be sent yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Hold {
+    /// It may.
+    #[default]
+    None,
+    /// Its record is not kept: the client would remember what the broker has forgotten.
+    Kept(u64),
+    /// The receipt of its message is not kept: its publisher would send it again.
+    Provided(Provided),
+}
+
+impl Keep {
+    pub(crate) fn new(keeping: Option<Keeping>, shards: u16) -> Self {
+        let peers = if keeping.is_some() { shards } else { 0 };
+        let lanes = keeping.map_or(0, |keeping| keeping.lanes);
+        Self {
+            keeping,
+            peers: (0..peers).map(|_| PeerKeep::default()).collect(),
+            streams: (0..lanes).map(|_| OwnStream::default()).collect(),
+            ..Self::default()
+        }
+    }
+
+    pub(crate) const fn is_on(&self) -> bool {
+        self.keeping.is_some()
+    }
+
+    /// A name for a session that begins.
+    pub(crate) fn begin_life(&mut self, slot: Slot) -> Option<Incarnation> {
+        let keeping = self.keeping?;
+        self.lives += 1;
+        Some(Incarnation::new(keeping.epoch, slot, self.lives))
+    }
+
+    /// Where the sequence numbers of a session begin in this process: behind those of all before.
+    pub(crate) fn first_sequence(&self) -> u64 {
+        self.keeping.map_or(0, |keeping| u64::from(keeping.epoch) << 40)
+    }
+
+    /// True if everything that was put into outboxes up to a position is kept.
+    pub(crate) const fn has_kept(&self, position: u64) -> bool {
+        self.kept >= position
+    }
+
+    /// The position of the last record.
+    pub(crate) const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Begins to note what a packet causes.
+    pub(crate) fn begin(&mut self) -> u64 {
+        self.touched.clear();
+        self.position
+    }
+
+    /// What everything since [`Keep::begin`], which returned `since`, needs.
+    pub(crate) fn needs(&self, since: u64) -> Needs {
+        let position = if self.position > since { self.position } else { 0 };
+        let peers = self.touched.iter().map(|&at| (at, self.peers[usize::from(at)].sent));
+        Needs { position, peers: peers.collect() }
+    }
+
+    /// What the records up to now need.
+    pub(crate) fn needs_all(&self) -> Needs {
+        Needs::position(self.position)
+    }
+
+    /// What the records up to now need, and every message that was sent.
+    pub(crate) fn needs_everything(&self) -> Needs {
+        let peers = self.peers.iter().enumerate();
+        Needs {
+            position: self.position,
+            peers: peers.map(|(at, peer)| (at as u16, peer.sent)).collect(),
+        }
+    }
+
+    fn is_met(&self, needs: &Needs) -> bool {
+        self.has_kept(needs.position)
+            && needs.peers.iter().all(|&(at, sent)| self.peers[usize::from(at)].kept >= sent)
+    }
+
+    /// Notes that a message that counts goes to another shard.
+    pub(crate) fn sent(&mut self, to: ShardIndex) {
+        if self.is_on() {
+            self.peers[usize::from(to.0)].sent += 1;
+            if !self.touched.contains(&to.0) {
+                self.touched.push(to.0);
+            }
+        }
+    }
+
+    /// Notes that a message that counts has come from another shard, and has been dealt with since the
+    /// position was `since`.
+    pub(crate) fn received(&mut self, from: ShardIndex, since: u64) {
+        if !self.is_on() {
+            return;
+        }
+        let waits = self.position > since;
+        let peer = &mut self.peers[usize::from(from.0)];
+        peer.received += 1;
+        match peer.reports.back_mut() {
+            None if !waits => peer.ready = peer.received,
+            // It waits for nothing but those before it.
+            Some((upto, _)) if !waits => *upto = peer.received,
+            _ => peer.reports.push_back((peer.received, self.position)),
+        }
+    }
+
+    fn promise(&mut self, needs: &Needs, then: Then) {
+        let mut left = 0;
+        let promise = self.promises.insert(Promise { left: 0, then });
+        if !self.has_kept(needs.position) {
+            left += 1;
+            self.waiting.push_back((needs.position, promise));
+        }
+        for &(at, sent) in &needs.peers {
+            let peer = &mut self.peers[usize::from(at)];
+            if peer.kept < sent {
+                left += 1;
+                peer.waiting.push_back((sent, promise));
+            }
+        }
+        debug_assert!(left > 0);
+        if let Some(promise) = self.promises.get_mut(promise) {
+            promise.left = left;
+        }
+    }
+
+    /// One thing that a promise waits for has come. Returns what happens, if it was the last.
+    fn fulfil(&mut self, promise: u32) -> Option<Then> {
+        let waiting = self.promises.get_mut(promise)?;
+        waiting.left -= 1;
+        if waiting.left > 0 {
+            return None;
+        }
+        self.promises.remove(promise).map(|promise| promise.then)
+    }
+
+    /// What is under way of what must be kept; 0 when nothing is.
+    pub(crate) fn pending(&self) -> usize {
+        let streams = self.streams.iter().map(|stream| stream.receipts.len());
+        self.promises.len() + streams.sum::<usize>()
+    }
+
+    /// True if a held delivery may be sent.
+    fn releases(&self, hold: Hold) -> bool {
+        match hold {
+            Hold::None => true,
+            Hold::Kept(position) => self.has_kept(position),
+            Hold::Provided(Provided { stream, number }) => {
+                self.committed.get(&stream).is_some_and(|&upto| number <= upto)
+            }
+        }
+    }
+}
+
+impl Shard {
+    /// Puts a record into the outbox.
+    pub(crate) fn record(&mut self, turn: &mut Turn<'_>, record: Record) {
+        debug_assert!(self.keep.is_on());
+        self.keep.position += 1;
+        turn.out.records.push(record);
+        turn.out.records_upto = self.keep.position;
+    }
+
+    /// Sends a packet to a session's client when what it promises is kept, behind what is owed
+    /// already.
+    pub(crate) fn owe(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: Packet, needs: &Needs) {
+        let Some(index) = self.session_of(conn) else { return };
+        let met = self.keep.is_met(needs);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let none_before = session.flow.as_deref().is_none_or(|flow| flow.owed.is_empty());
+        if met && none_before {
+            return self.send(turn, conn, &packet);
+        }
+        self.keep.tokens += 1;
+        let token = self.keep.tokens;
+        let generation = session.generation;
+        let flow = self.flows.of(&mut session.flow);
+        flow.owed.push_back(Owed { token, packet, ready: met });
+        if !met {
+            turn.out.urgent = true;
+            self.keep.promise(needs, Then::Send { session: index, generation, token });
+        }
+    }
+
+    /// Owes a PUBREC to the publisher of a QoS 2 message of a kept session; its receipt is recorded
+    /// once all that was queued of it is kept, and the PUBREC leaves once the receipt is.
+    pub(crate) fn owe_receipt(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        provided: Provided,
+        packet: Packet,
+        needs: &Needs,
+    ) {
+        let Some(index) = self.session_of(conn) else { return };
+        let Packet::PubRec(ack) = &packet else { return };
+        let packet_id = ack.packet_id;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(incarnation) = session.incarnation() else { return };
+        self.keep.tokens += 1;
+        let token = self.keep.tokens;
+        let flow = self.flows.of(&mut session.flow);
+        flow.owed.push_back(Owed { token, packet, ready: false });
+        turn.out.urgent = true;
+        let (lane, number) = (provided.stream.lane(), provided.number);
+        let ready = self.keep.is_met(needs);
+        self.keep.streams[usize::from(lane)].receipts.push_back(Receipt {
+            session: (index, session.generation),
+            incarnation,
+            packet_id,
+            peers: needs.peers.iter().map(|&(peer, _)| peer).collect(),
+            token,
+            ready,
+            written: false,
+            forgotten: false,
+        });
+        if ready {
+            self.write_receipts(turn, lane);
+        } else {
+            self.keep.promise(needs, Then::Receipt { lane, number });
+        }
+    }
+
+    /// The number of the next QoS 2 message of a kept session.
+    pub(crate) fn next_receipt(&mut self, incarnation: Incarnation) -> Option<Provided> {
+        let keeping = self.keep.keeping?;
+        let lane = incarnation.slot().0 % keeping.lanes;
+        let stream = Stream::new(keeping.epoch, self.config.index.0, lane);
+        let own = &mut self.keep.streams[usize::from(lane)];
+        own.numbers += 1;
+        Some(Provided { stream, number: own.numbers })
+    }
+
+    /// Makes a PUBREC that has been asked for again wait for the receipt that is on its way. Returns
+    /// false if none is.
+    pub(crate) fn rejoin_receipt(&mut self, conn: ConnId, packet: Packet) -> bool {
+        let Some(index) = self.session_of(conn) else { return false };
+        let Packet::PubRec(ack) = &packet else { return false };
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let own = (index, session.generation);
+        let mut receipts = self.keep.streams.iter_mut().flat_map(|stream| &mut stream.receipts);
+        let found =
+            receipts.find(|receipt| receipt.session == own && receipt.packet_id == ack.packet_id);
+        let Some(receipt) = found else { return false };
+        let flow = self.flows.of(&mut session.flow);
+        if !flow.owed.iter().any(|owed| owed.token == receipt.token) {
+            self.keep.tokens += 1;
+            receipt.token = self.keep.tokens;
+            flow.owed.push_back(Owed { token: receipt.token, packet, ready: false });
+        }
+        true
+    }
+
+    /// The client releases a QoS 2 message whose receipt is still on its way. Returns false if none is.
+    pub(crate) fn forget_receipt_early(
+        &mut self,
+        index: u32,
+        packet_id: petrel_proto::PacketId,
+    ) -> bool {
+        let Some(session) = self.sessions.get(index) else { return false };
+        let own = (index, session.generation);
+        let mut receipts = self.keep.streams.iter_mut().flat_map(|stream| &mut stream.receipts);
+        let found = receipts.find(|receipt| {
+            receipt.session == own && receipt.packet_id == packet_id && !receipt.forgotten
+        });
+        found.is_some_and(|receipt| {
+            receipt.forgotten = !receipt.written;
+            receipt.forgotten
+        })
+    }
+
+    /// Records the receipts whose turn it is.
+    fn write_receipts(&mut self, turn: &mut Turn<'_>, lane: u16) {
+        let Some(keeping) = self.keep.keeping else { return };
+        let stream = Stream::new(keeping.epoch, self.config.index.0, lane);
+        let mut last = None;
+        loop {
+            let own = &mut self.keep.streams[usize::from(lane)];
+            let first = own.numbers + 1 - own.receipts.len() as u64;
+            let at = own.receipts.iter().position(|receipt| !receipt.written);
+            let Some(at) = at.filter(|&at| own.receipts[at].ready) else { break };
+            let receipt = &mut own.receipts[at];
+            receipt.written = true;
+            let number = first + at as u64;
+            let (incarnation, packet_id) = (receipt.incarnation, receipt.packet_id);
+            let forgotten = receipt.forgotten;
+            let provided = Provided { stream, number };
+            self.record(turn, Record::Received { incarnation, packet_id, provided });
+            if forgotten {
+                self.record(turn, Record::Forgotten { incarnation, packet_id });
+            }
+            last = Some(number);
+        }
+        if let Some(number) = last {
+            turn.out.urgent = true;
+            let needs = self.keep.needs_all();
+            self.keep.promise(&needs, Then::Committed { lane, number });
+        }
+    }
+
+    /// Receipts are kept: their PUBRECs leave, and what was queued of their messages counts.
+    fn commit_receipts(&mut self, turn: &mut Turn<'_>, lane: u16, number: u64) {
+        let Some(keeping) = self.keep.keeping else { return };
+        let stream = Stream::new(keeping.epoch, self.config.index.0, lane);
+        self.keep.committed.insert(stream, number);
+        loop {
+            let own = &mut self.keep.streams[usize::from(lane)];
+            let first = own.numbers + 1 - own.receipts.len() as u64;
+            if own.receipts.is_empty() || first > number {
+                break;
+            }
+            let Some(receipt) = own.receipts.pop_front() else { break };
+            for peer in receipt.peers {
+                let told = &mut self.keep.peers[usize::from(peer)].committed;
+                if told.len() <= usize::from(lane) {
+                    told.resize(usize::from(lane) + 1, 0);
+                }
+                told[usize::from(lane)] = number;
+            }
+            let (session, generation) = receipt.session;
+            self.send_owed(turn, session, generation, receipt.token);
+        }
+        self.release_held(turn);
+    }
+
+    /// Something that is owed may leave, once what is owed before it has.
+    fn send_owed(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32, token: u64) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.generation != generation {
+            return;
+        }
+        let Some(flow) = session.flow.as_deref_mut() else { return };
+        let Some(owed) = flow.owed.iter_mut().find(|owed| owed.token == token) else { return };
+        owed.ready = true;
+        while let Some(conn) = self.conn_of(index) {
+            let flow = self.sessions.get_mut(index).and_then(|s| s.flow.as_deref_mut());
+            let Some(flow) = flow else { return };
+            let Some(owed) = flow.owed.pop_front_if(|owed| owed.ready) else { break };
+            self.send(turn, conn, &owed.packet);
+        }
+        self.settle(index);
+    }
+
+    /// The connection of a session is over: nobody is owed anything.
+    pub(crate) fn forget_owed(&mut self, index: u32) {
+        if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_deref_mut()) {
+            flow.owed = VecDeque::new();
+        }
+    }
+
+    /// Does something when what it needs is kept, which may be now.
+    pub(crate) fn after(&mut self, turn: &mut Turn<'_>, needs: &Needs, then: Then) {
+        if self.keep.is_met(needs) {
+            self.keep_promise(turn, then);
+        } else {
+            turn.out.urgent = true;
+            self.keep.promise(needs, then);
+        }
+    }
+
+    /// Lets a CONNACK leave when everything recorded so far is kept. Returns false if it is.
+    pub(crate) fn await_kept(&mut self, turn: &mut Turn<'_>, conn: ConnId) -> bool {
+        let needs = self.keep.needs_all();
+        if self.keep.is_met(&needs) {
+            return false;
+        }
+        turn.out.urgent = true;
+        self.keep.promise(&needs, Then::ConnAck(conn));
+        true
+    }
+
+    /// Records have been kept, up to a position.
+    pub(crate) fn on_kept(&mut self, turn: &mut Turn<'_>, upto: u64) {
+        self.keep.kept = self.keep.kept.max(upto);
+        for at in 0..self.keep.peers.len() {
+            let peer = &mut self.keep.peers[at];
+            while let Some((received, _)) =
+                peer.reports.pop_front_if(|(_, position)| *position <= upto)
+            {
+                peer.ready = received;
+            }
+        }
+        while let Some((_, promise)) =
+            self.keep.waiting.pop_front_if(|(position, _)| *position <= upto)
+        {
+            if let Some(then) = self.keep.fulfil(promise) {
+                self.keep_promise(turn, then);
+            }
+        }
+        self.release_held(turn);
+    }
+
+    /// Another shard has kept so many of the messages of this one.
+    pub(crate) fn on_peer_kept(&mut self, turn: &mut Turn<'_>, from: ShardIndex, count: u64) {
+        let Some(peer) = self.keep.peers.get_mut(usize::from(from.0)) else { return };
+        peer.kept = count;
+        loop {
+            let waiting = &mut self.keep.peers[usize::from(from.0)].waiting;
+            let Some((_, promise)) = waiting.pop_front_if(|(sent, _)| *sent <= count) else {
+                break;
+            };
+            if let Some(then) = self.keep.fulfil(promise) {
+                self.keep_promise(turn, then);
+            }
+        }
+    }
+
+    /// The receipts of another shard have come so far.
+    pub(crate) fn on_peer_committed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: ShardIndex,
+        lane: u16,
+        number: u64,
+    ) {
+        let Some(keeping) = self.keep.keeping else { return };
+        self.keep.committed.insert(Stream::new(keeping.epoch, from.0, lane), number);
+        self.release_held(turn);
+    }
+
+    fn keep_promise(&mut self, turn: &mut Turn<'_>, then: Then) {
+        match then {
+            Then::Send { session, generation, token } => {
+                self.send_owed(turn, session, generation, token);
+            }
+            Then::Receipt { lane, number } => {
+                let own = &mut self.keep.streams[usize::from(lane)];
+                let first = own.numbers + 1 - own.receipts.len() as u64;
+                let at = number.checked_sub(first).map(|at| at as usize);
+                if let Some(receipt) = at.and_then(|at| own.receipts.get_mut(at)) {
+                    receipt.ready = true;
+                }
+                self.write_receipts(turn, lane);
+            }
+            Then::Committed { lane, number } => self.commit_receipts(turn, lane, number),
+            Then::ConnAck(conn) => self.finish_connect(turn, conn),
+            Then::WillOut { session, generation } => self.will_is_out(turn, session, generation),
+            Then::Ended(incarnation) => self.record(turn, Record::Ended { incarnation }),
+        }
+    }
+
+    /// True if a delivery may be sent now; else its session is looked at again when more is kept.
+    pub(crate) fn may_send(&mut self, index: u32, hold: Hold) -> bool {
+        if self.keep.releases(hold) {
+            return true;
+        }
+        if let Some(session) = self.sessions.get(index) {
+            let holding = (index, session.generation);
+            if !self.keep.holding.contains(&holding) {
+                self.keep.holding.push(holding);
+            }
+        }
+        false
+    }
+
+    fn release_held(&mut self, turn: &mut Turn<'_>) {
+        for (index, generation) in std::mem::take(&mut self.keep.holding) {
+            if self.sessions.get(index).is_some_and(|session| session.generation == generation) {
+                self.drain(turn, index);
+            }
+        }
+    }
+
+    /// Ends a turn: tells the other shards what has been kept for them. Called once for many inputs,
+    /// before the outbox is carried out.
+    pub fn end_turn(&mut self, out: &mut crate::Outbox) {
+        for at in 0..self.keep.peers.len() {
+            let to = ShardIndex(at as u16);
+            let peer = &mut self.keep.peers[at];
+            if peer.ready > peer.told {
+                peer.told = peer.ready;
+                out.peers.push((to, PeerMessage::Kept { count: peer.ready }));
+            }
+            out.urgent |= !peer.reports.is_empty();
+            for (lane, number) in peer.committed.iter_mut().enumerate() {
+                if *number > 0 {
+                    let number = std::mem::take(number);
+                    out.peers.push((to, PeerMessage::Committed { lane: lane as u16, number }));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! Sessions where they are kept: what is recorded of them, and how they come back after a restart.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use petrel_proto::PacketId;
+
+use crate::connect::client_hash;
+use crate::flow::Incoming;
+use crate::keep::Then;
+use crate::message::will_message;
+use crate::peer::PeerMessage;
+use crate::record::{Incarnation, Record, SessionRecord, SubscriptionRecord};
+use crate::session::{Kept, PendingWill, Session, SharedSubscription};
+use crate::shard::{Shard, Turn};
+use crate::timers::Tick;
+use crate::{Message, Now, Outbox, Slot};
+
+/// What is only known while sessions come back.
+#[derive(Debug, Default)]
+pub(crate) struct Restoring {
+    /// The places of the sessions.
+    places: HashMap<Incarnation, u32>,
+    /// Those of which nothing comes back but a will.
+    over: Vec<SessionRecord>,
+}
+
+impl Shard {
+    /// Records a session that begins or goes on with a new connection, if anything of it is to be kept.
+    pub(crate) fn keep_session(&mut self, turn: &mut Turn<'_>, index: u32) {
+        if !self.keep.is_on() {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.kept.is_none() {
+            let whole = session.expiry_interval_s > 0;
+            if !whole && session.will().is_none() {
+                return;
+            }
+            let slot = Slot::of(session.client_id.as_bytes());
+            let Some(incarnation) = self.keep.begin_life(slot) else { return };
+            let next_sequence = self.keep.first_sequence();
+            session.kept = Some(Box::new(Kept::new(incarnation, whole, next_sequence)));
+        }
+        self.record_session(turn, index);
+    }
+
+    /// Records a session as it is, if anything of it is kept.
+    pub(crate) fn record_session(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(session) = self.sessions.get(index) else { return };
+        let Some(kept) = session.kept.as_deref() else { return };
+        let pending = session.will().or(kept.publishing.as_deref());
+        let record = SessionRecord {
+            incarnation: kept.incarnation,
+            client_id: session.client_id(),
+            expiry_interval_s: session.expiry_interval_s,
+            expires_at_ms: (!session.is_online()).then(|| session.expires_at.ms()),
+            will: pending.map(|pending| pending.will.clone()),
+            will_at_ms: pending.map_or(u64::MAX, |pending| pending.fires_at_ms),
+        };
+        self.record(turn, Record::Session(Box::new(record)));
+    }
+
+    /// Publishes the will of a session, once. What is kept of the session has its will until what was
+    /// queued of that is kept.
+    pub(crate) fn publish_will(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let publisher = self.key.hash(session.client_id.as_bytes());
+        let generation = session.generation;
+        let Some(pending) = session.rare.as_deref_mut().and_then(|rare| rare.will.take()) else {
+            return;
+        };
+        let message = will_message(&pending.will, publisher, turn.now_ms);
+        let kept = session.kept.as_deref_mut();
+        let is_kept = kept.is_some();
+        if let Some(kept) = kept {
+            kept.publishing = Some(pending);
+        }
+        let since = self.keep.begin();
+        self.route(turn, message, None);
+        if is_kept {
+            let needs = self.keep.needs(since);
+            self.after(turn, &needs, Then::WillOut { session: index, generation });
+        }
+    }
+
+    /// What was queued of a session's will is kept: the session has it no longer.
+    pub(crate) fn will_is_out(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.generation == generation
+            && let Some(kept) = session.kept.as_deref_mut()
+            && kept.publishing.take().is_some()
+        {
+            self.record_session(turn, index);
+        }
+    }
+
+    /// Records that a session ends. With a will, it is at first one of which only the will is left.
+    pub(crate) fn record_end(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(incarnation) = session.incarnation() else { return };
+        let publishing = session.kept.as_deref().is_some_and(|kept| kept.publishing.is_some());
+        if session.will().is_none() && !publishing {
+            return self.record(turn, Record::Ended { incarnation });
+        }
+        session.expiry_interval_s = 0;
+        session.expires_at = Tick::after(turn.now_ms);
+        self.record_session(turn, index);
+        self.publish_will(turn, index);
+        let needs = self.keep.needs_everything();
+        self.after(turn, &needs, Then::Ended(incarnation));
+    }
+
+    /// Brings back a session, without a connection. Called for all that are kept, before any input.
+    ///
+    /// Of two sessions of one client, which an end of the process can leave, the later one counts. One
+    /// that has expired meanwhile, or that would not have outlived its connection, ends when all are
+    /// back ([`Shard::finish_restore`]), and its will is published.
+    pub fn restore_session(&mut self, now: Now, record: SessionRecord) {
+        let expired = record.expires_at_ms.is_some_and(|at_ms| at_ms <= now.mono_ms);
+        if record.expiry_interval_s == 0 || expired {
+            self.restoring.over.push(record);
+            return;
+        }
+        if let Some(other) = self.find_session(&record.client_id) {
+            let Some(session) = self.sessions.get(other) else { return };
+            if session.incarnation() > Some(record.incarnation) {
+                self.restoring.over.push(record);
+                return;
+            }
+            self.replace_restored(other);
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let mut session = Session::new(&record.client_id, self.generation);
+        session.expiry_interval_s = record.expiry_interval_s;
+        let was_online = record.expires_at_ms.is_none();
+        session.expires_at = match (record.expires_at_ms, record.expiry_interval_s) {
+            (Some(u64::MAX), _) | (None, u32::MAX) => Tick::NEVER,
+            (Some(at_ms), _) => Tick::after(at_ms),
+            (None, expiry_s) => Tick::after(now.mono_ms + u64::from(expiry_s) * 1000),
+        };
+        if let Some(will) = record.will {
+            let delay_ms = u64::from(will.delay_interval_s.unwrap_or(0)) * 1000;
+            let fires_at_ms = if was_online { now.mono_ms + delay_ms } else { record.will_at_ms };
+            session.rare().will = Some(Box::new(PendingWill { will, fires_at_ms }));
+        }
+        let mut kept = Kept::new(record.incarnation, true, self.keep.first_sequence());
+        // Whether anything waits is found out when the client comes, or asked for at leisure.
+        kept.stored_from = 0;
+        session.kept = Some(Box::new(kept));
+        let index = self.sessions.insert(session);
+        let hash = self.key.hash(record.client_id.as_bytes());
+        let (key, sessions) = (&self.key, &self.sessions);
+        self.by_client.insert(hash, index, |other| client_hash(key, sessions, other));
+        self.restoring.places.insert(record.incarnation, index);
+    }
+
+    /// Takes back a session that was restored, since a later one of its client is there.
+    fn replace_restored(&mut self, index: u32) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(incarnation) = session.incarnation() else { return };
+        let will = session.rare.as_deref_mut().and_then(|rare| rare.will.take());
+        self.restoring.over.push(SessionRecord {
+            incarnation,
+            client_id: session.client_id(),
+            expiry_interval_s: 0,
+            expires_at_ms: Some(0),
+            will_at_ms: will.as_deref().map_or(u64::MAX, |pending| pending.fires_at_ms),
+            will: will.map(|pending| pending.will),
+        });
+        let hash = self.key.hash(session.client_id.as_bytes());
+        let (key, sessions) = (&self.key, &self.sessions);
+        self.by_client.remove(hash, index, |other| client_hash(key, sessions, other));
+        self.sessions.remove(index);
+        self.restoring.places.remove(&incarnation);
+    }
+
+    /// Brings back a subscription of a session that was brought back; of another it does nothing.
+    pub fn restore_subscription(&mut self, record: &SubscriptionRecord) {
+        let Some(&index) = self.restoring.places.get(&record.incarnation) else { return };
+        match record.filter.shared() {
+            None => {
+                self.add_subscription(index, &record.filter, record.options, record.identifier);
+            }
+            Some(shared) => {
+                let group = Arc::new(crate::peer::GroupKey {
+                    share: shared.share.text().to_owned_text(),
+                    filter: shared.filter.clone(),
+                });
+                let (options, identifier) = (record.options, record.identifier);
+                if let Some(session) = self.sessions.get_mut(index) {
+                    let subscription = SharedSubscription { options, identifier };
+                    session.rare().shared.insert(group, subscription);
+                }
+            }
+        }
+    }
+
+    /// Brings back that a QoS 2 message was received and not released ([MQTT5-4.1.0-1]).
+    pub fn restore_receipt(&mut self, incarnation: Incarnation, packet_id: PacketId) {
+        let Some(&index) = self.restoring.places.get(&incarnation) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = self.flows.of(&mut session.flow);
+        if let Err(at) = flow.find_incoming(packet_id) {
+            flow.incoming.insert(at, Incoming { packet_id, counted: false, recorded: true });
+        }
+    }
+
+    /// Brings back a retained message whose topic is homed here.
+    pub fn restore_retained(&mut self, now: Now, message: Message) {
+        let maximum = self.limits().retained_messages_maximum as usize;
+        self.retained.apply(&Arc::new(message), now.mono_ms, maximum);
+    }
+
+    /// All that was kept is back: shared subscriptions are joined again, and what ended while the process
+    /// was away, or with it, is over now.
+    pub fn finish_restore(&mut self, now: Now, out: &mut Outbox) {
+        let turn = &mut Turn { now_ms: now.mono_ms, out };
+        let Restoring { over, .. } = std::mem::take(&mut self.restoring);
+        let all: Vec<u32> = self.sessions.iter().map(|(index, _)| index).collect();
+        for index in all {
+            self.rejoin_groups(turn, index);
+            self.arm_session(turn, index);
+        }
+        for record in over {
+            let since = self.keep.begin();
+            if let Some(will) = &record.will {
+                let publisher = self.key.hash(record.client_id.as_bytes());
+                let message = will_message(will, publisher, turn.now_ms);
+                self.route(turn, message, None);
+            }
+            let needs = self.keep.needs(since);
+            self.after(turn, &needs, Then::Ended(record.incarnation));
+        }
+    }
+
+    fn rejoin_groups(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let member = self.session_ref(index);
+        let readiness = self.readiness(index);
+        let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {
+            return;
+        };
+        rare.told = readiness;
+        let groups: Vec<_> = rare.shared.keys().map(Arc::clone).collect();
+        for group in groups {
+            let join = self.next_query();
+            let owner = self.group_owner(&group);
+            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness, join });
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What waits for a kept session: recorded when it is admitted, asked for when it is not in memory, and
+//! done with when the client has it.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode};
+
+use crate::ConnId;
+use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::event::DropReason;
+use crate::flow::{Delivery, Inflight, Stage};
+use crate::input::Loaded;
+use crate::keep::{Hold, Needs};
+use crate::outbox::Load;
+use crate::record::{DeliveryRecord, Record, Stored};
+use crate::session::identifier_of;
+use crate::shard::{Shard, Turn};
+
+/// Bytes of messages that one answer brings, about.
+const LOAD_BYTES: usize = 256 << 10;
+
+impl Shard {
+    /// Gives a delivery its place in the order of a kept session, and a record. What belongs to a shared
+    /// group has none: the group has it.
+    pub(crate) fn admit(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &mut Delivery) {
+        if delivery.qos == Qos::AtMostOnce || delivery.sequence > 0 {
+            return;
+        }
+        let provided = match std::mem::take(&mut delivery.hold) {
+            Hold::Provided(provided) => Some(provided),
+            Hold::Kept(_) | Hold::None => None,
+        };
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(first) = session.kept_whole().map(|kept| kept.next_sequence) else { return };
+        // A place whose identifier is in flight is left out ([MQTT5-2.2.1-4]), but not for ever: all
+        // identifiers may be.
+        let mut places = first..first + 1_024;
+        let sequence = places.find(|&place| session.identifier_is_free(place)).unwrap_or(first);
+        let Some(kept) = session.kept_whole() else { return };
+        delivery.sequence = sequence;
+        kept.next_sequence = sequence + 1;
+        if delivery.group.is_some() {
+            return;
+        }
+        let incarnation = kept.incarnation;
+        delivery.recorded = true;
+        let record = Record::Queued {
+            incarnation,
+            sequence: delivery.sequence,
+            delivery: Box::new(DeliveryRecord {
+                message: Arc::clone(&delivery.message),
+                qos: delivery.qos,
+                retain: delivery.retain,
+                identifiers: delivery.identifiers.clone(),
+                stored: delivery.stored,
+                provided,
+            }),
+        };
+        self.record(turn, record);
+        if delivery.qos == Qos::ExactlyOnce {
+            turn.out.urgent = true;
+            delivery.hold = match provided {
+                Some(provided) => Hold::Provided(provided),
+                None => Hold::Kept(self.keep.position()),
+            };
+        }
+    }
+
+    /// A delivery is over: its record goes.
+    pub(crate) fn done_with(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &Delivery) {
+        if let Some(sequence) = delivery.record() {
+            self.record_done(turn, index, sequence);
+        }
+    }
+
+    /// The record at a place goes.
+    pub(crate) fn record_done(&mut self, turn: &mut Turn<'_>, index: u32, sequence: NonZeroU64) {
+        if let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation()) {
+            self.record(turn, Record::Done { incarnation, sequence: sequence.get() });
+        }
+    }
+
+    /// The client has the message at a place and has not completed it.
+    pub(crate) fn record_released(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        sequence: NonZeroU64,
+    ) {
+        if let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation()) {
+            self.record(turn, Record::Released { incarnation, sequence: sequence.get() });
+        }
+    }
+
+    /// PUBREL ([MQTT5-4.3.3-4]), which makes the client forget the identifier: it leaves when it is kept
+    /// that the client has the message, which was recorded at this position; 0 if it was not.
+    pub(crate) fn owe_release(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        (packet_id, reason): (PacketId, ReasonCode),
+        position: u64,
+    ) {
+        let needs = Needs::position(position);
+        self.owe(turn, conn, Packet::PubRel(Ack::new(packet_id, reason)), &needs);
+    }
+
+    /// Asks for what waits and is not in memory, if there is room for it.
+    pub(crate) fn load_more(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let named = self.session_ref(index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let room = session.is_online() && session.queued() < READY_QUEUE_MAX / 2;
+        let Some(kept) = session.kept_whole().filter(|_| room) else { return };
+        if kept.stored_from == u64::MAX || kept.loading {
+            return;
+        }
+        kept.loading = true;
+        turn.out.loads.push(Load {
+            session: named,
+            incarnation: kept.incarnation,
+            from: kept.stored_from,
+            upto: kept.next_sequence,
+            messages_max: READY_QUEUE_MAX,
+            bytes_max: LOAD_BYTES,
+        });
+    }
+
+    /// What was asked for, at the pace of the client.
+    pub(crate) fn on_loaded(&mut self, turn: &mut Turn<'_>, loaded: Loaded) {
+        let Loaded { load, messages, is_last } = loaded;
+        let Some(index) = self.resolve(load.session) else { return };
+        let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(kept) = session.kept_whole() else { return };
+        kept.loading = false;
+        kept.stored_from = match (is_last, messages.last()) {
+            (true, _) if kept.next_sequence == load.upto => u64::MAX,
+            (true, _) => load.upto,
+            (false, Some(last)) => last.sequence + 1,
+            (false, None) => load.upto,
+        };
+        let mut released = Vec::new();
+        for Stored { sequence, delivery } in messages {
+            let Some(session) = self.sessions.get_mut(index) else { return };
+            let Some(kept) = session.kept_whole() else { return };
+            kept.stored = kept.stored.saturating_sub(1);
+            let Some(record) = delivery else {
+                released.extend(identifier_of(sequence).map(|id| (sequence, id)));
+                continue;
+            };
+            let bytes = record.message.cost_bytes() as u64;
+            kept.stored_bytes = kept.stored_bytes.saturating_sub(bytes);
+            let mut delivery =
+                Delivery::new(record.message, (record.qos, record.retain), record.identifiers);
+            delivery.stored = record.stored;
+            delivery.sequence = sequence;
+            delivery.recorded = true;
+            delivery.hold = record.provided.map_or(Hold::None, Hold::Provided);
+            let flow = self.flows.of(&mut session.flow);
+            let inflight = flow.inflight.len() + flow.queue.len();
+            delivery.resent = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            flow.queue.push(delivery);
+        }
+        if is_last
+            && let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole())
+            && kept.stored_from == u64::MAX
+        {
+            // What has expired where it was kept.
+            for _ in 0..std::mem::take(&mut kept.stored) {
+                drop_message(turn, DropReason::Expired);
+            }
+            kept.stored_bytes = 0;
+        }
+        for (sequence, packet_id) in released {
+            self.restore_release(turn, index, sequence, packet_id);
+        }
+        self.drain(turn, index);
+        self.settle(index);
+    }
+
+    /// A QoS 2 message that the client has and has not completed is in flight again.
+    fn restore_release(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        sequence: u64,
+        packet_id: PacketId,
+    ) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let flow = self.flows.of(&mut session.flow);
+        flow.inflight.push_back(Inflight {
+            packet_id,
+            sequence: NonZeroU64::new(sequence),
+            stage: Stage::Released(0),
+            charged: false,
+            sent: true,
+        });
+        if let Some(conn) = self.conn_of(index) {
+            self.owe_release(turn, conn, (packet_id, ReasonCode::Success), 0);
+        } else if let Some(flow) =
+            self.sessions.get_mut(index).and_then(|session| session.flow.as_deref_mut())
+            && let Some(entry) = flow.inflight.back_mut()
+        {
+            entry.sent = false;
+        }
+    }
+}
