@@ -48,6 +48,7 @@ integration:
 sim:
 	$(CARGO) test --locked --release -q -p petrel-sim --features sabotage
 	$(CARGO) run --locked --release -q -p petrel-sim -- --seeds $(SEEDS) --jobs $(SIM_JOBS)
+	$(CARGO) run --locked --release -q -p petrel-sim -- crash --seeds $(SEEDS) --jobs $(SIM_JOBS)
 
 ## Storms larger than this machine, by policy: a million and ten million clients on 16 cores.
 sim-storm:

@@ -108,8 +108,8 @@ pub struct Loaded {
     pub load: crate::outbox::Load,
     /// What waits, in order.
     pub messages: Vec<crate::record::Stored>,
-    /// Nothing waits behind them that had been recorded before the question.
-    pub is_last: bool,
+    /// Where to go on; `None` if nothing waits behind them that had been recorded before the question.
+    pub next: Option<u64>,
 }
 
 /// What an authentication method says to one step of an exchange.

@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 
 use crate::peer::PeerMessage;
 use crate::record::{Incarnation, Provided, Record, Stream};
+use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
 use crate::{ConnId, ShardIndex, Slot};
@@ -121,7 +122,7 @@ pub(crate) enum Then {
     /// A CONNACK may leave.
     ConnAck(ConnId),
     /// What was queued of a session's will is kept.
-    WillOut { session: u32, generation: u32 },
+    WillOut { session: u32, generation: u32, number: u64 },
     /// The last of a session goes.
     Ended(Incarnation),
 }
@@ -187,7 +188,9 @@ impl Keep {
 
     /// Where the sequence numbers of a session begin in this process: behind those of all before.
     pub(crate) fn first_sequence(&self) -> u64 {
-        self.keeping.map_or(0, |keeping| u64::from(keeping.epoch) << 40)
+        let again = sabotage::on(Sabotage::PlacesReused);
+        let epoch = self.keeping.map_or(0, |keeping| u64::from(keeping.epoch));
+        if again { 1 } else { epoch << 40 }
     }
 
     /// True if everything that was put into outboxes up to a position is kept.
@@ -200,6 +203,12 @@ impl Keep {
         self.position
     }
 
+    /// A number that nothing else has.
+    pub(crate) const fn next_token(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+
     /// Begins to note what a packet causes.
     pub(crate) fn begin(&mut self) -> u64 {
         self.touched.clear();
@@ -209,6 +218,9 @@ impl Keep {
     /// What everything since [`Keep::begin`], which returned `since`, needs.
     pub(crate) fn needs(&self, since: u64) -> Needs {
         let position = if self.position > since { self.position } else { 0 };
+        if sabotage::on(Sabotage::PeersIgnored) {
+            return Needs::position(position);
+        }
         let peers = self.touched.iter().map(|&at| (at, self.peers[usize::from(at)].sent));
         Needs { position, peers: peers.collect() }
     }
@@ -228,8 +240,9 @@ impl Keep {
     }
 
     fn is_met(&self, needs: &Needs) -> bool {
-        self.has_kept(needs.position)
-            && needs.peers.iter().all(|&(at, sent)| self.peers[usize::from(at)].kept >= sent)
+        sabotage::on(Sabotage::KeptIgnored)
+            || self.has_kept(needs.position)
+                && needs.peers.iter().all(|&(at, sent)| self.peers[usize::from(at)].kept >= sent)
     }
 
     /// Notes that a message that counts goes to another shard.
@@ -298,6 +311,7 @@ impl Keep {
     /// True if a held delivery may be sent.
     fn releases(&self, hold: Hold) -> bool {
         match hold {
+            _ if sabotage::on(Sabotage::HoldIgnored) => true,
             Hold::None => true,
             Hold::Kept(position) => self.has_kept(position),
             Hold::Provided(Provided { stream, number }) => {
@@ -326,8 +340,7 @@ impl Shard {
         if met && none_before {
             return self.send(turn, conn, &packet);
         }
-        self.keep.tokens += 1;
-        let token = self.keep.tokens;
+        let token = self.keep.next_token();
         let generation = session.generation;
         let flow = self.flows.of(&mut session.flow);
         flow.owed.push_back(Owed { token, packet, ready: met });
@@ -352,8 +365,7 @@ impl Shard {
         let packet_id = ack.packet_id;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(incarnation) = session.incarnation() else { return };
-        self.keep.tokens += 1;
-        let token = self.keep.tokens;
+        let token = self.keep.next_token();
         let flow = self.flows.of(&mut session.flow);
         flow.owed.push_back(Owed { token, packet, ready: false });
         turn.out.urgent = true;
@@ -440,7 +452,9 @@ impl Shard {
             let (incarnation, packet_id) = (receipt.incarnation, receipt.packet_id);
             let forgotten = receipt.forgotten;
             let provided = Provided { stream, number };
-            self.record(turn, Record::Received { incarnation, packet_id, provided });
+            if !sabotage::on(Sabotage::ReceiptUnrecorded) {
+                self.record(turn, Record::Received { incarnation, packet_id, provided });
+            }
             if forgotten {
                 self.record(turn, Record::Forgotten { incarnation, packet_id });
             }
@@ -589,7 +603,9 @@ impl Shard {
             }
             Then::Committed { lane, number } => self.commit_receipts(turn, lane, number),
             Then::ConnAck(conn) => self.finish_connect(turn, conn),
-            Then::WillOut { session, generation } => self.will_is_out(turn, session, generation),
+            Then::WillOut { session, generation, number } => {
+                self.will_is_out(turn, (session, generation), number);
+            }
             Then::Ended(incarnation) => self.record(turn, Record::Ended { incarnation }),
         }
     }

@@ -7,6 +7,7 @@ use crate::flow::Incoming;
 use crate::keep::Needs;
 use crate::record::{Provided, Record};
 use crate::sabotage::{self, Sabotage};
+use crate::session::Session;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
 
@@ -212,6 +213,12 @@ impl Shard {
             && let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation())
         {
             self.record(turn, Record::Forgotten { incarnation, packet_id });
+            needs = self.keep.needs_all();
+        } else if known.is_none()
+            && !sabotage::on(Sabotage::CompletionUnawaited)
+            && self.sessions.get(index).is_some_and(Session::is_kept_whole)
+        {
+            // It may have been forgotten a moment ago, on another connection.
             needs = self.keep.needs_all();
         }
         self.owe(turn, conn, Packet::PubComp(Ack::new(packet_id, reason)), &needs);

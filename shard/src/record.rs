@@ -185,6 +185,8 @@ pub struct SessionRecord {
     /// When the will is published, on the monotonic clock in milliseconds; `u64::MAX` while there is
     /// a connection.
     pub will_at_ms: u64,
+    /// Wills that have been published, until what was queued of them is kept; oldest first.
+    pub leaving: Vec<Will>,
 }
 
 /// What is kept of a subscription.

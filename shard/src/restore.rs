@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use petrel_proto::PacketId;
+use petrel_proto::{PacketId, Will};
 
 use crate::connect::client_hash;
 use crate::flow::Incoming;
@@ -11,6 +11,7 @@ use crate::keep::Then;
 use crate::message::will_message;
 use crate::peer::PeerMessage;
 use crate::record::{Incarnation, Record, SessionRecord, SubscriptionRecord};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, PendingWill, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::timers::Tick;
@@ -23,6 +24,8 @@ pub(crate) struct Restoring {
     places: HashMap<Incarnation, u32>,
     /// Those of which nothing comes back but a will.
     over: Vec<SessionRecord>,
+    /// Wills that were published, and may have been lost.
+    leaving: Vec<(Incarnation, Will)>,
 }
 
 impl Shard {
@@ -49,7 +52,7 @@ impl Shard {
     pub(crate) fn record_session(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(session) = self.sessions.get(index) else { return };
         let Some(kept) = session.kept.as_deref() else { return };
-        let pending = session.will().or(kept.publishing.as_deref());
+        let pending = session.will();
         let record = SessionRecord {
             incarnation: kept.incarnation,
             client_id: session.client_id(),
@@ -57,6 +60,7 @@ impl Shard {
             expires_at_ms: (!session.is_online()).then(|| session.expires_at.ms()),
             will: pending.map(|pending| pending.will.clone()),
             will_at_ms: pending.map_or(u64::MAX, |pending| pending.fires_at_ms),
+            leaving: kept.leaving.iter().map(|(_, will)| will.clone()).collect(),
         };
         self.record(turn, Record::Session(Box::new(record)));
     }
@@ -71,26 +75,31 @@ impl Shard {
             return;
         };
         let message = will_message(&pending.will, publisher, turn.now_ms);
-        let kept = session.kept.as_deref_mut();
-        let is_kept = kept.is_some();
-        if let Some(kept) = kept {
-            kept.publishing = Some(pending);
+        let number = self.keep.next_token();
+        let is_kept = session.kept.is_some();
+        if let Some(kept) = session.kept.as_deref_mut() {
+            kept.leaving.push((number, *pending.will));
         }
         let since = self.keep.begin();
         self.route(turn, message, None);
         if is_kept {
             let needs = self.keep.needs(since);
-            self.after(turn, &needs, Then::WillOut { session: index, generation });
+            self.after(turn, &needs, Then::WillOut { session: index, generation, number });
         }
     }
 
     /// What was queued of a session's will is kept: the session has it no longer.
-    pub(crate) fn will_is_out(&mut self, turn: &mut Turn<'_>, index: u32, generation: u32) {
+    pub(crate) fn will_is_out(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (index, generation): (u32, u32),
+        number: u64,
+    ) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.generation == generation
             && let Some(kept) = session.kept.as_deref_mut()
-            && kept.publishing.take().is_some()
         {
+            kept.leaving.retain(|(other, _)| *other != number);
             self.record_session(turn, index);
         }
     }
@@ -99,8 +108,11 @@ impl Shard {
     pub(crate) fn record_end(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(incarnation) = session.incarnation() else { return };
-        let publishing = session.kept.as_deref().is_some_and(|kept| kept.publishing.is_some());
-        if session.will().is_none() && !publishing {
+        let leaving = session.kept.as_deref().is_some_and(|kept| !kept.leaving.is_empty());
+        if session.will().is_none() && !leaving {
+            if sabotage::on(Sabotage::EndUnrecorded) {
+                return;
+            }
             return self.record(turn, Record::Ended { incarnation });
         }
         session.expiry_interval_s = 0;
@@ -139,7 +151,9 @@ impl Shard {
             (Some(at_ms), _) => Tick::after(at_ms),
             (None, expiry_s) => Tick::after(now.mono_ms + u64::from(expiry_s) * 1000),
         };
-        if let Some(will) = record.will {
+        let wills = record.leaving.into_iter();
+        self.restoring.leaving.extend(wills.map(|will| (record.incarnation, will)));
+        if let Some(will) = record.will.filter(|_| !sabotage::on(Sabotage::WillUnrestored)) {
             let delay_ms = u64::from(will.delay_interval_s.unwrap_or(0)) * 1000;
             let fires_at_ms = if was_online { now.mono_ms + delay_ms } else { record.will_at_ms };
             session.rare().will = Some(Box::new(PendingWill { will, fires_at_ms }));
@@ -167,6 +181,7 @@ impl Shard {
             expires_at_ms: Some(0),
             will_at_ms: will.as_deref().map_or(u64::MAX, |pending| pending.fires_at_ms),
             will: will.map(|pending| pending.will),
+            leaving: Vec::new(),
         });
         let hash = self.key.hash(session.client_id.as_bytes());
         let (key, sessions) = (&self.key, &self.sessions);
@@ -216,15 +231,25 @@ impl Shard {
     /// was away, or with it, is over now.
     pub fn finish_restore(&mut self, now: Now, out: &mut Outbox) {
         let turn = &mut Turn { now_ms: now.mono_ms, out };
-        let Restoring { over, .. } = std::mem::take(&mut self.restoring);
+        let Restoring { over, leaving, places } = std::mem::take(&mut self.restoring);
+        for (incarnation, will) in leaving {
+            let Some(&index) = places.get(&incarnation) else { continue };
+            self.publish_again(turn, index, will);
+        }
         let all: Vec<u32> = self.sessions.iter().map(|(index, _)| index).collect();
         for index in all {
             self.rejoin_groups(turn, index);
+            // A client that comes back at once would take back what is due.
+            let session = self.sessions.get(index);
+            let will = session.and_then(Session::will);
+            if will.is_some_and(|will| will.fires_at_ms <= turn.now_ms) {
+                self.publish_will(turn, index);
+            }
             self.arm_session(turn, index);
         }
         for record in over {
             let since = self.keep.begin();
-            if let Some(will) = &record.will {
+            for will in record.leaving.iter().chain(record.will.as_deref()) {
                 let publisher = self.key.hash(record.client_id.as_bytes());
                 let message = will_message(will, publisher, turn.now_ms);
                 self.route(turn, message, None);
@@ -232,6 +257,19 @@ impl Shard {
             let needs = self.keep.needs(since);
             self.after(turn, &needs, Then::Ended(record.incarnation));
         }
+    }
+
+    /// Publishes a will that was published before, and may have been lost.
+    fn publish_again(&mut self, turn: &mut Turn<'_>, index: u32, will: Will) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let waiting = session.rare().will.take();
+        let pending = PendingWill { will: Box::new(will), fires_at_ms: 0 };
+        session.rare().will = Some(Box::new(pending));
+        self.publish_will(turn, index);
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.rare().will = waiting;
+        }
+        self.trim(index);
     }
 
     fn rejoin_groups(&mut self, turn: &mut Turn<'_>, index: u32) {

@@ -144,7 +144,7 @@ impl Shard {
         if !self.retained.apply(message, turn.now_ms, share as usize) {
             drop_message(turn, DropReason::RetainedFull);
         }
-        if self.keep.is_on() {
+        if self.keep.is_on() && !sabotage::on(Sabotage::RetainedUnrecorded) {
             let record = match self.retained.get(&message.topic) {
                 Some(kept) => Record::Retained(Arc::clone(kept)),
                 None => Record::Cleared(message.topic.clone()),

@@ -50,6 +50,30 @@ pub enum Sabotage {
     KeepAliveIgnored,
     /// The subscriptions of a session that ends stay in the matcher.
     SubscriptionLeaked,
+    /// Nobody waits for a record to be kept.
+    KeptIgnored,
+    /// Nobody waits for what other shards have to keep.
+    PeersIgnored,
+    /// A QoS 2 message is delivered before its receipt is kept.
+    HoldIgnored,
+    /// What was queued of a QoS 2 message counts without its receipt.
+    ReceiptNotNeeded,
+    /// The receipt of a QoS 2 message is not recorded.
+    ReceiptUnrecorded,
+    /// PUBREL leaves before it is kept that the client has the message.
+    ReleaseUnawaited,
+    /// PUBCOMP for what is unknown leaves at once.
+    CompletionUnawaited,
+    /// The end of a session is not recorded.
+    EndUnrecorded,
+    /// The places in a session's order begin anew with each process.
+    PlacesReused,
+    /// A will that is due does not come back.
+    WillUnrestored,
+    /// Retained messages are not recorded.
+    RetainedUnrecorded,
+    /// A message that waits is not recorded if its session is away.
+    OfflineUnrecorded,
     /// Each message asks for memory once more; seen by counters, not by a client.
     AllocationPerMessage,
     /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
@@ -88,6 +112,24 @@ mod switch {
             Self::AckLost,
             Self::KeepAliveIgnored,
             Self::SubscriptionLeaked,
+        ];
+    }
+
+    impl Sabotage {
+        /// All faults that a client could see of a broker that crashes.
+        pub const ALL_OF_KEEPING: [Self; 12] = [
+            Self::KeptIgnored,
+            Self::PeersIgnored,
+            Self::HoldIgnored,
+            Self::ReceiptNotNeeded,
+            Self::ReceiptUnrecorded,
+            Self::ReleaseUnawaited,
+            Self::CompletionUnawaited,
+            Self::EndUnrecorded,
+            Self::PlacesReused,
+            Self::WillUnrestored,
+            Self::RetainedUnrecorded,
+            Self::OfflineUnrecorded,
         ];
     }
 

@@ -70,8 +70,8 @@ pub(crate) struct Kept {
     /// Messages that wait and are not in memory, and their bytes, as far as is known.
     pub(crate) stored: u32,
     pub(crate) stored_bytes: u64,
-    /// The will that is being published, until that is kept.
-    pub(crate) publishing: Option<Box<PendingWill>>,
+    /// Wills that have been published, until what was queued of them is kept; each with a number.
+    pub(crate) leaving: Vec<(u64, petrel_proto::Will)>,
 }
 
 impl Kept {
@@ -84,7 +84,7 @@ impl Kept {
             stored_from: u64::MAX,
             stored: 0,
             stored_bytes: 0,
-            publishing: None,
+            leaving: Vec::new(),
         }
     }
 }

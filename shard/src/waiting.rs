@@ -14,6 +14,7 @@ use crate::input::Loaded;
 use crate::keep::{Hold, Needs};
 use crate::outbox::Load;
 use crate::record::{DeliveryRecord, Record, Stored};
+use crate::sabotage::{self, Sabotage};
 use crate::session::identifier_of;
 use crate::shard::{Shard, Turn};
 
@@ -44,7 +45,11 @@ impl Shard {
             return;
         }
         let incarnation = kept.incarnation;
+        let is_away = !session.is_online();
         delivery.recorded = true;
+        if is_away && sabotage::on(Sabotage::OfflineUnrecorded) {
+            return;
+        }
         let record = Record::Queued {
             incarnation,
             sequence: delivery.sequence,
@@ -54,7 +59,7 @@ impl Shard {
                 retain: delivery.retain,
                 identifiers: delivery.identifiers.clone(),
                 stored: delivery.stored,
-                provided,
+                provided: provided.filter(|_| !sabotage::on(Sabotage::ReceiptNotNeeded)),
             }),
         };
         self.record(turn, record);
@@ -102,7 +107,8 @@ impl Shard {
         (packet_id, reason): (PacketId, ReasonCode),
         position: u64,
     ) {
-        let needs = Needs::position(position);
+        let awaited = !sabotage::on(Sabotage::ReleaseUnawaited);
+        let needs = Needs::position(if awaited { position } else { 0 });
         self.owe(turn, conn, Packet::PubRel(Ack::new(packet_id, reason)), &needs);
     }
 
@@ -128,17 +134,16 @@ impl Shard {
 
     /// What was asked for, at the pace of the client.
     pub(crate) fn on_loaded(&mut self, turn: &mut Turn<'_>, loaded: Loaded) {
-        let Loaded { load, messages, is_last } = loaded;
+        let Loaded { load, messages, next } = loaded;
         let Some(index) = self.resolve(load.session) else { return };
         let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(kept) = session.kept_whole() else { return };
         kept.loading = false;
-        kept.stored_from = match (is_last, messages.last()) {
-            (true, _) if kept.next_sequence == load.upto => u64::MAX,
-            (true, _) => load.upto,
-            (false, Some(last)) => last.sequence + 1,
-            (false, None) => load.upto,
+        kept.stored_from = match next {
+            Some(next) => next,
+            None if kept.next_sequence == load.upto => u64::MAX,
+            None => load.upto,
         };
         let mut released = Vec::new();
         for Stored { sequence, delivery } in messages {
@@ -162,8 +167,7 @@ impl Shard {
             delivery.resent = sequence < self.keep.first_sequence() && inflight < inflight_max;
             flow.queue.push(delivery);
         }
-        if is_last
-            && let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole())
+        if let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole())
             && kept.stored_from == u64::MAX
         {
             // What has expired where it was kept.

@@ -193,42 +193,54 @@ pub fn waiting(mut bytes: Bytes, clock: Clock) -> Result<Waiting, Unreadable> {
 /// Bits of the first byte of a session.
 const SESSION_ONLINE: u8 = 1;
 const SESSION_WILL: u8 = 2;
-const WILL_DELAY: u8 = 4;
-const WILL_EXPIRY: u8 = 8;
+const SESSION_LEAVING: u8 = 4;
+/// Bits of the first byte of a will.
+const WILL_DELAY: u8 = 1;
+const WILL_EXPIRY: u8 = 2;
 
 /// Appends a session, without its incarnation, which is its key.
 pub fn put_session(out: &mut BytesMut, session: &SessionRecord, clock: Clock) {
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
-    let will = session.will.as_deref();
     out.put_u8(
         flag(session.expires_at_ms.is_none(), SESSION_ONLINE)
-            | flag(will.is_some(), SESSION_WILL)
-            | flag(will.is_some_and(|will| will.delay_interval_s.is_some()), WILL_DELAY)
-            | flag(
-                will.is_some_and(|will| will.properties.message_expiry_interval_s.is_some()),
-                WILL_EXPIRY,
-            ),
+            | flag(session.will.is_some(), SESSION_WILL)
+            | flag(!session.leaving.is_empty(), SESSION_LEAVING),
     );
     out.put_u32(session.expiry_interval_s);
     out.put_u64(clock.to_wall(session.expires_at_ms.unwrap_or(u64::MAX)));
+    out.put_u64(clock.to_wall(session.will_at_ms));
     // A client identifier is never longer than a u16 can say.
     out.put_u16(session.client_id.len() as u16);
     out.put_slice(session.client_id.as_bytes());
-    if let Some(will) = will {
-        out.put_u64(clock.to_wall(session.will_at_ms));
-        out.put_u32(will.delay_interval_s.unwrap_or(0));
-        out.put_u32(will.properties.message_expiry_interval_s.unwrap_or(0));
-        let message = Message {
-            topic: will.topic.clone(),
-            payload: will.payload.clone(),
-            qos: will.qos,
-            retain: will.retain,
-            properties: forwarded(will.properties.clone()),
-            publisher: 0,
-            expires_at_ms: expiry(None, 0),
-        };
-        put_message(out, &message, clock);
+    for will in session.will.as_deref().into_iter().chain(&session.leaving) {
+        put_will(out, will, clock);
     }
+}
+
+/// Appends a will behind its length.
+fn put_will(out: &mut BytesMut, will: &Will, clock: Clock) {
+    let flag = |on: bool, bit: u8| if on { bit } else { 0 };
+    let at = out.len();
+    out.put_u32(0);
+    out.put_u8(
+        flag(will.delay_interval_s.is_some(), WILL_DELAY)
+            | flag(will.properties.message_expiry_interval_s.is_some(), WILL_EXPIRY),
+    );
+    out.put_u32(will.delay_interval_s.unwrap_or(0));
+    out.put_u32(will.properties.message_expiry_interval_s.unwrap_or(0));
+    let message = Message {
+        topic: will.topic.clone(),
+        payload: will.payload.clone(),
+        qos: will.qos,
+        retain: will.retain,
+        properties: forwarded(will.properties.clone()),
+        publisher: 0,
+        expires_at_ms: expiry(None, 0),
+    };
+    put_message(out, &message, clock);
+    // A will is part of a packet of at most 256 MiB.
+    let bytes = (out.len() - at - 4) as u32;
+    out[at..at + 4].copy_from_slice(&bytes.to_be_bytes());
 }
 
 /// Reads a session that takes all of `bytes`.
@@ -241,46 +253,57 @@ pub fn session(
     clock: Clock,
 ) -> Result<SessionRecord, Unreadable> {
     const WHAT: &str = "a session";
-    if bytes.len() < 15 {
+    if bytes.len() < 23 {
         return Err(unreadable(WHAT));
     }
     let flags = bytes.get_u8();
     let expiry_interval_s = bytes.get_u32();
     let expires_at_ms = clock.to_mono(bytes.get_u64());
+    let will_at_ms = clock.to_mono(bytes.get_u64());
     let id_bytes = usize::from(bytes.get_u16());
     if bytes.len() < id_bytes {
         return Err(unreadable(WHAT));
     }
     let client_id: ClientId = Text::new(Bytes::copy_from_slice(&bytes.split_to(id_bytes)))
         .map_err(|_| unreadable(WHAT))?;
-    let mut session = SessionRecord {
+    let pending = (flags & SESSION_WILL != 0).then(|| will(&mut bytes, clock)).transpose()?;
+    let mut leaving = Vec::new();
+    while flags & SESSION_LEAVING != 0 && !bytes.is_empty() {
+        leaving.push(will(&mut bytes, clock)?);
+    }
+    Ok(SessionRecord {
         incarnation,
         client_id,
         expiry_interval_s,
         expires_at_ms: (flags & SESSION_ONLINE == 0).then_some(expires_at_ms),
-        will: None,
-        will_at_ms: u64::MAX,
-    };
-    if flags & SESSION_WILL != 0 {
-        if bytes.len() < 16 {
-            return Err(unreadable("a will"));
-        }
-        session.will_at_ms = clock.to_mono(bytes.get_u64());
-        let delay_s = bytes.get_u32();
-        let expiry_s = bytes.get_u32();
-        let message = message(bytes, clock)?.into_owned();
-        let mut properties = message.properties.map_or_else(Default::default, |boxed| *boxed);
-        properties.message_expiry_interval_s = (flags & WILL_EXPIRY != 0).then_some(expiry_s);
-        session.will = Some(Box::new(Will {
-            topic: message.topic,
-            payload: message.payload,
-            qos: message.qos,
-            retain: message.retain,
-            delay_interval_s: (flags & WILL_DELAY != 0).then_some(delay_s),
-            properties,
-        }));
+        will: pending.map(Box::new),
+        will_at_ms,
+        leaving,
+    })
+}
+
+/// Reads a will from the front of `bytes`.
+fn will(bytes: &mut Bytes, clock: Clock) -> Result<Will, Unreadable> {
+    const WHAT: &str = "a will";
+    let length = bytes.try_get_u32().map_err(|_| unreadable(WHAT))? as usize;
+    if bytes.len() < length || length < 9 {
+        return Err(unreadable(WHAT));
     }
-    Ok(session)
+    let mut own = bytes.split_to(length);
+    let flags = own.get_u8();
+    let delay_s = own.get_u32();
+    let expiry_s = own.get_u32();
+    let message = message(own, clock)?.into_owned();
+    let mut properties = message.properties.map_or_else(Default::default, |boxed| *boxed);
+    properties.message_expiry_interval_s = (flags & WILL_EXPIRY != 0).then_some(expiry_s);
+    Ok(Will {
+        topic: message.topic,
+        payload: message.payload,
+        qos: message.qos,
+        retain: message.retain,
+        delay_interval_s: (flags & WILL_DELAY != 0).then_some(delay_s),
+        properties,
+    })
 }
 
 /// Reads the filter in the key of a subscription.

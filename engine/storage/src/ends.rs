@@ -29,6 +29,8 @@ pub struct Ends {
     shard: ShardIndex,
     /// What each lane has been given and has not answered: positions of the first and last record.
     given: Vec<VecDeque<(u64, u64)>>,
+    /// By lane: up to where it has been told that somebody waits.
+    urged: Vec<u64>,
     /// The position of the last record.
     upto: u64,
     /// Up to here everything is kept.
@@ -40,7 +42,7 @@ impl Ends {
     #[must_use]
     pub fn new(shard: ShardIndex, lanes: u16) -> Self {
         let given = (0..lanes).map(|_| VecDeque::new()).collect();
-        Self { shard, given, upto: 0, kept: 0 }
+        Self { shard, given, urged: vec![0; usize::from(lanes)], upto: 0, kept: 0 }
     }
 
     /// The lane that keeps what belongs to a slot.
@@ -77,9 +79,13 @@ impl Ends {
             if !records.is_empty() {
                 self.given[lane].push_back((firsts[lane], lasts[lane]));
             }
+            let upto = self.given[lane].back().map_or(0, |(_, last)| *last);
             // A lane with nothing new may hold back what somebody waits for.
-            if !records.is_empty() || (urgent && !self.given[lane].is_empty()) {
-                let upto = self.given[lane].back().map_or(0, |(_, last)| *last);
+            let urges = urgent && upto > self.urged[lane];
+            if urges {
+                self.urged[lane] = upto;
+            }
+            if !records.is_empty() || urges {
                 orders.push((lane, Order::Keep { from, upto, urgent, records }));
             }
         }

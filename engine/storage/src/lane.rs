@@ -10,7 +10,8 @@
 //! it runs under the simulator over a disk that fails.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes};
 use hashbrown::HashMap;
@@ -61,8 +62,8 @@ pub struct LaneSettings {
 pub struct Page {
     /// In order.
     pub messages: Vec<Stored>,
-    /// Nothing was left out behind them.
-    pub is_last: bool,
+    /// Where to go on; `None` if nothing was left out.
+    pub next: Option<u64>,
 }
 
 /// Everything that is kept of the slots of one lane.
@@ -81,13 +82,15 @@ pub struct Lane<S> {
     /// How far each shard's records are kept when `gathered` is written.
     promised: HashMap<ShardIndex, u64>,
     /// How far they will be kept when what failed has been written again.
-    owed: HashMap<ShardIndex, u64>,
+    owed: BTreeMap<ShardIndex, u64>,
     /// Something gathered is waited for.
     urgent: bool,
     /// Batches that are not known to survive, by number.
     unsynced: Vec<(u64, Bytes)>,
-    /// How far the receipts of streams have come.
+    /// How far the receipts of the streams of this lane have come.
     streams: HashMap<Stream, u64>,
+    /// How far those of all lanes had come when this process began.
+    settled: Arc<HashMap<Stream, u64>>,
 }
 
 impl<S: Store> Lane<S> {
@@ -106,10 +109,11 @@ impl<S: Store> Lane<S> {
             gathered: Vec::new(),
             waiting: HashMap::new(),
             promised: HashMap::new(),
-            owed: HashMap::new(),
+            owed: BTreeMap::new(),
             urgent: false,
             unsynced: Vec::new(),
             streams: HashMap::new(),
+            settled: Arc::default(),
         };
         lane.check_origin()?;
         lane.read_log()?;
@@ -153,11 +157,7 @@ impl<S: Store> Lane<S> {
         self.epoch
     }
 
-    /// Begins a new epoch, which must be higher than that of any lane.
-    ///
-    /// # Errors
-    /// The store fails.
-    pub fn begin(&mut self, epoch: u32) -> Result<(), StoreError> {
+    fn begin(&mut self, epoch: u32, settled: Arc<HashMap<Stream, u64>>) -> Result<(), StoreError> {
         let LaneSettings { lane, lanes, .. } = self.settings;
         let lane = u32::from(lane) << 16 | u32::from(lanes);
         let mut batch = Batch::default();
@@ -166,6 +166,7 @@ impl<S: Store> Lane<S> {
         }
         self.store.write(batch, true)?;
         self.epoch = epoch;
+        self.settled = settled;
         Ok(())
     }
 
@@ -274,7 +275,7 @@ impl<S: Store> Lane<S> {
     /// [`Lane::recover`] tries again.
     pub fn commit(&mut self) -> Result<Vec<(ShardIndex, u64)>, StoreError> {
         let mut writer = Writer::default();
-        let mut streams: HashMap<Stream, u64> = HashMap::new();
+        let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
         for record in self.gathered.drain(..).flatten() {
             write_record(&mut writer, &record, self.clock, &mut streams);
         }
@@ -303,7 +304,7 @@ impl<S: Store> Lane<S> {
                 self.unsynced.clear();
             }
         }
-        Ok(self.owed.drain().collect())
+        Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
     /// Makes everything that was written survive the machine.
@@ -340,7 +341,7 @@ impl<S: Store> Lane<S> {
             self.store.write(batch, true)?;
         }
         self.unsynced.clear();
-        Ok(self.owed.drain().collect())
+        Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
 
     /// True if the log has grown over its bound.
@@ -486,15 +487,15 @@ impl<S: Store> Lane<S> {
         Ok(())
     }
 
-    /// What waits for a session, from a place in its order on. What has not been committed is not
-    /// among it.
+    /// What waits for a session at these places of its order. What has not been committed is not among
+    /// it.
     ///
     /// # Errors
     /// The store fails or is damaged.
     pub fn load(
         &self,
         incarnation: Incarnation,
-        from: u64,
+        places: Range<u64>,
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<Page, StoreError> {
@@ -507,7 +508,7 @@ impl<S: Store> Lane<S> {
         let mut seen_upto = u64::MAX;
         let prefix = session_key(incarnation);
         self.store.scan(Space::Queue, &prefix, &mut |key, value| {
-            if !key.starts_with(&prefix) {
+            if !key.starts_with(&prefix) || page::first(key) >= places.end {
                 return ControlFlow::Break(());
             }
             if waiting.len() > messages_max || bytes > bytes_max {
@@ -517,7 +518,7 @@ impl<S: Store> Lane<S> {
             match page::read(value) {
                 Ok(entries) => {
                     for (sequence, value) in entries {
-                        if sequence >= from && !backlog.gone.contains(&sequence) {
+                        if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
                             bytes += value.len();
                             waiting.insert(sequence, value);
                         }
@@ -531,7 +532,7 @@ impl<S: Store> Lane<S> {
             }
         })?;
         broken?;
-        for (&sequence, &place) in backlog.live.range(from..) {
+        for (&sequence, &place) in backlog.live.range(places.clone()) {
             let enough = waiting.len() > messages_max
                 && waiting.last_key_value().is_some_and(|(last, _)| *last < sequence);
             if sequence >= seen_upto || enough {
@@ -541,10 +542,10 @@ impl<S: Store> Lane<S> {
         }
         let mut messages = Vec::new();
         let mut bytes = 0;
-        let mut next = from;
+        let mut next = places.start;
         for (sequence, value) in waiting {
             if messages.len() == messages_max || bytes > bytes_max {
-                return Ok(Page { messages, is_last: false });
+                return Ok(Page { messages, next: Some(next) });
             }
             bytes += value.len();
             next = sequence + 1;
@@ -552,8 +553,9 @@ impl<S: Store> Lane<S> {
                 messages.push(stored);
             }
         }
-        let is_last = seen_upto == u64::MAX && backlog.live.range(next..).next().is_none();
-        Ok(Page { messages, is_last })
+        let more = seen_upto < places.end
+            || backlog.live.range(next.min(places.end)..places.end).next().is_some();
+        Ok(Page { messages, next: more.then_some(next) })
     }
 
     /// Reads what waits; `None` if it does not count, since its receipt was lost.
@@ -585,7 +587,7 @@ impl<S: Store> Lane<S> {
     }
 
     fn counts(&self, provided: Provided) -> bool {
-        self.streams.get(&provided.stream).is_some_and(|&upto| provided.number <= upto)
+        self.settled.get(&provided.stream).is_some_and(|&upto| provided.number <= upto)
     }
 
     /// Shows what the log and the maps say together of a space, in the order of the keys.
@@ -683,11 +685,25 @@ impl<S: Store> Lane<S> {
     }
 }
 
+/// Begins the use of all lanes of a folder by a process. Returns its epoch: they are counted from 1.
+///
+/// # Errors
+/// A store fails.
+pub fn begin<S: Store>(lanes: &mut [Lane<S>]) -> Result<u32, StoreError> {
+    let epoch = 1 + lanes.iter().map(|lane| lane.epoch).max().unwrap_or(0);
+    let streams = lanes.iter().flat_map(|lane| &lane.streams);
+    let settled = Arc::new(streams.map(|(stream, upto)| (*stream, *upto)).collect());
+    for lane in lanes {
+        lane.begin(epoch, Arc::clone(&settled))?;
+    }
+    Ok(epoch)
+}
+
 fn write_record(
     writer: &mut Writer,
     record: &Record,
     clock: Clock,
-    streams: &mut HashMap<Stream, u64>,
+    streams: &mut BTreeMap<Stream, u64>,
 ) {
     match record {
         Record::Session(session) => {

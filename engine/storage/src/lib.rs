@@ -21,6 +21,6 @@ mod window;
 
 pub use codec::Clock;
 pub use ends::{Ends, Order};
-pub use lane::{Lane, LaneSettings, Page, SyncLevel};
+pub use lane::{Lane, LaneSettings, Page, SyncLevel, begin};
 pub use restore::{Restored, restore};
 pub use store::{Batch, Space, Store, StoreError};

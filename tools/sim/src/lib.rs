@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod crash;
 pub mod finale;
 pub mod hostile;
 pub mod label;

@@ -4,11 +4,13 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use petrel_sim::{Outcome, run, storm};
+use petrel_sim::{Outcome, crash, run, storm};
 
 const USAGE: &str = "\
 usage: petrel-sim --seed S [--trace]            replay one seed
        petrel-sim --seeds N [--from K] [--jobs J]   run many seeds
+       petrel-sim crash --seed S [--trace] | --seeds N [--from K] [--jobs J]
+                                                the same, with storage and crashes
        petrel-sim storm --help                  storms larger than a machine";
 
 /// What the command line asks for.
@@ -18,6 +20,7 @@ struct Args {
     count: u64,
     jobs: u64,
     trace: bool,
+    crash: bool,
 }
 
 fn main() -> ExitCode {
@@ -25,8 +28,9 @@ fn main() -> ExitCode {
     if words.next_if(|word| word == "storm").is_some() {
         return storm(words);
     }
+    let crash = words.next_if(|word| word == "crash").is_some();
     let args = match parse(words) {
-        Ok(args) => args,
+        Ok(args) => Args { crash, ..args },
         Err(problem) => {
             eprintln!("petrel-sim: {problem}\n{USAGE}");
             return ExitCode::from(2);
@@ -52,7 +56,7 @@ fn storm(mut words: impl Iterator<Item = String>) -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Args, String> {
-    let mut args = Args { first: 0, count: 0, jobs: 1, trace: false };
+    let mut args = Args { first: 0, count: 0, jobs: 1, trace: false, crash: false };
     while let Some(word) = words.next() {
         let mut number = || {
             let value = words.next().ok_or_else(|| format!("{word} needs a number"))?;
@@ -83,13 +87,17 @@ fn run_all(args: Args) -> u64 {
                         return;
                     }
                     name_seed_on_panic(seed);
-                    let outcome = checked(seed, args.trace);
+                    let outcome = match args.crash {
+                        true => crashed(seed, args.trace),
+                        false => checked(seed, args.trace),
+                    };
                     messages.fetch_add(outcome.messages as u64, Ordering::Relaxed);
                     if let Some(violation) = outcome.violation {
                         failures.fetch_add(1, Ordering::Relaxed);
                         println!(
-                            "seed {seed} failed: {violation}\nreplay with: petrel-sim --seed \
-                             {seed} --trace"
+                            "seed {seed} failed: {violation}\nreplay with: petrel-sim {}--seed \
+                             {seed} --trace",
+                            if args.crash { "crash " } else { "" }
                         );
                     }
                 }
@@ -99,6 +107,14 @@ fn run_all(args: Args) -> u64 {
     let failed = failures.into_inner();
     println!("{} seeds, {failed} failed, {} messages", args.count, messages.into_inner());
     failed
+}
+
+/// Runs a seed with storage and crashes.
+fn crashed(seed: u64, trace: bool) -> Outcome {
+    match crash::run(crash::Settings { seed, steps: crash::CRASH_STEPS, trace }) {
+        Ok((messages, _)) => Outcome { hash: 0, messages, violation: None },
+        Err(violation) => Outcome { hash: 0, messages: 0, violation: Some(violation) },
+    }
 }
 
 /// Runs a seed; every sixteenth twice, since the same seed must give the same run.

@@ -1,6 +1,6 @@
 //! The broker holds for many seeds, and does not hold when a fault is built in.
 
-use petrel_sim::{Sabotage, run};
+use petrel_sim::{Sabotage, crash, run};
 
 /// Seeds that a fault gets to show itself.
 const SEEDS_PER_FAULT: u64 = 60;
@@ -11,6 +11,16 @@ fn no_seed_breaks_a_rule() {
         let outcome = run(seed, None, false);
         if let Some(violation) = outcome.violation {
             panic!("seed {seed}: {violation}\nreplay with: petrel-sim --seed {seed} --trace");
+        }
+    }
+}
+
+#[test]
+fn no_crash_breaks_a_promise() {
+    for seed in 0..100 {
+        let settings = crash::Settings { seed, steps: crash::CRASH_STEPS, trace: false };
+        if let Err(violation) = crash::run(settings) {
+            panic!("seed {seed}: {violation}\nreplay with: petrel-sim crash --seed {seed} --trace");
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use petrel_shard::sabotage::{Sabotage, set};
+use petrel_sim::crash::{CRASH_STEPS, Settings};
 use petrel_sim::run;
 
 /// Seeds that a fault gets to show itself.
@@ -23,6 +24,30 @@ fn every_fault_in_a_shard_is_seen() {
         }
     }
     assert!(unseen.is_empty(), "never seen: {unseen:?}");
+}
+
+/// The same for what is kept, in runs with crashes.
+#[test]
+fn every_fault_of_keeping_is_seen() {
+    let mut unseen = Vec::new();
+    for fault in Sabotage::ALL_OF_KEEPING {
+        set(Some(fault));
+        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| Some((seed, crash_violation(seed)?)));
+        set(None);
+        match seen {
+            Some((seed, violation)) => println!("{fault:?}: seed {seed}: {violation}"),
+            None => unseen.push(fault),
+        }
+    }
+    assert!(unseen.is_empty(), "never seen: {unseen:?}");
+}
+
+fn crash_violation(seed: u64) -> Option<String> {
+    let settings = Settings { seed, steps: CRASH_STEPS, trace: false };
+    match catch_unwind(AssertUnwindSafe(|| petrel_sim::crash::run(settings))) {
+        Ok(outcome) => outcome.err().map(|violation| violation.to_string()),
+        Err(_) => Some("the shard's own assertions".into()),
+    }
 }
 
 /// What is wrong with a seed. An assertion of the shard itself may see a fault first.

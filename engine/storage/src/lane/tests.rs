@@ -99,15 +99,16 @@ impl Model {
             let mut from = 0;
             loop {
                 let life = Incarnation::from_u64(id);
-                let part = lane.load(life, from, page, page * 40).unwrap();
+                let part = lane.load(life, from..u64::MAX, page, page * 40).unwrap();
                 assert!(part.messages.is_sorted_by_key(|stored| stored.sequence));
                 for Stored { sequence, delivery } in part.messages {
                     assert!(sequence >= from, "{sequence} comes again");
                     model.waiting.insert((id, sequence), delivery);
-                    from = sequence + 1;
+                    assert!(part.next.is_none_or(|next| next > sequence));
                 }
-                if part.is_last {
-                    break;
+                match part.next {
+                    Some(next) => from = next,
+                    None => break,
                 }
             }
         }
@@ -250,6 +251,7 @@ fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {
         expiry_interval_s: u32::from(pick),
         expires_at_ms: (!pick.is_multiple_of(3)).then_some(u64::from(pick)),
         will_at_ms: if will.is_some() { 77 } else { u64::MAX },
+        leaving: will.iter().filter(|_| pick.is_multiple_of(12)).map(|w| (**w).clone()).collect(),
         will,
     }
 }
@@ -374,8 +376,7 @@ impl Run {
                 store.crash();
                 self.lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
                 self.after_crash("a crash");
-                let epoch = self.lane.epoch() + 1;
-                self.lane.begin(epoch).unwrap();
+                begin(std::slice::from_mut(&mut self.lane)).unwrap();
                 self.durable = self.committed;
             }
         }
@@ -392,7 +393,7 @@ proptest! {
         page in 1usize..20,
     ) {
         let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(sync)).unwrap();
-        lane.begin(1).unwrap();
+        begin(std::slice::from_mut(&mut lane)).unwrap();
         let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
         let mut run = Run {
             lane,
@@ -412,7 +413,7 @@ proptest! {
 #[test]
 fn what_the_client_has_before_the_batch_is_written_is_never_written() {
     let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
-    lane.begin(1).unwrap();
+    begin(std::slice::from_mut(&mut lane)).unwrap();
     let syncs = lane.store_mut().syncs();
     let incarnation = Incarnation::new(1, Slot(3), 1);
     let delivery = Box::new(DeliveryRecord {
@@ -434,7 +435,7 @@ fn what_the_client_has_before_the_batch_is_written_is_never_written() {
 #[test]
 fn data_of_another_lane_or_format_is_refused_with_what_to_do() {
     let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
-    lane.begin(1).unwrap();
+    begin(std::slice::from_mut(&mut lane)).unwrap();
     let other = LaneSettings { lanes: 2, ..settings(SyncLevel::Commit) };
     let error = Lane::open(lane.into_store(), CLOCK, other).unwrap_err();
     assert!(error.to_string().contains("set storage.lanes to 1"), "{error}");
@@ -463,22 +464,22 @@ fn what_was_queued_of_a_message_whose_receipt_was_lost_does_not_count() {
         }),
     };
     let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
-    lane.begin(1).unwrap();
+    begin(std::slice::from_mut(&mut lane)).unwrap();
     let packet_id = PacketId::new(5).unwrap();
     let provided = Provided { stream: Stream::new(1, 0, 0), number: 1 };
     let received = Record::Received { incarnation: life, packet_id, provided };
     lane.gather(ShardIndex(0), 3, true, [queued(1), queued(2), received]);
     lane.commit().unwrap();
     // In the same process all of it is there, and says what it depends on.
-    let page = lane.load(life, 0, 10, 1000).unwrap();
+    let page = lane.load(life, 0..u64::MAX, 10, 1000).unwrap();
     assert_eq!(page.messages.len(), 2);
     assert!(page.messages.iter().all(|m| m.delivery.as_ref().unwrap().provided.is_some()));
     let mut lane = Lane::open(lane.into_store(), CLOCK, settings(SyncLevel::Commit)).unwrap();
-    lane.begin(2).unwrap();
+    begin(std::slice::from_mut(&mut lane)).unwrap();
     for _ in 0..2 {
-        let page = lane.load(life, 0, 10, 1000).unwrap();
+        let page = lane.load(life, 0..u64::MAX, 10, 1000).unwrap();
         assert_eq!(page.messages.iter().map(|m| m.sequence).collect::<Vec<_>>(), [1]);
-        assert!(page.is_last);
+        assert_eq!(page.next, None);
         assert_eq!(page.messages[0].delivery.as_ref().unwrap().provided, None);
         lane.fold().unwrap();
     }

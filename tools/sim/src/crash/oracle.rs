@@ -1,0 +1,137 @@
+//! What must hold whatever crashes: nothing acknowledged is lost, nothing comes twice at QoS 2, what
+//! comes is in order, and nothing comes back that was discarded.
+
+use std::collections::BTreeMap;
+
+use petrel_proto::Qos;
+
+use super::client::{Client, MessageId, Wants};
+use crate::violated;
+use crate::violation::Checked;
+
+/// A message as it was published.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    pub topic: u8,
+    pub qos: Qos,
+    pub retain: bool,
+    /// When it was sent first, in steps.
+    pub at: u64,
+    /// When its publisher learned that the broker has it; `u64::MAX` for not.
+    pub acknowledged: u64,
+    /// Its publisher lost its session meanwhile and cannot tell.
+    pub uncertain: bool,
+}
+
+/// What is known of all messages.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    pub published: BTreeMap<MessageId, Published>,
+    pub arrivals: u64,
+}
+
+impl Oracle {
+    /// A message reaches an application.
+    pub fn arrives(
+        &mut self,
+        client: &mut Client,
+        id: MessageId,
+        qos: Qos,
+        stored: bool,
+    ) -> Checked {
+        self.arrivals += 1;
+        let at = self.arrivals;
+        let Some(published) = self.published.get(&id).copied() else {
+            return Err(violated!("crash", "{} got {id:?}, which nobody published", client.name));
+        };
+        if published.acknowledged < client.asked_at && !stored && !published.uncertain {
+            return Err(violated!(
+                "crash",
+                "{} got {id:?}, which was acknowledged before its session began: the session before \
+                 came back",
+                client.name
+            ));
+        }
+        let is_first = !client.got.contains_key(&id);
+        let got = client.got.entry(id).or_insert(super::client::Got { times: 0, at, qos });
+        if stored {
+            // An answer to SUBSCRIBE is no delivery of what was published.
+            return Ok(());
+        }
+        got.times += 1;
+        let times = got.times;
+        // Exactly once needs both sides to be at QoS 2 and to have kept their sessions.
+        if qos == Qos::ExactlyOnce && times > 1 && !published.uncertain {
+            return Err(violated!("crash", "{} got {id:?} {times} times", client.name));
+        }
+        // What was published before the subscription may come again, and late.
+        if is_first && !published.uncertain && client.subscribed && published.at > client.since {
+            self.check_order(client, id, qos, published)?;
+        }
+        Ok(())
+    }
+
+    /// Of one publisher, topic and QoS, what comes for the first time comes in order.
+    fn check_order(&self, client: &Client, id: MessageId, qos: Qos, new: Published) -> Checked {
+        let later = client.got.range(id..).find(|(other, got)| {
+            other.publisher == id.publisher
+                && other.number > id.number
+                && got.qos == qos
+                && got.times > 0
+                && self.published.get(other).is_some_and(|other| {
+                    other.topic == new.topic && other.qos == new.qos && !other.uncertain
+                })
+        });
+        match later {
+            Some((other, _)) if other.publisher == id.publisher => Err(violated!(
+                "crash",
+                "{} got {other:?} before {id:?} [MQTT5-4.6.0-6]",
+                client.name
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// At the end, when everybody is connected and nothing moves.
+    pub fn check_end(&self, clients: &[Client]) -> Checked {
+        for client in clients.iter().filter(|client| client.habits.lasting) {
+            let Some(wants) = client.habits.subscribes else { continue };
+            for (id, published) in &self.published {
+                let wanted = match wants {
+                    Wants::All => true,
+                    Wants::Topic(topic) => topic == published.topic,
+                };
+                let promised = published.acknowledged < u64::MAX && published.at > client.since;
+                if wanted && promised && client.subscribed && !client.got.contains_key(id) {
+                    return Err(violated!(
+                        "crash",
+                        "{} never got {id:?} of {published:?}, which was acknowledged",
+                        client.name
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What a new subscriber must get of each topic with retained messages of one publisher.
+    pub fn check_retained(&self, topic: u8, publisher: u8, got: Option<MessageId>) -> Checked {
+        let of_topic = self.published.iter().filter(|(id, published)| {
+            published.retain && published.topic == topic && id.publisher == publisher
+        });
+        let acknowledged = of_topic
+            .clone()
+            .filter(|(_, published)| published.acknowledged < u64::MAX)
+            .map(|(id, _)| id.number)
+            .max();
+        let Some(least) = acknowledged else { return Ok(()) };
+        match got {
+            Some(got) if got.publisher == publisher && got.number >= least => Ok(()),
+            _ => Err(violated!(
+                "crash",
+                "topic {topic}: the retained message is {got:?}, and {least} of {publisher} was \
+                 acknowledged"
+            )),
+        }
+    }
+}

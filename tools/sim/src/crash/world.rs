@@ -1,0 +1,473 @@
+//! The world of a run: shards, lanes, disks and clients, one step after another.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use petrel_proto::{
+    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
+    ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
+    Version, Will, decode,
+};
+use petrel_shard::input::Loaded;
+use petrel_shard::level_hash::HashKey;
+use petrel_shard::outbox::Load;
+use petrel_shard::{
+    ConnId, Input, Interest, Keeping, Limits, Now, Origin, Outbox, PeerMessage, Shard, ShardConfig,
+    ShardIndex, SlotMap,
+};
+use petrel_storage::memory::{Fault, MemoryStore};
+use petrel_storage::{Clock, Ends, Lane, LaneSettings, Order, SyncLevel, begin, restore};
+
+use super::client::{Client, Habits, MessageId, Unfinished, Wants};
+use super::oracle::{Oracle, Published};
+use crate::rng::Rng;
+use crate::violation::Checked;
+use crate::{hold, violated};
+
+/// The topic of wills, and that of retained messages.
+const WILLS: u8 = 9;
+const RETAINED: u8 = 8;
+/// Wills are numbered as messages of publishers of their own.
+const WILL_PUBLISHER: u8 = 100;
+
+/// What a run is like.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Everything follows from it.
+    pub seed: u64,
+    /// Steps before the run winds down.
+    pub steps: u32,
+    /// Say what happens.
+    pub trace: bool,
+}
+
+/// What is lost in a crash.
+struct Process {
+    shards: Vec<Shard>,
+    outs: Vec<Outbox>,
+    ends: Vec<Ends>,
+    rings: BTreeMap<(u16, u16), VecDeque<PeerMessage>>,
+    /// By lane: orders that it has not taken.
+    channels: Vec<VecDeque<Order>>,
+    /// By lane: questions that wait for the next commit.
+    loads: Vec<Vec<Load>>,
+    /// Answers that have not reached their shards: shard, lane, position.
+    marks: VecDeque<(u16, usize, u64)>,
+    answers: VecDeque<Loaded>,
+    slots: SlotMap,
+    conns: BTreeMap<(u16, ConnId), usize>,
+    next_conn: u32,
+    started_ms: u64,
+}
+
+struct World {
+    rng: Rng,
+    trace: bool,
+    step: u64,
+    now_ms: u64,
+    process: Process,
+    lanes: Vec<Lane<MemoryStore>>,
+    /// Lanes whose disk has failed and that have not recovered.
+    failed: Vec<bool>,
+    clients: Vec<Client>,
+    oracle: Oracle,
+    crashes: u32,
+}
+
+/// Runs a seed to its end or to the first broken rule. Returns the number of messages and crashes.
+///
+/// # Errors
+/// A rule was broken.
+pub fn run(settings: Settings) -> Checked<(usize, u32)> {
+    let mut world = World::new(settings)?;
+    let crash_per_myriad = *world.rng.pick(&[5, 15, 60]);
+    for _ in 0..settings.steps {
+        world.random_step(crash_per_myriad)?;
+    }
+    world.settle()?;
+    Ok((world.oracle.published.len(), world.crashes))
+}
+
+fn lane_settings(lane: u16, lanes: u16) -> LaneSettings {
+    LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 }
+}
+
+fn storage(error: &petrel_storage::StoreError) -> crate::Violation {
+    violated!("crash", "the storage says: {error}")
+}
+
+impl World {
+    fn new(settings: Settings) -> Checked<Self> {
+        let mut rng = Rng::new(settings.seed.wrapping_add(1 << 62));
+        let lanes = 1 + rng.below(2) as u16;
+        let clients = clients(&mut rng);
+        let mut opened = Vec::new();
+        for lane in 0..lanes {
+            let settings = lane_settings(lane, lanes);
+            let clock = Clock { origin_ms: 1_000_000 };
+            let lane = Lane::open(MemoryStore::new(), clock, settings);
+            opened.push(lane.map_err(|error| storage(&error))?);
+        }
+        let mut world = Self {
+            rng,
+            trace: settings.trace,
+            step: 0,
+            now_ms: 0,
+            process: Process::empty(SlotMap::even(1), lanes, 0),
+            failed: vec![false; opened.len()],
+            lanes: opened,
+            clients,
+            oracle: Oracle::default(),
+            crashes: 0,
+        };
+        world.boot()?;
+        Ok(world)
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.trace {
+            println!("{:6} {:7} ms  {}", self.step, self.now_ms, text());
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ms: self.now_ms - self.process.started_ms }
+    }
+
+    /// A new process over what the lanes have.
+    fn boot(&mut self) -> Checked {
+        let count = 1 + self.rng.below(4) as u16;
+        let lanes = self.lanes.len() as u16;
+        let epoch = begin(&mut self.lanes).map_err(|error| storage(&error))?;
+        let slots = SlotMap::even(count);
+        let hash_key = [7, 11];
+        let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
+        self.process = Process::empty(slots.clone(), lanes, self.now_ms);
+        self.process.shards = (0..count)
+            .map(|index| {
+                let config = ShardConfig {
+                    index: ShardIndex(index),
+                    slots: slots.clone(),
+                    limits: Limits::default(),
+                    auth_methods: Vec::new(),
+                    seed: u64::from(index),
+                    hash_key,
+                    keeping: Some(Keeping { epoch, lanes }),
+                };
+                Shard::new(config, Arc::clone(&interest))
+            })
+            .collect();
+        self.process.outs = (0..count).map(|_| Outbox::new()).collect();
+        self.process.ends = (0..count).map(|index| Ends::new(ShardIndex(index), lanes)).collect();
+        let now = self.now();
+        let restored = restore(&self.lanes, &mut self.process.shards, &slots, now)
+            .map_err(|error| storage(&error))?;
+        self.say(|| format!("a process with {count} shards, epoch {epoch}: {restored:?}"));
+        for shard in 0..count {
+            let at = usize::from(shard);
+            let Process { shards, outs, .. } = &mut self.process;
+            shards[at].finish_restore(now, &mut outs[at]);
+            self.carry_out(shard)?;
+        }
+        Ok(())
+    }
+
+    /// Everything dies at once.
+    fn crash(&mut self) -> Checked {
+        self.crashes += 1;
+        self.say(|| "crash".into());
+        for at in 0..self.clients.len() {
+            self.connection_ends(at);
+        }
+        let count = self.lanes.len() as u16;
+        let mut opened = Vec::new();
+        for (index, lane) in std::mem::take(&mut self.lanes).into_iter().enumerate() {
+            let mut store = lane.into_store();
+            store.mend();
+            store.set_survival(self.rng.below(1001) as u32);
+            store.crash();
+            let clock = Clock { origin_ms: 1_000_000 + self.now_ms };
+            let lane = Lane::open(store, clock, lane_settings(index as u16, count));
+            opened.push(lane.map_err(|error| storage(&error))?);
+        }
+        self.lanes = opened;
+        self.failed = vec![false; self.lanes.len()];
+        self.boot()
+    }
+
+    /// A connection is over without a word of the client.
+    fn connection_ends(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        if client.conn.is_some() && client.habits.will && client.connected {
+            let id = will_id(at, client.will_number);
+            if let Some(will) = self.oracle.published.get_mut(&id) {
+                (will.at, will.acknowledged) = (self.step, self.step);
+            }
+        }
+        client.lose_connection();
+        if !client.habits.lasting {
+            for one in std::mem::take(&mut client.unfinished) {
+                if let Some(published) = self.oracle.published.get_mut(&one.id) {
+                    published.uncertain |= published.acknowledged == u64::MAX;
+                }
+            }
+            client.lose_session();
+        }
+    }
+
+    fn random_step(&mut self, crash_per_myriad: u64) -> Checked {
+        self.step += 1;
+        if self.rng.below(10_000) < crash_per_myriad {
+            return self.crash();
+        }
+        match self.rng.below(1000) {
+            20..80 => {
+                self.now_ms += self.rng.below(300);
+                self.tick()
+            }
+            80..84 => {
+                let lane = self.rng.index(self.lanes.len());
+                let fault = *self.rng.pick(&[Fault::Write, Fault::Sync, Fault::Full]);
+                let survival = self.rng.below(1001) as u32;
+                self.say(|| format!("the disk of lane {lane} will fail: {fault:?}"));
+                let store = self.lanes[lane].store_mut();
+                store.set_survival(survival);
+                store.break_next(fault);
+                Ok(())
+            }
+            84..300 => self.storage_step(),
+            300..500 => self.peer_step(),
+            _ => {
+                let at = self.rng.index(self.clients.len());
+                self.client_step(at)
+            }
+        }
+    }
+
+    fn tick(&mut self) -> Checked {
+        for shard in 0..self.process.shards.len() as u16 {
+            self.feed(shard, Input::Timer)?;
+        }
+        Ok(())
+    }
+
+    /// One message of one ring arrives.
+    fn peer_step(&mut self) -> Checked {
+        let full: Vec<(u16, u16)> = self
+            .process
+            .rings
+            .iter()
+            .filter(|(_, ring)| !ring.is_empty())
+            .map(|(between, _)| *between)
+            .collect();
+        if full.is_empty() {
+            return Ok(());
+        }
+        let (from, to) = *self.rng.pick(&full);
+        let ring = self.process.rings.entry((from, to)).or_default();
+        let Some(message) = ring.pop_front() else { return Ok(()) };
+        self.feed(to, Input::Peer { from: ShardIndex(from), message })
+    }
+
+    /// Something moves between shards and lanes.
+    fn storage_step(&mut self) -> Checked {
+        let lane = self.rng.index(self.lanes.len());
+        match self.rng.below(10) {
+            0..4 => self.take_order(lane),
+            4..6 => self.commit(lane)?,
+            6 => self.fold(lane)?,
+            7 | 8 => return self.deliver_mark(),
+            _ => return self.deliver_answer(),
+        }
+        Ok(())
+    }
+
+    fn take_order(&mut self, lane: usize) {
+        if self.failed[lane] {
+            return;
+        }
+        match self.process.channels[lane].pop_front() {
+            Some(Order::Keep { from, upto, urgent, records }) => {
+                self.lanes[lane].gather(from, upto, urgent, records);
+            }
+            Some(Order::Load(load)) => self.process.loads[lane].push(load),
+            None => {}
+        }
+    }
+
+    fn commit(&mut self, lane: usize) -> Checked {
+        let kept = if self.failed[lane] {
+            if self.rng.percent(50) {
+                return Ok(());
+            }
+            self.lanes[lane].store_mut().mend();
+            self.lanes[lane].recover()
+        } else {
+            self.lanes[lane].commit()
+        };
+        match kept {
+            Ok(kept) => {
+                self.failed[lane] = false;
+                for (shard, upto) in kept {
+                    self.process.marks.push_back((shard.0, lane, upto));
+                }
+                self.answer_loads(lane)
+            }
+            Err(error) => {
+                self.say(|| format!("lane {lane}: {error}"));
+                self.failed[lane] = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn fold(&mut self, lane: usize) -> Checked {
+        if !self.failed[lane] && self.lanes[lane].wants_folding() {
+            self.failed[lane] = self.lanes[lane].fold().is_err();
+        }
+        Ok(())
+    }
+
+    fn answer_loads(&mut self, lane: usize) -> Checked {
+        if self.lanes[lane].gathered() > 0 {
+            return Ok(());
+        }
+        for load in std::mem::take(&mut self.process.loads[lane]) {
+            let (messages_max, bytes_max) = (1 + self.rng.index(6), load.bytes_max);
+            let page = self.lanes[lane]
+                .load(load.incarnation, load.from..load.upto, messages_max, bytes_max)
+                .map_err(|error| storage(&error))?;
+            let (messages, next) = (page.messages, page.next);
+            self.process.answers.push_back(Loaded { load, messages, next });
+        }
+        Ok(())
+    }
+
+    fn deliver_mark(&mut self) -> Checked {
+        let Some((shard, lane, upto)) = self.process.marks.pop_front() else { return Ok(()) };
+        match self.process.ends[usize::from(shard)].answered(lane, upto) {
+            Some(upto) => self.feed(shard, Input::Kept { upto }),
+            None => Ok(()),
+        }
+    }
+
+    fn deliver_answer(&mut self) -> Checked {
+        let Some(loaded) = self.process.answers.pop_front() else { return Ok(()) };
+        let shard = loaded.load.session.shard.0;
+        self.feed(shard, Input::Loaded(Box::new(loaded)))
+    }
+
+    /// Gives a shard an input; its turn ends at once, or with a later one.
+    fn feed(&mut self, shard: u16, input: Input) -> Checked {
+        let now = self.now();
+        let at = usize::from(shard);
+        self.say(|| format!("shard {shard} <- {input:?}"));
+        let Process { shards, outs, .. } = &mut self.process;
+        shards[at].handle(now, input, &mut outs[at]);
+        if self.rng.percent(70) { self.carry_out(shard) } else { Ok(()) }
+    }
+
+    fn carry_out(&mut self, shard: u16) -> Checked {
+        let at = usize::from(shard);
+        let Process { shards, outs, .. } = &mut self.process;
+        let mut out = std::mem::take(&mut outs[at]);
+        shards[at].end_turn(&mut out);
+        if !out.records.is_empty() || out.urgent {
+            let records = std::mem::take(&mut out.records);
+            self.say(|| format!("shard {shard} records {records:?}"));
+            let upto = out.records_upto;
+            for (lane, order) in self.process.ends[at].split(records, upto, out.urgent) {
+                self.process.channels[lane].push_back(order);
+            }
+        }
+        for load in out.loads.drain(..) {
+            let lane = self.process.ends[at].lane_of(load.incarnation.slot());
+            self.process.channels[lane].push_back(Order::Load(load));
+        }
+        for (to, message) in out.peers.drain(..) {
+            self.process.rings.entry((shard, to.0)).or_default().push_back(message);
+        }
+        for write in &out.writes {
+            let Some(&client) = self.process.conns.get(&(shard, write.conn)) else { continue };
+            let mut bytes = BytesMut::from(out.head(write));
+            bytes.extend_from_slice(&write.payload);
+            let packet = decode(&bytes.freeze(), Some(Version::V5))
+                .map_err(|error| violated!("crash", "a shard wrote nonsense: {error}"))?;
+            self.clients[client].inbox.push_back(packet);
+        }
+        for conn in &out.closes {
+            if let Some(client) = self.process.conns.remove(&(shard, *conn)) {
+                let name = &self.clients[client].name;
+                return Err(violated!("crash", "the broker closed the connection of {name}"));
+            }
+        }
+        out.clear();
+        self.process.outs[at] = out;
+        Ok(())
+    }
+}
+
+impl Process {
+    fn empty(slots: SlotMap, lanes: u16, started_ms: u64) -> Self {
+        Self {
+            shards: Vec::new(),
+            outs: Vec::new(),
+            ends: Vec::new(),
+            rings: BTreeMap::new(),
+            channels: (0..lanes).map(|_| VecDeque::new()).collect(),
+            loads: (0..lanes).map(|_| Vec::new()).collect(),
+            marks: VecDeque::new(),
+            answers: VecDeque::new(),
+            slots,
+            conns: BTreeMap::new(),
+            next_conn: 0,
+            started_ms,
+        }
+    }
+}
+
+/// Clients: some publish, some subscribe, one retains; the last gets everything.
+fn clients(rng: &mut Rng) -> Vec<Client> {
+    let qos = |rng: &mut Rng| *rng.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
+    let mut clients = Vec::new();
+    for number in 0..3 + rng.index(3) {
+        let habits = Habits {
+            lasting: number == 0 || rng.percent(70),
+            publishes: true,
+            subscribes: None,
+            qos: qos(rng),
+            will: number > 0 && rng.percent(40),
+            retain: number == 0,
+            forgetful: false,
+            receive_maximum: 10,
+        };
+        clients.push(Client::new(format!("publisher-{number}"), habits));
+    }
+    for number in 0..2 + rng.index(3) {
+        let topic = Wants::Topic(rng.below(3) as u8);
+        let habits = Habits {
+            lasting: rng.percent(90),
+            publishes: rng.percent(30),
+            subscribes: Some(if rng.percent(50) { Wants::All } else { topic }),
+            qos: qos(rng),
+            will: false,
+            retain: false,
+            forgetful: rng.percent(25),
+            receive_maximum: 1 + rng.below(8) as u16,
+        };
+        clients.push(Client::new(format!("subscriber-{number}"), habits));
+    }
+    clients
+}
+
+fn will_id(client: usize, number: u32) -> MessageId {
+    MessageId { publisher: WILL_PUBLISHER + client as u8, number }
+}
+
+fn topic_name(topic: u8) -> TopicName {
+    let text = Text::try_from(format!("t/{topic}").as_str()).unwrap_or_default();
+    TopicName::new(text).unwrap_or_default()
+}
+
+mod act;
