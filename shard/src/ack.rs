@@ -48,13 +48,15 @@ impl Shard {
                 return Err(Violation::protocol("PUBREC for a QoS 1 message"));
             }
             let record = match flow.inflight.get(at) {
-                Some(Inflight { stage: Stage::Released(record), .. }) => *record,
-                Some(Inflight { sequence: Some(sequence), .. }) => {
-                    let sequence = *sequence;
-                    self.record_released(turn, index, sequence);
-                    self.keep.position()
-                }
-                _ => 0,
+                Some(Inflight { stage: Stage::Released { record, .. }, .. }) => *record,
+                Some(Inflight { stage, .. }) => match stage.place().recorded() {
+                    Some(sequence) => {
+                        self.record_released(turn, index, sequence);
+                        self.keep.position()
+                    }
+                    None => 0,
+                },
+                None => 0,
             };
             position = record;
             if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_deref_mut()) {
@@ -78,7 +80,7 @@ impl Shard {
         conn: ConnId,
         ack: &Ack,
     ) -> Result<(), Violation> {
-        self.finish(turn, conn, ack, |stage| matches!(stage, Stage::Released(_)))
+        self.finish(turn, conn, ack, |stage| matches!(stage, Stage::Released { .. }))
     }
 
     /// Ends a delivery that is at the stage its acknowledgement answers. One for an identifier
@@ -99,7 +101,7 @@ impl Shard {
             return Err(Violation::protocol(what));
         }
         let entry = flow.remove_inflight(at);
-        if let Some(sequence) = entry.as_ref().and_then(|entry| entry.sequence) {
+        if let Some(sequence) = entry.as_ref().and_then(|entry| entry.stage.place().recorded()) {
             self.record_done(turn, index, sequence);
         }
         if let Some(Inflight { charged: true, .. }) = entry

@@ -8,6 +8,7 @@ use crate::config::QueueFull;
 use crate::connection::Connection;
 use crate::event::{DropReason, Event};
 use crate::flow::{Delivery, Flow, Inflight, Stage};
+use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
@@ -63,16 +64,24 @@ impl Shard {
     }
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
-    pub(crate) fn deliver(&mut self, turn: &mut Turn<'_>, session: u32, mut delivery: Delivery) {
+    ///
+    /// What `provided` says is for a session that is kept.
+    pub(crate) fn deliver(
+        &mut self,
+        turn: &mut Turn<'_>,
+        session: u32,
+        mut delivery: Delivery,
+        provided: Option<Provided>,
+    ) {
         if self.has_room(session, &delivery) {
             if delivery.message.expired(turn.now_ms) {
                 return drop_message(turn, DropReason::Expired);
             }
-            self.admit(turn, session, &mut delivery);
+            self.admit(turn, session, &mut delivery, None);
             return self.send_delivery(turn, session, delivery);
         }
         let held = delivery.qos == Qos::ExactlyOnce && self.keep.is_on();
-        self.enqueue(turn, session, delivery);
+        self.enqueue(turn, session, delivery, provided);
         if held {
             // It may wait for nothing but its record, and has to be looked at when that is kept.
             return self.drain(turn, session);
@@ -85,8 +94,9 @@ impl Shard {
     fn has_room(&self, index: u32, delivery: &Delivery) -> bool {
         let Some(session) = self.sessions.get(index) else { return false };
         // A QoS 2 message to a session that is kept waits for its record.
-        let held = delivery.qos == Qos::ExactlyOnce && session.is_kept_whole();
-        if held || session.waits_in_store() {
+        if let Some(kept) = session.kept.as_deref()
+            && (kept.stored_from != u64::MAX || (kept.whole && delivery.qos == Qos::ExactlyOnce))
+        {
             return false;
         }
         let Some(conn) = self.conn_of(index) else { return false };
@@ -113,7 +123,13 @@ impl Shard {
     }
 
     /// Puts a delivery into the queue, within its bounds.
-    pub(crate) fn enqueue(&mut self, turn: &mut Turn<'_>, index: u32, mut delivery: Delivery) {
+    pub(crate) fn enqueue(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        mut delivery: Delivery,
+        provided: Option<Provided>,
+    ) {
         let limits = self.limits();
         let (messages_max, bytes_max) =
             (limits.session_queue_messages as usize, limits.session_queue_bytes);
@@ -129,7 +145,7 @@ impl Shard {
         if full(queue.len(), queue.bytes) {
             for expired in queue.extract_expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
-                gone.extend(expired.record());
+                gone.extend(expired.place.recorded());
             }
         }
         // Nothing makes room for what is larger than the whole queue.
@@ -139,7 +155,7 @@ impl Shard {
             && let Some(oldest) = queue.pop()
         {
             drop_message(turn, DropReason::QueueFull);
-            gone.extend(oldest.record());
+            gone.extend(oldest.place.recorded());
         }
         let is_full = full(queue.len(), queue.bytes);
         for sequence in gone {
@@ -148,7 +164,7 @@ impl Shard {
         if is_full {
             return drop_message(turn, DropReason::QueueFull);
         }
-        self.admit(turn, index, &mut delivery);
+        self.admit(turn, index, &mut delivery, provided);
         self.queue_up(index, delivery);
     }
 
@@ -157,7 +173,7 @@ impl Shard {
     pub(crate) fn queue_up(&mut self, index: u32, delivery: Delivery) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         if session.waits_in_store()
-            && delivery.recorded
+            && delivery.place.recorded().is_some()
             && let Some(kept) = session.kept.as_deref_mut()
         {
             kept.stored += 1;
@@ -176,9 +192,11 @@ impl Shard {
     /// ([MQTT5-4.4.0-1], [MQTT5-4.6.0-1]), then the queue, then retained messages.
     pub(crate) fn drain(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(conn) = self.conn_of(index) else { return };
-        if !self.connection(conn).is_some_and(Connection::is_live)
-            || !self.resend(turn, index, conn)
-        {
+        // Nothing comes before CONNACK, which may wait for something to be kept.
+        if self.keep.is_on() && !self.connection(conn).is_some_and(Connection::is_live) {
+            return;
+        }
+        if !self.resend(turn, index, conn) {
             return;
         }
         while self.socket_takes(conn) {
@@ -187,11 +205,8 @@ impl Shard {
             let Some(flow) = session.flow.as_deref() else { break };
             let Some(next) = flow.queue.deliveries.front() else { break };
             let stuck = quota == 0 || !self.window_takes(flow, &next.message);
-            let (qos, hold) = (next.qos, next.hold);
-            if qos > Qos::AtMostOnce && (stuck || !self.may_send(index, hold)) {
-                break;
-            }
-            if !self.has_identifier(index) {
+            let (qos, place) = (next.qos, next.place);
+            if qos > Qos::AtMostOnce && (stuck || !self.may_send(index, place.sequence())) {
                 break;
             }
             let Some(session) = self.sessions.get_mut(index) else { return };
@@ -226,7 +241,7 @@ impl Shard {
             let packet_id = entry.packet_id;
             match &entry.stage {
                 _ if entry.sent => {}
-                &Stage::Released(record) => {
+                &Stage::Released { record, .. } => {
                     entry.sent = true;
                     if sabotage::on(Sabotage::PubRelForgotten) {
                         continue;
@@ -289,14 +304,14 @@ impl Shard {
     fn send_delivery(&mut self, turn: &mut Turn<'_>, index: u32, delivery: Delivery) {
         let Some(conn) = self.conn_of(index) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let Some(packet_id) = session.allocate_packet_id(delivery.sequence) else {
-            return self.enqueue(turn, index, delivery);
+        let Some(packet_id) = session.allocate_packet_id(delivery.place.sequence()) else {
+            return self.enqueue(turn, index, delivery, None);
         };
         let outgoing = Outgoing {
             message: &delivery.message,
             qos: delivery.qos,
             retain: delivery.retain,
-            dup: delivery.resent,
+            dup: delivery.place.resent(),
             packet_id: Some(packet_id),
             identifiers: &delivery.identifiers,
         };
@@ -310,16 +325,6 @@ impl Shard {
             }
         } else {
             self.done_with(turn, index, &delivery);
-        }
-    }
-
-    /// True if the first message that waits for a session can be given an identifier.
-    fn has_identifier(&self, index: u32) -> bool {
-        let Some(session) = self.sessions.get(index) else { return false };
-        let Some(flow) = session.flow.as_deref() else { return true };
-        match flow.queue.deliveries.front() {
-            Some(next) if next.qos > Qos::AtMostOnce => session.identifier_is_free(next.sequence),
-            _ => true,
         }
     }
 

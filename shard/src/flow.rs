@@ -27,6 +27,8 @@ pub(crate) struct Flow {
     pub(crate) counted: u16,
     /// What the client is told when it is kept, oldest first.
     pub(crate) owed: VecDeque<Owed>,
+    /// What some of `queue` wait for, by their places.
+    pub(crate) holds: VecDeque<(u64, Hold)>,
 }
 
 /// Flows that nobody needs at the moment, so that a message to an idle client costs no allocation.
@@ -51,9 +53,10 @@ impl Flows {
 
     /// Takes back a flow in which nothing is left.
     pub(crate) fn settle(&mut self, flow: &mut Option<Box<Flow>>) {
-        if let Some(idle) = flow.take_if(|flow| flow.is_idle())
+        if let Some(mut idle) = flow.take_if(|flow| flow.is_idle())
             && self.spare.len() < SPARE_MAX
         {
+            idle.holds.clear();
             debug_assert_eq!((idle.counted, idle.inflight_bytes, idle.queue.bytes), (0, 0, 0));
             self.spare.push(idle);
         }
@@ -76,9 +79,8 @@ impl Flow {
     /// Notes a delivery that was sent for the first time.
     pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
         self.inflight_bytes += cost(&delivery);
-        let sequence = delivery.record();
         let stage = Stage::Published(delivery);
-        self.inflight.push_back(Inflight { packet_id, sequence, stage, charged, sent: true });
+        self.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
     }
 
     /// The client has the message of an outgoing delivery, which awaits PUBCOMP from now on; the
@@ -86,7 +88,8 @@ impl Flow {
     pub(crate) fn release_inflight(&mut self, position: usize, record: u64) {
         let Some(entry) = self.inflight.get_mut(position) else { return };
         entry.sent = true;
-        let before = std::mem::replace(&mut entry.stage, Stage::Released(record));
+        let place = entry.stage.place();
+        let before = std::mem::replace(&mut entry.stage, Stage::Released { place, record });
         self.inflight_bytes -= before.bytes();
     }
 
@@ -132,14 +135,43 @@ pub(crate) struct Delivery {
     pub(crate) group: Option<Arc<GroupKey>>,
     /// It answers a SUBSCRIBE from what was retained, as opposed to live.
     pub(crate) stored: bool,
-    /// Its place in the order of a kept session; 0 in any other.
-    pub(crate) sequence: u64,
-    /// It has a record.
-    pub(crate) recorded: bool,
-    /// It may have been sent by a process before this one.
-    pub(crate) resent: bool,
-    /// What it waits for.
-    pub(crate) hold: Hold,
+    /// Where it stands in the order of a kept session.
+    pub(crate) place: Place,
+}
+
+/// A place in the order of a kept session, in 8 bytes with what is to be known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place(u64);
+
+/// Bit of [`Place::recorded`].
+const RECORDED: u64 = 1 << 63;
+/// Bit of [`Place::resent`].
+const RESENT: u64 = 1 << 62;
+
+impl Place {
+    /// In a session that is not kept.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// A place; *bounds*: below 2^62.
+    pub(crate) const fn new(sequence: u64, recorded: bool, resent: bool) -> Self {
+        let recorded = if recorded { RECORDED } else { 0 };
+        Self(sequence | recorded | if resent { RESENT } else { 0 })
+    }
+
+    /// Its number; 0 for none.
+    pub(crate) const fn sequence(self) -> u64 {
+        self.0 & !(RECORDED | RESENT)
+    }
+
+    /// Its number, if there is a record of what stands there.
+    pub(crate) const fn recorded(self) -> Option<NonZeroU64> {
+        if self.0 & RECORDED == 0 { None } else { NonZeroU64::new(self.sequence()) }
+    }
+
+    /// What stands there may have been sent by a process before this one.
+    pub(crate) const fn resent(self) -> bool {
+        self.0 & RESENT != 0
+    }
 }
 
 impl Delivery {
@@ -149,23 +181,7 @@ impl Delivery {
         (qos, retain): (Qos, bool),
         identifiers: SmallVec<[u32; 1]>,
     ) -> Self {
-        Self {
-            message,
-            qos,
-            retain,
-            identifiers,
-            group: None,
-            stored: false,
-            sequence: 0,
-            recorded: false,
-            resent: false,
-            hold: Hold::None,
-        }
-    }
-
-    /// Its place in the session's order, if it has a record.
-    pub(crate) fn record(&self) -> Option<NonZeroU64> {
-        NonZeroU64::new(self.sequence).filter(|_| self.recorded)
+        Self { message, qos, retain, identifiers, group: None, stored: false, place: Place::NONE }
     }
 }
 
@@ -173,8 +189,6 @@ impl Delivery {
 #[derive(Debug)]
 pub(crate) struct Inflight {
     pub(crate) packet_id: PacketId,
-    /// Its place in the session's order, if it has a record.
-    pub(crate) sequence: Option<NonZeroU64>,
     pub(crate) stage: Stage,
     /// It takes one of the client's Receive Maximum on this connection.
     pub(crate) charged: bool,
@@ -189,15 +203,23 @@ pub(crate) enum Stage {
     Published(Delivery),
     /// PUBREL sent, PUBCOMP is awaited; the message itself is no longer needed ([MQTT5-4.3.3-5]). The
     /// position of the record of it; 0 if there is none, or it is kept for sure.
-    Released(u64),
+    Released { place: Place, record: u64 },
 }
 
 impl Stage {
+    /// Where it stands in the order of a kept session.
+    pub(crate) const fn place(&self) -> Place {
+        match self {
+            Self::Published(delivery) => delivery.place,
+            Self::Released { place, .. } => *place,
+        }
+    }
+
     /// What is held for it.
     fn bytes(&self) -> u64 {
         match self {
             Self::Published(delivery) => cost(delivery),
-            Self::Released(_) => 0,
+            Self::Released { .. } => 0,
         }
     }
 }

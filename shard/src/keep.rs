@@ -152,11 +152,8 @@ pub(crate) struct Owed {
 }
 
 /// Why a delivery may not be sent yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hold {
-    /// It may.
-    #[default]
-    None,
     /// Its record is not kept: the client would remember what the broker has forgotten.
     Kept(u64),
     /// The receipt of its message is not kept: its publisher would send it again.
@@ -312,7 +309,6 @@ impl Keep {
     fn releases(&self, hold: Hold) -> bool {
         match hold {
             _ if sabotage::on(Sabotage::HoldIgnored) => true,
-            Hold::None => true,
             Hold::Kept(position) => self.has_kept(position),
             Hold::Provided(Provided { stream, number }) => {
                 self.committed.get(&stream).is_some_and(|&upto| number <= upto)
@@ -333,6 +329,9 @@ impl Shard {
     /// Sends a packet to a session's client when what it promises is kept, behind what is owed
     /// already.
     pub(crate) fn owe(&mut self, turn: &mut Turn<'_>, conn: ConnId, packet: Packet, needs: &Needs) {
+        if !self.keep.is_on() {
+            return self.send(turn, conn, &packet);
+        }
         let Some(index) = self.session_of(conn) else { return };
         let met = self.keep.is_met(needs);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -610,10 +609,25 @@ impl Shard {
         }
     }
 
-    /// True if a delivery may be sent now; else its session is looked at again when more is kept.
-    pub(crate) fn may_send(&mut self, index: u32, hold: Hold) -> bool {
+    /// True if what waits at a place may be sent now; else its session is looked at again when more is
+    /// kept, or when an identifier is free.
+    #[inline]
+    pub(crate) fn may_send(&mut self, index: u32, sequence: u64) -> bool {
+        sequence == 0 || self.is_released(index, sequence)
+    }
+
+    fn is_released(&mut self, index: u32, sequence: u64) -> bool {
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let is_free = session.identifier_is_free(sequence);
+        let Some(flow) = session.flow.as_deref_mut() else { return is_free };
+        // What left the queue in another way has left this behind.
+        while flow.holds.pop_front_if(|(other, _)| *other < sequence).is_some() {}
+        let hold = match flow.holds.front() {
+            Some((held, hold)) if *held == sequence => *hold,
+            _ => return is_free,
+        };
         if self.keep.releases(hold) {
-            return true;
+            return is_free;
         }
         if let Some(session) = self.sessions.get(index) {
             let holding = (index, session.generation);

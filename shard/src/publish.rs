@@ -34,7 +34,9 @@ impl Shard {
             }
             return Ok(());
         }
-        self.check_owed(index, conn, qos)?;
+        if self.keep.is_on() {
+            self.check_owed(index, conn, qos)?;
+        }
         let Some(publisher) = self.connection(conn).map(|c| c.client_hash) else { return Ok(()) };
         let since = self.keep.begin();
         let mut provided = None;
@@ -60,6 +62,10 @@ impl Shard {
         let ack = Ack::new(packet_id, reason);
         let packet =
             if qos == Qos::ExactlyOnce { Packet::PubRec(ack) } else { Packet::PubAck(ack) };
+        if !self.keep.is_on() {
+            self.send(turn, conn, &packet);
+            return Ok(());
+        }
         let needs = self.keep.needs(since);
         match provided {
             Some(provided) => self.owe_receipt(turn, conn, provided, packet, &needs),
@@ -207,6 +213,10 @@ impl Shard {
             Some(_) => ReasonCode::Success,
             None => ReasonCode::PacketIdentifierNotFound,
         };
+        if !self.keep.is_on() {
+            self.send(turn, conn, &Packet::PubComp(Ack::new(packet_id, reason)));
+            return Ok(());
+        }
         let mut needs = Needs::default();
         if known.is_some_and(|incoming| incoming.recorded)
             && !self.forget_receipt_early(index, packet_id)

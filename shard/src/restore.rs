@@ -60,7 +60,7 @@ impl Shard {
             expires_at_ms: (!session.is_online()).then(|| session.expires_at.ms()),
             will: pending.map(|pending| pending.will.clone()),
             will_at_ms: pending.map_or(u64::MAX, |pending| pending.fires_at_ms),
-            leaving: kept.leaving.iter().map(|(_, will)| will.clone()).collect(),
+            leaving: kept.leaving.iter().flat_map(|all| &**all).map(|(_, w)| w.clone()).collect(),
         };
         self.record(turn, Record::Session(Box::new(record)));
     }
@@ -78,7 +78,7 @@ impl Shard {
         let number = self.keep.next_token();
         let is_kept = session.kept.is_some();
         if let Some(kept) = session.kept.as_deref_mut() {
-            kept.leaving.push((number, *pending.will));
+            kept.leaving.get_or_insert_default().push((number, *pending.will));
         }
         let since = self.keep.begin();
         self.route(turn, message, None);
@@ -99,7 +99,10 @@ impl Shard {
         if session.generation == generation
             && let Some(kept) = session.kept.as_deref_mut()
         {
-            kept.leaving.retain(|(other, _)| *other != number);
+            if let Some(leaving) = &mut kept.leaving {
+                leaving.retain(|(other, _)| *other != number);
+            }
+            kept.leaving.take_if(|leaving| leaving.is_empty());
             self.record_session(turn, index);
         }
     }
@@ -108,7 +111,7 @@ impl Shard {
     pub(crate) fn record_end(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(incarnation) = session.incarnation() else { return };
-        let leaving = session.kept.as_deref().is_some_and(|kept| !kept.leaving.is_empty());
+        let leaving = session.kept.as_deref().is_some_and(|kept| kept.leaving.is_some());
         if session.will().is_none() && !leaving {
             if sabotage::on(Sabotage::EndUnrecorded) {
                 return;

@@ -257,7 +257,7 @@ impl Shard {
             }
         }
         for mut delivery in deliveries {
-            self.admit(turn, index, &mut delivery);
+            self.admit(turn, index, &mut delivery, None);
             self.queue_up(index, delivery);
         }
         self.drain(turn, index);

@@ -6,7 +6,6 @@ use petrel_proto::{Qos, SubscriptionOptions, TopicName};
 use smallvec::SmallVec;
 
 use crate::flow::Delivery;
-use crate::keep::Hold;
 use crate::level_hash::TopicLevels;
 use crate::peer::PeerMessage;
 use crate::receivers::{Receiver, Receivers, Target};
@@ -172,9 +171,8 @@ impl Shard {
                 self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers)
             } else {
                 let message = Arc::clone(message);
-                let mut delivery = Delivery::new(message, (qos, retain), one.identifiers);
-                delivery.hold = provided.map_or(Hold::None, Hold::Provided);
-                self.deliver(turn, one.session, delivery);
+                let delivery = Delivery::new(message, (qos, retain), one.identifiers);
+                self.deliver(turn, one.session, delivery, provided);
                 true
             };
             if message.retain && taken {

@@ -71,7 +71,8 @@ pub(crate) struct Kept {
     pub(crate) stored: u32,
     pub(crate) stored_bytes: u64,
     /// Wills that have been published, until what was queued of them is kept; each with a number.
-    pub(crate) leaving: Vec<(u64, petrel_proto::Will)>,
+    #[allow(clippy::box_collection, reason = "nearly always there is none")]
+    pub(crate) leaving: Option<Box<Vec<(u64, petrel_proto::Will)>>>,
 }
 
 impl Kept {
@@ -84,7 +85,7 @@ impl Kept {
             stored_from: u64::MAX,
             stored: 0,
             stored_bytes: 0,
-            leaving: Vec::new(),
+            leaving: None,
         }
     }
 }
@@ -222,7 +223,9 @@ impl Session {
         let near = |oldest: NonZeroU64| sequence.wrapping_sub(oldest.get()) < 60_000;
         match flow.inflight.front() {
             None => true,
-            Some(oldest) if oldest.sequence.is_some_and(near) => true,
+            Some(oldest) if NonZeroU64::new(oldest.stage.place().sequence()).is_some_and(near) => {
+                true
+            }
             Some(_) => identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none()),
         }
     }

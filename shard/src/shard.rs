@@ -152,8 +152,9 @@ impl Shard {
         conn: ConnId,
         packet: Packet,
     ) -> Result<(), Violation> {
-        let Some(connection) = self.connection_mut(conn) else { return Ok(()) };
-        if let Some(awaited) = connection.awaited_mut() {
+        let live = self.connection(conn).is_some_and(Connection::is_live);
+        if !live && let Some(awaited) = self.connection_mut(conn).and_then(Connection::awaited_mut)
+        {
             if awaited.early.len() == EARLY_PACKETS_MAX {
                 let what = "too many packets before CONNACK";
                 return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
@@ -161,7 +162,6 @@ impl Shard {
             awaited.early.push(packet);
             return Ok(());
         }
-        let live = connection.is_live();
         match packet {
             Packet::Auth(auth) => self.on_auth(turn, conn, *auth),
             Packet::Disconnect(disconnect) => self.on_disconnect(turn, conn, &disconnect),

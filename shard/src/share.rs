@@ -299,7 +299,7 @@ impl Shard {
         let identifiers = identifiers.into_iter().collect();
         let mut lent = Delivery::new(message, (qos, retain), identifiers);
         lent.group = Some(delivery.group);
-        self.deliver(turn, index, lent);
+        self.deliver(turn, index, lent, None);
     }
 
     /// A member could not take a message: another gets it, or it waits in the group.

@@ -9,11 +9,11 @@ use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode};
 use crate::ConnId;
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
-use crate::flow::{Delivery, Inflight, Stage};
+use crate::flow::{Delivery, Inflight, Place, Stage};
 use crate::input::Loaded;
 use crate::keep::{Hold, Needs};
 use crate::outbox::Load;
-use crate::record::{DeliveryRecord, Record, Stored};
+use crate::record::{DeliveryRecord, Provided, Record, Stored};
 use crate::sabotage::{self, Sabotage};
 use crate::session::identifier_of;
 use crate::shard::{Shard, Turn};
@@ -24,14 +24,26 @@ const LOAD_BYTES: usize = 256 << 10;
 impl Shard {
     /// Gives a delivery its place in the order of a kept session, and a record. What belongs to a shared
     /// group has none: the group has it.
-    pub(crate) fn admit(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &mut Delivery) {
-        if delivery.qos == Qos::AtMostOnce || delivery.sequence > 0 {
-            return;
+    #[inline]
+    pub(crate) fn admit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        delivery: &mut Delivery,
+        provided: Option<Provided>,
+    ) {
+        if self.keep.is_on() && delivery.qos > Qos::AtMostOnce && delivery.place == Place::NONE {
+            self.give_place(turn, index, delivery, provided);
         }
-        let provided = match std::mem::take(&mut delivery.hold) {
-            Hold::Provided(provided) => Some(provided),
-            Hold::Kept(_) | Hold::None => None,
-        };
+    }
+
+    fn give_place(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        delivery: &mut Delivery,
+        provided: Option<Provided>,
+    ) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(first) = session.kept_whole().map(|kept| kept.next_sequence) else { return };
         // A place whose identifier is in flight is left out ([MQTT5-2.2.1-4]), but not for ever: all
@@ -39,20 +51,20 @@ impl Shard {
         let mut places = first..first + 1_024;
         let sequence = places.find(|&place| session.identifier_is_free(place)).unwrap_or(first);
         let Some(kept) = session.kept_whole() else { return };
-        delivery.sequence = sequence;
+        let is_group = delivery.group.is_some();
+        delivery.place = Place::new(sequence, !is_group, false);
         kept.next_sequence = sequence + 1;
-        if delivery.group.is_some() {
+        if is_group {
             return;
         }
         let incarnation = kept.incarnation;
         let is_away = !session.is_online();
-        delivery.recorded = true;
         if is_away && sabotage::on(Sabotage::OfflineUnrecorded) {
             return;
         }
         let record = Record::Queued {
             incarnation,
-            sequence: delivery.sequence,
+            sequence,
             delivery: Box::new(DeliveryRecord {
                 message: Arc::clone(&delivery.message),
                 qos: delivery.qos,
@@ -65,16 +77,22 @@ impl Shard {
         self.record(turn, record);
         if delivery.qos == Qos::ExactlyOnce {
             turn.out.urgent = true;
-            delivery.hold = match provided {
+            let hold = match provided {
                 Some(provided) => Hold::Provided(provided),
                 None => Hold::Kept(self.keep.position()),
             };
+            // What is not in memory is asked for with what it depends on.
+            if let Some(session) = self.sessions.get_mut(index)
+                && !session.waits_in_store()
+            {
+                self.flows.of(&mut session.flow).holds.push_back((sequence, hold));
+            }
         }
     }
 
     /// A delivery is over: its record goes.
     pub(crate) fn done_with(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &Delivery) {
-        if let Some(sequence) = delivery.record() {
+        if let Some(sequence) = delivery.place.recorded() {
             self.record_done(turn, index, sequence);
         }
     }
@@ -107,13 +125,23 @@ impl Shard {
         (packet_id, reason): (PacketId, ReasonCode),
         position: u64,
     ) {
+        if !self.keep.is_on() {
+            return self.send(turn, conn, &Packet::PubRel(Ack::new(packet_id, reason)));
+        }
         let awaited = !sabotage::on(Sabotage::ReleaseUnawaited);
         let needs = Needs::position(if awaited { position } else { 0 });
         self.owe(turn, conn, Packet::PubRel(Ack::new(packet_id, reason)), &needs);
     }
 
     /// Asks for what waits and is not in memory, if there is room for it.
+    #[inline]
     pub(crate) fn load_more(&mut self, turn: &mut Turn<'_>, index: u32) {
+        if self.keep.is_on() {
+            self.ask_for_more(turn, index);
+        }
+    }
+
+    fn ask_for_more(&mut self, turn: &mut Turn<'_>, index: u32) {
         let named = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let room = session.is_online() && session.queued() < READY_QUEUE_MAX / 2;
@@ -159,12 +187,15 @@ impl Shard {
             let mut delivery =
                 Delivery::new(record.message, (record.qos, record.retain), record.identifiers);
             delivery.stored = record.stored;
-            delivery.sequence = sequence;
-            delivery.recorded = true;
-            delivery.hold = record.provided.map_or(Hold::None, Hold::Provided);
             let flow = self.flows.of(&mut session.flow);
             let inflight = flow.inflight.len() + flow.queue.len();
-            delivery.resent = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            let resent = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            delivery.place = Place::new(sequence, true, resent);
+            if delivery.qos == Qos::ExactlyOnce
+                && let Some(provided) = record.provided
+            {
+                flow.holds.push_back((sequence, Hold::Provided(provided)));
+            }
             flow.queue.push(delivery);
         }
         if let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole())
@@ -195,8 +226,7 @@ impl Shard {
         let flow = self.flows.of(&mut session.flow);
         flow.inflight.push_back(Inflight {
             packet_id,
-            sequence: NonZeroU64::new(sequence),
-            stage: Stage::Released(0),
+            stage: Stage::Released { place: Place::new(sequence, true, true), record: 0 },
             charged: false,
             sent: true,
         });
