@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod disk;
 mod lane;
 mod log;
 pub mod memory;
@@ -18,5 +19,6 @@ pub mod store;
 mod window;
 
 pub use codec::Clock;
+pub use disk::{DiskOptions, DiskStore, Usage};
 pub use lane::{Lane, LaneSettings, Page, Stored, SyncLevel};
 pub use store::{Batch, Space, Store, StoreError};
