@@ -2,10 +2,11 @@
 //!
 //! fjall journals what is written and sorts it later; this module says what is synchronised when, and
 //! turns what fjall reports into a [`StoreError`]. It must never skip what cannot be read, and never
-//! open a folder whose journal is damaged, since fjall would cut it there.
+//! open a folder whose journal is damaged, since fjall would cut it there; see [`crate::journal`].
 
 mod fault;
 mod key;
+mod manifest;
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -20,6 +21,7 @@ use fjall::{
 };
 
 use self::fault::{Place, explain};
+use crate::journal;
 use crate::store::{Batch, Space, Store, StoreError, Visitor};
 
 /// Says that all spaces were made; what is missing afterwards is damage.
@@ -221,10 +223,12 @@ fn open(path: &Path, options: DiskOptions) -> Result<Open, StoreError> {
     let marker = path.join(MARKER);
     let was_made = marker.try_exists().map_err(|error| fault(error.into()))?;
     if path.join(VERSION).try_exists().map_err(|error| fault(error.into()))? {
-        examine(path)?;
+        examine(path, was_made)?;
     } else if was_made {
         let what = format!("{} has no file {VERSION:?} any more", path.display());
         return Err(StoreError::Damaged { what });
+    } else {
+        remove_unfinished(path)?;
     }
     let database = Database::builder(path)
         .cache_size(options.cache_bytes)
@@ -250,13 +254,30 @@ fn open(path: &Path, options: DiskOptions) -> Result<Open, StoreError> {
 }
 
 /// Looks at what fjall would throw away, while nobody else can write.
-fn examine(path: &Path) -> Result<(), StoreError> {
+fn examine(path: &Path, was_made: bool) -> Result<(), StoreError> {
     let fault = |error: std::io::Error| explain(&Place::folder(path), error.into());
     let lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK)).map_err(fault)?;
     lock.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => StoreError::InUse { path: path.display().to_string() },
         TryLockError::Error(error) => fault(error),
     })?;
+    journal::examine(path)?;
+    // A keyspace without a manifest was never finished, or fjall would remove what it has.
+    if was_made { manifest::examine(path) } else { Ok(()) }
+}
+
+/// Removes what a failure has left of a database that was being made; fjall stumbles over it.
+fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
+    let first = path.join("0.jnl");
+    let fault = |error: std::io::Error| explain(&Place::folder(path), error.into());
+    if first.try_exists().map_err(fault)? {
+        let journal = journal::read(&first)?;
+        if journal.batches > 0 || journal.rest != journal::Rest::Empty {
+            let what = format!("{} holds data, and nothing else is there", first.display());
+            return Err(StoreError::Damaged { what });
+        }
+        std::fs::remove_file(&first).map_err(fault)?;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 
 pub mod codec;
 pub mod disk;
+pub mod journal;
 mod lane;
 mod log;
 pub mod memory;
