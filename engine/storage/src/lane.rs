@@ -416,7 +416,7 @@ impl<S: Store> Lane<S> {
             Operation::Queued { incarnation, sequence, value }
             | Operation::Released { incarnation, sequence, value } => {
                 let backlog = self.window.backlog(incarnation);
-                if backlog.is_some_and(|backlog| backlog.live.get(&sequence) == Some(&value)) {
+                if backlog.is_some_and(|backlog| backlog.live.get(sequence) == Some(value)) {
                     self.fold_backlog(incarnation, batch)?;
                 }
             }
@@ -469,31 +469,26 @@ impl<S: Store> Lane<S> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
         let Backlog { live, gone, overlaps } = backlog;
         let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
-        let touched = gone
-            .first()
-            .copied()
-            .into_iter()
-            .chain(live.first_key_value().filter(|_| overlaps).map(|(&sequence, _)| sequence));
+        let mut replaced = Vec::new();
+        let touched = gone.first().copied().into_iter().chain(live.first().filter(|_| overlaps));
         if let Some(from) = touched.min() {
             for (key, value) in self.of_session(Space::Queue, incarnation)? {
                 let entries = page::read(&value)?;
                 if entries.last().is_some_and(|(last, _)| *last >= from) {
-                    batch.remove(Space::Queue, key);
+                    replaced.push(key);
                     let left = entries.into_iter().filter(|(sequence, _)| !gone.contains(sequence));
                     waiting.extend(left);
                 }
             }
         }
-        waiting.extend(live.into_iter().map(|(sequence, at)| (sequence, self.window.value(at))));
-        let removed: Vec<Bytes> = batch.changes.iter().map(|change| change.key.clone()).collect();
+        waiting.extend(live.from(0).map(|(sequence, at)| (sequence, self.window.value(at))));
         for (first, value) in page::write(&waiting) {
             let key = page::key(incarnation, first);
             // A page that begins where one began is one change, not two.
-            if removed.contains(&key) {
-                batch.changes.retain(|change| change.space != Space::Queue || change.key != key);
-            }
+            replaced.retain(|replaced| *replaced != key);
             batch.put(Space::Queue, key, value);
         }
+        replaced.into_iter().for_each(|key| batch.remove(Space::Queue, key));
         Ok(())
     }
 
@@ -542,7 +537,7 @@ impl<S: Store> Lane<S> {
             }
         })?;
         broken?;
-        for (&sequence, &place) in backlog.live.range(from..) {
+        for (sequence, place) in backlog.live.from(from) {
             let enough = waiting.len() > messages_max
                 && waiting.last_key_value().is_some_and(|(last, _)| *last < sequence);
             if sequence >= seen_upto || enough {
@@ -563,7 +558,7 @@ impl<S: Store> Lane<S> {
                 messages.push(stored);
             }
         }
-        let is_last = seen_upto == u64::MAX && backlog.live.range(next..).next().is_none();
+        let is_last = seen_upto == u64::MAX && backlog.live.from(next).next().is_none();
         Ok(Page { messages, is_last })
     }
 
