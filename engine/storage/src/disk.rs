@@ -108,6 +108,12 @@ impl DiskStore {
         Ok(Self { path, options, open })
     }
 
+    /// True if a folder holds a store.
+    #[must_use]
+    pub fn exists(path: &Path) -> bool {
+        path.join(MARKER).exists() || path.join(VERSION).exists()
+    }
+
     /// The folder.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -9,6 +9,7 @@
 //! shard sent, at least as long as the lane has said.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod codec;
 pub mod disk;
 pub mod journal;
@@ -19,6 +20,7 @@ pub mod page;
 pub mod store;
 mod window;
 
+pub use check::{Report, check};
 pub use codec::Clock;
 pub use disk::{DiskOptions, DiskStore, Usage};
 pub use lane::{Lane, LaneSettings, Page, Stored, SyncLevel};
