@@ -16,7 +16,8 @@ use nix::time::{ClockId, clock_gettime};
 use petrel_proto::{Qos, Text, TopicName};
 use petrel_shard::record::{DeliveryRecord, Record};
 use petrel_shard::{Incarnation, Message, ShardIndex, Slot};
-use petrel_storage::{Clock, DiskOptions, DiskStore, Lane, LaneSettings, SyncLevel};
+use petrel_storage::disk::WallClock;
+use petrel_storage::{Alive, Clock, DiskOptions, DiskStore, Lane, LaneSettings, Sweep, SyncLevel};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,7 +25,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const USAGE: &str =
     "churn [--case a|b|c] [--dir FOLDER] [--messages N] [--sessions N] [--payload BYTES]
       [--batch MESSAGES] [--window MIB] [--log-memtable MIB] [--memtable MIB] [--journals MIB]
-      [--workers N] [--seed N] [--sync commit|interval|never]";
+      [--workers N] [--seed N] [--sync commit|interval|never]
+      [--sweep]";
 
 struct Options {
     case: char,
@@ -36,6 +38,7 @@ struct Options {
     window_mib: usize,
     seed: u64,
     sync: SyncLevel,
+    sweep: bool,
     disk: DiskOptions,
 }
 
@@ -52,6 +55,7 @@ impl Options {
             window_mib: 64,
             seed: 1,
             sync: SyncLevel::Commit,
+            sweep: false,
             disk: DiskOptions::default(),
         };
         let mut args = lexopt::Parser::from_env();
@@ -74,6 +78,7 @@ impl Options {
                 Long("journals") => {
                     options.disk.journal_bytes_max = args.value()?.parse::<u64>()? << 20;
                 }
+                Long("sweep") => options.sweep = true,
                 Long("workers") => options.disk.worker_threads = args.value()?.parse()?,
                 Long("sync") => {
                     options.sync = match args.value()?.string()?.as_str() {
@@ -127,7 +132,7 @@ impl Author {
             self.random ^= self.random >> 7;
             self.random ^= self.random << 17;
             let count = (self.random >> 20) as u32 % self.sessions + 1;
-            let incarnation = Incarnation::new(1, Slot(count as u16 % 64), count);
+            let incarnation = incarnation(count);
             let sequence = self.next;
             self.next += 1;
             let delivery = Box::new(DeliveryRecord {
@@ -155,6 +160,10 @@ impl Author {
         }
         records
     }
+}
+
+fn incarnation(count: u32) -> Incarnation {
+    Incarnation::new(1, Slot(count as u16 % 64), count)
 }
 
 /// The disk without a store: 4 KiB at the end of a file, made durable.
@@ -213,11 +222,16 @@ fn ms(times: &Histogram<u64>) -> String {
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_args()?;
     let dir = tempfile::tempdir_in(&options.dir)?;
-    let store = DiskStore::open(dir.path().join("lane-0"), options.disk)?;
+    let alive = Alive::default();
+    let wall_clock: WallClock = Arc::new(|| 1_800_000_000_000);
+    let sweep = options.sweep.then(|| Sweep { alive: alive.clone(), wall_clock });
+    let store = DiskStore::open_and_sweep(dir.path().join("lane-0"), options.disk, sweep)?;
     let window_bytes_max = options.window_mib << 20;
     let settings = LaneSettings { lane: 0, lanes: 1, sync: options.sync, window_bytes_max };
     let mut lane = Lane::open(store, Clock::default(), settings)?;
     lane.begin(1)?;
+    lane.sweep(alive.clone())?;
+    alive.fill((1..=options.sessions).map(incarnation));
     let mut author = Author::new(&options)?;
     let mut probe = Probe::new(dir.path())?;
     let mut commits = Histogram::<u64>::new(3)?;

@@ -7,11 +7,13 @@
 mod fault;
 mod key;
 mod manifest;
+mod sweep;
 
 use std::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +23,7 @@ use fjall::{
 };
 
 use self::fault::{Place, explain};
+pub use self::sweep::{Alive, Sweep, WallClock};
 use crate::journal;
 use crate::store::{Batch, Space, Store, StoreError, Visitor};
 
@@ -87,6 +90,7 @@ struct Open {
 pub struct DiskStore {
     path: PathBuf,
     options: DiskOptions,
+    sweep: Option<Sweep>,
     /// `None` after a failure, until the store has been opened again.
     open: Option<Open>,
 }
@@ -103,9 +107,21 @@ impl DiskStore {
     /// # Errors
     /// Another process has it, it is damaged, or the disk fails.
     pub fn open(path: impl Into<PathBuf>, options: DiskOptions) -> Result<Self, StoreError> {
+        Self::open_and_sweep(path, options, None)
+    }
+
+    /// The same, and drops what nobody can want any more while tables are merged.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_and_sweep(
+        path: impl Into<PathBuf>,
+        options: DiskOptions,
+        sweep: Option<Sweep>,
+    ) -> Result<Self, StoreError> {
         let path = path.into();
-        let open = Some(open(&path, options)?);
-        Ok(Self { path, options, open })
+        let open = Some(open(&path, options, sweep.as_ref())?);
+        Ok(Self { path, options, sweep, open })
     }
 
     /// True if a folder holds a store.
@@ -139,6 +155,16 @@ impl DiskStore {
             journal_bytes: database.journal_disk_space().map_err(|e| explain(&place, e))?,
             log_batches,
         })
+    }
+
+    /// Merges all tables of a space, and waits for it.
+    ///
+    /// # Errors
+    /// The disk fails, or what is there cannot be read.
+    pub fn compact(&self, space: Space) -> Result<(), StoreError> {
+        let fault = |error| explain(&Place::folder(&self.path), error);
+        let keyspace = &self.opened()?.keyspaces[space as usize];
+        keyspace.rotate_memtable_and_wait().and_then(|()| keyspace.major_compact()).map_err(fault)
     }
 
     fn opened(&self) -> Result<&Open, StoreError> {
@@ -207,7 +233,7 @@ impl Store for DiskStore {
 
     fn reopen(&mut self) -> Result<(), StoreError> {
         self.open = None;
-        self.open = Some(open(&self.path, self.options)?);
+        self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);
         Ok(())
     }
 }
@@ -222,7 +248,7 @@ fn wait_for_room(database: &Database, keyspace: &Keyspace) -> fjall::Result<()> 
     Ok(())
 }
 
-fn open(path: &Path, options: DiskOptions) -> Result<Open, StoreError> {
+fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open, StoreError> {
     let place = Place::folder(path);
     let fault = |error| explain(&place, error);
     std::fs::create_dir_all(path).map_err(|error| fault(error.into()))?;
@@ -236,13 +262,15 @@ fn open(path: &Path, options: DiskOptions) -> Result<Open, StoreError> {
     } else {
         remove_unfinished(path)?;
     }
-    let database = Database::builder(path)
+    let mut builder = Database::builder(path)
         .cache_size(options.cache_bytes)
         .max_journaling_size(options.journal_bytes_max)
         .worker_threads(options.worker_threads)
-        .manual_journal_persist(true)
-        .open()
-        .map_err(fault)?;
+        .manual_journal_persist(true);
+    if let Some(sweep) = sweep.cloned() {
+        builder = builder.with_compaction_filter_factories(Arc::new(move |name| sweep.of(name)));
+    }
+    let database = builder.open().map_err(fault)?;
     let mut keyspaces = Vec::with_capacity(Space::ALL.len());
     for space in Space::ALL {
         if was_made && !database.keyspace_exists(space.name()) {

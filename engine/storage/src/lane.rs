@@ -20,6 +20,7 @@ use petrel_shard::record::{
 use petrel_shard::{Incarnation, Message, ShardIndex};
 
 use crate::codec::{self, Clock, Unreadable, Waiting};
+use crate::disk::Alive;
 use crate::log::{Operation, Reader, Writer};
 use crate::page;
 use crate::store::{Batch, Space, Store, StoreError};
@@ -99,6 +100,8 @@ pub struct Lane<S> {
     unsynced: Vec<(u64, Bytes)>,
     /// How far the receipts of streams have come.
     streams: HashMap<Stream, u64>,
+    /// Says to the store whose keys may be dropped.
+    alive: Alive,
 }
 
 impl<S: Store> Lane<S> {
@@ -121,6 +124,7 @@ impl<S: Store> Lane<S> {
             urgent: false,
             unsynced: Vec::new(),
             streams: HashMap::new(),
+            alive: Alive::default(),
         };
         lane.check_origin()?;
         lane.read_log()?;
@@ -177,6 +181,26 @@ impl<S: Store> Lane<S> {
         }
         self.store.write(batch, true)?;
         self.epoch = epoch;
+        Ok(())
+    }
+
+    /// Says to the store from now on which sessions there are, so that it may drop what belongs to
+    /// others.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn sweep(&mut self, alive: Alive) -> Result<(), StoreError> {
+        // What is over must be over after any failure.
+        self.store.sync()?;
+        let mut sessions = Vec::new();
+        self.sessions(|session| sessions.push(session.incarnation))?;
+        let gathered = self.gathered.iter().flatten();
+        sessions.extend(gathered.filter_map(|record| match record {
+            Record::Session(session) => Some(session.incarnation),
+            _ => None,
+        }));
+        alive.fill(sessions);
+        self.alive = alive;
         Ok(())
     }
 
@@ -287,6 +311,9 @@ impl<S: Store> Lane<S> {
         let mut writer = Writer::default();
         let mut streams: HashMap<Stream, u64> = HashMap::new();
         for record in self.gathered.drain(..).flatten() {
+            if let Record::Session(session) = &record {
+                self.alive.begin(session.incarnation);
+            }
             write_record(&mut writer, &record, self.clock, &mut streams);
         }
         for (stream, number) in streams {
@@ -427,6 +454,11 @@ impl<S: Store> Lane<S> {
                 }
             }
             Operation::Ended { incarnation } => {
+                // It must be over after any failure before the store drops what it had.
+                if self.unsynced.first().is_some_and(|(unsynced, _)| *unsynced <= number) {
+                    self.sync()?;
+                }
+                self.alive.end(incarnation);
                 let key = session_key(incarnation);
                 if self.window.latest(Space::Session, &key) == Some(Latest::Removed(number)) {
                     batch.remove(Space::Session, key.to_vec());

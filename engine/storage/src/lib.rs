@@ -22,6 +22,6 @@ mod window;
 
 pub use check::{Report, check};
 pub use codec::Clock;
-pub use disk::{DiskOptions, DiskStore, Usage};
+pub use disk::{Alive, DiskOptions, DiskStore, Sweep, Usage};
 pub use lane::{Lane, LaneSettings, Page, Stored, SyncLevel};
 pub use store::{Batch, Space, Store, StoreError};

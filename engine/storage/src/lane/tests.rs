@@ -8,7 +8,7 @@ use petrel_shard::Slot;
 use proptest::prelude::*;
 
 use super::*;
-use crate::disk::{DiskOptions, DiskStore};
+use crate::disk::{Alive, DiskOptions, DiskStore, Sweep};
 use crate::memory::{Fault, MemoryStore};
 
 /// A store that a test can break, as far as it can be broken.
@@ -315,6 +315,7 @@ fn settings(sync: SyncLevel) -> LaneSettings {
 struct Run<S> {
     /// `None` while it is opened again.
     lane: Option<Lane<S>>,
+    alive: Alive,
     author: Author,
     /// Every record since the beginning, in order.
     told: Vec<Record>,
@@ -327,12 +328,13 @@ struct Run<S> {
 }
 
 impl<S: Breakable> Run<S> {
-    fn new(store: S, sync: SyncLevel, page: usize) -> Self {
+    fn new(store: S, alive: Alive, sync: SyncLevel, page: usize) -> Self {
         let mut lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
         lane.begin(1).unwrap();
+        lane.sweep(alive.clone()).unwrap();
         let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
         let (told, commits) = (Vec::new(), vec![0]);
-        Self { lane: Some(lane), author, told, committed: 0, durable: 0, commits, page }
+        Self { lane: Some(lane), alive, author, told, committed: 0, durable: 0, commits, page }
     }
 
     fn lane(&mut self) -> &mut Lane<S> {
@@ -426,6 +428,8 @@ impl<S: Breakable> Run<S> {
                 self.after_crash("a crash");
                 let epoch = self.lane().epoch() + 1;
                 self.lane().begin(epoch).unwrap();
+                let alive = self.alive.clone();
+                self.lane().sweep(alive).unwrap();
                 self.durable = self.committed;
             }
         }
@@ -441,7 +445,7 @@ proptest! {
         sync in prop_oneof![Just(SyncLevel::Commit), Just(SyncLevel::Interval)],
         page in 1usize..20,
     ) {
-        let mut run = Run::new(MemoryStore::new(), sync, page);
+        let mut run = Run::new(MemoryStore::new(), Alive::default(), sync, page);
         for step in &steps {
             run.step(step);
         }
@@ -464,8 +468,10 @@ proptest! {
         // Small enough that some of it goes through tables.
         let options =
             DiskOptions { memtable_bytes: 400, log_memtable_bytes: 4000, ..DiskOptions::default() };
-        let store = DiskStore::open(folder.path(), options).unwrap();
-        let mut run = Run::new(store, sync, page);
+        let alive = Alive::default();
+        let sweep = Sweep { alive: alive.clone(), wall_clock: std::sync::Arc::new(|| 0) };
+        let store = DiskStore::open_and_sweep(folder.path(), options, Some(sweep)).unwrap();
+        let mut run = Run::new(store, alive, sync, page);
         for step in &steps {
             run.step(step);
         }
