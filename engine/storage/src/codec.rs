@@ -117,6 +117,12 @@ pub fn message(mut bytes: Bytes, clock: Clock) -> Result<Message, Unreadable> {
     })
 }
 
+/// When a message expires, on the wall clock; `u64::MAX` for never.
+#[must_use]
+pub fn message_expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {
+    bytes.get(1..)?.first_chunk::<8>().map(|ms| u64::from_be_bytes(*ms))
+}
+
 /// Appends a message that waits.
 pub fn put_delivery(out: &mut BytesMut, delivery: &DeliveryRecord, clock: Clock) {
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
@@ -151,8 +157,7 @@ pub fn expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {
     }
     rest = rest.get(if flags & DELIVERY_PROVIDED == 0 { 0 } else { 16 }..)?;
     let (count, rest) = rest.split_first_chunk::<4>()?;
-    let rest = rest.get(u32::from_be_bytes(*count) as usize * 4 + 1..)?;
-    rest.first_chunk::<8>().map(|ms| u64::from_be_bytes(*ms))
+    message_expires_at_wall_ms(rest.get(u32::from_be_bytes(*count) as usize * 4..)?)
 }
 
 /// Reads what waits and takes all of `bytes`.

@@ -19,6 +19,7 @@ use petrel_shard::record::{Provided, Record, SessionRecord, Stored, Stream, Subs
 use petrel_shard::{Incarnation, Message, ShardIndex};
 
 use crate::codec::{self, Clock, Unreadable, Waiting};
+use crate::disk::Alive;
 use crate::log::{Operation, Reader, Writer};
 use crate::page;
 use crate::store::{Batch, Space, Store, StoreError};
@@ -91,6 +92,8 @@ pub struct Lane<S> {
     streams: HashMap<Stream, u64>,
     /// How far those of all lanes had come when this process began.
     settled: Arc<HashMap<Stream, u64>>,
+    /// Says to the store whose keys may be dropped.
+    alive: Alive,
 }
 
 impl<S: Store> Lane<S> {
@@ -114,6 +117,7 @@ impl<S: Store> Lane<S> {
             unsynced: Vec::new(),
             streams: HashMap::new(),
             settled: Arc::default(),
+            alive: Alive::default(),
         };
         lane.check_origin()?;
         lane.read_log()?;
@@ -167,6 +171,26 @@ impl<S: Store> Lane<S> {
         self.store.write(batch, true)?;
         self.epoch = epoch;
         self.settled = settled;
+        Ok(())
+    }
+
+    /// Says to the store from now on which sessions there are, so that it may drop what belongs to
+    /// others.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn sweep(&mut self, alive: Alive) -> Result<(), StoreError> {
+        // What is over must be over after any failure.
+        self.store.sync()?;
+        let mut sessions = Vec::new();
+        self.sessions(|session| sessions.push(session.incarnation))?;
+        let gathered = self.gathered.iter().flatten();
+        sessions.extend(gathered.filter_map(|record| match record {
+            Record::Session(session) => Some(session.incarnation),
+            _ => None,
+        }));
+        alive.fill(sessions);
+        self.alive = alive;
         Ok(())
     }
 
@@ -277,6 +301,9 @@ impl<S: Store> Lane<S> {
         let mut writer = Writer::default();
         let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
         for record in self.gathered.drain(..).flatten() {
+            if let Record::Session(session) = &record {
+                self.alive.begin(session.incarnation);
+            }
             write_record(&mut writer, &record, self.clock, &mut streams);
         }
         for (stream, number) in streams {
@@ -406,7 +433,7 @@ impl<S: Store> Lane<S> {
             Operation::Queued { incarnation, sequence, value }
             | Operation::Released { incarnation, sequence, value } => {
                 let backlog = self.window.backlog(incarnation);
-                if backlog.is_some_and(|backlog| backlog.live.get(&sequence) == Some(&value)) {
+                if backlog.is_some_and(|backlog| backlog.live.get(sequence) == Some(value)) {
                     self.fold_backlog(incarnation, batch)?;
                 }
             }
@@ -417,6 +444,11 @@ impl<S: Store> Lane<S> {
                 }
             }
             Operation::Ended { incarnation } => {
+                // It must be over after any failure before the store drops what it had.
+                if self.unsynced.first().is_some_and(|(unsynced, _)| *unsynced <= number) {
+                    self.sync()?;
+                }
+                self.alive.end(incarnation);
                 let key = session_key(incarnation);
                 if self.window.latest(Space::Session, &key) == Some(Latest::Removed(number)) {
                     batch.remove(Space::Session, key.to_vec());
@@ -459,31 +491,26 @@ impl<S: Store> Lane<S> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
         let Backlog { live, gone, overlaps } = backlog;
         let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
-        let touched = gone
-            .first()
-            .copied()
-            .into_iter()
-            .chain(live.first_key_value().filter(|_| overlaps).map(|(&sequence, _)| sequence));
+        let mut replaced = Vec::new();
+        let touched = gone.first().copied().into_iter().chain(live.first().filter(|_| overlaps));
         if let Some(from) = touched.min() {
             for (key, value) in self.of_session(Space::Queue, incarnation)? {
                 let entries = page::read(&value)?;
                 if entries.last().is_some_and(|(last, _)| *last >= from) {
-                    batch.remove(Space::Queue, key);
+                    replaced.push(key);
                     let left = entries.into_iter().filter(|(sequence, _)| !gone.contains(sequence));
                     waiting.extend(left);
                 }
             }
         }
-        waiting.extend(live.into_iter().map(|(sequence, at)| (sequence, self.window.value(at))));
-        let removed: Vec<Bytes> = batch.changes.iter().map(|change| change.key.clone()).collect();
+        waiting.extend(live.from(0).map(|(sequence, at)| (sequence, self.window.value(at))));
         for (first, value) in page::write(&waiting) {
             let key = page::key(incarnation, first);
             // A page that begins where one began is one change, not two.
-            if removed.contains(&key) {
-                batch.changes.retain(|change| change.space != Space::Queue || change.key != key);
-            }
+            replaced.retain(|replaced| *replaced != key);
             batch.put(Space::Queue, key, value);
         }
+        replaced.into_iter().for_each(|key| batch.remove(Space::Queue, key));
         Ok(())
     }
 
@@ -532,7 +559,10 @@ impl<S: Store> Lane<S> {
             }
         })?;
         broken?;
-        for (&sequence, &place) in backlog.live.range(places.clone()) {
+        for (sequence, place) in backlog.live.from(places.start) {
+            if sequence >= places.end {
+                break;
+            }
             let enough = waiting.len() > messages_max
                 && waiting.last_key_value().is_some_and(|(last, _)| *last < sequence);
             if sequence >= seen_upto || enough {
@@ -554,7 +584,7 @@ impl<S: Store> Lane<S> {
             }
         }
         let more = seen_upto < places.end
-            || backlog.live.range(next.min(places.end)..places.end).next().is_some();
+            || backlog.live.from(next).next().is_some_and(|(first, _)| first < places.end);
         Ok(Page { messages, next: more.then_some(next) })
     }
 

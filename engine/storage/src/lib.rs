@@ -9,8 +9,11 @@
 //! shard sent, at least as long as the lane has said.
 #![forbid(unsafe_code)]
 
+pub mod check;
 pub mod codec;
+pub mod disk;
 mod ends;
+pub mod journal;
 mod lane;
 mod log;
 pub mod memory;
@@ -19,7 +22,9 @@ mod restore;
 pub mod store;
 mod window;
 
+pub use check::{Report, check};
 pub use codec::Clock;
+pub use disk::{Alive, DiskOptions, DiskStore, Sweep, Usage};
 pub use ends::{Ends, Order};
 pub use lane::{Lane, LaneSettings, Page, SyncLevel, begin};
 pub use restore::{Restored, restore};

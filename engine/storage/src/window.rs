@@ -19,11 +19,57 @@ pub(crate) enum Latest {
     Removed(u64),
 }
 
+/// Places by sequence number, in order. What comes is mostly the last, and what goes one of the first.
+#[derive(Debug, Default)]
+pub(crate) struct Places(VecDeque<(u64, Place)>);
+
+impl Places {
+    fn position(&self, sequence: u64) -> Result<usize, usize> {
+        self.0.binary_search_by_key(&sequence, |(sequence, _)| *sequence)
+    }
+
+    /// Returns whether there was one.
+    fn insert(&mut self, sequence: u64, place: Place) -> bool {
+        if self.0.back().is_none_or(|(last, _)| *last < sequence) {
+            self.0.push_back((sequence, place));
+            return false;
+        }
+        match self.position(sequence) {
+            Ok(at) => self.0[at].1 = place,
+            Err(at) => {
+                self.0.insert(at, (sequence, place));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns whether there was one.
+    fn remove(&mut self, sequence: u64) -> bool {
+        self.position(sequence).is_ok_and(|at| self.0.remove(at).is_some())
+    }
+
+    pub(crate) fn get(&self, sequence: u64) -> Option<Place> {
+        self.position(sequence).ok().map(|at| self.0[at].1)
+    }
+
+    /// The first sequence number.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.0.front().map(|(sequence, _)| *sequence)
+    }
+
+    /// Those from a sequence number on.
+    pub(crate) fn from(&self, sequence: u64) -> impl Iterator<Item = (u64, Place)> + '_ {
+        let at = self.position(sequence).unwrap_or_else(|at| at);
+        self.0.range(at..).copied()
+    }
+}
+
 /// What the log says of the messages that wait for one session.
 #[derive(Debug, Default)]
 pub(crate) struct Backlog {
-    /// What waits, by sequence number.
-    pub(crate) live: BTreeMap<u64, Place>,
+    /// What waits.
+    pub(crate) live: Places,
     /// What pages may hold and waits no longer, or is replaced by what `live` says.
     pub(crate) gone: BTreeSet<u64>,
     /// Pages may hold what is in `live` as well, since a failure came between the writing of a page
@@ -33,7 +79,7 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     fn is_empty(&self) -> bool {
-        self.live.is_empty() && self.gone.is_empty()
+        self.live.0.is_empty() && self.gone.is_empty()
     }
 }
 
@@ -105,14 +151,14 @@ impl Window {
             Operation::Released { incarnation, sequence, value } => {
                 let backlog = self.backlogs.entry(incarnation).or_default();
                 backlog.overlaps |= again;
-                if backlog.live.insert(sequence, value).is_none() || backlog.overlaps {
+                if !backlog.live.insert(sequence, value) || backlog.overlaps {
                     backlog.gone.insert(sequence);
                 }
             }
             Operation::Done { incarnation, sequence } => {
                 let backlog = self.backlogs.entry(incarnation).or_default();
                 backlog.overlaps |= again;
-                if backlog.live.remove(&sequence).is_none() || backlog.overlaps {
+                if !backlog.live.remove(sequence) || backlog.overlaps {
                     backlog.gone.insert(sequence);
                 }
                 if backlog.is_empty() {

@@ -10,7 +10,43 @@ use proptest::prelude::*;
 use petrel_shard::record::DeliveryRecord;
 
 use super::*;
+use crate::disk::{Alive, DiskOptions, DiskStore, Sweep};
 use crate::memory::{Fault, MemoryStore};
+
+/// A store that a test can break, as far as it can be broken.
+trait Breakable: Store {
+    fn break_next(&mut self, _fault: Fault) {}
+    fn mend(&mut self) {}
+    fn set_survival(&mut self, _thousandths: u32) {}
+    /// The machine fails and starts again. False if all that was written has survived.
+    fn crash(&mut self) -> bool;
+}
+
+impl Breakable for MemoryStore {
+    fn break_next(&mut self, fault: Fault) {
+        Self::break_next(self, fault);
+    }
+
+    fn mend(&mut self) {
+        Self::mend(self);
+    }
+
+    fn set_survival(&mut self, thousandths: u32) {
+        Self::set_survival(self, thousandths);
+    }
+
+    fn crash(&mut self) -> bool {
+        Self::crash(self);
+        true
+    }
+}
+
+impl Breakable for DiskStore {
+    fn crash(&mut self) -> bool {
+        self.reopen().unwrap();
+        false
+    }
+}
 
 /// What the records say, kept in the obvious way.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,7 +107,7 @@ impl Model {
     }
 
     /// What a lane says, as far as it is compared.
-    fn of(lane: &Lane<MemoryStore>, page: usize) -> Self {
+    fn of<S: Store>(lane: &Lane<S>, page: usize) -> Self {
         let mut model = Self::default();
         lane.sessions(|session| {
             model.sessions.insert(session.incarnation.to_u64(), session);
@@ -280,8 +316,10 @@ fn settings(sync: SyncLevel) -> LaneSettings {
 }
 
 /// A lane, what it was told, and what it said.
-struct Run {
-    lane: Lane<MemoryStore>,
+struct Run<S> {
+    /// `None` while it is opened again.
+    lane: Option<Lane<S>>,
+    alive: Alive,
     author: Author,
     /// Every record since the beginning, in order.
     told: Vec<Record>,
@@ -293,7 +331,20 @@ struct Run {
     page: usize,
 }
 
-impl Run {
+impl<S: Breakable> Run<S> {
+    fn new(store: S, alive: Alive, sync: SyncLevel, page: usize) -> Self {
+        let mut lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
+        begin(std::slice::from_mut(&mut lane)).unwrap();
+        lane.sweep(alive.clone()).unwrap();
+        let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
+        let (told, commits) = (Vec::new(), vec![0]);
+        Self { lane: Some(lane), alive, author, told, committed: 0, durable: 0, commits, page }
+    }
+
+    fn lane(&mut self) -> &mut Lane<S> {
+        self.lane.as_mut().unwrap()
+    }
+
     fn model(&self, upto: usize) -> Model {
         let mut model = Model::default();
         self.told[..upto].iter().for_each(|record| model.apply(record));
@@ -302,7 +353,7 @@ impl Run {
 
     /// The lane comes back with what some commit left, at least with what was said to be durable.
     fn after_crash(&mut self, what: &str) {
-        let found = Model::of(&self.lane, self.page);
+        let found = Model::of(self.lane.as_ref().unwrap(), self.page);
         let mut ends: Vec<usize> =
             self.commits.iter().copied().filter(|&end| end >= self.durable).collect();
         ends.push(self.durable);
@@ -319,7 +370,8 @@ impl Run {
     }
 
     fn compare(&self) {
-        let (found, expected) = (Model::of(&self.lane, self.page), self.model(self.committed));
+        let (found, expected) =
+            (Model::of(self.lane.as_ref().unwrap(), self.page), self.model(self.committed));
         assert!(found == expected, "{}", found.difference(&expected));
     }
 
@@ -332,23 +384,24 @@ impl Run {
     }
 
     fn step(&mut self, step: &Step) {
-        let sync = self.lane.settings.sync;
+        let sync = self.lane().settings.sync;
         match *step {
             Step::Act { session, what, pick } => {
-                let record = self.author.record(session, what, pick, self.lane.epoch());
+                let epoch = self.lane().epoch();
+                let record = self.author.record(session, what, pick, epoch);
                 self.author.known.apply(&record);
                 self.told.push(record.clone());
                 let upto = self.told.len() as u64;
-                self.lane.gather(ShardIndex(0), upto, false, [record]);
+                self.lane().gather(ShardIndex(0), upto, false, [record]);
             }
             Step::Commit { urgent } => {
                 let upto = self.told.len() as u64;
-                self.lane.gather(ShardIndex(0), upto, urgent, []);
-                match self.lane.commit() {
+                self.lane().gather(ShardIndex(0), upto, urgent, []);
+                match self.lane().commit() {
                     Ok(marks) => assert_eq!(marks, [(ShardIndex(0), upto)]),
                     Err(_) => {
-                        self.lane.store_mut().mend();
-                        assert_eq!(self.lane.recover().unwrap(), [(ShardIndex(0), upto)]);
+                        self.lane().store_mut().mend();
+                        assert_eq!(self.lane().recover().unwrap(), [(ShardIndex(0), upto)]);
                         self.durable = self.told.len();
                     }
                 }
@@ -356,27 +409,30 @@ impl Run {
                 self.compare();
             }
             Step::Fold => {
-                if self.lane.fold().is_err() {
-                    self.lane.store_mut().mend();
-                    self.lane.recover().unwrap();
+                if self.lane().fold().is_err() {
+                    self.lane().store_mut().mend();
+                    self.lane().recover().unwrap();
                     self.durable = self.committed;
                 }
                 self.compare();
             }
             Step::Fault { kind, survives } => {
                 let kind = [Fault::Write, Fault::Sync, Fault::Full][usize::from(kind)];
-                self.lane.store_mut().set_survival(survives);
-                self.lane.store_mut().break_next(kind);
+                self.lane().store_mut().set_survival(survives);
+                self.lane().store_mut().break_next(kind);
             }
             Step::Crash { survives } => {
-                let empty = Lane::open(MemoryStore::new(), CLOCK, settings(sync)).unwrap();
-                let mut store = std::mem::replace(&mut self.lane, empty).into_store();
+                let mut store = self.lane.take().unwrap().into_store();
                 store.mend();
                 store.set_survival(survives);
-                store.crash();
-                self.lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
+                if !store.crash() {
+                    self.durable = self.committed;
+                }
+                self.lane = Some(Lane::open(store, CLOCK, settings(sync)).unwrap());
                 self.after_crash("a crash");
-                begin(std::slice::from_mut(&mut self.lane)).unwrap();
+                begin(std::slice::from_mut(self.lane())).unwrap();
+                let alive = self.alive.clone();
+                self.lane().sweep(alive).unwrap();
                 self.durable = self.committed;
             }
         }
@@ -384,7 +440,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 320, ..ProptestConfig::default() })]
 
     #[test]
     fn a_lane_keeps_what_it_has_said_and_nothing_out_of_order(
@@ -392,18 +448,33 @@ proptest! {
         sync in prop_oneof![Just(SyncLevel::Commit), Just(SyncLevel::Interval)],
         page in 1usize..20,
     ) {
-        let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(sync)).unwrap();
-        begin(std::slice::from_mut(&mut lane)).unwrap();
-        let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
-        let mut run = Run {
-            lane,
-            author,
-            told: Vec::new(),
-            committed: 0,
-            durable: 0,
-            commits: vec![0],
-            page,
-        };
+        let mut run = Run::new(MemoryStore::new(), Alive::default(), sync, page);
+        for step in &steps {
+            run.step(step);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_lane_over_a_disk_keeps_what_it_has_said(
+        steps in steps(),
+        sync in prop_oneof![Just(SyncLevel::Commit), Just(SyncLevel::Interval)],
+        page in 1usize..20,
+    ) {
+        // In memory where the system has such a place: nothing here is about power.
+        let memory = std::path::Path::new("/dev/shm");
+        let folder = if memory.is_dir() { memory.into() } else { std::env::temp_dir() };
+        let folder = tempfile::tempdir_in(folder).unwrap();
+        // Small enough that some of it goes through tables.
+        let options =
+            DiskOptions { memtable_bytes: 400, log_memtable_bytes: 4000, ..DiskOptions::default() };
+        let alive = Alive::default();
+        let sweep = Sweep { alive: alive.clone(), wall_clock: std::sync::Arc::new(|| 0) };
+        let store = DiskStore::open_and_sweep(folder.path(), options, Some(sweep)).unwrap();
+        let mut run = Run::new(store, alive, sync, page);
         for step in &steps {
             run.step(step);
         }

@@ -1,0 +1,322 @@
+//! Reads everything that is kept, as after a restart, and says what cannot be read.
+
+use std::fmt;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use bytes::Bytes;
+use petrel_proto::PacketId;
+use petrel_shard::Incarnation;
+
+use crate::codec::{self, Clock, Unreadable};
+use crate::disk::{DiskOptions, DiskStore};
+use crate::journal;
+use crate::log::{Operation, Reader};
+use crate::page;
+use crate::store::{Space, Store, StoreError};
+
+/// Faults that are said one by one; of more, only the number is said.
+const FAULTS_MAX: usize = 1000;
+
+/// What [`check`] has found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Keys, by [`Space`].
+    pub keys: [u64; Space::ALL.len()],
+    /// Messages in pages.
+    pub messages: u64,
+    /// Operations in the log.
+    pub operations: u64,
+    /// What cannot be read, and where; at most a thousand of them.
+    pub faults: Vec<String>,
+    /// How many faults there are.
+    pub faults_total: u64,
+}
+
+impl Report {
+    fn fault(&mut self, what: String) {
+        self.faults_total += 1;
+        if self.faults.len() < FAULTS_MAX {
+            self.faults.push(what);
+        }
+    }
+
+    fn note(&mut self, space: Space, key: &[u8], fault: Result<(), String>) {
+        if let Err(what) = fault {
+            self.fault(format!("{} {}: {what}", space.name(), key.escape_ascii()));
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for space in Space::ALL {
+            writeln!(f, "{}: {} keys", space.name(), self.keys[space as usize])?;
+        }
+        writeln!(f, "{} messages in pages", self.messages)?;
+        writeln!(f, "{} operations in the log", self.operations)?;
+        for fault in &self.faults {
+            writeln!(f, "fault: {fault}")?;
+        }
+        write!(f, "{} faults", self.faults_total)
+    }
+}
+
+/// Reads everything in a folder. A journal whose end was torn is cut there, and nothing else changes
+/// that a start of the broker would not change.
+///
+/// # Errors
+/// Another process has the folder, there is nothing in it, or the disk fails. Damage is no error but
+/// part of the report.
+pub fn check(path: &Path, options: DiskOptions) -> Result<Report, StoreError> {
+    if !DiskStore::exists(path) {
+        return Err(StoreError::Failed { why: format!("{} holds no data", path.display()) });
+    }
+    let mut report = Report::default();
+    match DiskStore::open(path, options) {
+        Ok(store) => read(&store, &mut report),
+        Err(StoreError::Damaged { what }) => {
+            report.fault(what);
+            read_journals(path, &mut report);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(report)
+}
+
+/// Says of each journal whether it is whole, since the first fault has hidden the others.
+fn read_journals(path: &Path, report: &mut Report) {
+    let journals = journal::journals(path).and_then(|paths| {
+        paths.iter().map(|path| journal::read(path)).collect::<Result<Vec<_>, _>>()
+    });
+    match journals {
+        Ok(journals) => {
+            for journal in journals {
+                if let journal::Rest::Damaged { followed_by } = journal.rest {
+                    report.fault(format!(
+                        "{}: {} whole batches, then damage at byte {}, then {followed_by}",
+                        journal.path.display(),
+                        journal.batches,
+                        journal.whole_bytes
+                    ));
+                }
+            }
+        }
+        Err(error) => report.fault(error.to_string()),
+    }
+}
+
+/// Reads everything in a store.
+pub fn read(store: &impl Store, report: &mut Report) {
+    let mut next_batch = None;
+    for space in Space::ALL {
+        let whole = store.scan(space, &[], &mut |key, value| {
+            report.keys[space as usize] += 1;
+            let found = match space {
+                Space::Log => batch(key, value, &mut next_batch, report),
+                Space::Queue => queue(key, value, report),
+                _ => entry(space, key, value),
+            };
+            report.note(space, key, found);
+            ControlFlow::Continue(())
+        });
+        if let Err(error) = whole {
+            report.fault(format!("{}: the rest was not read: {error}", space.name()));
+        }
+    }
+}
+
+fn expected(Unreadable { expected }: Unreadable) -> String {
+    format!("{expected} was expected")
+}
+
+fn incarnation(key: &[u8]) -> Result<Incarnation, String> {
+    let bytes = key.first_chunk::<8>().ok_or("the key is too short for a session")?;
+    Ok(Incarnation::from_u64(u64::from_be_bytes(*bytes)))
+}
+
+/// Reads an entry of a space that holds neither batches nor pages.
+fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
+    let clock = Clock::default();
+    match space {
+        Space::Session => {
+            codec::session(incarnation(key)?, value.clone(), clock).map_err(expected)?;
+        }
+        Space::Subscription => {
+            incarnation(key)?;
+            codec::subscription(value).map_err(expected)?;
+            codec::filter(&key[8..]).map_err(expected)?;
+        }
+        Space::Receipt => {
+            incarnation(key)?;
+            let number = key[8..].try_into().map(u16::from_be_bytes).ok();
+            number.and_then(PacketId::new).ok_or("a packet identifier was expected")?;
+        }
+        Space::Retained => {
+            let message = codec::message(value.clone(), clock).map_err(expected)?;
+            if message.topic.as_bytes() != key {
+                return Err("the message has another topic".into());
+            }
+        }
+        Space::Stream if key.len() != 8 || value.len() != 8 => {
+            return Err("how far a stream has come was expected".into());
+        }
+        Space::Meta if value.len() != 4 => return Err("a number was expected".into()),
+        Space::Stream | Space::Meta | Space::Log | Space::Queue => {}
+    }
+    Ok(())
+}
+
+/// Reads a batch of the log.
+fn batch(
+    key: &[u8],
+    value: &Bytes,
+    next_batch: &mut Option<u64>,
+    report: &mut Report,
+) -> Result<(), String> {
+    let number: [u8; 8] = key.try_into().map_err(|_| "a number was expected")?;
+    let number = u64::from_be_bytes(number);
+    let missing = next_batch.filter(|&next| next != number);
+    *next_batch = Some(number + 1);
+    let mut reader = Reader::new(number, value, 0);
+    while let Some(operation) = reader.next().map_err(|error| error.to_string())? {
+        report.operations += 1;
+        let bytes = |place: crate::log::Place| {
+            value.slice(place.start as usize..place.start as usize + place.bytes as usize)
+        };
+        match operation {
+            Operation::Put { space, key, value } => entry(space, &key, &bytes(value))?,
+            Operation::Queued { value, .. } | Operation::Released { value, .. } => {
+                codec::waiting(bytes(value), Clock::default()).map_err(expected)?;
+            }
+            Operation::Remove { .. } | Operation::Done { .. } | Operation::Ended { .. } => {}
+        }
+    }
+    missing.map_or(Ok(()), |missing| Err(format!("batch {missing} of the log is missing")))
+}
+
+/// Reads a page.
+fn queue(key: &[u8], value: &Bytes, report: &mut Report) -> Result<(), String> {
+    incarnation(key)?;
+    let entries = page::read(value).map_err(|error| error.to_string())?;
+    if entries.first().is_none_or(|(first, _)| *first != page::first(key)) {
+        return Err("the page begins with another message than its key says".into());
+    }
+    if !entries.is_sorted_by(|(one, _), (other, _)| one < other) {
+        return Err("the messages are out of order".into());
+    }
+    for (sequence, value) in entries {
+        report.messages += 1;
+        codec::waiting(value, Clock::default())
+            .map_err(|unreadable| format!("message {sequence}: {}", expected(unreadable)))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use petrel_proto::{Qos, Text, TopicName};
+    use petrel_shard::record::{DeliveryRecord, Record, SessionRecord};
+    use petrel_shard::{Message, ShardIndex, Slot};
+
+    use super::*;
+    use crate::{Batch, Lane, LaneSettings, SyncLevel};
+
+    /// A folder with a session, for which 20 messages wait in pages and 20 in the log.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+        let settings =
+            LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max: 0 };
+        let mut lane = Lane::open(store, Clock::default(), settings).unwrap();
+        crate::begin(std::slice::from_mut(&mut lane)).unwrap();
+        let incarnation = Incarnation::new(1, Slot(3), 1);
+        let topic = TopicName::new(Text::try_from("a/b").unwrap()).unwrap();
+        let message = Message {
+            topic,
+            payload: Bytes::from_static(b"something"),
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            properties: None,
+            publisher: 1,
+            expires_at_ms: u64::MAX,
+        };
+        let session = SessionRecord {
+            incarnation,
+            client_id: Text::try_from("client").unwrap(),
+            expiry_interval_s: 9,
+            expires_at_ms: None,
+            will: None,
+            will_at_ms: u64::MAX,
+            leaving: Vec::new(),
+        };
+        let mut records = vec![
+            Record::Session(Box::new(session)),
+            Record::Retained(std::sync::Arc::new(message.clone())),
+        ];
+        for half in 0..2 {
+            records.extend((0..20).map(|number| {
+                let delivery = DeliveryRecord {
+                    message: std::sync::Arc::new(message.clone()),
+                    qos: Qos::AtLeastOnce,
+                    retain: false,
+                    identifiers: Default::default(),
+                    stored: false,
+                    provided: None,
+                };
+                let sequence = half * 20 + number;
+                Record::Queued { incarnation, sequence, delivery: Box::new(delivery) }
+            }));
+            lane.gather(ShardIndex(0), half + 1, true, records.drain(..));
+            lane.commit().unwrap();
+            while half == 0 && lane.wants_folding() {
+                lane.fold().unwrap();
+            }
+        }
+        folder
+    }
+
+    #[test]
+    fn a_whole_folder_has_no_faults() {
+        let folder = folder();
+        let report = check(folder.path(), DiskOptions::default()).unwrap();
+        assert_eq!((report.messages, report.operations, report.faults_total), (20, 20, 0));
+        assert_eq!(report.keys, [3, 1, 1, 0, 1, 0, 1, 0]);
+        assert!(report.to_string().ends_with("0 faults"), "{report}");
+    }
+
+    #[test]
+    fn what_no_codec_can_read_is_a_fault_and_the_rest_is_read() {
+        let folder = folder();
+        let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+        for space in Space::ALL {
+            let mut batch = Batch::default();
+            batch.put(space, &b"key"[..], &b"nonsense"[..]);
+            store.write(batch, true).unwrap();
+        }
+        drop(store);
+        let report = check(folder.path(), DiskOptions::default()).unwrap();
+        assert_eq!(report.faults_total, Space::ALL.len() as u64, "{report}");
+        assert_eq!((report.messages, report.operations), (20, 20), "{report}");
+        assert!(report.faults.iter().any(|fault| fault.contains("retained key:")), "{report}");
+    }
+
+    #[test]
+    fn a_damaged_journal_is_a_fault_with_its_place() {
+        let folder = folder();
+        let path = folder.path().join("0.jnl");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[40] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let report = check(folder.path(), DiskOptions::default()).unwrap();
+        assert!(report.faults_total > 0);
+        assert!(report.to_string().contains("0.jnl cannot be read at byte 0"), "{report}");
+    }
+
+    #[test]
+    fn a_folder_without_data_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        check(folder.path(), DiskOptions::default()).unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

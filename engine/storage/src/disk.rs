@@ -1,0 +1,338 @@
+//! A store on a disk: one fjall database in one folder, a keyspace for each space.
+//!
+//! fjall journals what is written and sorts it later; this module says what is synchronised when, and
+//! turns what fjall reports into a [`StoreError`]. It must never skip what cannot be read, and never
+//! open a folder whose journal is damaged, since fjall would cut it there; see [`crate::journal`].
+
+mod fault;
+mod key;
+mod manifest;
+mod sweep;
+
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fjall::config::{BlockSizePolicy, FilterPolicy};
+use fjall::{
+    AbstractTree, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
+};
+
+use self::fault::{Place, explain};
+pub use self::sweep::{Alive, Sweep, WallClock};
+use crate::journal;
+use crate::store::{Batch, Space, Store, StoreError, Visitor};
+
+/// Says that all spaces were made; what is missing afterwards is damage.
+const MARKER: &str = "petrel";
+/// fjall's own file that one process holds.
+const LOCK: &str = "lock";
+/// fjall's own file that says that there is a database.
+const VERSION: &str = "version";
+
+/// Sealed memtables of a space before a writer waits. fjall waits at 4, for 100 ms and for ever if its
+/// worker has failed.
+const SEALED_MAX: usize = 3;
+/// Runs in the first level of a space before a writer waits. fjall waits at 30.
+const RUNS_MAX: usize = 24;
+
+/// How a [`DiskStore`] uses memory and disk. The sizes of memtables and pages hold for a folder from
+/// its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Blocks of tables that are kept in memory.
+    pub cache_bytes: u64,
+    /// What the log may have in memory before it goes into a table.
+    pub log_memtable_bytes: u64,
+    /// The same of each other space.
+    pub memtable_bytes: u64,
+    /// What all journals may have; at least 64 MiB.
+    pub journal_bytes_max: u64,
+    /// Threads that write and merge tables.
+    pub worker_threads: usize,
+}
+
+impl Default for DiskOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 16 << 20,
+            log_memtable_bytes: 128 << 20,
+            memtable_bytes: 16 << 20,
+            journal_bytes_max: 512 << 20,
+            worker_threads: 1,
+        }
+    }
+}
+
+/// What a [`DiskStore`] takes of its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in tables, by space.
+    pub spaces: [(Space, u64); Space::ALL.len()],
+    /// Bytes of the journals, with what is reserved of the newest.
+    pub journal_bytes: u64,
+    /// Batches in the log.
+    pub log_batches: u64,
+}
+
+/// An open database.
+struct Open {
+    /// By [`Space`].
+    keyspaces: [Keyspace; Space::ALL.len()],
+    database: Database,
+}
+
+/// Ordered maps in a folder.
+pub struct DiskStore {
+    path: PathBuf,
+    options: DiskOptions,
+    sweep: Option<Sweep>,
+    /// `None` after a failure, until the store has been opened again.
+    open: Option<Open>,
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskStore").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl DiskStore {
+    /// Opens the store in a folder, and makes it if there is none.
+    ///
+    /// # Errors
+    /// Another process has it, it is damaged, or the disk fails.
+    pub fn open(path: impl Into<PathBuf>, options: DiskOptions) -> Result<Self, StoreError> {
+        Self::open_and_sweep(path, options, None)
+    }
+
+    /// The same, and drops what nobody can want any more while tables are merged.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_and_sweep(
+        path: impl Into<PathBuf>,
+        options: DiskOptions,
+        sweep: Option<Sweep>,
+    ) -> Result<Self, StoreError> {
+        let path = path.into();
+        let open = Some(open(&path, options, sweep.as_ref())?);
+        Ok(Self { path, options, sweep, open })
+    }
+
+    /// True if a folder holds a store.
+    #[must_use]
+    pub fn exists(path: &Path) -> bool {
+        path.join(MARKER).exists() || path.join(VERSION).exists()
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it takes of its disk.
+    ///
+    /// *Cost*: reads every key of the log.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        let Open { keyspaces, database } = self.opened()?;
+        let place = Place::folder(&self.path);
+        let mut log_batches = 0;
+        for item in keyspaces[Space::Log as usize].iter() {
+            item.key().map_err(|error| explain(&place, error))?;
+            log_batches += 1;
+        }
+        Ok(Usage {
+            spaces: Space::ALL.map(|space| (space, keyspaces[space as usize].disk_space())),
+            journal_bytes: database.journal_disk_space().map_err(|e| explain(&place, e))?,
+            log_batches,
+        })
+    }
+
+    /// Merges all tables of a space, and waits for it.
+    ///
+    /// # Errors
+    /// The disk fails, or what is there cannot be read.
+    pub fn compact(&self, space: Space) -> Result<(), StoreError> {
+        let fault = |error| explain(&Place::folder(&self.path), error);
+        let keyspace = &self.opened()?.keyspaces[space as usize];
+        keyspace.rotate_memtable_and_wait().and_then(|()| keyspace.major_compact()).map_err(fault)
+    }
+
+    fn opened(&self) -> Result<&Open, StoreError> {
+        self.open.as_ref().ok_or_else(|| StoreError::Failed {
+            why: format!("{} could not be opened again", self.path.display()),
+        })
+    }
+}
+
+impl Store for DiskStore {
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        if batch.is_empty() {
+            return if sync { self.sync() } else { Ok(()) };
+        }
+        let Open { keyspaces, database } = self.opened()?;
+        let fault = |error| explain(&Place::folder(&self.path), error);
+        // Both hand the bytes to the system, so that a failure of the process loses none of them.
+        let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
+        let mut changes =
+            fjall::OwnedWriteBatch::with_capacity(database.clone(), batch.changes.len())
+                .durability(Some(mode));
+        let mut touched = [false; Space::ALL.len()];
+        for change in batch.changes {
+            touched[change.space as usize] = true;
+            let keyspace = &keyspaces[change.space as usize];
+            match change.value {
+                Some(value) => {
+                    let (key, value) = key::shorten_entry(change.key, value);
+                    changes.insert(keyspace, key, value);
+                }
+                None => changes.remove(keyspace, key::shorten(change.key)),
+            }
+        }
+        for keyspace in keyspaces.iter().zip(touched).filter_map(|(k, on)| on.then_some(k)) {
+            wait_for_room(database, keyspace).map_err(fault)?;
+        }
+        changes.commit().map_err(fault)
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        let fault = |error| explain(&Place::folder(&self.path), error);
+        self.opened()?.database.persist(PersistMode::SyncData).map_err(fault)
+    }
+
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        let key = key::shorten(Bytes::copy_from_slice(key));
+        let fault = |error| explain(&Place::key(&self.path, space, &key), error);
+        let found = self.opened()?.keyspaces[space as usize].get(&key[..]).map_err(fault)?;
+        found.map(|value| Ok(key::restore(key.clone(), value.into())?.1)).transpose()
+    }
+
+    fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        let mut last = key::shorten(Bytes::copy_from_slice(from));
+        for item in self.opened()?.keyspaces[space as usize].range(&last[..]..) {
+            let (key, value) = item
+                .into_inner()
+                .map_err(|error| explain(&Place::behind(&self.path, space, &last), error))?;
+            last = key.into();
+            let (key, value) = key::restore(last.clone(), value.into())?;
+            if visit(&key, &value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        self.open = None;
+        self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);
+        Ok(())
+    }
+}
+
+/// Waits while tables are behind. A worker that has failed ends it.
+fn wait_for_room(database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
+    while keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX
+    {
+        database.persist(PersistMode::Buffer)?;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open, StoreError> {
+    let place = Place::folder(path);
+    let fault = |error| explain(&place, error);
+    std::fs::create_dir_all(path).map_err(|error| fault(error.into()))?;
+    let marker = path.join(MARKER);
+    let was_made = marker.try_exists().map_err(|error| fault(error.into()))?;
+    if path.join(VERSION).try_exists().map_err(|error| fault(error.into()))? {
+        examine(path, was_made)?;
+    } else if was_made {
+        let what = format!("{} has no file {VERSION:?} any more", path.display());
+        return Err(StoreError::Damaged { what });
+    } else {
+        remove_unfinished(path)?;
+    }
+    let mut builder = Database::builder(path)
+        .cache_size(options.cache_bytes)
+        .max_journaling_size(options.journal_bytes_max)
+        .worker_threads(options.worker_threads)
+        .manual_journal_persist(true);
+    if let Some(sweep) = sweep.cloned() {
+        builder = builder.with_compaction_filter_factories(Arc::new(move |name| sweep.of(name)));
+    }
+    let database = builder.open().map_err(fault)?;
+    let mut keyspaces = Vec::with_capacity(Space::ALL.len());
+    for space in Space::ALL {
+        if was_made && !database.keyspace_exists(space.name()) {
+            let what = format!("{} has no space {:?} any more", path.display(), space.name());
+            return Err(StoreError::Damaged { what });
+        }
+        keyspaces.push(database.keyspace(space.name(), || layout(space, options)).map_err(fault)?);
+    }
+    if !was_made {
+        let made = File::create(&marker).and_then(|file| file.sync_all());
+        made.and_then(|()| File::open(path)?.sync_all()).map_err(|error| fault(error.into()))?;
+    }
+    let keyspaces = keyspaces.try_into().unwrap_or_else(|_| unreachable!("one for each space"));
+    Ok(Open { keyspaces, database })
+}
+
+/// Looks at what fjall would throw away, while nobody else can write.
+fn examine(path: &Path, was_made: bool) -> Result<(), StoreError> {
+    let fault = |error: std::io::Error| explain(&Place::folder(path), error.into());
+    let lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK)).map_err(fault)?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::InUse { path: path.display().to_string() },
+        TryLockError::Error(error) => fault(error),
+    })?;
+    journal::examine(path)?;
+    // A keyspace without a manifest was never finished, or fjall would remove what it has.
+    if was_made { manifest::examine(path) } else { Ok(()) }
+}
+
+/// Removes what a failure has left of a database that was being made; fjall stumbles over it.
+fn remove_unfinished(path: &Path) -> Result<(), StoreError> {
+    let first = path.join("0.jnl");
+    let fault = |error: std::io::Error| explain(&Place::folder(path), error.into());
+    if first.try_exists().map_err(fault)? {
+        let journal = journal::read(&first)?;
+        if journal.batches > 0 || journal.rest != journal::Rest::Empty {
+            let what = format!("{} holds data, and nothing else is there", first.display());
+            return Err(StoreError::Damaged { what });
+        }
+        std::fs::remove_file(&first).map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// How a space is kept in tables.
+fn layout(space: Space, options: DiskOptions) -> KeyspaceCreateOptions {
+    let settings = KeyspaceCreateOptions::default()
+        .manual_journal_persist(true)
+        .max_memtable_size(options.memtable_bytes);
+    match space {
+        // Large values in the order of their keys, never looked for one by one.
+        Space::Log => settings
+            .max_memtable_size(options.log_memtable_bytes)
+            .filter_policy(FilterPolicy::disabled())
+            .data_block_size_policy(BlockSizePolicy::all(64 << 10)),
+        // Pages are written once: merging moves their keys only.
+        Space::Queue => settings
+            .filter_policy(FilterPolicy::disabled())
+            .with_kv_separation(Some(KvSeparationOptions::default().separation_threshold(512))),
+        _ => settings,
+    }
+}
+
+#[cfg(test)]
+mod tests;

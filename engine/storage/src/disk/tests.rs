@@ -1,0 +1,212 @@
+//! The store on a real folder.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+
+/// Tells a process that a test has started what to do.
+const ROLE: &str = "PETREL_TEST_ROLE";
+const FOLDER: &str = "PETREL_TEST_FOLDER";
+
+fn all(store: &DiskStore, space: Space) -> BTreeMap<Bytes, Bytes> {
+    let mut found = BTreeMap::new();
+    store
+        .scan(space, &[], &mut |key, value| {
+            found.insert(key.clone(), value.clone());
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    found
+}
+
+fn put(store: &mut DiskStore, number: u64, bytes: usize, sync: bool) -> Result<(), StoreError> {
+    let mut batch = Batch::default();
+    batch.put(Space::Log, number.to_be_bytes().to_vec(), vec![number as u8; bytes]);
+    store.write(batch, sync)
+}
+
+/// Starts this test again in a process of its own.
+fn spawn(test: &str, role: &str, folder: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("disk::tests::{test}"), "--nocapture"])
+        .env(ROLE, role)
+        .env(FOLDER, folder)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn role() -> Option<(String, PathBuf)> {
+    Some((std::env::var(ROLE).ok()?, std::env::var_os(FOLDER)?.into()))
+}
+
+#[test]
+fn what_is_written_is_there_after_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    let mut batch = Batch::default();
+    for space in Space::ALL {
+        batch.put(space, &b"a"[..], space.name());
+        batch.put(space, &b"b"[..], Bytes::new());
+    }
+    store.write(batch, true).unwrap();
+    let mut batch = Batch::default();
+    batch.remove(Space::Queue, &b"a"[..]);
+    store.write(batch, false).unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.get(Space::Queue, b"a").unwrap(), None);
+        assert_eq!(store.get(Space::Log, b"a").unwrap().unwrap(), "log");
+        assert_eq!(all(&store, Space::Queue).len(), 1);
+        assert_eq!(all(&store, Space::Retained)[&b"a"[..]], "retained");
+        store.reopen().unwrap();
+    }
+    assert_eq!(store.usage().unwrap().log_batches, 2);
+}
+
+#[test]
+fn a_scan_begins_at_a_key_and_ends_when_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    for number in 0..9 {
+        put(&mut store, number, 1, false).unwrap();
+    }
+    let mut seen = Vec::new();
+    let from = 3u64.to_be_bytes();
+    let mut visit = |_: &Bytes, value: &Bytes| {
+        seen.push(value[0]);
+        if value[0] == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    store.scan(Space::Log, &from, &mut visit).unwrap();
+    assert_eq!(seen, [3, 4, 5]);
+}
+
+/// A client may subscribe to a filter of 65,535 bytes.
+#[test]
+fn keys_that_are_longer_than_the_database_takes_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    let mut expected = BTreeMap::new();
+    let mut batch = Batch::default();
+    for bytes in [65_533, 65_534, 65_535, 65_536, 65_543] {
+        let key = Bytes::from(vec![b'x'; bytes]);
+        batch.put(Space::Subscription, key.clone(), bytes.to_string());
+        expected.insert(key, Bytes::from(bytes.to_string()));
+    }
+    store.write(batch, true).unwrap();
+    store.reopen().unwrap();
+    assert_eq!(all(&store, Space::Subscription), expected);
+    for (key, value) in &expected {
+        assert_eq!(store.get(Space::Subscription, key).unwrap().as_ref(), Some(value));
+        let mut batch = Batch::default();
+        batch.remove(Space::Subscription, key.clone());
+        store.write(batch, false).unwrap();
+    }
+    assert!(all(&store, Space::Subscription).is_empty());
+}
+
+#[test]
+fn a_folder_belongs_to_one_process() {
+    const TEST: &str = "a_folder_belongs_to_one_process";
+    if let Some((_, folder)) = role() {
+        let error = DiskStore::open(folder, DiskOptions::default()).unwrap_err();
+        println!("refused {}", matches!(error, StoreError::InUse { .. }));
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    let output = spawn(TEST, "second", folder.path()).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("refused true"), "{said}");
+    let error = DiskStore::open(folder.path(), DiskOptions::default()).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    drop(store);
+    DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+}
+
+#[test]
+fn a_process_that_is_killed_loses_nothing_that_was_written() {
+    const TEST: &str = "a_process_that_is_killed_loses_nothing_that_was_written";
+    if let Some((_, folder)) = role() {
+        let mut store = DiskStore::open(folder, DiskOptions::default()).unwrap();
+        for number in 1.. {
+            put(&mut store, number, 100 + number as usize * 7 % 9000, false).unwrap();
+            println!("written {number}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = spawn(TEST, "writer", folder.path());
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let number = |line: String| line.strip_prefix("written ").and_then(|n| n.parse::<u64>().ok());
+    let written = lines.map_while(Result::ok).filter_map(number).find(|&n| n == 500).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    let found = all(&store, Space::Log);
+    assert!(found.len() as u64 >= written, "{} of {written}", found.len());
+    for (number, (key, value)) in (1u64..).zip(&found) {
+        assert_eq!(key[..], number.to_be_bytes());
+        assert_eq!(value.len(), 100 + number as usize * 7 % 9000);
+    }
+}
+
+/// A file system of its own, which is given back.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    fn new(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mount = ["-t", "tmpfs", "-o", &options, "tmpfs"];
+        let done = Command::new("mount").args(mount).arg(folder.path()).output().ok()?;
+        done.status.success().then_some(Self(folder))
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.0.path()).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_loses_nothing_and_works_again_when_there_is_room() {
+    let Some(mount) = Mount::new("24m") else {
+        println!("skipped: this user may not mount a file system");
+        return;
+    };
+    for memtable in [1 << 20, 64 << 20] {
+        let folder = mount.0.path().join(memtable.to_string());
+        let options = DiskOptions { log_memtable_bytes: memtable, ..DiskOptions::default() };
+        let mut store = DiskStore::open(&folder, options).unwrap();
+        let mut written = 0;
+        let error = loop {
+            match put(&mut store, written + 1, 100_000, true) {
+                Ok(()) => written += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, StoreError::Full { .. }), "{error}");
+        assert!(written > 10, "{written}");
+        // While there is no room, opening may fail, and says why.
+        if let Err(error) = store.reopen() {
+            assert!(matches!(error, StoreError::Full { .. }), "{error}");
+            assert!(store.get(Space::Log, &[0]).is_err());
+        }
+        mount.resize("64m");
+        store.reopen().unwrap();
+        let found = all(&store, Space::Log).len() as u64;
+        assert!(found == written || found == written + 1, "{found} of {written}");
+        put(&mut store, 1 << 40, 100_000, true).unwrap();
+        drop(store);
+        std::fs::remove_dir_all(&folder).unwrap();
+        mount.resize("24m");
+    }
+}
