@@ -12,6 +12,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -25,7 +26,8 @@ use petrel_net::tls::{
 use petrel_net::websocket::WebSocketConfig;
 use petrel_net::{Bell, Listener, Protocol, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
-use petrel_shard::{Interest, Shard, ShardConfig, ShardIndex, SlotMap};
+use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
+use petrel_storage::StoreError;
 
 use crate::auth::AuthMethods;
 use crate::config::{self, Config};
@@ -33,10 +35,12 @@ use crate::courier::PostOffice;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
 use crate::grace::{Marks, OwnMark};
+use crate::keeper::{self, Keeper, StorageEnd};
 use crate::log;
 use crate::mesh::{MeshEnd, mesh};
 use crate::preflight::{self, Runtime};
 use crate::pump::{Clock, Command, Parts, Pump};
+use crate::storage;
 use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
@@ -61,6 +65,8 @@ pub enum BootError {
     Refused(String),
     /// A shard did not come up.
     Shard(io::Error),
+    /// What outlives the process cannot be used.
+    Storage(PathBuf, StoreError),
     /// The system gives no random numbers.
     Random,
 }
@@ -90,6 +96,7 @@ impl fmt::Display for BootError {
                  `ulimit -u` or TasksMax= in the systemd unit",
             ),
             Self::Shard(error) => write!(f, "a shard did not come up: {error}"),
+            Self::Storage(path, error) => write!(f, "storage in {}: {error}", path.display()),
             Self::Random => f.write_str("the system gives no random numbers"),
         }
     }
@@ -123,6 +130,7 @@ pub struct Running {
     tables: FdTables,
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
+    keeper: Option<Keeper>,
     _watchdog: Watchdog,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
     _office: Option<PostOffice>,
@@ -183,7 +191,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
             Some(PostOffice::open(config.shard_count()).map_err(BootError::Shard)?)
         }
     };
-    let (shards, orders) = start_shards(&config, runtime, office.as_ref(), auth)?;
+    let (shards, orders, keeper) = start_shards(&config, runtime, office.as_ref(), auth)?;
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
     let mut running = Running {
@@ -193,6 +201,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         runtime,
         tables,
         shards,
+        keeper,
         _watchdog: watchdog,
         _office: office,
     };
@@ -267,6 +276,12 @@ impl Running {
         self.tables
     }
 
+    /// Whether nothing outlives the process.
+    #[must_use]
+    pub const fn is_forgetful(&self) -> bool {
+        self.keeper.is_none()
+    }
+
     /// What each shard counts.
     pub fn counters(&self) -> impl Iterator<Item = &Counters> {
         self.shards.iter().map(|shard| &*shard.handle.counters)
@@ -323,6 +338,9 @@ impl Running {
         for shard in self.shards {
             result = result.and(shard.thread.join());
         }
+        if let Some(keeper) = self.keeper {
+            keeper.stop();
+        }
         result
     }
 }
@@ -377,14 +395,43 @@ fn start_shards(
     runtime: Runtime,
     office: Option<&PostOffice>,
     auth: &AuthMethods,
-) -> Result<(Vec<RunningShard>, Orders), BootError> {
+) -> Result<(Vec<RunningShard>, Orders, Option<Keeper>), BootError> {
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
     let bells: Arc<[Arc<Bell>]> = bells.map_err(BootError::Shard)?.into();
-    let hash_key = [random()?, random()?];
-    let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let clock = Clock::start();
+    let opened = open_storage(config, clock)?;
+    let hash_key = match &opened {
+        Some(opened) => opened.hash_key,
+        None => [random()?, random()?],
+    };
+    let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
+    let slots = SlotMap::even(count);
+    let mut minds = Vec::new();
+    for index in 0..count {
+        let config = ShardConfig {
+            index: ShardIndex(index),
+            slots: slots.clone(),
+            limits: config.limits.clone(),
+            auth_methods: auth.names(),
+            seed: random()?,
+            hash_key,
+            keeping: opened.as_ref().map(|opened| opened.keeping),
+        };
+        minds.push(Shard::new(config, Arc::clone(&interest)));
+    }
+    let (begun, mut ends, keeper) = match opened {
+        None => (minds.iter().map(|_| Outbox::new()).collect(), Vec::new(), None),
+        Some(opened) => {
+            let begun = restore(config, &opened, &mut minds, &slots, clock)?;
+            let (keeper, ends) =
+                keeper::start(opened.lanes, &bells, opened.sync_every).map_err(BootError::Shard)?;
+            (begun, ends, Some(keeper))
+        }
+    };
+    ends.reverse();
+    let mut minds = minds.into_iter().zip::<Vec<Outbox>>(begun);
     let marks = Marks::new(count);
     let buckets = buckets(config);
     let cores = cores(count);
@@ -405,17 +452,13 @@ fn start_shards(
             counters: Arc::new(Counters::default()),
             pulse: Arc::new(Pulse::default()),
         };
+        let Some((mind, begun)) = minds.next() else { break };
         let seed = Seed {
-            shard: ShardConfig {
-                index: shard,
-                slots: SlotMap::even(count),
-                limits: config.limits.clone(),
-                auth_methods: auth.names(),
-                seed: random()?,
-                hash_key,
-                keeping: None,
-            },
-            interest: Arc::clone(&interest),
+            index: shard,
+            slots: slots.clone(),
+            mind,
+            begun,
+            storage: ends.pop(),
             limits: wire_limits(config),
             buckets: buckets.clone(),
             own_table: office.is_some(),
@@ -447,7 +490,43 @@ fn start_shards(
             return Err(BootError::Shard(first_failure(shards)));
         }
     }
-    Ok((shards, orders))
+    Ok((shards, orders, keeper))
+}
+
+fn open_storage(config: &Config, clock: Clock) -> Result<Option<storage::Opened>, BootError> {
+    let fresh = [random()?, random()?];
+    let elapsed = Duration::from_millis(clock.now().mono_ms);
+    let path = config.storage.path.clone().unwrap_or_default();
+    storage::open(&config.storage, fresh, elapsed).map_err(|error| BootError::Storage(path, error))
+}
+
+/// Brings back what was kept. Returns what the shards want done before they serve.
+fn restore(
+    config: &Config,
+    opened: &storage::Opened,
+    minds: &mut [Shard],
+    slots: &SlotMap,
+    clock: Clock,
+) -> Result<Vec<Outbox>, BootError> {
+    let path = config.storage.path.clone().unwrap_or_default();
+    let begun_at = Instant::now();
+    let restored = petrel_storage::restore(&opened.lanes, minds, slots, clock.now())
+        .map_err(|error| BootError::Storage(path.clone(), error))?;
+    let outboxes = minds.iter_mut().map(|mind| {
+        let mut out = Outbox::new();
+        mind.finish_restore(clock.now(), &mut out);
+        out
+    });
+    let outboxes = outboxes.collect();
+    log::info(format_args!(
+        "storage in {}: {} sessions, {} subscriptions and {} retained messages are back after {} ms",
+        path.display(),
+        restored.sessions,
+        restored.subscriptions,
+        restored.retained,
+        begun_at.elapsed().as_millis()
+    ));
+    Ok(outboxes)
 }
 
 /// What kept a shard from coming up. Joins only threads that are ending: those that failed, and
@@ -462,8 +541,12 @@ const CALLED_OFF: &str = "the start was called off";
 
 /// Everything that a shard's thread needs to build its pump.
 struct Seed {
-    shard: ShardConfig,
-    interest: Arc<Interest>,
+    index: ShardIndex,
+    slots: SlotMap,
+    mind: Shard,
+    /// What the shard wants done before it serves.
+    begun: Outbox,
+    storage: Option<StorageEnd>,
     limits: WireLimits,
     /// One for all shards.
     buckets: Option<Arc<Buckets>>,
@@ -492,8 +575,8 @@ impl Seed {
             wire.limit_sources(buckets);
         }
         let parts = Parts {
-            index: self.shard.index,
-            slots: self.shard.slots.clone(),
+            index: self.index,
+            slots: self.slots,
             wire,
             mesh: self.mesh,
             bell: self.handle.bell,
@@ -504,8 +587,10 @@ impl Seed {
             mark: self.mark,
             pulse: self.handle.pulse,
             clock: self.clock,
+            storage: self.storage,
+            begun: self.begun,
         };
-        let mut pump = Pump::new(Shard::new(self.shard, self.interest), parts);
+        let mut pump = Pump::new(self.mind, parts);
         ready.send(()).map_err(|_| called_off())?;
         loop {
             match orders.recv().map_err(|_| called_off())? {

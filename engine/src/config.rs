@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use petrel_net::tls::RecordLayer;
 use petrel_shard::Limits;
+pub use petrel_storage::SyncLevel;
 
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
@@ -33,6 +34,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[limits]`, as far as the sockets keep them.
     pub network: NetworkLimits,
+    /// `[storage]`.
+    pub storage: StorageConfig,
 }
 
 /// `[engine]`: how the process runs.
@@ -47,6 +50,51 @@ pub struct EngineConfig {
     /// The file of the secret behind TLS session tickets, its path resolved; `None` means one that
     /// lives as long as the process.
     pub ticket_secret: Option<PathBuf>,
+}
+
+/// `[storage]`: what outlives the process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StorageConfig {
+    /// The folder, its path resolved; `None` means that nothing does.
+    pub path: Option<PathBuf>,
+    /// When what was written is made to survive the machine.
+    pub sync: SyncLevel,
+    /// How often that is, in milliseconds, with [`SyncLevel::Interval`].
+    pub sync_interval_ms: u32,
+    /// Threads that write, each to a folder of its own.
+    pub lanes: u16,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { path: None, sync: SyncLevel::default(), sync_interval_ms: 1_000, lanes: 1 }
+    }
+}
+
+impl StorageConfig {
+    /// The names of the levels in the file.
+    pub const SYNC_NAMES: &'static [&'static str] = &["commit", "interval", "never"];
+
+    /// The level for its name in the file.
+    #[must_use]
+    pub fn sync_from_name(name: &str) -> Option<SyncLevel> {
+        match name {
+            "commit" => Some(SyncLevel::Commit),
+            "interval" => Some(SyncLevel::Interval),
+            "never" => Some(SyncLevel::Never),
+            _ => None,
+        }
+    }
+
+    /// The name of its level in the file.
+    #[must_use]
+    pub const fn sync_name(&self) -> &'static str {
+        match self.sync {
+            SyncLevel::Commit => "commit",
+            SyncLevel::Interval => "interval",
+            SyncLevel::Never => "never",
+        }
+    }
 }
 
 /// What drives a shard.
@@ -153,6 +201,7 @@ impl Default for Config {
             listeners: default_listeners(),
             limits: Limits::default(),
             network: NetworkLimits::default(),
+            storage: StorageConfig::default(),
         }
     }
 }

@@ -122,6 +122,9 @@ fn announce(running: &Running, listeners: &[Listener]) {
             ));
         }
     }
+    if running.is_forgetful() {
+        log::info("storage: none, so nothing outlives the process; [storage] path names a folder");
+    }
     let shards = running.counters().count();
     let tables = match running.fd_tables() {
         FdTables::Shared => "",

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{DecodeError, Version, encode, encoded_len};
+use petrel_proto::{DecodeError, Packet, Version, encode, encoded_len};
 use petrel_shard::{
     ConnId, Input, Now, Origin, Outbox, PeerMessage, Shard, ShardIndex, SlotMap, refusal,
 };
@@ -22,6 +22,7 @@ use petrel_shard::{
 use crate::auth::AuthMethods;
 use crate::figures::Counters;
 use crate::grace::{Grace, OwnMark};
+use crate::keeper::StorageEnd;
 use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
 use crate::report::Report;
 use crate::watchdog::Pulse;
@@ -114,6 +115,10 @@ pub struct Parts {
     pub pulse: Arc<Pulse>,
     /// The clock of the process.
     pub clock: Clock,
+    /// Its way to what outlives the process, if anything does.
+    pub storage: Option<StorageEnd>,
+    /// What the shard wanted done before it served.
+    pub begun: Outbox,
 }
 
 /// Drives one shard.
@@ -124,6 +129,8 @@ pub struct Pump {
     now: Now,
     /// Connections that are not read because a shard is clogged, by that shard.
     held: Vec<Vec<ConnKey>>,
+    /// Connections that are not read because storage does not keep up.
+    held_by_storage: Vec<ConnKey>,
     flushed: Vec<(ConnKey, usize)>,
     /// Questions about retained messages that go out when everybody has given away what was begun
     /// before: see [`crate::grace`].
@@ -141,13 +148,14 @@ pub struct Pump {
 impl Pump {
     /// Joins a shard with everything around it.
     #[must_use]
-    pub fn new(shard: Shard, parts: Parts) -> Self {
+    pub fn new(shard: Shard, mut parts: Parts) -> Self {
         Self {
             shard,
             held: vec![Vec::new(); usize::from(parts.mesh.shards())],
             now: parts.clock.now(),
+            outbox: std::mem::take(&mut parts.begun),
             parts,
-            outbox: Outbox::new(),
+            held_by_storage: Vec::new(),
             flushed: Vec::new(),
             questions: VecDeque::new(),
             last_wills: Vec::new(),
@@ -190,6 +198,7 @@ impl Pump {
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
             || self.shard.is_overdue()
+            || self.parts.storage.as_ref().is_some_and(StorageEnd::has_mail)
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -213,11 +222,13 @@ impl Pump {
             self.feed(Input::Timer);
         }
         self.receive();
+        self.hear_storage();
         self.read();
         self.stop_if_ripe();
         self.carry_out();
         self.release();
-        if self.outbox.is_empty() && self.parts.mesh.is_flushed() {
+        let is_kept = self.parts.storage.as_ref().is_none_or(|storage| !storage.is_spilling());
+        if self.outbox.is_empty() && self.parts.mesh.is_flushed() && is_kept {
             self.parts.mark.end();
             for asked in self.last_wills.drain(..) {
                 // Whoever asked may have lost patience.
@@ -228,6 +239,9 @@ impl Pump {
         self.parts.counters.connections.store(connections, Ordering::Relaxed);
         if self.stop_at_ms.is_some_and(|at| connections == 0 || at <= self.now.mono_ms) {
             self.parts.wire.drop_all();
+            if let Some(storage) = &mut self.parts.storage {
+                storage.finish();
+            }
             self.publish();
             return Ok(Turned::Over);
         }
@@ -309,6 +323,21 @@ impl Pump {
         }
     }
 
+    /// Takes what the lanes of the storage have said.
+    fn hear_storage(&mut self) {
+        let Some(storage) = &mut self.parts.storage else { return };
+        storage.flush();
+        if let Some(upto) = storage.kept() {
+            self.feed(Input::Kept { upto });
+        }
+        while let Some(loaded) = self.parts.storage.as_mut().and_then(StorageEnd::loaded) {
+            self.feed(Input::Loaded(Box::new(loaded)));
+            if self.is_full() {
+                self.carry_out();
+            }
+        }
+    }
+
     /// Sends the questions of this shard that have waited long enough.
     fn ask(&mut self) {
         while let Some((mut grace, to, question)) = self.questions.pop_front() {
@@ -342,8 +371,13 @@ impl Pump {
         match event {
             WireEvent::Packet { conn, packet } => {
                 let sent_before = self.outbox.peers.len();
+                let promises = matches!(&packet, Packet::Publish(it) if it.packet_id.is_some());
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
+                if promises && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged) {
+                    self.parts.wire.pause(conn);
+                    self.held_by_storage.push(conn);
+                }
             }
             WireEvent::Connect { conn, connect, listener, peer } => {
                 let home = match connect.client_id.is_empty() {
@@ -426,6 +460,13 @@ impl Pump {
 
     /// Reads the connections again whose receiver has caught up.
     fn release(&mut self) {
+        if !self.held_by_storage.is_empty()
+            && self.parts.storage.as_ref().is_some_and(|storage| !storage.is_clogged())
+        {
+            for conn in std::mem::take(&mut self.held_by_storage) {
+                self.parts.wire.resume(conn);
+            }
+        }
         for to in 0..self.held.len() {
             if !self.held[to].is_empty() && self.parts.mesh.has_drained(ShardIndex(to as u16)) {
                 for conn in std::mem::take(&mut self.held[to]) {
@@ -439,6 +480,10 @@ impl Pump {
     /// that leads to.
     fn carry_out(&mut self) {
         for _ in 0..ROUNDS_MAX {
+            self.shard.end_turn(&mut self.outbox);
+            if let Some(storage) = &mut self.parts.storage {
+                storage.take(&mut self.outbox);
+            }
             let mut grace = None;
             for (to, message) in self.outbox.peers.drain(..) {
                 if matches!(message, PeerMessage::RetainedQuery(_)) {

@@ -6,7 +6,10 @@
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
-use super::{EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice};
+use super::{
+    EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
+    StorageConfig,
+};
 
 /// One key of a section whose values are collected in a `T`.
 pub(super) struct Key<T: 'static> {
@@ -89,6 +92,48 @@ pub(super) const ENGINE: &[Key<EngineConfig>] = &[
         name: "ticket_secret",
         unit: "",
         kind: Kind::Text { set: |engine, text| engine.ticket_secret = Some(text.into()) },
+    },
+];
+
+/// More threads that write help nobody: one lane writes what a core can read.
+pub(super) const LANES_MAX: u64 = 16;
+
+pub(super) const STORAGE: &[Key<StorageConfig>] = &[
+    Key {
+        name: "path",
+        unit: "",
+        kind: Kind::Text { set: |storage, text| storage.path = Some(text.into()) },
+    },
+    Key {
+        name: "sync",
+        unit: "",
+        kind: Kind::Choice {
+            names: StorageConfig::SYNC_NAMES,
+            get: |storage| Some(storage.sync_name().to_owned()),
+            set: |storage, name| {
+                storage.sync = StorageConfig::sync_from_name(name).unwrap_or_default();
+            },
+        },
+    },
+    Key {
+        name: "sync_interval_ms",
+        unit: "milliseconds",
+        kind: Kind::Integer {
+            min: 1,
+            max: 3_600_000,
+            get: |storage| Some(u64::from(storage.sync_interval_ms)),
+            set: |storage, value| storage.sync_interval_ms = narrow(value),
+        },
+    },
+    Key {
+        name: "lanes",
+        unit: "",
+        kind: Kind::Integer {
+            min: 1,
+            max: LANES_MAX,
+            get: |storage| Some(u64::from(storage.lanes)),
+            set: |storage, value| storage.lanes = narrow(value),
+        },
     },
 ];
 

@@ -8,12 +8,12 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::check::{self, PlacedListener};
-use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener};
+use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE};
 use super::problem::{Problem, Problems, nearest};
-use super::{Config, EngineConfig, default_listeners};
+use super::{Config, EngineConfig, StorageConfig, default_listeners};
 
 /// The sections of the file.
-const SECTIONS: &[&str] = &["engine", "listener", "limits"];
+const SECTIONS: &[&str] = &["engine", "listener", "limits", "storage"];
 
 /// More listeners than anybody needs, fewer than descriptors run out for.
 const LISTENERS_MAX: usize = 64;
@@ -35,6 +35,9 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
 
     let mut engine = EngineConfig::default();
     let mut limits = AllLimits::default();
+    let mut storage = StorageConfig::default();
+    let mut storage_at = 0;
+    let mut without_path = None;
     let mut listeners = None;
     let mut secret_at = 0;
     for (name, value) in document.get_ref() {
@@ -46,6 +49,12 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             ("limits", DeValue::Table(table)) => {
                 section(table, "[limits]", LIMITS, &mut limits, &mut problems);
             }
+            ("storage", DeValue::Table(table)) => {
+                let places = section(table, "[storage]", STORAGE, &mut storage, &mut problems);
+                storage_at = places.get("path").copied().unwrap_or(0);
+                let others = places.iter().find(|(name, _)| **name != "path");
+                without_path = others.map(|(name, at)| (*name, *at));
+            }
             ("listener", DeValue::Array(array)) => {
                 listeners = Some(read_listeners(array, value.span().start, &mut problems));
             }
@@ -53,7 +62,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 name.span().start,
                 "a listener is written with two brackets, [[listener]], as there may be several",
             ),
-            (known @ ("engine" | "limits"), _) => problems.add(
+            (known @ ("engine" | "limits" | "storage"), _) => problems.add(
                 name.span().start,
                 format!("`{known}` is a section, written [{known}], not a value"),
             ),
@@ -69,12 +78,26 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             problems.add(secret_at, error.to_string());
         }
     }
+    match &mut storage.path {
+        Some(path) if path.as_os_str().is_empty() => {
+            problems.add(storage_at, "`path` is empty; name a folder, as in path = \"data\"");
+        }
+        Some(path) => *path = folder.join(&path),
+        None => {
+            if let Some((name, at)) = without_path {
+                let text =
+                    format!("`{name}` has no use without `path`, the folder to keep data in");
+                problems.add(at, text);
+            }
+        }
+    }
     let listeners = match listeners {
         Some(raw) => check::listeners(raw, folder, &mut problems),
         None => default_listeners(),
     };
     if problems.is_empty() {
-        Ok(Config { engine, listeners, limits: limits.protocol, network: limits.network })
+        let AllLimits { protocol: limits, network } = limits;
+        Ok(Config { engine, listeners, limits, network, storage })
     } else {
         Err(problems.into_sorted())
     }
@@ -222,7 +245,9 @@ fn unknown_at_top(name: &str, is_section: bool) -> String {
     match nearest(name, SECTIONS.iter().copied()) {
         Some("listener") => format!("{start}; did you mean [[listener]]?"),
         Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
-        _ => format!("{start}; the file has the sections [engine], [[listener]] and [limits]"),
+        _ => format!(
+            "{start}; the file has the sections [engine], [[listener]], [limits] and [storage]"
+        ),
     }
 }
 
@@ -232,6 +257,8 @@ fn home_of(name: &str) -> Option<&'static str> {
         Some("[engine]")
     } else if LIMITS.iter().any(|key| key.name == name) {
         Some("[limits]")
+    } else if STORAGE.iter().any(|key| key.name == name) {
+        Some("[storage]")
     } else if LISTENER.iter().any(|key| key.name == name) {
         Some("[[listener]]")
     } else {

@@ -25,6 +25,16 @@ impl fmt::Display for Summary<'_> {
         if let Some(path) = &config.engine.ticket_secret {
             writeln!(f, "secret of session tickets: {}", path.display())?;
         }
+        match &config.storage.path {
+            Some(path) => writeln!(
+                f,
+                "storage: {}, sync {}, lanes {}",
+                path.display(),
+                config.storage.sync_name(),
+                config.storage.lanes
+            )?,
+            None => writeln!(f, "storage: none, nothing outlives the process")?,
+        }
         for listener in &config.listeners {
             writeln!(f, "listener: {listener}")?;
         }

@@ -1,6 +1,8 @@
 //! Files in, configurations or exact messages out.
 
-use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, value_text};
+use super::keys::{
+    AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE, value_text,
+};
 use super::*;
 
 /// What is printed for a file `p.toml` with this text.
@@ -119,11 +121,12 @@ fn a_key_in_the_wrong_place_is_sent_home() {
 #[test]
 fn an_unknown_section_gets_a_suggestion() {
     refused(
-        "[limit]\nx = 1\n[[listeners]]\n[storage]\n",
+        "[limit]\nx = 1\n[[listeners]]\n[cluster]\n",
         &[
             "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
             "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
-            "p.toml:4:2: unknown section `storage`; the file has the sections [engine], [[listener]] and [limits]",
+            "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits] and \
+             [storage]",
         ],
     );
 }
@@ -384,6 +387,7 @@ fn the_summary_names_what_differs_from_the_defaults() {
     assert_eq!(
         config.summary().to_string(),
         "shards: 3, runtime: auto\n\
+         storage: none, nothing outlives the process\n\
          listener: mqtt on 127.0.0.1:1883, anonymous clients allowed\n\
          listener: ws on 127.0.0.1:8083/mqtt, anonymous clients allowed\n\
          limits: maximum_qos = 1, the others at their defaults"
@@ -432,6 +436,7 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
         .collect();
     rows.extend(LISTENER.iter().map(|key| row::<RawListener>(key, &listener_defaults)));
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
+    rows.extend(STORAGE.iter().map(|key| row::<StorageConfig>(key, &[("path", "none")])));
     for row in &rows {
         assert!(document.contains(row), "docs/CONFIGURATION.md lacks\n{row}");
     }
@@ -450,6 +455,23 @@ fn every_limit_of_the_shard_is_a_key() {
     for field in fields {
         assert!(LIMITS.iter().any(|key| key.name == field), "{field} is not in [limits]");
     }
+}
+
+#[test]
+fn storage_is_a_folder_beside_the_file_and_off_without_one() {
+    let config = accepted("[storage]\npath = \"data\"\nsync = \"interval\"\nlanes = 3\n");
+    let path = config.storage.path.expect("a path");
+    assert!(path.ends_with("data") && path != std::path::Path::new("data"), "{path:?}");
+    assert_eq!((config.storage.sync, config.storage.lanes), (SyncLevel::Interval, 3));
+    assert_eq!(accepted("[storage]\n").storage, StorageConfig::default());
+    refused(
+        "[storage]\nlanes = 2\n",
+        &["p.toml:2:9: `lanes` has no use without `path`, the folder to keep data in"],
+    );
+    refused(
+        "[storage]\npath = \"\"\n",
+        &["p.toml:2:8: `path` is empty; name a folder, as in path = \"data\""],
+    );
 }
 
 #[test]

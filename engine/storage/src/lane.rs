@@ -194,6 +194,24 @@ impl<S: Store> Lane<S> {
         Ok(())
     }
 
+    /// What is noted of the folder as a whole under a name.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn note(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        self.store.get(Space::Meta, name.as_bytes())
+    }
+
+    /// Notes something of the folder as a whole, for good.
+    ///
+    /// # Errors
+    /// The store fails.
+    pub fn set_note(&mut self, name: &str, value: Vec<u8>) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        batch.put(Space::Meta, name.as_bytes().to_vec(), value);
+        self.store.write(batch, true)
+    }
+
     fn read_log(&mut self) -> Result<(), StoreError> {
         let mut batches = Vec::new();
         self.store.scan(Space::Log, &[], &mut |key, value| {

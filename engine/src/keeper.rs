@@ -1,0 +1,414 @@
+//! The threads behind the shards that keep records: one for each lane, fed by a bounded channel.
+//!
+//! A shard never waits for them. What does not fit into a lane's channel stays with the shard, and the
+//! sockets that feed it are not read until it has gone. A lane writes what has come while it wrote before
+//! (group commit), says how far each shard's records are kept, and rings its bell.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
+use petrel_net::Bell;
+use petrel_shard::input::Loaded;
+use petrel_shard::outbox::Load;
+use petrel_shard::{Outbox, ShardIndex};
+use petrel_storage::{Ends, Lane, Order, Store, StoreError};
+
+use crate::log;
+
+/// Turns of shards that wait for a lane, at most.
+const ORDERS_MAX: usize = 1_024;
+/// Above this many a lane counts as clogged.
+const ORDERS_CLOGGED: usize = ORDERS_MAX * 3 / 4;
+/// Orders that a lane takes before it writes.
+const GATHER_MAX: usize = 4_096;
+/// How long something that nobody waits for may wait to be written.
+const IDLE_WRITE: Duration = Duration::from_millis(100);
+/// How long a lane waits before it tries a disk again that has failed.
+const RETRY: Duration = Duration::from_millis(500);
+/// Questions that a lane answers before it looks for orders again.
+const LOADS_MAX: usize = 64;
+
+/// What lanes say to shards without a message.
+#[derive(Debug)]
+struct Board {
+    /// By shard, then lane: how far its records are kept.
+    kept: Vec<Vec<AtomicU64>>,
+    /// Shards that hold back what does not fit into a channel.
+    spilling: AtomicUsize,
+    /// By lane: its disk has failed.
+    failing: Vec<AtomicBool>,
+    figures: Figures,
+}
+
+/// What all lanes together have done.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Batches that were written.
+    pub commits: AtomicU64,
+    /// Orders of shards in them.
+    pub orders: AtomicU64,
+    /// Times that a disk failed.
+    pub failures: AtomicU64,
+}
+
+/// The lanes of a process.
+pub struct Keeper {
+    orders: Vec<Sender<Order>>,
+    threads: Vec<JoinHandle<()>>,
+    board: Arc<Board>,
+}
+
+/// A shard's way to the lanes.
+pub struct StorageEnd {
+    shard: ShardIndex,
+    ends: Ends,
+    orders: Vec<Sender<Order>>,
+    /// By lane: what did not fit.
+    spill: Vec<VecDeque<Order>>,
+    is_spilling: bool,
+    board: Arc<Board>,
+    /// By lane: how much of what it has kept is known here.
+    seen: Vec<u64>,
+    answers: Receiver<Loaded>,
+}
+
+impl std::fmt::Debug for StorageEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StorageEnd").field("shard", &self.shard).finish_non_exhaustive()
+    }
+}
+
+/// Starts a thread for each lane. Returns an end for each shard, by its bell.
+///
+/// # Errors
+/// The system allows no more threads.
+pub fn start<S: Store + Send + 'static>(
+    lanes: Vec<Lane<S>>,
+    bells: &[Arc<Bell>],
+    sync_every: Option<Duration>,
+) -> io::Result<(Keeper, Vec<StorageEnd>)> {
+    let count = lanes.len();
+    let board = Arc::new(Board {
+        kept: bells.iter().map(|_| (0..count).map(|_| AtomicU64::new(0)).collect()).collect(),
+        spilling: AtomicUsize::new(0),
+        failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        figures: Figures::default(),
+    });
+    let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
+    let mut orders = Vec::new();
+    let mut threads = Vec::new();
+    for (index, lane) in lanes.into_iter().enumerate() {
+        let (sender, receiver) = crossbeam_channel::bounded(ORDERS_MAX);
+        orders.push(sender);
+        let worker = Worker {
+            lane,
+            index,
+            orders: receiver,
+            board: Arc::clone(&board),
+            bells: bells.to_vec(),
+            answers: answers.iter().map(|(sender, _)| sender.clone()).collect(),
+            loads: VecDeque::new(),
+            sync_every,
+            written_at: Instant::now(),
+            synced_at: Instant::now(),
+        };
+        let name = format!("storage-{index}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
+    }
+    let ends = answers.into_iter().enumerate().map(|(index, (_, answers))| {
+        let shard = ShardIndex(index as u16);
+        StorageEnd {
+            shard,
+            ends: Ends::new(shard, count as u16),
+            orders: orders.clone(),
+            spill: (0..count).map(|_| VecDeque::new()).collect(),
+            is_spilling: false,
+            board: Arc::clone(&board),
+            seen: vec![0; count],
+            answers,
+        }
+    });
+    let ends = ends.collect();
+    Ok((Keeper { orders, threads, board }, ends))
+}
+
+impl Keeper {
+    /// Ends the lanes when they have kept everything that was given to them. All ends must be gone.
+    pub fn stop(self) {
+        drop(self.orders);
+        for thread in self.threads {
+            // A lane that panicked has aborted the process.
+            let _ = thread.join();
+        }
+    }
+
+    /// What the lanes have done.
+    #[must_use]
+    pub fn figures(&self) -> &Figures {
+        &self.board.figures
+    }
+}
+
+impl StorageEnd {
+    /// Takes the records and questions out of an outbox.
+    pub fn take(&mut self, out: &mut Outbox) {
+        if !out.records.is_empty() || out.urgent {
+            let records = std::mem::take(&mut out.records);
+            let upto = out.records_upto;
+            for (lane, order) in self.ends.split(records, upto, out.urgent) {
+                self.send(lane, order);
+            }
+            out.urgent = false;
+        }
+        for load in out.loads.drain(..) {
+            let lane = self.ends.lane_of(load.incarnation.slot());
+            self.send(lane, Order::Load(load));
+        }
+    }
+
+    fn send(&mut self, lane: usize, order: Order) {
+        if !self.spill[lane].is_empty() {
+            return self.spill[lane].push_back(order);
+        }
+        match self.orders[lane].try_send(order) {
+            // A lane ends only when nobody needs it.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+            Err(TrySendError::Full(order)) => {
+                self.spill[lane].push_back(order);
+                self.note_spilling();
+            }
+        }
+    }
+
+    /// Sends what did not fit before, as far as it fits now.
+    pub fn flush(&mut self) {
+        if !self.is_spilling {
+            return;
+        }
+        for (lane, spill) in self.spill.iter_mut().enumerate() {
+            while let Some(order) = spill.pop_front() {
+                if let Err(TrySendError::Full(order)) = self.orders[lane].try_send(order) {
+                    spill.push_front(order);
+                    break;
+                }
+            }
+        }
+        self.note_spilling();
+    }
+
+    fn note_spilling(&mut self) {
+        let is_spilling = self.spill.iter().any(|spill| !spill.is_empty());
+        if is_spilling != self.is_spilling {
+            self.is_spilling = is_spilling;
+            match is_spilling {
+                true => self.board.spilling.fetch_add(1, Ordering::Relaxed),
+                false => self.board.spilling.fetch_sub(1, Ordering::Relaxed),
+            };
+        }
+    }
+
+    /// True if whoever causes records should wait: lanes do not keep up, or a disk has failed.
+    #[must_use]
+    pub fn is_clogged(&self) -> bool {
+        self.board.spilling.load(Ordering::Relaxed) > 0
+            || self.orders.iter().any(|orders| orders.len() > ORDERS_CLOGGED)
+            || self.board.failing.iter().any(|failing| failing.load(Ordering::Relaxed))
+    }
+
+    /// True if something has not been given to a lane yet.
+    #[must_use]
+    pub const fn is_spilling(&self) -> bool {
+        self.is_spilling
+    }
+
+    /// How far the records of this shard are kept, if that is farther than when it was asked last.
+    pub fn kept(&mut self) -> Option<u64> {
+        let mut farthest = None;
+        let board = &self.board.kept[usize::from(self.shard.0)];
+        for (lane, mark) in board.iter().enumerate() {
+            let kept = mark.load(Ordering::Acquire);
+            if kept > self.seen[lane] {
+                self.seen[lane] = kept;
+                farthest = self.ends.answered(lane, kept).or(farthest);
+            }
+        }
+        farthest
+    }
+
+    /// The next answer of a lane.
+    pub fn loaded(&mut self) -> Option<Loaded> {
+        self.answers.try_recv().ok()
+    }
+
+    /// True if a lane has said something that has not been heard.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        let board = &self.board.kept[usize::from(self.shard.0)];
+        !self.answers.is_empty()
+            || board.iter().zip(&self.seen).any(|(mark, seen)| mark.load(Ordering::Relaxed) > *seen)
+    }
+
+    /// Gives away what is left, whatever time that takes: nothing is read any more.
+    pub fn finish(&mut self) {
+        for (lane, spill) in self.spill.iter_mut().enumerate() {
+            for order in spill.drain(..) {
+                // A lane ends only when nobody needs it.
+                let _ = self.orders[lane].send(order);
+            }
+        }
+        self.note_spilling();
+    }
+}
+
+/// A lane on its thread.
+struct Worker<S> {
+    lane: Lane<S>,
+    index: usize,
+    orders: Receiver<Order>,
+    board: Arc<Board>,
+    bells: Vec<Arc<Bell>>,
+    answers: Vec<Sender<Loaded>>,
+    /// Questions that wait until what was asked before them is written.
+    loads: VecDeque<Load>,
+    sync_every: Option<Duration>,
+    written_at: Instant,
+    synced_at: Instant,
+}
+
+impl<S: Store> Worker<S> {
+    fn run(mut self) {
+        while self.gather() {
+            if let Err(error) = self.work() {
+                self.recover(&error);
+            }
+        }
+        // Everybody has gone: what is left is kept, and survives.
+        while let Err(error) = self.lane.commit().and_then(|_| self.lane.sync()) {
+            log::error(format_args!("storage lane {}: {error}", self.index));
+            if self.lane.recover().is_err() {
+                let index = self.index;
+                log::error(format_args!("storage lane {index}: the last records are lost"));
+                return;
+            }
+        }
+    }
+
+    /// Takes what shards want; waits for it if there is nothing else to do. False when they are gone.
+    fn gather(&mut self) -> bool {
+        let busy = self.lane.wants_folding() || !self.loads.is_empty();
+        if !busy {
+            let wait = match self.lane.gathered() {
+                0 => self.sync_every.unwrap_or(Duration::from_secs(1)),
+                _ => IDLE_WRITE.saturating_sub(self.written_at.elapsed()),
+            };
+            match self.orders.recv_timeout(wait) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        for _ in 0..GATHER_MAX {
+            match self.orders.try_recv() {
+                Ok(order) => self.obey(order),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return !self.loads.is_empty(),
+            }
+        }
+        true
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Keep { from, upto, urgent, records } => {
+                self.board.figures.orders.fetch_add(1, Ordering::Relaxed);
+                self.lane.gather(from, upto, urgent, records);
+            }
+            Order::Load(load) => self.loads.push_back(load),
+        }
+    }
+
+    fn work(&mut self) -> Result<(), StoreError> {
+        let due = self.lane.is_urgent()
+            || !self.loads.is_empty()
+            || (self.lane.gathered() > 0 && self.written_at.elapsed() >= IDLE_WRITE)
+            || self.lane.gathered() >= GATHER_MAX;
+        if due {
+            let kept = self.lane.commit()?;
+            self.tell(kept);
+        }
+        for load in self.loads.drain(..self.loads.len().min(LOADS_MAX)) {
+            let places = load.from..load.upto;
+            let (messages_max, bytes_max) = (load.messages_max, load.bytes_max);
+            let page = match self.lane.load(load.incarnation, places, messages_max, bytes_max) {
+                Ok(page) => page,
+                Err(StoreError::Damaged { what }) => {
+                    // Its session stays as it is; the others go on.
+                    log::error(format_args!(
+                        "storage lane {}: the data is damaged: {what}; a session cannot get what \
+                         waits for it",
+                        self.index
+                    ));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let shard = usize::from(load.session.shard.0);
+            let loaded = Loaded { load, messages: page.messages, next: page.next };
+            // A shard that has ended asks for nothing.
+            let _ = self.answers[shard].send(loaded);
+            self.bells[shard].ring();
+        }
+        if self.lane.wants_folding() {
+            self.lane.fold()?;
+        }
+        if self.sync_every.is_some_and(|every| self.synced_at.elapsed() >= every) {
+            self.lane.sync()?;
+            self.synced_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, kept: Vec<(ShardIndex, u64)>) {
+        self.written_at = Instant::now();
+        self.board.figures.commits.fetch_add(1, Ordering::Relaxed);
+        for (shard, upto) in kept {
+            let shard = usize::from(shard.0);
+            self.board.kept[shard][self.index].store(upto, Ordering::Release);
+            self.bells[shard].ring();
+        }
+    }
+
+    /// Tries again until the disk is well. Nobody is told that anything is kept meanwhile.
+    fn recover(&mut self, error: &StoreError) {
+        self.board.failing[self.index].store(true, Ordering::Relaxed);
+        self.board.figures.failures.fetch_add(1, Ordering::Relaxed);
+        log::error(format_args!(
+            "storage lane {}: {error}; QoS 1 and 2 wait until it can be written again",
+            self.index
+        ));
+        loop {
+            match self.lane.recover() {
+                Ok(kept) => {
+                    log::warn(format_args!("storage lane {}: it can be written again", self.index));
+                    self.board.failing[self.index].store(false, Ordering::Relaxed);
+                    self.tell(kept);
+                    return self.bells.iter().for_each(|bell| bell.ring());
+                }
+                Err(StoreError::Damaged { what }) => {
+                    // Going on would lose what is there.
+                    log::error(format_args!(
+                        "storage lane {}: the data is damaged: {what}; Petrel stops",
+                        self.index
+                    ));
+                    std::process::exit(1);
+                }
+                Err(_) => std::thread::park_timeout(RETRY),
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The folder in which things outlive the process: opened at start, and its lanes with it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use petrel_shard::Keeping;
+use petrel_storage::{
+    Alive, Clock, DiskOptions, DiskStore, Lane, LaneSettings, StoreError, Sweep, SyncLevel,
+};
+
+use crate::config::StorageConfig;
+
+/// The log of a lane has this many bytes before what counts of it is put into pages.
+const WINDOW_BYTES: usize = 64 << 20;
+
+/// The name under which the key of all keyed hashes is kept.
+const HASH_KEY: &str = "hash key";
+
+/// A folder that is open.
+pub struct Opened {
+    /// Its lanes, which this process has begun to use.
+    pub lanes: Vec<Lane<DiskStore>>,
+    /// What shards must know of it.
+    pub keeping: Keeping,
+    /// The key of all keyed hashes: hashes of clients are kept with their messages.
+    pub hash_key: [u64; 2],
+    /// How often it is made to survive the machine; `None` if by itself, or never.
+    pub sync_every: Option<Duration>,
+}
+
+/// Opens the folder, if there is one. `fresh` is the key of hashes of a new one; `elapsed` is what the
+/// monotonic clock of the process shows.
+///
+/// # Errors
+/// Another process has it, it is damaged, or the disk fails.
+pub fn open(
+    config: &StorageConfig,
+    fresh: [u64; 2],
+    elapsed: Duration,
+) -> Result<Option<Opened>, StoreError> {
+    let Some(path) = &config.path else { return Ok(None) };
+    let clock = Clock { origin_ms: ms(wall_clock().saturating_sub(elapsed)) };
+    let count = config.lanes;
+    let mut lanes = Vec::new();
+    check_lanes(path, count)?;
+    for lane in 0..count {
+        let alive = Alive::default();
+        let wall_clock = Arc::new(|| ms(wall_clock()));
+        let sweep = Sweep { alive: alive.clone(), wall_clock };
+        let folder = path.join(format!("lane-{lane}"));
+        let store = DiskStore::open_and_sweep(folder, DiskOptions::default(), Some(sweep))?;
+        let settings =
+            LaneSettings { lane, lanes: count, sync: config.sync, window_bytes_max: WINDOW_BYTES };
+        lanes.push((Lane::open(store, clock, settings)?, alive));
+    }
+    let (mut lanes, alive): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
+    let epoch = petrel_storage::begin(&mut lanes)?;
+    let mut hash_key = fresh;
+    for (lane, alive) in lanes.iter_mut().zip(alive) {
+        lane.sweep(alive)?;
+    }
+    if let [first, ..] = &mut lanes[..] {
+        match first.note(HASH_KEY)? {
+            Some(bytes) => {
+                let half = |at: usize| bytes.get(at..at + 8).and_then(|it| it.try_into().ok());
+                let damaged = || StoreError::Damaged { what: "the hash key is too short".into() };
+                let halves = [half(0).ok_or_else(damaged)?, half(8).ok_or_else(damaged)?];
+                hash_key = halves.map(u64::from_be_bytes);
+            }
+            None => {
+                let bytes: Vec<u8> = fresh.iter().flat_map(|half| half.to_be_bytes()).collect();
+                first.set_note(HASH_KEY, bytes)?;
+            }
+        }
+    }
+    let sync_every = (config.sync == SyncLevel::Interval)
+        .then(|| Duration::from_millis(u64::from(config.sync_interval_ms)));
+    let keeping = Keeping { epoch, lanes: count };
+    Ok(Some(Opened { lanes, keeping, hash_key, sync_every }))
+}
+
+/// Refuses a folder that has more lanes than are asked for; one with fewer says so itself.
+fn check_lanes(path: &Path, count: u16) -> Result<(), StoreError> {
+    let beyond = path.join(format!("lane-{count}"));
+    if DiskStore::exists(&beyond) {
+        let what = format!(
+            "{} is there, so {} was written with more than {count} lanes; set storage.lanes to the \
+             number of its lane folders",
+            beyond.display(),
+            path.display()
+        );
+        return Err(StoreError::Foreign { what });
+    }
+    Ok(())
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

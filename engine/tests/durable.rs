@@ -1,0 +1,402 @@
+//! What was acknowledged outlives the process, whatever ends it.
+//!
+//! `PETREL_KILL_ROUNDS=50 cargo test --release -p petrel-engine --test durable` kills more often.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::process::{Running, folder, listener, petrel, with_config};
+use common::{Client, publish_packet, subscribe_packet, text};
+use petrel_proto::{
+    Ack, Connect, ConnectProperties, Packet, PacketId, Publish, Qos, ReasonCode, Version,
+};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+/// Unfinished messages of one publisher.
+const WINDOW: usize = 32;
+
+/// A port that is free now.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+/// A folder whose broker keeps what it is given, and the port of that.
+struct Place {
+    folder: TempDir,
+    port: u16,
+}
+
+impl Place {
+    fn new() -> Self {
+        Self { folder: folder(""), port: free_port() }
+    }
+
+    fn start(&self, shards: u16) -> (Running, SocketAddr) {
+        let config = listener("mqtt", self.port)
+            + &format!("[engine]\nshards = {shards}\n[storage]\npath = \"data\"\n")
+            + "[limits]\nsession_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n";
+        std::fs::write(self.folder.path().join("p.toml"), config).expect("written");
+        let mut command = petrel();
+        with_config(&mut command, &self.folder);
+        let mut broker = Running::start(&mut command);
+        broker.line_with("petrel ready");
+        (broker, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
+    }
+}
+
+/// A connection with a session that lasts.
+fn resume(address: SocketAddr, client_id: &str) -> (Client, bool) {
+    let mut client = Client::open(address);
+    client.version = Version::V5;
+    client.send(&Packet::Connect(Box::new(Connect {
+        version: Version::V5,
+        clean_start: false,
+        keep_alive_s: 0,
+        client_id: text(client_id),
+        will: None,
+        username: None,
+        password: None,
+        properties: ConnectProperties {
+            session_expiry_interval_s: Some(u32::MAX),
+            receive_maximum: Some(100),
+            ..ConnectProperties::default()
+        },
+    })));
+    match client.receive() {
+        Some(Packet::ConnAck(ack)) if ack.reason == ReasonCode::Success => {
+            (client, ack.session_present)
+        }
+        other => panic!("no good CONNACK but {other:?}"),
+    }
+}
+
+/// A publisher and what it has not finished.
+struct Publisher {
+    name: String,
+    number: u8,
+    qos: Qos,
+    next: u32,
+    /// Message, identifier, whether PUBREC has come.
+    unfinished: VecDeque<(u32, PacketId, bool)>,
+    acknowledged: BTreeSet<u32>,
+}
+
+impl Publisher {
+    fn new(number: u8, qos: Qos) -> Self {
+        let name = format!("publisher-{number}");
+        let (unfinished, acknowledged) = (VecDeque::new(), BTreeSet::new());
+        Self { name, number, qos, next: 0, unfinished, acknowledged }
+    }
+
+    fn publish(&self, message: u32, id: PacketId, dup: bool) -> Packet {
+        let mut payload = vec![self.number];
+        payload.extend_from_slice(&message.to_be_bytes());
+        match publish_packet("t/x", payload, self.qos, id.get()) {
+            Packet::Publish(publish) => Packet::Publish(Publish { dup, ..publish }),
+            other => other,
+        }
+    }
+
+    /// Publishes until the broker has gone, or until it has begun so many messages and all are finished.
+    fn run(&mut self, address: SocketAddr, upto: u32, acknowledged: &AtomicU64) {
+        let (mut client, present) = resume(address, &self.name);
+        assert!(present || self.acknowledged.is_empty() || self.qos == Qos::AtLeastOnce);
+        for (message, id, received) in self.unfinished.clone() {
+            let packet = match received {
+                true => Packet::PubRel(Ack::new(id, ReasonCode::Success)),
+                false => self.publish(message, id, true),
+            };
+            if !try_send(&mut client, &packet) {
+                return;
+            }
+        }
+        loop {
+            while self.unfinished.len() < WINDOW && self.next < upto {
+                let used = |id: PacketId| self.unfinished.iter().any(|(_, other, _)| *other == id);
+                let id = (1..100).filter_map(PacketId::new).find(|id| !used(*id)).expect("free");
+                self.unfinished.push_back((self.next, id, false));
+                self.next += 1;
+                if !try_send(&mut client, &self.publish(self.next - 1, id, false)) {
+                    return;
+                }
+            }
+            if self.unfinished.is_empty() {
+                return;
+            }
+            let Some(packet) = try_receive(&mut client) else { return };
+            let find = |id: PacketId| self.unfinished.iter().position(|(_, other, _)| *other == id);
+            match packet {
+                Packet::PubAck(ack) => {
+                    let at = find(ack.packet_id).expect("it was sent");
+                    let (message, ..) = self.unfinished.remove(at).expect("it is there");
+                    self.acknowledged.insert(message);
+                    acknowledged.fetch_add(1, Ordering::Relaxed);
+                }
+                Packet::PubRec(ack) => {
+                    if let Some(at) = find(ack.packet_id) {
+                        self.unfinished[at].2 = true;
+                        self.acknowledged.insert(self.unfinished[at].0);
+                        acknowledged.fetch_add(1, Ordering::Relaxed);
+                    }
+                    let release = Packet::PubRel(Ack::new(ack.packet_id, ReasonCode::Success));
+                    if !try_send(&mut client, &release) {
+                        return;
+                    }
+                }
+                Packet::PubComp(ack) => {
+                    if let Some(at) = find(ack.packet_id) {
+                        self.unfinished.remove(at);
+                    }
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// A subscriber and what it got.
+struct Subscriber {
+    name: String,
+    qos: Qos,
+    subscribed: bool,
+    receiving: BTreeSet<PacketId>,
+    /// Of each publisher: message, how often.
+    got: BTreeMap<u8, BTreeMap<u32, u32>>,
+    /// Of each publisher: first arrivals, in order.
+    order: BTreeMap<u8, Vec<u32>>,
+}
+
+impl Subscriber {
+    fn new(number: u8, qos: Qos) -> Self {
+        Self {
+            name: format!("subscriber-{number}"),
+            qos,
+            subscribed: false,
+            receiving: BTreeSet::new(),
+            got: BTreeMap::new(),
+            order: BTreeMap::new(),
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.got.values().map(BTreeMap::len).sum()
+    }
+
+    /// Receives until the broker has gone, or until it has so many messages.
+    fn run(&mut self, address: SocketAddr, upto: usize) {
+        let (mut client, present) = resume(address, &self.name);
+        assert!(present || !self.subscribed, "the session of {} is lost", self.name);
+        if !self.subscribed && !try_send(&mut client, &subscribe_packet("t/#", self.qos)) {
+            return;
+        }
+        while self.count() < upto {
+            let Some(packet) = try_receive(&mut client) else { return };
+            let answer = match packet {
+                Packet::SubAck(_) => {
+                    self.subscribed = true;
+                    if upto == 0 {
+                        return;
+                    }
+                    continue;
+                }
+                Packet::Publish(publish) => self.take(&publish),
+                Packet::PubRel(ack) => {
+                    self.receiving.remove(&ack.packet_id);
+                    Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::Success))
+                }
+                other => panic!("{other:?}"),
+            };
+            if !try_send(&mut client, &answer) {
+                return;
+            }
+        }
+    }
+
+    fn take(&mut self, publish: &Publish) -> Packet {
+        let id = publish.packet_id.expect("QoS 1 or 2");
+        let ack = Ack::new(id, ReasonCode::Success);
+        if publish.qos == Qos::ExactlyOnce && !self.receiving.insert(id) {
+            return Packet::PubRec(ack);
+        }
+        let publisher = publish.payload[0];
+        let message = u32::from_be_bytes(publish.payload[1..5].try_into().expect("four bytes"));
+        let times = self.got.entry(publisher).or_default().entry(message).or_insert(0);
+        *times += 1;
+        if *times == 1 {
+            self.order.entry(publisher).or_default().push(message);
+        }
+        match publish.qos {
+            Qos::ExactlyOnce => Packet::PubRec(ack),
+            _ => Packet::PubAck(ack),
+        }
+    }
+
+    /// Subscribes, and goes away when it is told that it has.
+    fn subscribe(&mut self, address: SocketAddr) {
+        let (mut client, _) = resume(address, &self.name);
+        client.send(&subscribe_packet("t/#", self.qos));
+        let Some(Packet::SubAck(_)) = client.receive() else { panic!("no SUBACK") };
+        self.subscribed = true;
+    }
+}
+
+fn try_send(client: &mut Client, packet: &Packet) -> bool {
+    use std::io::Write as _;
+    let bytes = common::bytes_of(packet, client.version);
+    client.stream.write_all(&bytes).is_ok()
+}
+
+fn try_receive(client: &mut Client) -> Option<Packet> {
+    client.receive()
+}
+
+/// Compares what was acknowledged with what was delivered.
+fn check(publishers: &[Publisher], subscribers: &[Subscriber]) {
+    for subscriber in subscribers {
+        for publisher in publishers {
+            let none = BTreeMap::new();
+            let got = subscriber.got.get(&publisher.number).unwrap_or(&none);
+            let who = format!("{} of {}", subscriber.name, publisher.name);
+            let missing: Vec<_> = publisher
+                .acknowledged
+                .iter()
+                .filter(|message| !got.contains_key(message))
+                .collect();
+            assert!(missing.is_empty(), "{who}: acknowledged and lost: {missing:?}");
+            let order = &subscriber.order[&publisher.number];
+            assert!(order.is_sorted(), "{who}: out of order");
+            if publisher.qos == Qos::ExactlyOnce && subscriber.qos == Qos::ExactlyOnce {
+                let twice: Vec<_> = got.iter().filter(|(_, times)| **times > 1).collect();
+                assert!(twice.is_empty(), "{who}: more than once: {twice:?}");
+            }
+        }
+    }
+}
+
+fn rounds(default: u32) -> u32 {
+    std::env::var("PETREL_KILL_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(default)
+}
+
+/// kill -9 under load, again and again, with another number of shards each time; one subscriber of each
+/// QoS is there all the time, one comes only at the end.
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9_and_nothing_comes_twice_at_qos_2() {
+    let place = Place::new();
+    let mut publishers: Vec<Publisher> = (0..4)
+        .map(|number| {
+            let qos = if number % 2 == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+            Publisher::new(number, qos)
+        })
+        .collect();
+    let mut subscribers: Vec<Subscriber> = (0..4)
+        .map(|number| {
+            let qos = if number % 2 == 0 { Qos::AtLeastOnce } else { Qos::ExactlyOnce };
+            Subscriber::new(number, qos)
+        })
+        .collect();
+    let rounds = rounds(5);
+    for round in 0..rounds {
+        let (mut broker, address) = place.start(1 + (round % 4) as u16);
+        if round == 0 {
+            subscribers.iter_mut().for_each(|subscriber| subscriber.subscribe(address));
+        }
+        let acknowledged = AtomicU64::new(0);
+        // The broker dies somewhere in the middle of it.
+        let enough = 200 + u64::from(round % 7) * 150;
+        std::thread::scope(|scope| {
+            for publisher in &mut publishers {
+                let acknowledged = &acknowledged;
+                let upto = publisher.next + 100_000;
+                scope.spawn(move || publisher.run(address, upto, acknowledged));
+            }
+            for subscriber in subscribers.iter_mut().take(2) {
+                scope.spawn(move || subscriber.run(address, usize::MAX));
+            }
+            while acknowledged.load(Ordering::Relaxed) < enough {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            broker.signal(Signal::KILL);
+            broker.child.wait().expect("it ends");
+        });
+    }
+    let (broker, address) = place.start(3);
+    std::thread::scope(|scope| {
+        for publisher in &mut publishers {
+            let upto = publisher.next;
+            scope.spawn(move || publisher.run(address, upto, &AtomicU64::new(0)));
+        }
+    });
+    // Everything is finished, so everything that was begun must arrive.
+    let all = publishers.iter().map(|publisher| publisher.acknowledged.len()).sum();
+    std::thread::scope(|scope| {
+        for subscriber in &mut subscribers {
+            scope.spawn(move || subscriber.run(address, all));
+        }
+    });
+    broker.signal(Signal::TERM);
+    let (code, lines) = broker.end();
+    assert_eq!(code, Some(0), "{lines:?}");
+    check(&publishers, &subscribers);
+    println!(
+        "{rounds} kills, {all} messages acknowledged, each to {} subscribers",
+        subscribers.len()
+    );
+}
+
+/// SIGTERM and another number of shards: sessions, what waits for them and retained messages are there.
+#[test]
+fn a_restart_with_other_shards_brings_everything_back() {
+    let place = Place::new();
+    let (broker, address) = place.start(1);
+    let mut subscriber = Subscriber::new(0, Qos::ExactlyOnce);
+    subscriber.subscribe(address);
+    let mut publisher = Publisher::new(0, Qos::ExactlyOnce);
+    publisher.run(address, 500, &AtomicU64::new(0));
+    assert_eq!(publisher.acknowledged.len(), 500);
+    let mut retainer = Client::connect(address, "retainer", Version::V5);
+    let Packet::Publish(publish) = publish_packet("kept/r", "value", Qos::AtLeastOnce, 1) else {
+        panic!("a PUBLISH")
+    };
+    retainer.send(&Packet::Publish(Publish { retain: true, ..publish }));
+    let Some(Packet::PubAck(_)) = retainer.receive() else { panic!("no PUBACK") };
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+    let (broker, address) = place.start(4);
+    subscriber.run(address, 500);
+    check(&[publisher], &[subscriber]);
+    let mut witness = Client::connect(address, "witness", Version::V5);
+    witness.send(&subscribe_packet("kept/#", Qos::AtMostOnce));
+    let retained = loop {
+        match witness.receive() {
+            Some(Packet::Publish(publish)) => break publish,
+            Some(Packet::SubAck(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((&retained.payload[..], retained.retain), (&b"value"[..], true));
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// Two brokers on one folder would destroy it.
+#[test]
+fn a_folder_in_use_is_refused() {
+    let place = Place::new();
+    let (broker, _) = place.start(1);
+    let config = listener("mqtt", 0) + "[storage]\npath = \"data\"\n";
+    std::fs::write(place.folder.path().join("p.toml"), config).expect("written");
+    let mut command = petrel();
+    with_config(&mut command, &place.folder);
+    let second = Running::start(&mut command);
+    let (code, lines) = second.end();
+    assert_ne!(code, Some(0));
+    assert!(lines.iter().any(|line| line.contains("in use by another process")), "{lines:?}");
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
