@@ -73,6 +73,7 @@ fn checking_opens_no_port() {
     with_config(command.arg("--check-config"), &folder);
     let expected = format!(
         "{}: nothing is wrong\nshards: 3, runtime: auto\n\
+         storage: none, nothing outlives the process\n\
          listener: mqtt on {address}, anonymous clients allowed\n\
          limits: all at their defaults\n",
         folder.path().join("p.toml").display()
@@ -135,6 +136,7 @@ fn a_broker_says_where_it_listens_serves_and_takes_leave() {
     let address = broker.address();
     assert_ne!(address.port(), 0);
     assert!(broker.line_with("listening for ws on ").ends_with("/mqtt, anonymous clients allowed"));
+    assert!(broker.line().starts_with("storage: none, so nothing outlives the process"));
     assert!(broker.line().starts_with("petrel ready: 2 shards on "));
 
     let mut client = TcpStream::connect(address).expect("it listens");
