@@ -1,6 +1,8 @@
 //! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
 //! [MQTT5-4.6], [MQTT5-4.9]).
 
+use std::num::NonZeroU64;
+
 use petrel_proto::{PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
 
 use crate::alias::{OutgoingAliases, TopicForm};
@@ -10,11 +12,16 @@ use crate::event::{DropReason, Event};
 use crate::flow::{Delivery, Flow, Inflight, Stage};
 use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
+use crate::session::Kept;
 use crate::shard::{Shard, Turn};
+use crate::waiting::HEAD_MESSAGES;
 use crate::{ConnId, Message};
 
 /// A session takes no further retained messages or group messages while it holds this many.
 pub(crate) const READY_QUEUE_MAX: usize = 64;
+
+/// Messages that wait for one kept session in memory, at most; what is beyond stays where it is kept.
+const MEMORY_QUEUE_MAX: usize = 2 * READY_QUEUE_MAX;
 
 /// Packet identifiers that there are. What was released before a resume keeps its identifier without
 /// counting against the client's Receive Maximum, so a client can have all of them in use.
@@ -157,6 +164,23 @@ impl Shard {
             drop_message(turn, DropReason::QueueFull);
             gone.extend(oldest.place.recorded());
         }
+        let (len, held) = (queue.len(), queue.bytes);
+        if policy == QueueFull::DropOldest && bytes <= bytes_max {
+            let fits = |(count, in_store): (u32, u64)| {
+                len + count as usize + 1 <= messages_max && held + in_store + bytes <= bytes_max
+            };
+            while !fits(session.stored())
+                && let Some(oldest) = session.kept_whole().and_then(Kept::drop_oldest)
+            {
+                drop_message(turn, DropReason::QueueFull);
+                gone.extend(NonZeroU64::new(oldest));
+            }
+        }
+        let (stored, stored_bytes) = session.stored();
+        let queue = &mut self.flows.of(&mut session.flow).queue;
+        let full = |len: usize, held: u64| {
+            len + stored as usize + 1 > messages_max || held + stored_bytes + bytes > bytes_max
+        };
         let is_full = full(queue.len(), queue.bytes);
         for sequence in gone {
             self.record_done(turn, index, sequence);
@@ -169,16 +193,18 @@ impl Shard {
     }
 
     /// Puts a delivery that has been admitted behind what waits: in memory, or only where it is kept if
-    /// what is before it is there as well.
+    /// what is before it is there as well, or if there is much of it.
     pub(crate) fn queue_up(&mut self, index: u32, delivery: Delivery) {
+        let with_runs = self.limits().session_queue_full == QueueFull::DropOldest;
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.waits_in_store()
-            && delivery.place.recorded().is_some()
+        let in_memory = session.queued_in_memory();
+        let most = if session.is_online() { MEMORY_QUEUE_MAX } else { HEAD_MESSAGES };
+        if let Some(sequence) = delivery.place.recorded()
             && let Some(kept) = session.kept.as_deref_mut()
+            && (kept.stored_from != u64::MAX || in_memory >= most)
         {
-            kept.stored += 1;
-            kept.stored_bytes += delivery.message.cost_bytes() as u64;
-            return;
+            let bytes = delivery.message.cost_bytes() as u64;
+            return kept.store(sequence.get(), bytes, with_runs);
         }
         let queue = &mut self.flows.of(&mut session.flow).queue;
         if sabotage::on(Sabotage::QueuedMessageLost) && queue.len() == 3 {

@@ -127,6 +127,7 @@ impl Shard {
         self.record_session(turn, index);
         self.release_group_messages(turn, index);
         self.tell_groups(turn, index);
+        self.evict(index);
         self.trim(index);
         self.settle(index);
         self.arm_session(turn, index);

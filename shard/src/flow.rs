@@ -216,7 +216,7 @@ impl Stage {
     }
 
     /// What is held for it.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Published(delivery) => cost(delivery),
             Self::Released { .. } => 0,

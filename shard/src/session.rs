@@ -70,12 +70,63 @@ pub(crate) struct Kept {
     /// Messages that wait and are not in memory, and their bytes, as far as is known.
     pub(crate) stored: u32,
     pub(crate) stored_bytes: u64,
+    /// What is not in memory was sent before, up to this place.
+    pub(crate) sent_upto: u64,
+    /// Places of what is not in memory, as first places and counts, where the oldest must make room for
+    /// the newest.
+    #[allow(clippy::box_collection, reason = "few configurations want it")]
+    pub(crate) runs: Option<Box<VecDeque<(u64, u32)>>>,
     /// Wills that have been published, until what was queued of them is kept; each with a number.
     #[allow(clippy::box_collection, reason = "nearly always there is none")]
     pub(crate) leaving: Option<Box<Vec<(u64, petrel_proto::Will)>>>,
 }
 
 impl Kept {
+    /// A message waits and is not in memory.
+    pub(crate) fn store(&mut self, sequence: u64, bytes: u64, with_runs: bool) {
+        self.stored_from = self.stored_from.min(sequence);
+        self.stored += 1;
+        self.stored_bytes += bytes;
+        if with_runs {
+            let runs = self.runs.get_or_insert_default();
+            match runs.back_mut() {
+                Some((first, count)) if *first + u64::from(*count) == sequence => *count += 1,
+                _ => runs.push_back((sequence, 1)),
+            }
+        }
+    }
+
+    /// What is not in memory begins at a place now.
+    pub(crate) fn forget_runs_before(&mut self, place: u64) {
+        let Some(runs) = &mut self.runs else { return };
+        while let Some((first, count)) = runs.front_mut() {
+            let end = *first + u64::from(*count);
+            if end > place {
+                let gone = place.saturating_sub(*first);
+                *first += gone;
+                // Below the count.
+                *count -= gone as u32;
+                return;
+            }
+            runs.pop_front();
+        }
+    }
+
+    /// The oldest of what is not in memory makes room. Returns its place.
+    pub(crate) fn drop_oldest(&mut self) -> Option<u64> {
+        let runs = self.runs.as_deref_mut()?;
+        let (first, count) = runs.front_mut()?;
+        let oldest = *first;
+        (*first, *count) = (*first + 1, *count - 1);
+        if *count == 0 {
+            runs.pop_front();
+        }
+        let each = self.stored_bytes / u64::from(self.stored.max(1));
+        self.stored = self.stored.saturating_sub(1);
+        self.stored_bytes -= each;
+        Some(oldest)
+    }
+
     pub(crate) fn new(incarnation: Incarnation, whole: bool, next_sequence: u64) -> Self {
         Self {
             incarnation,
@@ -85,6 +136,8 @@ impl Kept {
             stored_from: u64::MAX,
             stored: 0,
             stored_bytes: 0,
+            sent_upto: 0,
+            runs: None,
             leaving: None,
         }
     }
@@ -255,8 +308,13 @@ impl Session {
         self.kept.as_deref().is_some_and(|kept| kept.stored_from != u64::MAX)
     }
 
-    /// Messages that wait to be sent.
+    /// Messages that wait to be sent, in memory or not.
     pub(crate) fn queued(&self) -> usize {
+        self.queued_in_memory() + self.stored().0 as usize
+    }
+
+    /// Messages that wait to be sent and are in memory.
+    pub(crate) fn queued_in_memory(&self) -> usize {
         self.flow.as_deref().map_or(0, |flow| flow.queue.len())
     }
 

@@ -7,19 +7,23 @@ use std::sync::Arc;
 use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode};
 
 use crate::ConnId;
+use crate::config::QueueFull;
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
-use crate::flow::{Delivery, Inflight, Place, Stage};
+use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::input::Loaded;
 use crate::keep::{Hold, Needs};
 use crate::outbox::Load;
 use crate::record::{DeliveryRecord, Provided, Record, Stored};
 use crate::sabotage::{self, Sabotage};
-use crate::session::identifier_of;
+use crate::session::{Session, identifier_of};
 use crate::shard::{Shard, Turn};
 
 /// Bytes of messages that one answer brings, about.
 const LOAD_BYTES: usize = 256 << 10;
+/// What a session that is away keeps in memory, at most.
+pub(crate) const HEAD_MESSAGES: usize = 4;
+const HEAD_BYTES: u64 = 1_024;
 
 impl Shard {
     /// Gives a delivery its place in the order of a kept session, and a record. What belongs to a shared
@@ -133,6 +137,43 @@ impl Shard {
         self.owe(turn, conn, Packet::PubRel(Ack::new(packet_id, reason)), &needs);
     }
 
+    /// The client is away: what waits for it needs no memory, since it is kept. A few small messages stay,
+    /// for clients that come back at once.
+    pub(crate) fn evict(&mut self, index: u32) {
+        let with_runs = self.limits().session_queue_full == QueueFull::DropOldest;
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Session { kept: Some(kept), flow: Some(flow), .. } = session else { return };
+        let waiting = flow.queue.deliveries.iter().map(|waiting| waiting.place);
+        let places = flow.inflight.iter().map(|entry| entry.stage.place()).chain(waiting);
+        let recorded = places.filter(|place| place.recorded().is_some()).count();
+        let bytes = flow.inflight_bytes + flow.queue.bytes;
+        if !kept.whole || recorded == 0 || (recorded <= HEAD_MESSAGES && bytes <= HEAD_BYTES) {
+            return;
+        }
+        let mut gone: Vec<(u64, u64)> = Vec::new();
+        let Flow { inflight, inflight_bytes, queue, holds, .. } = &mut **flow;
+        inflight.retain(|entry| {
+            let Some(sequence) = entry.stage.place().recorded() else { return true };
+            kept.sent_upto = kept.sent_upto.max(sequence.get());
+            *inflight_bytes -= entry.stage.bytes();
+            gone.push((sequence.get(), entry.stage.bytes()));
+            false
+        });
+        for waiting in queue.extract(|waiting| waiting.place.recorded().is_some()) {
+            gone.push((waiting.place.sequence(), waiting.message.cost_bytes() as u64));
+        }
+        holds.clear();
+        gone.sort_unstable();
+        // What was there before lies behind all this.
+        let behind = kept.runs.take();
+        for (sequence, bytes) in gone {
+            kept.store(sequence, bytes, with_runs);
+        }
+        if let (Some(runs), Some(behind)) = (&mut kept.runs, behind) {
+            runs.extend(*behind);
+        }
+    }
+
     /// Asks for what waits and is not in memory, if there is room for it.
     #[inline]
     pub(crate) fn load_more(&mut self, turn: &mut Turn<'_>, index: u32) {
@@ -144,7 +185,7 @@ impl Shard {
     fn ask_for_more(&mut self, turn: &mut Turn<'_>, index: u32) {
         let named = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let room = session.is_online() && session.queued() < READY_QUEUE_MAX / 2;
+        let room = session.is_online() && session.queued_in_memory() < READY_QUEUE_MAX / 2;
         let Some(kept) = session.kept_whole().filter(|_| room) else { return };
         if kept.stored_from == u64::MAX || kept.loading {
             return;
@@ -166,13 +207,23 @@ impl Shard {
         let Some(index) = self.resolve(load.session) else { return };
         let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
         let Some(session) = self.sessions.get_mut(index) else { return };
+        let is_online = session.is_online();
         let Some(kept) = session.kept_whole() else { return };
         kept.loading = false;
+        if !is_online {
+            return;
+        }
+        if kept.stored_from != load.from {
+            // The client went and came back meanwhile, and what it had in flight is asked for as well.
+            return self.drain(turn, index);
+        }
         kept.stored_from = match next {
             Some(next) => next,
             None if kept.next_sequence == load.upto => u64::MAX,
             None => load.upto,
         };
+        kept.forget_runs_before(kept.stored_from);
+        let sent_upto = kept.sent_upto;
         let mut released = Vec::new();
         for Stored { sequence, delivery } in messages {
             let Some(session) = self.sessions.get_mut(index) else { return };
@@ -189,7 +240,8 @@ impl Shard {
             delivery.stored = record.stored;
             let flow = self.flows.of(&mut session.flow);
             let inflight = flow.inflight.len() + flow.queue.len();
-            let resent = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            let earlier = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            let resent = earlier || sequence <= sent_upto;
             delivery.place = Place::new(sequence, true, resent);
             if delivery.qos == Qos::ExactlyOnce
                 && let Some(provided) = record.provided

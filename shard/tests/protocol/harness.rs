@@ -1,6 +1,6 @@
 //! Shards with rings between them, a virtual clock and clients that speak bytes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -8,7 +8,10 @@ use petrel_proto::{
     Connect, DecodeError, Frame, Packet, Publish, ReasonCode, TopicName, Version, connect_version,
     decode, encode, frame,
 };
+use petrel_shard::input::Loaded;
 use petrel_shard::level_hash::HashKey;
+use petrel_shard::outbox::Load;
+use petrel_shard::record::{DeliveryRecord, Incarnation, Record, Stored};
 use petrel_shard::{
     Census, ConnId, DropReason, Event, Input, Interest, Keeping, Limits, Now, Origin, Outbox,
     PeerMessage, Question, Shard, ShardConfig, ShardIndex, SlotMap, Verdict, refusal,
@@ -44,6 +47,10 @@ pub struct Net {
     kept: bool,
     /// What is recorded and not kept yet: shards, and positions of their records.
     recorded: VecDeque<(u16, u64)>,
+    /// What waits, by incarnation and place, as records say.
+    waiting: BTreeMap<(Incarnation, u64), Option<DeliveryRecord>>,
+    /// Questions for it.
+    loads: VecDeque<(u16, Load)>,
 }
 
 /// Runs a test on one shard and on three.
@@ -107,6 +114,8 @@ impl Net {
             stopped: false,
             kept,
             recorded: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            loads: VecDeque::new(),
             interest,
             slots,
             limits,
@@ -349,7 +358,70 @@ impl Net {
                 self.handle(shard, Input::Kept { upto });
                 handled = true;
             }
+            if !handled && let Some((shard, load)) = self.loads.pop_front() {
+                let loaded = self.answer(load);
+                self.handle(shard, Input::Loaded(Box::new(loaded)));
+                handled = true;
+            }
         }
+    }
+
+    fn note(&mut self, record: Record) {
+        match record {
+            Record::Queued { incarnation, sequence, delivery } => {
+                self.waiting.insert((incarnation, sequence), Some(*delivery));
+            }
+            Record::Released { incarnation, sequence } => {
+                self.waiting.insert((incarnation, sequence), None);
+            }
+            Record::Done { incarnation, sequence } => {
+                self.waiting.remove(&(incarnation, sequence));
+            }
+            Record::Ended { incarnation } => self.waiting.retain(|(of, _), _| *of != incarnation),
+            _ => {}
+        }
+    }
+
+    /// What a lane answers.
+    pub fn answer(&self, load: Load) -> Loaded {
+        let (from, upto) = ((load.incarnation, load.from), (load.incarnation, load.upto));
+        let mut found = self.waiting.range(from..upto);
+        let messages = found.by_ref().take(load.messages_max);
+        let messages = messages
+            .map(|((_, sequence), delivery)| Stored {
+                sequence: *sequence,
+                delivery: delivery.clone(),
+            })
+            .collect();
+        Loaded { load, messages, next: found.next().map(|((_, sequence), _)| *sequence) }
+    }
+
+    /// Packets that a client has received and that were not looked at.
+    pub fn unread(&self, client: Client) -> usize {
+        self.clients[client.0].inbox.len()
+    }
+
+    /// Lets the oldest records be kept, and nothing else happen.
+    pub fn keep_one(&mut self) {
+        let (shard, upto) = self.recorded.pop_front().expect("something is recorded");
+        self.handle(shard, Input::Kept { upto });
+    }
+
+    /// Takes a question away that nobody has answered.
+    pub fn take_load(&mut self) -> Option<Load> {
+        self.loads.pop_front().map(|(_, load)| load)
+    }
+
+    /// The client's end goes away, and nothing else happens.
+    pub fn drop_quietly(&mut self, client: Client) {
+        let Peer { shard, conn, .. } = self.clients[client.0];
+        self.clients[client.0].open = false;
+        self.handle(shard, Input::Closed { conn });
+    }
+
+    /// Gives a shard an input.
+    pub fn handle_on(&mut self, shard: u16, input: Input) {
+        self.handle(shard, input);
     }
 
     /// Lets everything be kept that the client waits for, as it is without storage.
@@ -407,7 +479,10 @@ impl Net {
         if !out.records.is_empty() {
             self.recorded.push_back((shard, out.records_upto));
         }
-        assert!(out.loads.is_empty(), "everything is in memory");
+        self.loads.extend(out.loads.drain(..).map(|load| (shard, load)));
+        for record in out.records.drain(..) {
+            self.note(record);
+        }
         let mut written = Vec::new();
         for write in &out.writes {
             let client = self.by_conn[&(shard, write.conn)];
@@ -465,6 +540,7 @@ impl Net {
         assert_eq!(self.census(), Census::default(), "something is left behind");
         assert_eq!(self.interest.stats().entries, 0, "interest is left behind");
         assert_eq!(self.interest.stats().masks, 0, "masks are left behind");
+        assert!(self.waiting.is_empty(), "records are left behind: {:?}", self.waiting);
     }
 }
 

@@ -13,6 +13,7 @@ mod disconnect;
 mod expiry;
 mod flow;
 mod keep_alive;
+mod kept;
 mod limits;
 mod mesh;
 mod oldest;

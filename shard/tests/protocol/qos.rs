@@ -522,7 +522,12 @@ fn retransmission_respects_a_smaller_receive_maximum() {
         net.drop(a);
         let tight = resume(Version::V5, "a").with(|c| c.properties.receive_maximum = Some(1));
         let a = net.resumed(tight, true);
-        let received = net.received(a);
+        let mut received = net.received(a);
+        // What is released may come before or after what is published again.
+        if received[0] == pubrel(id_of(&got[2])) {
+            received.remove(0);
+            net.send(a, pubcomp(id_of(&got[2])));
+        }
         assert!(matches!(received.as_slice(), [Packet::Publish(_)]), "{received:?}");
         let Packet::Publish(first) = &received[0] else { unreachable!() };
         assert_eq!(payloads(std::slice::from_ref(first)), ["1"]);

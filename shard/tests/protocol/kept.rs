@@ -1,0 +1,203 @@
+//! What is promised when records are kept, and when they are not yet.
+
+use petrel_proto::{Packet, Qos, ReasonCode as R};
+use petrel_shard::Input;
+use petrel_shard::config::QueueFull;
+
+use crate::harness::{Net, across_with};
+use crate::packets::*;
+
+/// A shard whose records are kept when the test says so, a subscriber whose session is kept, and a
+/// publisher.
+fn slow() -> (Net, crate::harness::Client, crate::harness::Client) {
+    let mut net = Net::keeping(1, true, |_| {});
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "t", Qos::ExactlyOnce);
+    let b = net.online(resume(petrel_proto::Version::V5, "b"));
+    (net, a, b)
+}
+
+/// [MQTT5-4.3.2-4] A PUBACK says that the message is kept for everybody whose session is.
+#[test]
+fn a_puback_waits_until_the_message_is_kept() {
+    let (mut net, a, b) = slow();
+    net.send(b, message("t", "one").qos1(1));
+    assert_eq!(net.unread(b), 0);
+    assert_eq!(net.unread(a), 1, "QoS 1 may come twice, so it need not wait");
+    net.run();
+    assert_eq!(net.received(b), [puback(1)]);
+    assert_eq!(net.settled(a), ["one"]);
+    // Nobody whose session is kept wants this.
+    net.send(b, message("other", "two").qos1(2));
+    assert_eq!(net.unread(b), 1);
+    net.received(b);
+}
+
+/// [MQTT5-4.3.3-8] [MQTT5-4.3.3-4] [MQTT5-4.3.3-11] Each step of QoS 2 waits for the record of the one before.
+#[test]
+fn every_step_of_qos_2_waits_until_it_is_kept() {
+    let (mut net, a, b) = slow();
+    net.send(b, message("t", "one").qos2(1));
+    assert_eq!((net.unread(a), net.unread(b)), (0, 0));
+    // First that it waits for the subscriber, then that it was received.
+    net.keep_one();
+    assert_eq!((net.unread(a), net.unread(b)), (0, 0));
+    net.keep_one();
+    assert_eq!((net.unread(a), net.unread(b)), (1, 1));
+    let got = net.publishes(a);
+    assert_eq!(net.received(b), [pubrec(1)]);
+    let id = got[0].packet_id.unwrap().get();
+    net.send(a, pubrec(id));
+    net.send(b, pubrel(1));
+    assert_eq!((net.unread(a), net.unread(b)), (0, 0));
+    net.run();
+    assert_eq!((net.received(a), net.received(b)), (vec![pubrel(id)], vec![pubcomp(1)]));
+    net.send(a, pubcomp(id));
+}
+
+/// [MQTT5-3.8.4-1] [MQTT5-3.10.4-4]
+#[test]
+fn a_subscription_is_acknowledged_when_it_is_kept() {
+    let (mut net, a, _) = slow();
+    net.send(a, subscribe(&[("u", options(Qos::AtLeastOnce))]));
+    assert_eq!(net.unread(a), 0);
+    net.run();
+    assert!(matches!(net.received(a)[..], [Packet::SubAck(_)]));
+    net.send(a, unsubscribe(&["u"]));
+    assert_eq!(net.unread(a), 0);
+    net.run();
+    assert!(matches!(net.received(a)[..], [Packet::UnsubAck(_)]));
+}
+
+/// [MQTT5-3.1.2-4] [MQTT5-3.2.0-1] A session that is discarded must not come back, so CONNACK waits; what
+/// the client sends meanwhile is handled after it ([MQTT5-3.1.4-6]).
+#[test]
+fn a_connack_that_discards_a_session_waits_until_that_is_kept() {
+    let (mut net, a, _) = slow();
+    net.drop(a);
+    let clean = resume(petrel_proto::Version::V5, "a").with(|c| c.clean_start = true);
+    let a = net.connect_pipelined(0, clean);
+    net.send(a, Packet::PingReq);
+    net.send(a, subscribe(&[("u", options(Qos::AtLeastOnce))]));
+    assert_eq!(net.unread(a), 0);
+    let got = net.received(a);
+    assert!(
+        matches!(
+            &got[..],
+            [Packet::ConnAck(ack), Packet::PingResp, Packet::SubAck(_)]
+                if ack.reason == R::Success && !ack.session_present
+        ),
+        "{got:?}"
+    );
+}
+
+/// A client that goes while its CONNACK waits leaves nothing behind.
+#[test]
+fn a_client_may_go_while_its_connack_waits() {
+    let (mut net, a, _) = slow();
+    net.drop(a);
+    let clean = resume(petrel_proto::Version::V5, "a").with(|c| c.clean_start = true);
+    let a = net.connect_pipelined(0, clean);
+    assert_eq!(net.unread(a), 0);
+    net.drop(a);
+    assert_eq!(net.census().promises, 0);
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.received(a);
+}
+
+/// More waits for a client that is away than stays in memory: all of it comes, in order.
+#[test]
+fn a_long_queue_comes_back_in_order() {
+    across_with(
+        |_| {},
+        |net| {
+            let a = net.online(resume(petrel_proto::Version::V5, "a"));
+            net.subscribe(a, "t", Qos::ExactlyOnce);
+            let b = net.online(v5("b"));
+            let mut expected = Vec::new();
+            for number in 0..300u16 {
+                if number == 20 {
+                    net.drop(a);
+                }
+                let text = format!("{number}");
+                let publish = message("t", &text);
+                net.publish(b, if number % 3 == 0 { publish.qos2(1) } else { publish.qos1(1) });
+                if number % 3 == 0 {
+                    net.send(b, pubrel(1));
+                    net.run();
+                    net.received(b);
+                }
+                expected.push(text);
+            }
+            let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+            assert_eq!(net.settled(a), expected);
+        },
+    );
+}
+
+/// The bound of a queue holds for what is not in memory too, by either policy.
+#[test]
+fn a_long_queue_keeps_its_bound() {
+    for (policy, first) in [(QueueFull::DropNewest, 0), (QueueFull::DropOldest, 40)] {
+        across_with(
+            |limits| {
+                limits.session_queue_messages = 10;
+                limits.session_queue_full = policy;
+            },
+            |net| {
+                let a = net.online(resume(petrel_proto::Version::V5, "a"));
+                net.subscribe(a, "t", Qos::AtLeastOnce);
+                let b = net.online(v5("b"));
+                net.drop(a);
+                for number in 0..50u16 {
+                    net.publish(b, message("t", &format!("{number}")).qos1(1));
+                }
+                net.received(b);
+                assert_eq!(net.census().queued_messages, 10);
+                let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+                let expected: Vec<_> = (first..first + 10).map(|n| n.to_string()).collect();
+                assert_eq!(net.settled(a), expected, "{policy:?}");
+            },
+        );
+    }
+}
+
+/// What a slow reader does not take stays where it is kept, and comes when it reads again.
+#[test]
+fn a_slow_reader_gets_all_of_a_long_queue() {
+    across_with(
+        |limits| limits.outgoing_inflight_maximum = 5,
+        |net| {
+            let a = net.online(resume(petrel_proto::Version::V5, "a"));
+            net.subscribe(a, "t", Qos::AtLeastOnce);
+            let b = net.online(v5("b"));
+            for number in 0..400u16 {
+                net.publish(b, message("t", &format!("{number}")).qos1(1));
+                net.received(b);
+            }
+            let expected: Vec<_> = (0..400).map(|number| number.to_string()).collect();
+            assert_eq!(net.settled(a), expected);
+        },
+    );
+}
+
+/// An answer that comes after the client has gone and come back is not taken for another.
+#[test]
+fn a_late_answer_is_not_taken() {
+    let (mut net, a, b) = slow();
+    net.drop(a);
+    for number in 0..100u16 {
+        net.publish(b, message("t", &format!("{number}")).qos1(1));
+    }
+    net.received(b);
+    let a = net.connect_pipelined(0, resume(petrel_proto::Version::V5, "a"));
+    let asked = net.take_load().expect("it asks for what waits");
+    net.drop_quietly(a);
+    let a = net.connect_pipelined(0, resume(petrel_proto::Version::V5, "a"));
+    let late = net.answer(asked);
+    net.handle_on(0, Input::Loaded(Box::new(late)));
+    let expected: Vec<_> = (0..100).map(|number| number.to_string()).collect();
+    net.run();
+    assert!(matches!(net.next(a), Some(Packet::ConnAck(_))));
+    assert_eq!(net.settled(a), expected);
+}
