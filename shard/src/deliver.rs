@@ -167,7 +167,7 @@ impl Shard {
         let (len, held) = (queue.len(), queue.bytes);
         if policy == QueueFull::DropOldest && bytes <= bytes_max {
             let fits = |(count, in_store): (u32, u64)| {
-                len + count as usize + 1 <= messages_max && held + in_store + bytes <= bytes_max
+                len + (count as usize) < messages_max && held + in_store + bytes <= bytes_max
             };
             while !fits(session.stored())
                 && let Some(oldest) = session.kept_whole().and_then(Kept::drop_oldest)
