@@ -7,6 +7,7 @@ mod format;
 mod json;
 mod options;
 mod publish;
+mod storage;
 mod subscribe;
 
 use std::ffi::OsString;
@@ -21,8 +22,9 @@ petrelctl talks to an MQTT broker.
 Usage: petrelctl COMMAND [OPTIONS]
 
 Commands:
-  pub   publish messages
-  sub   subscribe and print what arrives
+  pub       publish messages
+  sub       subscribe and print what arrives
+  storage   look at what a broker keeps, while it does not run
 
 petrelctl COMMAND --help explains the options of a command.
 ";
@@ -53,6 +55,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             Some(options) => subscribe::run(&options),
             None => print(options::subscribe::HELP),
         },
+        "storage" => storage::run(&arguments),
         "--help" | "-h" | "help" => print(HELP),
         "--version" | "-V" => print(concat!("petrelctl ", env!("CARGO_PKG_VERSION"), "\n")),
         "" => Err(Failure::usage("no command is given; petrelctl --help lists them")),

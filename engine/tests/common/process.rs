@@ -85,6 +85,14 @@ impl Running {
     }
 }
 
+impl Drop for Running {
+    /// A test that fails leaves nothing that runs.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// `petrel` under a limit of the shell's `ulimit`.
 pub fn limited(limit: &str, config: &str) -> (TempDir, Command) {
     let folder = folder(config);

@@ -26,7 +26,12 @@ fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
     }
 }
 
-fn start(shards: u16, listeners: Vec<Listener>) -> Running {
+/// What one shard does with one listener for MQTT.
+pub fn plain_config() -> Config {
+    config(1, vec![listener(Protocol::Mqtt, None)])
+}
+
+fn config(shards: u16, listeners: Vec<Listener>) -> Config {
     // Other tests' sockets are open in this process, and a table of its own would keep copies of them.
     let engine = EngineConfig {
         shards: Some(shards),
@@ -34,7 +39,11 @@ fn start(shards: u16, listeners: Vec<Listener>) -> Running {
         fd_tables: FdTablesChoice::Shared,
         ticket_secret: None,
     };
-    let config = Config { engine, listeners, ..Config::default() };
+    Config { engine, listeners, ..Config::default() }
+}
+
+fn start(shards: u16, listeners: Vec<Listener>) -> Running {
+    let config = config(shards, listeners);
     boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
@@ -53,7 +62,7 @@ fn words<'l>(line: &'l str, port: &'l str) -> Vec<&'l str> {
 
 /// Runs a command to its end, which must be a good one; what it printed.
 #[track_caller]
-fn done(port: u16, line: &str) -> String {
+pub fn done(port: u16, line: &str) -> String {
     let (code, stdout, stderr) = outcome(&mut petrelctl(&words(line, &port.to_string())));
     assert_eq!((code, stderr.as_str()), (0, ""), "{line}");
     stdout

@@ -4,5 +4,6 @@ mod broker;
 mod command_line;
 mod publish;
 mod secure;
+mod storage;
 mod subscribe;
 mod support;

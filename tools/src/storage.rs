@@ -1,0 +1,90 @@
+//! `petrelctl storage`: looks at what a broker keeps, while it does not run.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use petrel_storage::{DiskOptions, DiskStore, check};
+
+use crate::failure::Failure;
+
+pub const HELP: &str = "\
+petrelctl storage looks at the folder in which a broker keeps things, while the broker does not run.
+
+Usage: petrelctl storage check FOLDER
+       petrelctl storage stat FOLDER
+
+FOLDER is the `path` of [storage] in the broker's configuration.
+
+  check   reads everything and says what is there and what cannot be read; a journal whose end
+          was torn by a failure is cut there, as the broker would do
+  stat    what it takes of the disk
+
+Exit codes: 0 nothing is wrong, 1 something cannot be read, or wrong usage, 3 the folder is in use,
+holds nothing, or the disk fails.
+";
+
+/// The folder cannot be looked at.
+const UNUSABLE: u8 = 3;
+
+/// What is asked of a folder.
+enum Asked {
+    Check,
+    Stat,
+}
+
+pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
+    let (asked, folder) = match arguments {
+        [help] if help == "--help" || help == "-h" => return crate::print(HELP),
+        [what, folder] if what == "check" => (Asked::Check, PathBuf::from(folder)),
+        [what, folder] if what == "stat" => (Asked::Stat, PathBuf::from(folder)),
+        _ => {
+            return Err(Failure::usage(
+                "storage wants check or stat, and a folder; petrelctl storage --help explains them",
+            ));
+        }
+    };
+    let lanes = lanes(&folder)?;
+    let mut faults = 0;
+    for lane in &lanes {
+        let text = match asked {
+            Asked::Check => {
+                let report = check(lane, DiskOptions::default()).map_err(unusable)?;
+                faults += report.faults_total;
+                report.to_string()
+            }
+            Asked::Stat => stat(lane)?,
+        };
+        crate::print(&format!("{}\n{text}\n", lane.display()))?;
+    }
+    match faults {
+        0 => Ok(()),
+        _ => Err(Failure::new(format!("{faults} things cannot be read, see above"))),
+    }
+}
+
+/// The folders of the lanes, in order.
+fn lanes(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let lane = |number: u32| folder.join(format!("lane-{number}"));
+    let lanes: Vec<PathBuf> = (0..).map(lane).take_while(|lane| DiskStore::exists(lane)).collect();
+    if lanes.is_empty() {
+        let text = format!("{} holds nothing that a broker kept", folder.display());
+        return Err(Failure { text, exit_code: UNUSABLE });
+    }
+    Ok(lanes)
+}
+
+fn stat(lane: &Path) -> Result<String, Failure> {
+    let store = DiskStore::open(lane, DiskOptions::default()).map_err(unusable)?;
+    let usage = store.usage().map_err(unusable)?;
+    let mut text = String::new();
+    for (space, bytes) in usage.spaces {
+        text.push_str(&format!("{:14} {bytes:14} bytes\n", space.name()));
+    }
+    text.push_str(&format!("{:14} {:14} bytes\n", "journals", usage.journal_bytes));
+    text.push_str(&format!("{:14} {:14}", "batches in log", usage.log_batches));
+    Ok(text)
+}
+
+fn unusable(error: petrel_storage::StoreError) -> Failure {
+    Failure { text: error.to_string(), exit_code: UNUSABLE }
+}

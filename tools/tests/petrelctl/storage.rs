@@ -1,0 +1,74 @@
+//! `petrelctl storage` against what Petrel has kept.
+
+use std::path::Path;
+
+use petrel_engine::auth::AuthMethods;
+use petrel_engine::boot;
+use petrel_engine::config::StorageConfig;
+
+use crate::broker::{done, plain_config};
+use crate::support::{outcome, petrelctl};
+
+/// Has a broker keep two retained messages and a session in a folder.
+fn keep(folder: &Path) {
+    let storage = StorageConfig { path: Some(folder.to_owned()), ..StorageConfig::default() };
+    let config = petrel_engine::config::Config { storage, ..plain_config() };
+    let running = boot::start(config, &AuthMethods::default()).unwrap();
+    let port = running.addresses()[0].port();
+    done(port, "pub -t a/1 -m one -r -q 1");
+    done(port, "pub -t a/2 -m two -r -q 2");
+    done(port, "sub -t b -q 1 -c -i keeper -E");
+    done(port, "pub -t b -m waits -q 1");
+    running.stop().unwrap();
+}
+
+fn storage(what: &str, folder: &Path) -> (i32, String, String) {
+    outcome(&mut petrelctl(&["storage", what, folder.to_str().unwrap()]))
+}
+
+#[test]
+fn a_whole_folder_has_no_faults_and_says_what_is_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    keep(folder.path());
+    let (code, stdout, stderr) = storage("check", folder.path());
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("lane-0") && stdout.ends_with("0 faults\n"), "{stdout}");
+    let (code, stdout, stderr) = storage("stat", folder.path());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+    assert!(stdout.contains("journals") && stdout.contains("batches in log"), "{stdout}");
+}
+
+#[test]
+fn damage_is_said_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    keep(folder.path());
+    let journal = std::fs::read_dir(folder.path().join("lane-0"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|it| it == "jnl"))
+        .unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let at = bytes.windows(3).position(|window| window == b"one").unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    let (code, stdout, stderr) = storage("check", folder.path());
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("fault: ") && stdout.contains(".jnl"), "{stdout}");
+    assert!(stderr.contains("cannot be read"), "{stderr}");
+    // The broker does not start on it either, and says the same.
+    let storage = StorageConfig { path: Some(folder.path().into()), ..StorageConfig::default() };
+    let config = petrel_engine::config::Config { storage, ..plain_config() };
+    let refused = boot::start(config, &AuthMethods::default()).err().unwrap().to_string();
+    assert!(refused.contains("damaged"), "{refused}");
+}
+
+#[test]
+fn a_folder_without_data_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, _, stderr) = storage("check", folder.path());
+    assert_eq!(code, 3);
+    assert!(stderr.contains("holds nothing that a broker kept"), "{stderr}");
+    let (code, _, stderr) = outcome(&mut petrelctl(&["storage", "mend", "x"]));
+    assert_eq!(code, 1);
+    assert!(stderr.contains("check or stat"), "{stderr}");
+}
