@@ -26,6 +26,11 @@ const ORDERS_MAX: usize = 1_024;
 const ORDERS_CLOGGED: usize = ORDERS_MAX * 3 / 4;
 /// Orders that a lane takes before it writes.
 const GATHER_MAX: usize = 4_096;
+/// Records that are worth a synchronisation of their own.
+const TOGETHER: usize = 256;
+/// A lane that has written so short a time ago waits this long for more, if it has fewer.
+const BUSY: Duration = Duration::from_millis(4);
+const GATHER_TIME: Duration = Duration::from_millis(1);
 /// How long something that nobody waits for may wait to be written.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
 /// How long a lane waits before it tries a disk again that has failed.
@@ -312,6 +317,19 @@ impl<S: Store> Worker<S> {
                 Err(RecvTimeoutError::Disconnected) => return false,
             }
         }
+        let goes_on = self.drain();
+        let since_last = self.written_at.elapsed();
+        if goes_on && self.lane.is_urgent() && self.lane.gathered() < TOGETHER && since_last < BUSY
+        {
+            // Under load more is on its way, and to make a few durable costs as much as to make many.
+            std::thread::park_timeout(GATHER_TIME);
+            return self.drain();
+        }
+        goes_on
+    }
+
+    /// Takes what has come. False when nobody is left to send anything.
+    fn drain(&mut self) -> bool {
         for _ in 0..GATHER_MAX {
             match self.orders.try_recv() {
                 Ok(order) => self.obey(order),

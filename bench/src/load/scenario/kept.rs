@@ -49,14 +49,14 @@ pub fn retained(asked: &Asked, report: &mut Report) -> Result<(), String> {
 
 /// Messages for sessions that are away, which then come back.
 pub fn offline(asked: &Asked, report: &mut Report) -> Result<(), String> {
-    const EACH: u64 = 10;
+    let each = if asked.messages < u64::MAX { asked.messages } else { 10 };
     let mut fleet = asked.subscribers("fleet", asked.count, "offline/%i".to_owned());
     fleet.persistent = true;
     fleet.subscribe = fleet.subscribe.map(|(filter, _)| (filter, Qos::AtLeastOnce));
     let mut sender = asked.publishers("sender", asked.count, "offline/%i".to_owned());
     if let Some(publishing) = &mut sender.publish {
         publishing.qos = Qos::AtLeastOnce;
-        publishing.messages = EACH;
+        publishing.messages = each;
     }
     let run = asked.start(vec![fleet, sender])?;
     run.connect(&[0, 1], asked.rate, asked.under_way);
@@ -64,9 +64,19 @@ pub fn offline(asked: &Asked, report: &mut Report) -> Result<(), String> {
     run.order(|| Order::Leave { group: 0 });
     run.until("leaving", DRAIN, |run| run.counts(0).ready == 0)?;
     run.order(|| Order::Publish { groups: vec![1] });
-    let all = EACH * asked.count as u64;
-    let longest = DRAIN + asked.every * EACH as u32 + Duration::from_micros(100 * all);
-    run.until("queueing", longest, |run| run.counts(1).acknowledged >= all)?;
+    let all = each * asked.count as u64;
+    let longest =
+        DRAIN + asked.every.saturating_mul(each as u32) + Duration::from_micros(100 * all);
+    let cpu = asked.cpu()?;
+    let queued = run.until("queueing", longest, |run| run.counts(1).acknowledged >= all)?;
+    if let Some(queued) = queued {
+        let rate = all as f64 / queued.as_secs_f64();
+        report.number("queued_per_s", "messages acknowledged a second", rate, "/s");
+    }
+    if let Some(spent) = spent(asked, cpu)? {
+        let one = spent.as_secs_f64() * 1e6 / all as f64;
+        report.number("cpu_per_queued_us", "broker CPU per message queued", one, "µs");
+    }
     report.number(
         "queued",
         "messages for sessions that are away",
