@@ -426,7 +426,8 @@ fn start_shards(
         Some(opened) => {
             let begun = restore(config, &opened, &mut minds, &slots, clock)?;
             let (keeper, ends) =
-                keeper::start(opened.lanes, &bells, opened.sync_every).map_err(BootError::Shard)?;
+                keeper::start(opened.lanes, &bells, opened.sync_every, &opened.room)
+                    .map_err(BootError::Shard)?;
             (begun, ends, Some(keeper))
         }
     };

@@ -63,11 +63,19 @@ pub struct StorageConfig {
     pub sync_interval_ms: u32,
     /// Threads that write, each to a folder of its own.
     pub lanes: u16,
+    /// What the folder may take of its disk, in bytes; 0 for 95 % of the file system.
+    pub disk_limit_bytes: u64,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { path: None, sync: SyncLevel::default(), sync_interval_ms: 1_000, lanes: 1 }
+        Self {
+            path: None,
+            sync: SyncLevel::default(),
+            sync_interval_ms: 1_000,
+            lanes: 1,
+            disk_limit_bytes: 0,
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use petrel_shard::{Outbox, ShardIndex};
 use petrel_storage::{Ends, Lane, Order, Store, StoreError};
 
 use crate::log;
+use crate::storage::Room;
 
 /// Turns of shards that wait for a lane, at most.
 const ORDERS_MAX: usize = 1_024;
@@ -33,6 +34,8 @@ const BUSY: Duration = Duration::from_millis(4);
 const GATHER_TIME: Duration = Duration::from_millis(1);
 /// How long something that nobody waits for may wait to be written.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
+/// How often a lane looks whether too much of the disk is taken.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a lane waits before it tries a disk again that has failed.
 const RETRY: Duration = Duration::from_millis(500);
 /// Questions that a lane answers before it looks for orders again.
@@ -96,6 +99,7 @@ pub fn start<S: Store + Send + 'static>(
     lanes: Vec<Lane<S>>,
     bells: &[Arc<Bell>],
     sync_every: Option<Duration>,
+    room: &Room,
 ) -> io::Result<(Keeper, Vec<StorageEnd>)> {
     let count = lanes.len();
     let board = Arc::new(Board {
@@ -121,6 +125,9 @@ pub fn start<S: Store + Send + 'static>(
             sync_every,
             written_at: Instant::now(),
             synced_at: Instant::now(),
+            room: room.clone(),
+            looked_at: Instant::now(),
+            is_full: false,
         };
         let name = format!("storage-{index}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
@@ -283,6 +290,10 @@ struct Worker<S> {
     sync_every: Option<Duration>,
     written_at: Instant,
     synced_at: Instant,
+    /// How much of the disk may be taken, when that was looked at, and whether too much is.
+    room: Room,
+    looked_at: Instant,
+    is_full: bool,
 }
 
 impl<S: Store> Worker<S> {
@@ -290,6 +301,9 @@ impl<S: Store> Worker<S> {
         while self.gather() {
             if let Err(error) = self.work() {
                 self.recover(&error);
+            }
+            if self.looked_at.elapsed() >= LOOK_EVERY {
+                self.look_for_room();
             }
         }
         // Everybody has gone: what is left is kept, and survives.
@@ -401,6 +415,30 @@ impl<S: Store> Worker<S> {
         }
     }
 
+    /// Has publishers wait while too much of the disk is taken. What has been given is still written.
+    fn look_for_room(&mut self) {
+        self.looked_at = Instant::now();
+        let trouble = self.room.trouble();
+        if trouble.is_some() == self.is_full {
+            return;
+        }
+        self.is_full = trouble.is_some();
+        self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
+        match trouble {
+            Some(trouble) => {
+                self.board.figures.failures.fetch_add(1, Ordering::Relaxed);
+                log::error(format_args!(
+                    "storage lane {}: {trouble}; publishers of QoS 1 and 2 wait for room",
+                    self.index
+                ));
+            }
+            None => {
+                log::warn(format_args!("storage lane {}: there is room again", self.index));
+                self.bells.iter().for_each(|bell| bell.ring());
+            }
+        }
+    }
+
     /// Tries again until the disk is well. Nobody is told that anything is kept meanwhile.
     fn recover(&mut self, error: &StoreError) {
         self.board.failing[self.index].store(true, Ordering::Relaxed);
@@ -413,7 +451,7 @@ impl<S: Store> Worker<S> {
             match self.lane.recover() {
                 Ok(kept) => {
                     log::warn(format_args!("storage lane {}: it can be written again", self.index));
-                    self.board.failing[self.index].store(false, Ordering::Relaxed);
+                    self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
                     self.tell(kept);
                     return self.bells.iter().for_each(|bell| bell.ring());
                 }

@@ -1,6 +1,7 @@
 //! The folder in which things outlive the process: opened at start, and its lanes with it.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,6 +28,8 @@ pub struct Opened {
     pub hash_key: [u64; 2],
     /// How often it is made to survive the machine; `None` if by itself, or never.
     pub sync_every: Option<Duration>,
+    /// How much of the disk may be taken.
+    pub room: Room,
 }
 
 /// Opens the folder, if there is one. `fresh` is the key of hashes of a new one; `elapsed` is what the
@@ -77,7 +80,45 @@ pub fn open(
     let sync_every = (config.sync == SyncLevel::Interval)
         .then(|| Duration::from_millis(u64::from(config.sync_interval_ms)));
     let keeping = Keeping { epoch, lanes: count };
-    Ok(Some(Opened { lanes, keeping, hash_key, sync_every }))
+    let room = Room { path: path.clone(), limit_bytes: config.disk_limit_bytes };
+    Ok(Some(Opened { lanes, keeping, hash_key, sync_every, room }))
+}
+
+/// How much of a disk may be taken.
+#[derive(Debug, Clone)]
+pub struct Room {
+    /// The folder with all lanes.
+    pub path: PathBuf,
+    /// What it may have; 0 for 95 % of the file system.
+    pub limit_bytes: u64,
+}
+
+impl Room {
+    /// What is wrong, if too much is taken.
+    ///
+    /// *Cost*: a call of the system, or a walk over the folder.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        if self.limit_bytes > 0 {
+            let taken = taken_bytes(&self.path);
+            return (taken >= self.limit_bytes)
+                .then(|| format!("storage takes {taken} bytes, disk_limit_bytes is reached"));
+        }
+        let system = rustix::fs::statvfs(&self.path).ok()?;
+        let scarce = system.f_bavail < system.f_blocks / 20;
+        scarce.then(|| "95 % of the file system are taken".to_owned())
+    }
+}
+
+/// What a folder takes of its disk; what cannot be read counts for nothing.
+fn taken_bytes(folder: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => taken_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(of).sum()
 }
 
 /// Refuses a folder that has more lanes than are asked for; one with fewer says so itself.

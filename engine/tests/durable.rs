@@ -38,8 +38,13 @@ impl Place {
     }
 
     fn start(&self, shards: u16) -> (Running, SocketAddr) {
+        self.start_with(shards, "")
+    }
+
+    fn start_with(&self, shards: u16, storage: &str) -> (Running, SocketAddr) {
         let config = listener("mqtt", self.port)
             + &format!("[engine]\nshards = {shards}\n[storage]\npath = \"data\"\n")
+            + storage
             + "[limits]\nsession_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n";
         std::fs::write(self.folder.path().join("p.toml"), config).expect("written");
         let mut command = petrel();
@@ -380,6 +385,38 @@ fn a_restart_with_other_shards_brings_everything_back() {
         }
     };
     assert_eq!((&retained.payload[..], retained.retain), (&b"value"[..], true));
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// When the folder has what it may have, publishers of QoS 1 wait and everything else goes on; what was
+/// acknowledged is there when there is room again.
+#[test]
+fn publishers_wait_for_room_on_the_disk() {
+    let place = Place::new();
+    let (mut broker, address) = place.start_with(1, "disk_limit_bytes = 1000000\n");
+    let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
+    subscriber.subscribe(address);
+    let mut publisher = Publisher::new(0, Qos::AtLeastOnce);
+    let acknowledged = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let publisher = &mut publisher;
+        let acknowledged = &acknowledged;
+        scope.spawn(move || publisher.run(address, u32::MAX, acknowledged));
+        broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait for room");
+        // QoS 0 does not wait.
+        let mut listener = Client::connect(address, "listener", Version::V5);
+        listener.subscribe("zero", Qos::AtMostOnce);
+        let mut speaker = Client::connect(address, "speaker", Version::V5);
+        speaker.send(&publish_packet("zero", "still", Qos::AtMostOnce, 1));
+        assert_eq!(&listener.receive_publish().payload[..], b"still");
+        broker.signal(Signal::KILL);
+        broker.child.wait().expect("it ends");
+    });
+    let (broker, address) = place.start(1);
+    publisher.run(address, publisher.next, &AtomicU64::new(0));
+    subscriber.run(address, publisher.acknowledged.len());
+    check(&[publisher], &[subscriber]);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }

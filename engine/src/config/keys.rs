@@ -135,6 +135,16 @@ pub(super) const STORAGE: &[Key<StorageConfig>] = &[
             set: |storage, value| storage.lanes = narrow(value),
         },
     },
+    Key {
+        name: "disk_limit_bytes",
+        unit: "bytes",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1 << 62,
+            get: |storage| Some(storage.disk_limit_bytes),
+            set: |storage, value| storage.disk_limit_bytes = value,
+        },
+    },
 ];
 
 pub(super) const LISTENER: &[Key<RawListener>] = &[
