@@ -16,7 +16,7 @@ use petrel_net::Bell;
 use petrel_shard::input::Loaded;
 use petrel_shard::outbox::Load;
 use petrel_shard::{Outbox, ShardIndex};
-use petrel_storage::{Ends, Lane, Order, Store, StoreError};
+use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError};
 
 use crate::log;
 use crate::storage::Room;
@@ -390,7 +390,8 @@ impl<S: Store> Worker<S> {
                 Err(error) => return Err(error),
             };
             let shard = usize::from(load.session.shard.0);
-            let loaded = Loaded { load, messages: page.messages, next: page.next };
+            let Page { messages, void, next } = page;
+            let loaded = Loaded { load, messages, void, next };
             // A shard that has ended asks for nothing.
             let _ = self.answers[shard].send(loaded);
             self.bells[shard].ring();

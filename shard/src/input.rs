@@ -108,6 +108,8 @@ pub struct Loaded {
     pub load: crate::outbox::Load,
     /// What waits, in order.
     pub messages: Vec<crate::record::Stored>,
+    /// Places of what does not count, since the receipt of its message was lost.
+    pub void: Vec<u64>,
     /// Where to go on; `None` if nothing waits behind them that had been recorded before the question.
     pub next: Option<u64>,
 }

@@ -203,7 +203,7 @@ impl Shard {
 
     /// What was asked for, at the pace of the client.
     pub(crate) fn on_loaded(&mut self, turn: &mut Turn<'_>, loaded: Loaded) {
-        let Loaded { load, messages, next } = loaded;
+        let Loaded { load, messages, void, next } = loaded;
         let Some(index) = self.resolve(load.session) else { return };
         let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
         let Some(session) = self.sessions.get_mut(index) else { return };
@@ -258,6 +258,9 @@ impl Shard {
                 drop_message(turn, DropReason::Expired);
             }
             kept.stored_bytes = 0;
+        }
+        for sequence in void.into_iter().filter_map(NonZeroU64::new) {
+            self.record_done(turn, index, sequence);
         }
         for (sequence, packet_id) in released {
             self.restore_release(turn, index, sequence, packet_id);

@@ -63,6 +63,8 @@ pub struct LaneSettings {
 pub struct Page {
     /// In order.
     pub messages: Vec<Stored>,
+    /// Places of what does not count, since its receipt was lost; of no use to anybody.
+    pub void: Vec<u64>,
     /// Where to go on; `None` if nothing was left out.
     pub next: Option<u64>,
 }
@@ -588,22 +590,23 @@ impl<S: Store> Lane<S> {
             }
             waiting.insert(sequence, self.window.value(place));
         }
-        let mut messages = Vec::new();
+        let (mut messages, mut void) = (Vec::new(), Vec::new());
         let mut bytes = 0;
         let mut next = places.start;
         for (sequence, value) in waiting {
             if messages.len() == messages_max || bytes > bytes_max {
-                return Ok(Page { messages, next: Some(next) });
+                return Ok(Page { messages, void, next: Some(next) });
             }
             bytes += value.len();
             next = sequence + 1;
-            if let Some(stored) = self.stored(incarnation, sequence, value)? {
-                messages.push(stored);
+            match self.stored(incarnation, sequence, value)? {
+                Some(stored) => messages.push(stored),
+                None => void.push(sequence),
             }
         }
         let more = seen_upto < places.end
             || backlog.live.from(next).next().is_some_and(|(first, _)| first < places.end);
-        Ok(Page { messages, next: more.then_some(next) })
+        Ok(Page { messages, void, next: more.then_some(next) })
     }
 
     /// Reads what waits; `None` if it does not count, since its receipt was lost.

@@ -393,7 +393,12 @@ impl Net {
                 delivery: delivery.clone(),
             })
             .collect();
-        Loaded { load, messages, next: found.next().map(|((_, sequence), _)| *sequence) }
+        Loaded {
+            load,
+            messages,
+            void: Vec::new(),
+            next: found.next().map(|((_, sequence), _)| *sequence),
+        }
     }
 
     /// Packets that a client has received and that were not looked at.

@@ -17,7 +17,7 @@ use petrel_shard::{
     ShardIndex, SlotMap,
 };
 use petrel_storage::memory::{Fault, MemoryStore};
-use petrel_storage::{Clock, Ends, Lane, LaneSettings, Order, SyncLevel, begin, restore};
+use petrel_storage::{Clock, Ends, Lane, LaneSettings, Order, Page, SyncLevel, begin, restore};
 
 use super::client::{Client, Habits, MessageId, Unfinished, Wants};
 use super::oracle::{Oracle, Published};
@@ -338,8 +338,8 @@ impl World {
             let page = self.lanes[lane]
                 .load(load.incarnation, load.from..load.upto, messages_max, bytes_max)
                 .map_err(|error| storage(&error))?;
-            let (messages, next) = (page.messages, page.next);
-            self.process.answers.push_back(Loaded { load, messages, next });
+            let Page { messages, void, next } = page;
+            self.process.answers.push_back(Loaded { load, messages, void, next });
         }
         Ok(())
     }
