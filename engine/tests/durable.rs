@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -42,8 +43,11 @@ impl Place {
     }
 
     fn start_with(&self, shards: u16, storage: &str) -> (Running, SocketAddr) {
+        // Both runtimes keep the same folder.
+        let runtime = if shards % 2 == 0 { "epoll" } else { "auto" };
         let config = listener("mqtt", self.port)
-            + &format!("[engine]\nshards = {shards}\n[storage]\npath = \"data\"\n")
+            + &format!("[engine]\nshards = {shards}\nruntime = \"{runtime}\"\n")
+            + "[storage]\npath = \"data\"\n"
             + storage
             + "[limits]\nsession_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n";
         std::fs::write(self.folder.path().join("p.toml"), config).expect("written");
@@ -359,6 +363,8 @@ fn nothing_acknowledged_is_lost_by_kill_9_and_nothing_comes_twice_at_qos_2() {
 fn a_restart_with_other_shards_brings_everything_back() {
     let place = Place::new();
     let (broker, address) = place.start(1);
+    let folder = std::fs::metadata(place.folder.path().join("data")).expect("it is there");
+    assert_eq!(folder.permissions().mode() & 0o077, 0, "messages are nobody else's business");
     let mut subscriber = Subscriber::new(0, Qos::ExactlyOnce);
     subscriber.subscribe(address);
     let mut publisher = Publisher::new(0, Qos::ExactlyOnce);
