@@ -44,7 +44,7 @@ impl Place {
 
     fn start_with(&self, shards: u16, storage: &str) -> (Running, SocketAddr) {
         // Both runtimes keep the same folder.
-        let runtime = if shards % 2 == 0 { "epoll" } else { "auto" };
+        let runtime = if shards.is_multiple_of(2) { "epoll" } else { "auto" };
         let config = listener("mqtt", self.port)
             + &format!("[engine]\nshards = {shards}\nruntime = \"{runtime}\"\n")
             + "[storage]\npath = \"data\"\n"
