@@ -50,25 +50,12 @@ struct Board {
     spilling: AtomicUsize,
     /// By lane: its disk has failed.
     failing: Vec<AtomicBool>,
-    figures: Figures,
-}
-
-/// What all lanes together have done.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Batches that were written.
-    pub commits: AtomicU64,
-    /// Orders of shards in them.
-    pub orders: AtomicU64,
-    /// Times that a disk failed.
-    pub failures: AtomicU64,
 }
 
 /// The lanes of a process.
 pub struct Keeper {
     orders: Vec<Sender<Order>>,
     threads: Vec<JoinHandle<()>>,
-    board: Arc<Board>,
 }
 
 /// A shard's way to the lanes.
@@ -106,7 +93,6 @@ pub fn start<S: Store + Send + 'static>(
         kept: bells.iter().map(|_| (0..count).map(|_| AtomicU64::new(0)).collect()).collect(),
         spilling: AtomicUsize::new(0),
         failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
-        figures: Figures::default(),
     });
     let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
     let mut orders = Vec::new();
@@ -146,7 +132,7 @@ pub fn start<S: Store + Send + 'static>(
         }
     });
     let ends = ends.collect();
-    Ok((Keeper { orders, threads, board }, ends))
+    Ok((Keeper { orders, threads }, ends))
 }
 
 impl Keeper {
@@ -157,12 +143,6 @@ impl Keeper {
             // A lane that panicked has aborted the process.
             let _ = thread.join();
         }
-    }
-
-    /// What the lanes have done.
-    #[must_use]
-    pub fn figures(&self) -> &Figures {
-        &self.board.figures
     }
 }
 
@@ -357,7 +337,6 @@ impl<S: Store> Worker<S> {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Keep { from, upto, urgent, records } => {
-                self.board.figures.orders.fetch_add(1, Ordering::Relaxed);
                 self.lane.gather(from, upto, urgent, records);
             }
             Order::Load(load) => self.loads.push_back(load),
@@ -408,7 +387,6 @@ impl<S: Store> Worker<S> {
 
     fn tell(&mut self, kept: Vec<(ShardIndex, u64)>) {
         self.written_at = Instant::now();
-        self.board.figures.commits.fetch_add(1, Ordering::Relaxed);
         for (shard, upto) in kept {
             let shard = usize::from(shard.0);
             self.board.kept[shard][self.index].store(upto, Ordering::Release);
@@ -427,7 +405,6 @@ impl<S: Store> Worker<S> {
         self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
         match trouble {
             Some(trouble) => {
-                self.board.figures.failures.fetch_add(1, Ordering::Relaxed);
                 log::error(format_args!(
                     "storage lane {}: {trouble}; publishers of QoS 1 and 2 wait for room",
                     self.index
@@ -443,7 +420,6 @@ impl<S: Store> Worker<S> {
     /// Tries again until the disk is well. Nobody is told that anything is kept meanwhile.
     fn recover(&mut self, error: &StoreError) {
         self.board.failing[self.index].store(true, Ordering::Relaxed);
-        self.board.figures.failures.fetch_add(1, Ordering::Relaxed);
         log::error(format_args!(
             "storage lane {}: {error}; QoS 1 and 2 wait until it can be written again",
             self.index

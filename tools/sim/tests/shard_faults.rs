@@ -13,26 +13,20 @@ const SEEDS_PER_FAULT: u64 = 200;
 
 #[test]
 fn every_fault_in_a_shard_is_seen() {
-    let mut unseen = Vec::new();
-    for fault in Sabotage::ALL {
-        set(Some(fault));
-        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| Some((seed, violation(seed)?)));
-        set(None);
-        match seen {
-            Some((seed, violation)) => println!("{fault:?}: seed {seed}: {violation}"),
-            None => unseen.push(fault),
-        }
-    }
-    assert!(unseen.is_empty(), "never seen: {unseen:?}");
+    each_is_seen(&Sabotage::ALL, violation);
 }
 
 /// The same for what is kept, in runs with crashes.
 #[test]
 fn every_fault_of_keeping_is_seen() {
+    each_is_seen(&Sabotage::ALL_OF_KEEPING, crash_violation);
+}
+
+fn each_is_seen(faults: &[Sabotage], violation: impl Fn(u64) -> Option<String>) {
     let mut unseen = Vec::new();
-    for fault in Sabotage::ALL_OF_KEEPING {
+    for &fault in faults {
         set(Some(fault));
-        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| Some((seed, crash_violation(seed)?)));
+        let seen = (0..SEEDS_PER_FAULT).find_map(|seed| Some((seed, violation(seed)?)));
         set(None);
         match seen {
             Some((seed, violation)) => println!("{fault:?}: seed {seed}: {violation}"),
