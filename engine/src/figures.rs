@@ -21,18 +21,29 @@ pub struct Counters {
     admitted: AtomicU64,
     refused: AtomicU64,
     sessions: AtomicU64,
+    retained: [AtomicU64; 3],
     census: [AtomicU64; Census::NUMBERS],
 }
 
 impl Counters {
     /// Makes the numbers of the shard known.
-    pub fn publish(&self, census: &Census, decided: Decided, sessions: usize) {
+    pub fn publish(
+        &self,
+        census: &Census,
+        decided: Decided,
+        sessions: usize,
+        retained: RetainedFigures,
+    ) {
         for (into, number) in self.census.iter().zip(census.numbers()) {
             into.store(number, Ordering::Relaxed);
         }
         self.admitted.store(decided.admitted, Ordering::Relaxed);
         self.refused.store(decided.refused, Ordering::Relaxed);
         self.sessions.store(sessions as u64, Ordering::Relaxed);
+        let RetainedFigures { messages, bytes, dropped } = retained;
+        for (into, number) in self.retained.iter().zip([messages, bytes, dropped]) {
+            into.store(number, Ordering::Relaxed);
+        }
     }
 
     fn figures(&self) -> Figures {
@@ -43,6 +54,11 @@ impl Counters {
             adopted: get(&self.adopted),
             stranded: get(&self.stranded),
             sessions: get(&self.sessions),
+            retained: RetainedFigures {
+                messages: get(&self.retained[0]),
+                bytes: get(&self.retained[1]),
+                dropped: get(&self.retained[2]),
+            },
         }
     }
 }
@@ -54,6 +70,17 @@ pub struct Decided {
     pub admitted: u64,
     /// Refused with a reason, such as a missing authorisation.
     pub refused: u64,
+}
+
+/// Retained messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetainedFigures {
+    /// Those that are there.
+    pub messages: u64,
+    /// Bytes of their topics, payloads and properties.
+    pub bytes: u64,
+    /// Those since the start that were delivered but not retained, for want of room.
+    pub dropped: u64,
 }
 
 /// The numbers of all shards together.
@@ -69,6 +96,8 @@ pub struct Figures {
     pub stranded: u64,
     /// Sessions, with a connection or without.
     pub sessions: u64,
+    /// Retained messages.
+    pub retained: RetainedFigures,
 }
 
 impl Figures {
@@ -110,6 +139,14 @@ impl Figures {
     }
 }
 
+impl fmt::Display for RetainedFigures {
+    /// One line of `name=number`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { messages, bytes, dropped } = self;
+        write!(f, "retained: messages={messages} bytes={bytes} dropped={dropped}")
+    }
+}
+
 struct Line<F>(F);
 
 impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
@@ -139,6 +176,9 @@ impl Watch {
             all.adopted += one.adopted;
             all.stranded += one.stranded;
             all.sessions += one.sessions;
+            all.retained.messages += one.retained.messages;
+            all.retained.bytes += one.retained.bytes;
+            all.retained.dropped += one.retained.dropped;
         }
         all
     }
@@ -153,7 +193,8 @@ mod tests {
         let census = Census::from_numbers(1..);
         let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::default())).collect();
         for counters in &counters {
-            counters.publish(&census, Decided { admitted: 7, refused: 2 }, 100);
+            let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
+            counters.publish(&census, Decided { admitted: 7, refused: 2 }, 100, retained);
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
         }
@@ -171,6 +212,7 @@ mod tests {
             "connections: handshaking=38 greeting=40 plain=42 tls=44 tls_compact=46 ws=48 wss=50 \
              closing=52 sessions=200 sessions_offline=0"
         );
+        assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
     }
 
     #[test]
@@ -178,7 +220,7 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let plain = Stage::ALL.len() + State::Plain as usize;
         let census = Census::from_numbers((0..).map(|at| if at == plain { 40 } else { 0 }));
-        counters.publish(&census, Decided::default(), 100);
+        counters.publish(&census, Decided::default(), 100, RetainedFigures::default());
         assert_eq!(Watch::new([counters]).figures().sessions_offline(), 60);
     }
 }

@@ -100,11 +100,12 @@ fn reload(running: &Running) {
     }
 }
 
-/// What has been counted, and what is there now, in three lines.
+/// What has been counted, and what is there now, in four lines.
 fn write_figures(watch: &Watch) {
     let figures = watch.figures();
     log::info(figures.stages());
     log::info(figures.connections());
+    log::info(figures.retained);
     match Memory::of_this_process() {
         Ok(memory) => log::info(memory),
         Err(error) => log::warn(format_args!("memory is not known: {error}")),

@@ -20,7 +20,7 @@ use petrel_shard::{
 };
 
 use crate::auth::AuthMethods;
-use crate::figures::Counters;
+use crate::figures::{Counters, RetainedFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
 use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
@@ -257,7 +257,10 @@ impl Pump {
     /// Shows what has been counted to those who watch.
     fn publish(&self) {
         let (census, decided) = (self.parts.wire.census(), self.report.decided());
-        self.parts.counters.publish(census, decided, self.shard.sessions());
+        let (messages, bytes) = self.shard.retained();
+        let (messages, dropped) = (messages as u64, self.report.not_retained());
+        let retained = RetainedFigures { messages, bytes, dropped };
+        self.parts.counters.publish(census, decided, self.shard.sessions(), retained);
     }
 
     fn feed(&mut self, input: Input) {

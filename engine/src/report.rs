@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_proto::{DecodeError, ReasonCode};
-use petrel_shard::{EndedBy, Event};
+use petrel_shard::{DropReason, EndedBy, Event};
 
 use crate::figures::Decided;
 use crate::log::{self, Escaped};
@@ -44,6 +44,7 @@ pub struct Report {
     /// Failed accepts that nobody has been told of.
     accepts_failed: u64,
     dropped: u64,
+    not_retained: u64,
     decided: Decided,
     /// Connections refused because their source connects too often, as far as they were reported.
     too_often: u64,
@@ -66,7 +67,10 @@ impl Report {
                 let code = Code(*reason);
                 self.line(now_ms, format_args!("client '{client}' is cut off: {what} ({code})"));
             }
-            Event::Dropped { .. } => self.dropped += 1,
+            Event::Dropped { reason } => {
+                self.dropped += 1;
+                self.not_retained += u64::from(*reason == DropReason::RetainedFull);
+            }
             Event::Connected { .. } => self.decided.admitted += 1,
             Event::Disconnected { .. } => {}
         }
@@ -76,6 +80,12 @@ impl Report {
     #[must_use]
     pub const fn decided(&self) -> Decided {
         self.decided
+    }
+
+    /// Messages so far that were delivered but not retained, for want of room.
+    #[must_use]
+    pub const fn not_retained(&self) -> u64 {
+        self.not_retained
     }
 
     /// Reports a connection that ended before it had a client identifier.

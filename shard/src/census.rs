@@ -26,6 +26,8 @@ pub struct Census {
     pub timers: usize,
     /// Retained messages owned here.
     pub retained: usize,
+    /// Bytes of their topics, payloads and properties.
+    pub retained_bytes: u64,
     /// What waits for records to be kept.
     pub promises: usize,
 }
@@ -42,6 +44,7 @@ impl Shard {
             group_messages: self.groups.queued(),
             timers: self.wheel.len() + self.due.len(),
             retained: self.retained.len(),
+            retained_bytes: self.retained.bytes(),
             promises: self.keep.pending(),
             ..Census::default()
         };

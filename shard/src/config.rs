@@ -75,6 +75,9 @@ pub struct Limits {
     pub session_subscriptions_maximum: u32,
     /// Topics with a retained message in this process. Each shard keeps an even part of them.
     pub retained_messages_maximum: u32,
+    /// Bytes of the topics, payloads and properties of the retained messages in this process. Each
+    /// shard keeps an even part of them.
+    pub retained_bytes_maximum: u64,
 }
 
 impl Default for Limits {
@@ -98,6 +101,7 @@ impl Default for Limits {
             client_id_bytes_maximum: 65_535,
             session_subscriptions_maximum: 100_000,
             retained_messages_maximum: 10_000_000,
+            retained_bytes_maximum: 4 << 30,
         }
     }
 }

@@ -38,7 +38,7 @@ mod publish;
 mod receivers;
 pub mod record;
 mod restore;
-mod retained;
+pub mod retained;
 mod route;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;

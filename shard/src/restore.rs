@@ -11,6 +11,7 @@ use crate::keep::Then;
 use crate::message::will_message;
 use crate::peer::PeerMessage;
 use crate::record::{Incarnation, Record, SessionRecord, SubscriptionRecord};
+use crate::retained::Room;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, PendingWill, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
@@ -226,8 +227,13 @@ impl Shard {
 
     /// Brings back a retained message whose topic is homed here.
     pub fn restore_retained(&mut self, now: Now, message: Message) {
-        let maximum = self.limits().retained_messages_maximum as usize;
-        self.retained.apply(&Arc::new(message), now.mono_ms, maximum);
+        // What was kept within the limits is not lost to a division among fewer or more shards.
+        let limits = self.limits();
+        let room = Room {
+            messages: limits.retained_messages_maximum as usize,
+            bytes: limits.retained_bytes_maximum,
+        };
+        self.retained.apply(&Arc::new(message), now.mono_ms, room);
     }
 
     /// All that was kept is back: shared subscriptions are joined again, and what ended while the process

@@ -1,10 +1,17 @@
 //! Retained messages: one owner per topic, read through cursors ([MQTT5-3.3.1-5] to -11).
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ops::Bound;
+mod block;
+mod pages;
+mod pattern;
+mod store;
+mod value;
+
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use petrel_proto::{SubscriptionOptions, Text, TopicFilter, TopicName};
+use petrel_proto::{SubscriptionOptions, TopicFilter, TopicName};
+
+pub use self::store::{Answer, Applied, Retained, Room};
 
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
@@ -16,138 +23,28 @@ use crate::session::{RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
 use crate::{Message, ShardIndex};
 
-/// Messages in one answer, at most.
-const BATCH_MESSAGES_MAX: usize = 32;
 /// Subscriptions of one session that wait for answers at the same time.
 const PULLS_MAX: usize = 8;
 /// Topics that a pull remembers as overtaken, at most; beyond, an older value may follow a newer.
 const OVERTAKEN_MAX: usize = 4096;
-/// Topics that one answer looks at, at most, so that a filter that matches little cannot hold up
-/// the shard.
-const BATCH_TOPICS_MAX: usize = 1024;
-/// Expired messages that are discarded at once.
-const EXPIRED_MAX: usize = 256;
-
-/// The retained messages of the topics whose home is this shard.
-#[derive(Debug, Default)]
-pub(crate) struct Retained {
-    by_topic: BTreeMap<Text, Arc<Message>>,
-    /// Those that expire, by moment.
-    expiring: BTreeSet<(u64, Text)>,
-}
-
-impl Retained {
-    /// Sets or replaces the message of a topic; an empty payload clears it and is never stored
-    /// ([MQTT5-3.3.1-5] to [MQTT5-3.3.1-7]). Returns false if there is no room for one topic more.
-    pub(crate) fn apply(&mut self, message: &Arc<Message>, now_ms: u64, maximum: usize) -> bool {
-        let topic = message.topic.text().clone();
-        if let Some(old) = self.by_topic.remove(&topic)
-            && old.expires_at_ms != u64::MAX
-        {
-            self.expiring.remove(&(old.expires_at_ms, topic.clone()));
-        }
-        let cleared = message.payload.is_empty() && !sabotage::on(Sabotage::RetainedNotCleared);
-        if cleared || message.expired(now_ms) {
-            return true;
-        }
-        if self.by_topic.len() >= maximum {
-            return false;
-        }
-        if message.expires_at_ms != u64::MAX {
-            self.expiring.insert((message.expires_at_ms, topic.clone()));
-        }
-        self.by_topic.insert(topic, Arc::clone(message));
-        true
-    }
-
-    /// Discards what has expired ([MQTT5-3.3.2-5]), at most [`EXPIRED_MAX`] messages; nobody gets
-    /// the rest either. True if that was all.
-    pub(crate) fn expire(&mut self, now_ms: u64) -> bool {
-        for _ in 0..EXPIRED_MAX {
-            if self.expiring.first().is_none_or(|(at, _)| *at > now_ms) {
-                return true;
-            }
-            if let Some((_, topic)) = self.expiring.pop_first() {
-                self.by_topic.remove(&topic);
-            }
-        }
-        false
-    }
-
-    /// The message of a topic.
-    fn get(&self, topic: &TopicName) -> Option<&Arc<Message>> {
-        self.by_topic.get(topic.text())
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.by_topic.len()
-    }
-
-    /// The messages behind `after` that the filter matches, and where to go on.
-    fn batch(
-        &self,
-        filter: &TopicFilter,
-        after: Option<&Text>,
-        now_ms: u64,
-    ) -> (Vec<Arc<Message>>, Option<Text>) {
-        let mut found = Vec::new();
-        if !filter.has_wildcard() {
-            let live = |message: &&Arc<Message>| !message.expired(now_ms);
-            found.extend(self.by_topic.get(filter.text()).filter(live).cloned());
-            return (found, None);
-        }
-        let prefix = literal_prefix(filter);
-        let start = match after {
-            Some(after) => Bound::Excluded(after.as_bytes()),
-            None => Bound::Included(prefix),
-        };
-        let range = self.by_topic.range::<[u8], _>((start, Bound::Unbounded));
-        for (looked, (topic, message)) in range.enumerate() {
-            if !topic.as_bytes().starts_with(prefix) {
-                break;
-            }
-            if found.len() == BATCH_MESSAGES_MAX || looked == BATCH_TOPICS_MAX {
-                // Everything before this topic has been seen; it is looked at again.
-                return (found, previous(&self.by_topic, topic));
-            }
-            if filter.matches(&message.topic) && !message.expired(now_ms) {
-                found.push(Arc::clone(message));
-            }
-        }
-        (found, None)
-    }
-}
-
-/// The name before `topic`; a cursor may stand on any name, also on one that goes away.
-fn previous(by_topic: &BTreeMap<Text, Arc<Message>>, topic: &Text) -> Option<Text> {
-    let before = (Bound::Unbounded, Bound::Excluded(topic.as_bytes()));
-    by_topic.range::<[u8], _>(before).next_back().map(|(name, _)| name.clone())
-}
-
-/// What every match of a wildcard filter starts with. `a/#` also matches `a`, so the separator
-/// before a `#` does not count.
-fn literal_prefix(filter: &TopicFilter) -> &[u8] {
-    let bytes = filter.as_bytes();
-    let wild = bytes.iter().position(|&byte| byte == b'+' || byte == b'#').unwrap_or(bytes.len());
-    let prefix = bytes.get(..wild).unwrap_or_default();
-    match bytes.get(wild) {
-        Some(b'#') => prefix.strip_suffix(b"/").unwrap_or(prefix),
-        _ => prefix,
-    }
-}
 
 impl Shard {
     /// Keeps a message for a topic whose home is here, or clears the topic.
     pub(crate) fn on_retain(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
-        let maximum = self.limits().retained_messages_maximum;
-        let share = maximum.div_ceil(u32::from(self.config.slots.shards()));
-        if !self.retained.apply(message, turn.now_ms, share as usize) {
+        let limits = self.limits();
+        let shards = u32::from(self.config.slots.shards());
+        let room = Room {
+            messages: limits.retained_messages_maximum.div_ceil(shards) as usize,
+            bytes: limits.retained_bytes_maximum.div_ceil(u64::from(shards)),
+        };
+        let applied = self.retained.apply(message, turn.now_ms, room);
+        if applied == Applied::NoRoom {
             drop_message(turn, DropReason::RetainedFull);
         }
         if self.keep.is_on() && !sabotage::on(Sabotage::RetainedUnrecorded) {
-            let record = match self.retained.get(&message.topic) {
-                Some(kept) => Record::Retained(Arc::clone(kept)),
-                None => Record::Cleared(message.topic.clone()),
+            let record = match applied {
+                Applied::Kept => Record::Retained(Arc::clone(message)),
+                Applied::Cleared | Applied::NoRoom => Record::Cleared(message.topic.clone()),
             };
             self.record(turn, record);
         }
@@ -210,7 +107,8 @@ impl Shard {
     /// Answers another shard, or this one.
     pub(crate) fn on_retained_query(&mut self, turn: &mut Turn<'_>, query: RetainedQuery) {
         let RetainedQuery { asker, query, filter, after } = query;
-        let (messages, next) = self.retained.batch(&filter, after.as_ref(), turn.now_ms);
+        let Answer { messages, next, .. } =
+            self.retained.answer(&filter, after.as_ref(), turn.now_ms);
         let batch = RetainedBatch { asker, query, messages, next };
         self.tell(turn, asker.shard, PeerMessage::RetainedBatch(Box::new(batch)));
     }

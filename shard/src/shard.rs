@@ -110,6 +110,13 @@ impl Shard {
         self.sessions.len()
     }
 
+    /// The retained messages whose topics are homed here, and the bytes of their topics, payloads and
+    /// properties.
+    #[must_use]
+    pub const fn retained(&self) -> (usize, u64) {
+        (self.retained.len(), self.retained.bytes())
+    }
+
     /// Handles one input and appends what is to be done about it to `out`.
     ///
     /// Inputs for a connection that the shard has closed, or that it never had, do nothing.

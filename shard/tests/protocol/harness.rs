@@ -337,6 +337,7 @@ impl Net {
             inflight: sum.inflight + one.inflight,
             timers: sum.timers + one.timers,
             retained: sum.retained + one.retained,
+            retained_bytes: sum.retained_bytes + one.retained_bytes,
             promises: sum.promises + one.promises,
         })
     }
