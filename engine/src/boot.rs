@@ -31,6 +31,7 @@ use petrel_storage::StoreError;
 
 use crate::auth::AuthMethods;
 use crate::config::{self, Config};
+use crate::control::Control;
 use crate::courier::PostOffice;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
@@ -131,6 +132,7 @@ pub struct Running {
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
     keeper: Option<Keeper>,
+    control: Option<Control>,
     _watchdog: Watchdog,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
     _office: Option<PostOffice>,
@@ -202,11 +204,13 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         tables,
         shards,
         keeper,
+        control: None,
         _watchdog: watchdog,
         _office: office,
     };
     match claim_and_open(&running.config, &protocols, &orders) {
         Ok(addresses) => {
+            running.control = open_control(&running);
             running.addresses = addresses;
             for order in &orders {
                 // A shard that ended meanwhile says why when it is joined.
@@ -221,6 +225,20 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
             Err(error)
         }
     }
+}
+
+/// Opens the way by which `petrelctl` speaks to this process. Opened when the file tables have parted,
+/// and used by its own thread only.
+fn open_control(running: &Running) -> Option<Control> {
+    let (folder, keeper) = (running.config.storage.path.as_ref()?, running.keeper.as_ref()?);
+    let opened = Control::open(folder, keeper.viewer());
+    // Messages are more important than backups.
+    opened
+        .inspect_err(|error| {
+            let folder = folder.display();
+            log::error(format_args!("{folder}: petrelctl cannot reach this process: {error}"));
+        })
+        .ok()
 }
 
 /// Checks that the ports are free.
@@ -317,7 +335,10 @@ impl Running {
     ///
     /// # Errors
     /// A shard had ended before its time, with this.
-    pub fn stop(self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<()> {
+        if let Some(control) = self.control.take() {
+            control.close();
+        }
         let (given_away, all) = mpsc::channel();
         for shard in &self.shards {
             shard.handle.tell(Command::LastWills(given_away.clone()));

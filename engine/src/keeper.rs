@@ -8,15 +8,18 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError,
+};
 use petrel_net::Bell;
 use petrel_shard::input::Loaded;
 use petrel_shard::outbox::Load;
 use petrel_shard::{Outbox, ShardIndex};
-use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError};
+use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View};
 
 use crate::log;
 use crate::storage::Room;
@@ -40,6 +43,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(500);
 /// Questions that a lane answers before it looks for orders again.
 const LOADS_MAX: usize = 64;
+/// How often who waits for a lane is asked whether to go on.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What lanes say to shards without a message.
 #[derive(Debug)]
@@ -50,12 +55,21 @@ struct Board {
     spilling: AtomicUsize,
     /// By lane: its disk has failed.
     failing: Vec<AtomicBool>,
+    /// Lanes that try to open their store again.
+    recovering: AtomicUsize,
 }
 
 /// The lanes of a process.
 pub struct Keeper {
     orders: Vec<Sender<Order>>,
     threads: Vec<JoinHandle<()>>,
+    board: Arc<Board>,
+}
+
+/// A way to what the lanes keep.
+pub struct Viewer {
+    orders: Vec<Sender<Order>>,
+    board: Arc<Board>,
 }
 
 /// A shard's way to the lanes.
@@ -93,6 +107,7 @@ pub fn start<S: Store + Send + 'static>(
         kept: bells.iter().map(|_| (0..count).map(|_| AtomicU64::new(0)).collect()).collect(),
         spilling: AtomicUsize::new(0),
         failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        recovering: AtomicUsize::new(0),
     });
     let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
     let mut orders = Vec::new();
@@ -108,6 +123,7 @@ pub fn start<S: Store + Send + 'static>(
             bells: bells.to_vec(),
             answers: answers.iter().map(|(sender, _)| sender.clone()).collect(),
             loads: VecDeque::new(),
+            viewers: Vec::new(),
             sync_every,
             written_at: Instant::now(),
             synced_at: Instant::now(),
@@ -132,17 +148,67 @@ pub fn start<S: Store + Send + 'static>(
         }
     });
     let ends = ends.collect();
-    Ok((Keeper { orders, threads }, ends))
+    Ok((Keeper { orders, threads, board }, ends))
 }
 
 impl Keeper {
-    /// Ends the lanes when they have kept everything that was given to them. All ends must be gone.
+    /// A way to what the lanes keep.
+    #[must_use]
+    pub fn viewer(&self) -> Viewer {
+        Viewer { orders: self.orders.clone(), board: Arc::clone(&self.board) }
+    }
+
+    /// Ends the lanes when they have kept everything that was given to them. All ends and viewers must
+    /// be gone.
     pub fn stop(self) {
         drop(self.orders);
         for thread in self.threads {
             // A lane that panicked has aborted the process.
             let _ = thread.join();
         }
+    }
+}
+
+impl Viewer {
+    /// What each lane keeps: everything that was acknowledged before this is called is in it, and
+    /// survives the machine if it does at all. `goes_on` is asked while it waits.
+    ///
+    /// # Errors
+    /// What `goes_on` says, or a lane has ended.
+    pub fn views(
+        &self,
+        goes_on: &mut dyn FnMut() -> Result<(), String>,
+    ) -> Result<Vec<View>, String> {
+        let gone = || "the broker stops".to_owned();
+        let mut answers = Vec::new();
+        // All are asked before one is waited for, so that they are of about the same moment.
+        for lane in &self.orders {
+            let (given, taken) = mpsc::channel();
+            let mut order = Order::View(given);
+            while let Err(error) = lane.send_timeout(order, LOOK_AGAIN) {
+                let SendTimeoutError::Timeout(again) = error else { return Err(gone()) };
+                order = again;
+                goes_on()?;
+            }
+            answers.push(taken);
+        }
+        let mut views = Vec::new();
+        for taken in answers {
+            views.push(loop {
+                match taken.recv_timeout(LOOK_AGAIN) {
+                    Ok(view) => break view,
+                    Err(mpsc::RecvTimeoutError::Timeout) => goes_on()?,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return Err(gone()),
+                }
+            });
+        }
+        Ok(views)
+    }
+
+    /// True if a lane has to open its store again. It cannot while anybody holds a view.
+    #[must_use]
+    pub fn must_let_go(&self) -> bool {
+        self.board.recovering.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -267,6 +333,8 @@ struct Worker<S> {
     answers: Vec<Sender<Loaded>>,
     /// Questions that wait until what was asked before them is written.
     loads: VecDeque<Load>,
+    /// Who waits for a view of everything, just so.
+    viewers: Vec<mpsc::Sender<View>>,
     sync_every: Option<Duration>,
     written_at: Instant,
     synced_at: Instant,
@@ -299,7 +367,7 @@ impl<S: Store> Worker<S> {
 
     /// Takes what shards want; waits for it if there is nothing else to do. False when they are gone.
     fn gather(&mut self) -> bool {
-        let busy = self.lane.wants_folding() || !self.loads.is_empty();
+        let busy = self.lane.wants_folding() || !self.loads.is_empty() || !self.viewers.is_empty();
         if !busy {
             let wait = match self.lane.gathered() {
                 0 => self.sync_every.unwrap_or(Duration::from_secs(1)),
@@ -340,17 +408,27 @@ impl<S: Store> Worker<S> {
                 self.lane.gather(from, upto, urgent, records);
             }
             Order::Load(load) => self.loads.push_back(load),
+            Order::View(viewer) => self.viewers.push(viewer),
         }
     }
 
     fn work(&mut self) -> Result<(), StoreError> {
         let due = self.lane.is_urgent()
             || !self.loads.is_empty()
+            || !self.viewers.is_empty()
             || (self.lane.gathered() > 0 && self.written_at.elapsed() >= IDLE_WRITE)
             || self.lane.gathered() >= GATHER_MAX;
         if due {
             let kept = self.lane.commit()?;
             self.tell(kept);
+        }
+        if !self.viewers.is_empty() {
+            self.lane.sync()?;
+            while !self.viewers.is_empty() {
+                let view = self.lane.view()?;
+                // Who asked may have given up.
+                let _ = self.viewers.pop().map(|viewer| viewer.send(view));
+            }
         }
         for load in self.loads.drain(..self.loads.len().min(LOADS_MAX)) {
             let places = load.from..load.upto;
@@ -424,9 +502,11 @@ impl<S: Store> Worker<S> {
             "storage lane {}: {error}; QoS 1 and 2 wait until it can be written again",
             self.index
         ));
+        self.board.recovering.fetch_add(1, Ordering::Relaxed);
         loop {
             match self.lane.recover() {
                 Ok(kept) => {
+                    self.board.recovering.fetch_sub(1, Ordering::Relaxed);
                     log::warn(format_args!("storage lane {}: it can be written again", self.index));
                     self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
                     self.tell(kept);

@@ -5,6 +5,7 @@ pub mod auth;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod courier;
 pub mod executor;
 pub mod figures;

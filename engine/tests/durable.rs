@@ -4,6 +4,9 @@
 
 mod common;
 
+#[path = "durable/backup.rs"]
+mod backup;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;

@@ -13,7 +13,8 @@ use crate::disk::{DiskOptions, DiskStore};
 use crate::journal;
 use crate::log::{Operation, Reader};
 use crate::page;
-use crate::store::{Space, Store, StoreError};
+use crate::store::{Space, Store, StoreError, Visitor};
+use crate::view::View;
 
 /// Faults that are said one by one; of more, only the number is said.
 const FAULTS_MAX: usize = 1000;
@@ -108,9 +109,40 @@ fn read_journals(path: &Path, report: &mut Report) {
 
 /// Reads everything in a store.
 pub fn read(store: &impl Store, report: &mut Report) {
+    read_with(|space, visit| store.scan(space, &[], visit), report, &mut || true);
+}
+
+/// Reads everything of a lane at one moment. `goes_on` is asked from time to time, and calls it off by
+/// saying why.
+///
+/// # Errors
+/// It was called off.
+pub fn check_view(
+    view: &View,
+    goes_on: &mut dyn FnMut() -> Result<(), String>,
+) -> Result<Report, String> {
+    let mut report = Report::default();
+    let mut stopped = Ok(());
+    let mut read = 0u64;
+    read_with(|space, visit| view.scan(space, visit), &mut report, &mut || {
+        read += 1;
+        if read.is_multiple_of(1_000) {
+            stopped = goes_on();
+        }
+        stopped.is_ok()
+    });
+    stopped.map(|()| report)
+}
+
+/// Reads everything that `scan` shows, until `goes_on` says no.
+fn read_with(
+    scan: impl Fn(Space, &mut Visitor<'_>) -> Result<(), StoreError>,
+    report: &mut Report,
+    goes_on: &mut dyn FnMut() -> bool,
+) {
     let mut next_batch = None;
     for space in Space::ALL {
-        let whole = store.scan(space, &[], &mut |key, value| {
+        let whole = scan(space, &mut |key, value| {
             report.keys[space as usize] += 1;
             let found = match space {
                 Space::Log => batch(key, value, &mut next_batch, report),
@@ -118,7 +150,7 @@ pub fn read(store: &impl Store, report: &mut Report) {
                 _ => entry(space, key, value),
             };
             report.note(space, key, found);
-            ControlFlow::Continue(())
+            if goes_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         if let Err(error) = whole {
             report.fault(format!("{}: the rest was not read: {error}", space.name()));

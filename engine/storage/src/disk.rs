@@ -7,6 +7,7 @@
 mod fault;
 mod key;
 mod manifest;
+mod maps;
 mod sweep;
 
 use std::fmt;
@@ -23,9 +24,10 @@ use fjall::{
 };
 
 use self::fault::{Place, explain};
-pub use self::sweep::{Alive, Sweep, WallClock};
+use self::maps::DiskMaps;
+pub use self::sweep::{Alive, Held, Sweep, WallClock};
 use crate::journal;
-use crate::store::{Batch, Space, Store, StoreError, Visitor};
+use crate::store::{Batch, Maps, Space, Store, StoreError, Usage, Visitor};
 
 /// Says that all spaces were made; what is missing afterwards is damage.
 const MARKER: &str = "petrel";
@@ -66,17 +68,6 @@ impl Default for DiskOptions {
             worker_threads: 1,
         }
     }
-}
-
-/// What a [`DiskStore`] takes of its disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Usage {
-    /// Bytes in tables, by space.
-    pub spaces: [(Space, u64); Space::ALL.len()],
-    /// Bytes of the journals, with what is reserved of the newest.
-    pub journal_bytes: u64,
-    /// Batches in the log.
-    pub log_batches: u64,
 }
 
 /// An open database.
@@ -143,18 +134,12 @@ impl DiskStore {
     /// # Errors
     /// The log cannot be read.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        let Open { keyspaces, database } = self.opened()?;
-        let place = Place::folder(&self.path);
-        let mut log_batches = 0;
-        for item in keyspaces[Space::Log as usize].iter() {
-            item.key().map_err(|error| explain(&place, error))?;
-            log_batches += 1;
+        let mut usage = self.maps()?.usage()?;
+        for item in self.opened()?.keyspaces[Space::Log as usize].iter() {
+            item.key().map_err(|error| explain(&Place::folder(&self.path), error))?;
+            usage.log_batches += 1;
         }
-        Ok(Usage {
-            spaces: Space::ALL.map(|space| (space, keyspaces[space as usize].disk_space())),
-            journal_bytes: database.journal_disk_space().map_err(|e| explain(&place, e))?,
-            log_batches,
-        })
+        Ok(usage)
     }
 
     /// Merges all tables of a space, and waits for it.
@@ -217,18 +202,9 @@ impl Store for DiskStore {
     }
 
     fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
-        let mut last = key::shorten(Bytes::copy_from_slice(from));
-        for item in self.opened()?.keyspaces[space as usize].range(&last[..]..) {
-            let (key, value) = item
-                .into_inner()
-                .map_err(|error| explain(&Place::behind(&self.path, space, &last), error))?;
-            last = key.into();
-            let (key, value) = key::restore(last.clone(), value.into())?;
-            if visit(&key, &value) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(())
+        let from = key::shorten(Bytes::copy_from_slice(from));
+        let items = self.opened()?.keyspaces[space as usize].range(&from[..]..);
+        show(items, &self.path, space, from, visit)
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
@@ -236,6 +212,32 @@ impl Store for DiskStore {
         self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);
         Ok(())
     }
+
+    fn maps(&self) -> Result<Box<dyn Maps>, StoreError> {
+        let Open { keyspaces, database } = self.opened()?;
+        Ok(Box::new(DiskMaps::new(&self.path, keyspaces.clone(), database)))
+    }
+}
+
+/// Shows entries as they were before they were stored. `last` is the key from which on they are.
+fn show(
+    items: fjall::Iter,
+    path: &Path,
+    space: Space,
+    mut last: Bytes,
+    visit: &mut Visitor<'_>,
+) -> Result<(), StoreError> {
+    for item in items {
+        let (key, value) = item
+            .into_inner()
+            .map_err(|error| explain(&Place::behind(path, space, &last), error))?;
+        last = key.into();
+        let (key, value) = key::restore(last.clone(), value.into())?;
+        if visit(&key, &value) == ControlFlow::Break(()) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Waits while tables are behind. A worker that has failed ends it.

@@ -1,9 +1,12 @@
 //! The shard's end of the lanes: which record goes to which, and how far all of them together have come.
 
 use std::collections::VecDeque;
+use std::sync::mpsc::Sender;
 
 use petrel_shard::outbox::Load;
 use petrel_shard::{Record, ShardIndex};
+
+use crate::view::View;
 
 /// What a shard asks of a lane. Orders of one shard are carried out in their order.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub enum Order {
     },
     /// Answer this when everything before it is kept.
     Load(Load),
+    /// Give this what is kept when everything before it is.
+    View(Sender<View>),
 }
 
 /// Splits the records of one shard between lanes and joins their answers.

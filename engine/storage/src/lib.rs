@@ -9,8 +9,10 @@
 //! shard sent, at least as long as the lane has said.
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod check;
 pub mod codec;
+pub mod control;
 pub mod disk;
 mod ends;
 pub mod journal;
@@ -20,12 +22,14 @@ pub mod memory;
 pub mod page;
 mod restore;
 pub mod store;
+mod view;
 mod window;
 
-pub use check::{Report, check};
+pub use check::{Report, check, check_view};
 pub use codec::Clock;
-pub use disk::{Alive, DiskOptions, DiskStore, Sweep, Usage};
+pub use disk::{Alive, DiskOptions, DiskStore, Sweep};
 pub use ends::{Ends, Order};
 pub use lane::{Lane, LaneSettings, Page, SyncLevel, begin};
 pub use restore::{Restored, restore};
-pub use store::{Batch, Space, Store, StoreError};
+pub use store::{Batch, Maps, Space, Store, StoreError, Usage};
+pub use view::View;

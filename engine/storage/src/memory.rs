@@ -5,9 +5,9 @@ use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 
-use crate::store::{Batch, Space, Store, StoreError, Visitor};
+use crate::store::{Batch, Maps, Space, Store, StoreError, Usage, Visitor};
 
-type Maps = BTreeMap<Space, BTreeMap<Bytes, Bytes>>;
+type MapsInMemory = BTreeMap<Space, BTreeMap<Bytes, Bytes>>;
 
 /// What goes wrong with the next write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +24,11 @@ pub enum Fault {
 /// Maps in memory: what has been synchronised, and what has been written since.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    durable: Maps,
+    durable: MapsInMemory,
     /// Written and not synchronised, oldest first.
     written: Vec<Batch>,
     /// What a reader sees.
-    current: Maps,
+    current: MapsInMemory,
     fault: Option<Fault>,
     failed: bool,
     /// How much of `written` survives the next [`Store::reopen`], in thousandths.
@@ -121,7 +121,22 @@ impl Store for MemoryStore {
     }
 
     fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
-        let Some(map) = self.current.get(&space) else { return Ok(()) };
+        Maps::scan(&self.current, space, from, visit)
+    }
+
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        self.crash();
+        Ok(())
+    }
+
+    fn maps(&self) -> Result<Box<dyn Maps>, StoreError> {
+        Ok(Box::new(self.current.clone()))
+    }
+}
+
+impl Maps for MapsInMemory {
+    fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        let Some(map) = self.get(&space) else { return Ok(()) };
         for (key, value) in map.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
             if visit(key, value) == ControlFlow::Break(()) {
                 break;
@@ -130,13 +145,12 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn reopen(&mut self) -> Result<(), StoreError> {
-        self.crash();
-        Ok(())
+    fn usage(&self) -> Result<Usage, StoreError> {
+        Ok(Usage { spaces: Space::ALL.map(|space| (space, 0)), journal_bytes: 0, log_batches: 0 })
     }
 }
 
-fn apply(maps: &mut Maps, batch: &Batch) {
+fn apply(maps: &mut MapsInMemory, batch: &Batch) {
     for change in &batch.changes {
         let map = maps.entry(change.space).or_default();
         match &change.value {

@@ -178,6 +178,48 @@ pub trait Store {
     /// Opens the store again after an error, with what has survived.
     ///
     /// # Errors
-    /// See [`StoreError`].
+    /// See [`StoreError`]; among them that [`Maps`] of it are still held somewhere.
     fn reopen(&mut self) -> Result<(), StoreError>;
+
+    /// All maps as they are now, for somebody else to read while the store goes on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn maps(&self) -> Result<Box<dyn Maps>, StoreError>;
+}
+
+/// The maps of a [`Store`] at one moment; what is written later is not in them.
+pub trait Maps: Send {
+    /// Shows the keys from `from` on, in order, for as long as `visit` goes on.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
+
+    /// What the store takes of its disk now, its log left out.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn usage(&self) -> Result<Usage, StoreError>;
+}
+
+/// What a store takes of its disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in tables, by space.
+    pub spaces: [(Space, u64); Space::ALL.len()],
+    /// Bytes of the journals, with what is reserved of the newest.
+    pub journal_bytes: u64,
+    /// Batches in the log.
+    pub log_batches: u64,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (space, bytes) in self.spaces {
+            writeln!(f, "{:14} {bytes:14} bytes", space.name())?;
+        }
+        writeln!(f, "{:14} {:14} bytes", "journals", self.journal_bytes)?;
+        write!(f, "{:14} {:14}", "batches in log", self.log_batches)
+    }
 }

@@ -1,14 +1,14 @@
 //! The newest part of what is kept: what stands in the log and has not been folded into the maps.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
 use hashbrown::HashMap;
 use petrel_shard::Incarnation;
 
 use crate::log::{Operation, Place, Reader};
-use crate::store::{Space, StoreError};
+use crate::store::{Space, StoreError, Visitor};
 
 /// What the log says last of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +117,11 @@ impl Window {
         self.batches.front().map(|bytes| (self.first, bytes))
     }
 
+    /// The number of the first batch, and all batches.
+    pub(crate) fn batches(&self) -> (u64, Vec<Bytes>) {
+        (self.first, self.batches.iter().cloned().collect())
+    }
+
     /// Forgets the oldest batch, to which nothing refers any more.
     pub(crate) fn pop(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
@@ -218,6 +223,47 @@ impl Window {
     /// What the log says of what waits for a session.
     pub(crate) fn backlog(&self, incarnation: Incarnation) -> Option<&Backlog> {
         self.backlogs.get(&incarnation)
+    }
+
+    /// For whom anything waits, or has waited, in no order.
+    pub(crate) fn backlogs(&self) -> impl Iterator<Item = (Incarnation, &Backlog)> {
+        self.backlogs.iter().map(|(incarnation, backlog)| (*incarnation, backlog))
+    }
+
+    /// Shows what the log and the maps say together of a space, in the order of the keys; `scan` shows
+    /// what the maps say.
+    pub(crate) fn merge(
+        &self,
+        space: Space,
+        scan: impl FnOnce(&mut Visitor<'_>) -> Result<(), StoreError>,
+        mut visit: impl FnMut(&Bytes, &Bytes) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut newer = self.keys(space).peekable();
+        let mut result = Ok(());
+        let show = |latest: Latest, key: &Bytes, visit: &mut dyn FnMut(&Bytes, &Bytes) -> _| {
+            match latest {
+                Latest::Put(place) => visit(key, &self.value(place)),
+                Latest::Removed(_) => Ok(()),
+            }
+        };
+        scan(&mut |key, value| {
+            while let Some((newer_key, latest)) = newer.next_if(|(newer, _)| *newer < key) {
+                result = show(latest, newer_key, &mut visit);
+                if result.is_err() {
+                    return ControlFlow::Break(());
+                }
+            }
+            result = match newer.next_if(|(newer, _)| *newer == key) {
+                Some((_, latest)) => show(latest, key, &mut visit),
+                None => visit(key, value),
+            };
+            if result.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        result?;
+        for (key, latest) in newer {
+            show(latest, key, &mut visit)?;
+        }
+        Ok(())
     }
 
     /// Takes what the log says of what waits for a session; pages say it from now on.

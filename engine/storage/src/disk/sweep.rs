@@ -14,35 +14,82 @@ use crate::{codec, page};
 
 /// The sessions that are not over. Until it has been filled, it says nothing of any.
 #[derive(Debug, Clone, Default)]
-pub struct Alive(Arc<RwLock<Option<HashSet<u64>>>>);
+pub struct Alive(Arc<RwLock<Lives>>);
+
+#[derive(Debug, Default)]
+struct Lives {
+    sessions: Option<HashSet<u64>>,
+    /// Readers of an older state, in which a session may be alive that is over now.
+    readers: usize,
+    /// What has ended since there are readers.
+    ended: HashSet<u64>,
+}
+
+/// As long as this is held, sessions that are over count as alive.
+#[derive(Debug)]
+pub struct Held(Alive);
 
 impl Alive {
+    fn change(&self, change: impl FnOnce(&mut Lives)) {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// Says which sessions there are; from now on others are over.
     pub fn fill(&self, sessions: impl IntoIterator<Item = Incarnation>) {
         let sessions = sessions.into_iter().map(Incarnation::to_u64).collect();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(sessions);
+        self.change(|lives| lives.sessions = Some(sessions));
     }
 
     /// A session begins; to be said before anything of it is written.
     pub fn begin(&self, incarnation: Incarnation) {
-        if let Some(alive) = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner) {
-            alive.insert(incarnation.to_u64());
-        }
+        self.change(|lives| {
+            if let Some(sessions) = &mut lives.sessions {
+                sessions.insert(incarnation.to_u64());
+            }
+        });
     }
 
     /// A session is over; to be said once that survives the machine.
     pub fn end(&self, incarnation: Incarnation) {
-        if let Some(alive) = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner) {
-            alive.remove(&incarnation.to_u64());
-        }
+        let incarnation = incarnation.to_u64();
+        self.change(|lives| match &mut lives.sessions {
+            Some(_) if lives.readers > 0 => {
+                lives.ended.insert(incarnation);
+            }
+            Some(sessions) => {
+                sessions.remove(&incarnation);
+            }
+            None => {}
+        });
+    }
+
+    /// Lets nothing be dropped of sessions that are alive now, until what this gives is dropped.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        self.change(|lives| lives.readers += 1);
+        Held(self.clone())
     }
 
     /// True if the session to which a key belongs is over.
     fn is_over(&self, key: &[u8]) -> bool {
         let Some(incarnation) = key.first_chunk::<8>() else { return false };
         let incarnation = u64::from_be_bytes(*incarnation);
-        let alive = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        alive.as_ref().is_some_and(|alive| !alive.contains(&incarnation))
+        let lives = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        lives.sessions.as_ref().is_some_and(|sessions| !sessions.contains(&incarnation))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.change(|lives| {
+            lives.readers -= 1;
+            if lives.readers == 0 {
+                let ended = std::mem::take(&mut lives.ended);
+                if let Some(sessions) = &mut lives.sessions {
+                    sessions.retain(|incarnation| !ended.contains(incarnation));
+                }
+            }
+        });
     }
 }
 

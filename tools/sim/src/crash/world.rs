@@ -292,6 +292,8 @@ impl World {
                 self.lanes[lane].gather(from, upto, urgent, records);
             }
             Some(Order::Load(load)) => self.process.loads[lane].push(load),
+            // No shard asks for that.
+            Some(Order::View(_)) => {}
             None => {}
         }
     }

@@ -1,0 +1,174 @@
+//! The socket in the storage folder by which `petrelctl` speaks to the process that has the folder.
+//!
+//! One thread serves one request after another; whoever comes while it is busy is told so. It must
+//! never make a shard or a lane wait: lanes give it a view of what they keep, and it reads that.
+
+use std::io;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use petrel_storage::control::{self, Answer, Request};
+use petrel_storage::{View, backup};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+
+use crate::keeper::Viewer;
+use crate::log;
+
+/// The socket of a process, and the thread behind it.
+pub struct Control {
+    folder: PathBuf,
+    /// Dropped, it ends the thread.
+    stop: UnixStream,
+    thread: JoinHandle<()>,
+}
+
+impl Control {
+    /// Listens in a folder. The process must have the folder for itself.
+    ///
+    /// # Errors
+    /// The system refuses a socket or a thread.
+    pub fn open(folder: &Path, viewer: Viewer) -> io::Result<Self> {
+        let folder = std::path::absolute(folder)?;
+        let listener = control::listen(&folder)?;
+        listener.set_nonblocking(true)?;
+        let (stop, stopped) = UnixStream::pair()?;
+        let desk = Desk { folder: folder.clone(), listener, stopped, viewer };
+        let thread = std::thread::Builder::new().name("control".into()).spawn(|| desk.run())?;
+        Ok(Self { folder, stop, thread })
+    }
+
+    /// Calls off what is being done, and ends.
+    pub fn close(self) {
+        drop(self.stop);
+        // A thread that panicked has aborted the process.
+        let _ = self.thread.join();
+        // What somebody has removed is as good as removed.
+        let _ = control::remove(&self.folder);
+    }
+}
+
+/// What the thread has.
+struct Desk {
+    folder: PathBuf,
+    listener: UnixListener,
+    /// Readable when the thread is to end.
+    stopped: UnixStream,
+    viewer: Viewer,
+}
+
+impl Desk {
+    fn run(self) {
+        loop {
+            let mut awaited = [
+                PollFd::new(&self.listener, PollFlags::IN),
+                PollFd::new(&self.stopped, PollFlags::IN),
+            ];
+            if poll(&mut awaited, None).is_err() {
+                // Interrupted by a signal.
+                continue;
+            }
+            if self.is_stopped() {
+                return;
+            }
+            if let Ok((stream, _)) = self.listener.accept() {
+                self.serve(&stream);
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        is_readable(&self.stopped)
+    }
+
+    fn serve(&self, stream: &UnixStream) {
+        let answer = permit(stream).and_then(|()| control::receive(stream)).and_then(|request| {
+            log::info(format_args!("petrelctl asks: {request:?}"));
+            self.carry_out(&request, stream)
+        });
+        if let Err(why) = &answer {
+            log::warn(format_args!("petrelctl is told: {why}"));
+        }
+        // Whoever asked may have gone.
+        let _ = control::answer(stream, &answer);
+    }
+
+    fn carry_out(&self, request: &Request, stream: &UnixStream) -> Result<Answer, String> {
+        let goes_on = &mut || self.goes_on(stream);
+        goes_on()?;
+        let views = self.viewer.views(goes_on)?;
+        match request {
+            Request::Backup { into } => {
+                let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let taken_at_ms = u64::try_from(taken_at.as_millis()).unwrap_or(u64::MAX);
+                let summary = backup::write(into, views, taken_at_ms, goes_on)
+                    .map_err(|error| error.to_string())?;
+                Ok(Answer { text: format!("{}: {summary}", into.display()), faults: 0 })
+            }
+            Request::Stat => self.of_each(views, |view| {
+                Ok((view.usage().map_err(|error| error.to_string())?.to_string(), 0))
+            }),
+            Request::Check => self.of_each(views, |view| {
+                let report = petrel_storage::check_view(view, goes_on)?;
+                Ok((report.to_string(), report.faults_total))
+            }),
+        }
+    }
+
+    /// What is to be said of each lane, below its folder's name.
+    fn of_each(
+        &self,
+        views: Vec<View>,
+        mut say: impl FnMut(&View) -> Result<(String, u64), String>,
+    ) -> Result<Answer, String> {
+        let mut answer = Answer { text: String::new(), faults: 0 };
+        for view in views {
+            let (text, faults) = say(&view)?;
+            let lane = self.folder.join(format!("lane-{}", view.lane()));
+            answer.text.push_str(&format!("{}\n{text}\n", lane.display()));
+            answer.faults += faults;
+        }
+        Ok(answer)
+    }
+
+    /// Whether to go on with something that takes time. Whoever else comes is told to wait.
+    fn goes_on(&self, stream: &UnixStream) -> Result<(), String> {
+        if self.is_stopped() {
+            return Err("the broker stops".into());
+        }
+        if self.viewer.must_let_go() {
+            return Err("a disk of the broker has failed; see its log".into());
+        }
+        if has_hung_up(stream) {
+            return Err("petrelctl was interrupted".into());
+        }
+        while let Ok((stream, _)) = self.listener.accept() {
+            let busy = "the broker is busy with another request of petrelctl; try again later";
+            let _ = control::answer(&stream, &Err(busy.into()));
+        }
+        Ok(())
+    }
+}
+
+/// Whoever may not read the folder may not have it read for them.
+fn permit(stream: &UnixStream) -> Result<(), String> {
+    let peer = socket_peercred(stream).map_err(|error| error.to_string())?;
+    if peer.uid == geteuid() || peer.uid.is_root() {
+        return Ok(());
+    }
+    Err("only the user that the broker runs as may ask it".into())
+}
+
+fn is_readable(stream: &UnixStream) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+fn has_hung_up(stream: &UnixStream) -> bool {
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut awaited = [PollFd::new(stream, PollFlags::RDHUP)];
+    poll(&mut awaited, Some(&now)).is_ok_and(|ready| ready > 0)
+}
