@@ -1,6 +1,7 @@
 //! `petrelctl`: what people type to talk to a broker.
 #![forbid(unsafe_code)]
 
+mod backup;
 mod client;
 mod failure;
 mod format;
@@ -24,7 +25,9 @@ Usage: petrelctl COMMAND [OPTIONS]
 Commands:
   pub       publish messages
   sub       subscribe and print what arrives
-  storage   look at what a broker keeps, while it does not run
+  storage   look at what a broker keeps
+  backup    write everything that a broker keeps into a folder
+  restore   make a broker's folder out of a backup
 
 petrelctl COMMAND --help explains the options of a command.
 ";
@@ -56,6 +59,8 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             None => print(options::subscribe::HELP),
         },
         "storage" => storage::run(&arguments),
+        "backup" => backup::run_backup(&arguments),
+        "restore" => backup::run_restore(&arguments),
         "--help" | "-h" | "help" => print(HELP),
         "--version" | "-V" => print(concat!("petrelctl ", env!("CARGO_PKG_VERSION"), "\n")),
         "" => Err(Failure::usage("no command is given; petrelctl --help lists them")),

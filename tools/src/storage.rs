@@ -1,14 +1,15 @@
-//! `petrelctl storage`: looks at what a broker keeps, while it does not run.
+//! `petrelctl storage`: looks at what a broker keeps, while it runs or not.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use petrel_storage::control::{self, Answer, Request};
 use petrel_storage::{DiskOptions, DiskStore, check};
 
 use crate::failure::Failure;
 
 pub const HELP: &str = "\
-petrelctl storage looks at the folder in which a broker keeps things, while the broker does not run.
+petrelctl storage looks at the folder in which a broker keeps things, while the broker runs or not.
 
 Usage: petrelctl storage check FOLDER
        petrelctl storage stat FOLDER
@@ -16,7 +17,8 @@ Usage: petrelctl storage check FOLDER
 FOLDER is the `path` of [storage] in the broker's configuration.
 
   check   reads everything and says what is there and what cannot be read; a journal whose end
-          was torn by a failure is cut there, as the broker would do
+          was torn by a failure is cut there, as the broker would do; a broker that runs reads what
+          it keeps at the moment, and goes on
   stat    what it takes of the disk
 
 Exit codes: 0 nothing is wrong, 1 something cannot be read, or wrong usage, 3 the folder is in use,
@@ -24,7 +26,7 @@ holds nothing, or the disk fails.
 ";
 
 /// The folder cannot be looked at.
-const UNUSABLE: u8 = 3;
+pub const UNUSABLE: u8 = 3;
 
 /// What is asked of a folder.
 enum Asked {
@@ -43,18 +45,26 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
             ));
         }
     };
-    let lanes = lanes(&folder)?;
+    let request = match asked {
+        Asked::Check => Request::Check,
+        Asked::Stat => Request::Stat,
+    };
     let mut faults = 0;
-    for lane in &lanes {
-        let text = match asked {
-            Asked::Check => {
-                let report = check(lane, DiskOptions::default()).map_err(unusable)?;
-                faults += report.faults_total;
-                report.to_string()
-            }
-            Asked::Stat => stat(lane)?,
-        };
-        crate::print(&format!("{}\n{text}\n", lane.display()))?;
+    if let Some(answer) = self::asked(&folder, &request)? {
+        faults = answer.faults;
+        crate::print(&answer.text)?;
+    } else {
+        for lane in lanes(&folder)? {
+            let text = match asked {
+                Asked::Check => {
+                    let report = check(&lane, DiskOptions::default()).map_err(unusable)?;
+                    faults += report.faults_total;
+                    report.to_string()
+                }
+                Asked::Stat => stat(&lane)?,
+            };
+            crate::print(&format!("{}\n{text}\n", lane.display()))?;
+        }
     }
     match faults {
         0 => Ok(()),
@@ -63,7 +73,7 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
 }
 
 /// The folders of the lanes, in order.
-fn lanes(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+pub fn lanes(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let lane = |number: u32| folder.join(format!("lane-{number}"));
     let lanes: Vec<PathBuf> = (0..).map(lane).take_while(|lane| DiskStore::exists(lane)).collect();
     if lanes.is_empty() {
@@ -75,16 +85,17 @@ fn lanes(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 
 fn stat(lane: &Path) -> Result<String, Failure> {
     let store = DiskStore::open(lane, DiskOptions::default()).map_err(unusable)?;
-    let usage = store.usage().map_err(unusable)?;
-    let mut text = String::new();
-    for (space, bytes) in usage.spaces {
-        text.push_str(&format!("{:14} {bytes:14} bytes\n", space.name()));
-    }
-    text.push_str(&format!("{:14} {:14} bytes\n", "journals", usage.journal_bytes));
-    text.push_str(&format!("{:14} {:14}", "batches in log", usage.log_batches));
-    Ok(text)
+    Ok(store.usage().map_err(unusable)?.to_string())
 }
 
-fn unusable(error: petrel_storage::StoreError) -> Failure {
+/// Asks the broker that has the folder; `None` if none has it.
+pub fn asked(folder: &Path, request: &Request) -> Result<Option<Answer>, Failure> {
+    let unusable = |text: String| Failure { text, exit_code: UNUSABLE };
+    let answer = control::ask(folder, request)
+        .map_err(|error| unusable(format!("the broker of {}: {error}", folder.display())))?;
+    answer.transpose().map_err(unusable)
+}
+
+pub fn unusable(error: petrel_storage::StoreError) -> Failure {
     Failure { text: error.to_string(), exit_code: UNUSABLE }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use petrel_engine::auth::AuthMethods;
-use petrel_engine::boot;
+use petrel_engine::boot::{self, Running};
 use petrel_engine::config::StorageConfig;
 
 use crate::broker::{done, plain_config};
@@ -11,15 +11,25 @@ use crate::support::{outcome, petrelctl};
 
 /// Has a broker keep two retained messages and a session in a folder.
 fn keep(folder: &Path) {
-    let storage = StorageConfig { path: Some(folder.to_owned()), ..StorageConfig::default() };
-    let config = petrel_engine::config::Config { storage, ..plain_config() };
-    let running = boot::start(config, &AuthMethods::default()).unwrap();
+    keep_and(folder, || {});
+}
+
+/// The same, and does something before the broker ends.
+fn keep_and(folder: &Path, last: impl FnOnce()) {
+    let running = start(folder);
     let port = running.addresses()[0].port();
     done(port, "pub -t a/1 -m one -r -q 1");
     done(port, "pub -t a/2 -m two -r -q 2");
     done(port, "sub -t b -q 1 -c -i keeper -E");
     done(port, "pub -t b -m waits -q 1");
+    last();
     running.stop().unwrap();
+}
+
+fn start(folder: &Path) -> Running {
+    let storage = StorageConfig { path: Some(folder.to_owned()), ..StorageConfig::default() };
+    let config = petrel_engine::config::Config { storage, ..plain_config() };
+    boot::start(config, &AuthMethods::default()).unwrap()
 }
 
 fn storage(what: &str, folder: &Path) -> (i32, String, String) {
@@ -71,4 +81,57 @@ fn a_folder_without_data_is_said() {
     let (code, _, stderr) = outcome(&mut petrelctl(&["storage", "mend", "x"]));
     assert_eq!(code, 1);
     assert!(stderr.contains("check or stat"), "{stderr}");
+}
+
+#[test]
+fn a_broker_that_runs_answers_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    keep_and(folder.path(), || {
+        let (code, stdout, stderr) = storage("check", folder.path());
+        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+        assert!(stdout.contains("lane-0") && stdout.ends_with("0 faults\n"), "{stdout}");
+        let (code, stdout, stderr) = storage("stat", folder.path());
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert!(stdout.contains("journals") && stdout.contains("batches in log"), "{stdout}");
+    });
+}
+
+fn two(command: &str, one: &Path, other: &Path) -> (i32, String, String) {
+    outcome(&mut petrelctl(&[command, one.to_str().unwrap(), other.to_str().unwrap()]))
+}
+
+#[test]
+fn a_backup_of_a_broker_that_runs_or_not_becomes_a_folder_again() {
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name);
+    let (data, warm, cold) = (at("data"), at("warm"), at("cold"));
+    keep_and(&data, || {
+        let (code, stdout, stderr) = two("backup", &data, &warm);
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        assert!(stdout.contains("1 sessions, 1 subscriptions, 2 retained"), "{stdout}");
+    });
+    let (code, stdout, stderr) = two("backup", &data, &cold);
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    for backup in [&warm, &cold] {
+        let folder = backup.with_extension("restored");
+        let (code, stdout, stderr) = two("restore", backup, &folder);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+        let running = start(&folder);
+        let port = running.addresses()[0].port();
+        assert_eq!(done(port, "sub -t b -q 1 -c -i keeper -C 1"), "waits\n");
+        assert_eq!(done(port, "sub -t a/2 -C 1"), "two\n");
+        running.stop().unwrap();
+        let (code, _, stderr) = two("restore", backup, &folder);
+        assert_eq!(code, 3);
+        assert!(stderr.contains("is not empty"), "{stderr}");
+    }
+    let file = cold.join("lane-0.records");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at_byte = bytes.windows(5).position(|window| window == b"waits").unwrap();
+    bytes[at_byte] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let (code, _, stderr) = two("restore", &cold, &at("other"));
+    assert_eq!(code, 3);
+    assert!(stderr.contains("lane-0.records, chunk at byte "), "{stderr}");
+    assert!(!at("other").exists());
 }
