@@ -14,7 +14,7 @@ use petrel_storage::{
 use crate::config::StorageConfig;
 
 /// The log of a lane has this many bytes before what counts of it is put into pages.
-const WINDOW_BYTES: usize = 64 << 20;
+const WINDOW_BYTES: usize = 128 << 20;
 
 /// The name under which the key of all keyed hashes is kept.
 const HASH_KEY: &str = "hash key";

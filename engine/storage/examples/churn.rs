@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str =
     "churn [--case a|b|c] [--dir FOLDER] [--messages N] [--sessions N] [--payload BYTES]
-      [--batch MESSAGES] [--window MIB] [--log-memtable MIB] [--memtable MIB] [--journals MIB]
+      [--batch MESSAGES] [--window MIB] [--log-file MIB] [--memtable MIB] [--journals MIB]
       [--workers N] [--seed N] [--sync commit|interval|never]
       [--sweep]";
 
@@ -71,8 +71,8 @@ impl Options {
                 Long("batch") => options.batch = args.value()?.parse()?,
                 Long("window") => options.window_mib = args.value()?.parse()?,
                 Long("seed") => options.seed = args.value()?.parse()?,
-                Long("log-memtable") => {
-                    options.disk.log_memtable_bytes = args.value()?.parse::<u64>()? << 20;
+                Long("log-file") => {
+                    options.disk.log_file_bytes = args.value()?.parse::<usize>()? << 20;
                 }
                 Long("memtable") => {
                     options.disk.memtable_bytes = args.value()?.parse::<u64>()? << 20;
@@ -314,10 +314,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|(space, bytes)| format!("{} {:.1}", space.name(), *bytes as f64 / 1e6))
         .collect();
     println!(
-        "  MB in tables: {}; journals {:.0}; log {} batches; memory at most {} MiB",
+        "  MB in tables: {}; journals {:.0}; log {:.0} MB; memory at most {} MiB",
         spaces.join(", "),
         usage.journal_bytes as f64 / 1e6,
-        usage.log_batches,
+        usage.log_bytes as f64 / 1e6,
         memory_mib()?
     );
     drop(lane);

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::manifest::{LaneSummary, Summary};
 pub use self::restore::{examine, restore};
-use crate::store::{Space, StoreError};
+use crate::store::StoreError;
 use crate::view::View;
 
 /// The manifest's name in the folder of a backup.
@@ -168,11 +168,6 @@ fn refuse_contents(folder: &Path) -> Result<(), BackupError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(BackupError::File(folder.into(), error)),
     }
-}
-
-/// The spaces of which a backup has entries.
-fn is_backed_up(space: Space) -> bool {
-    space != Space::Log
 }
 
 #[cfg(test)]

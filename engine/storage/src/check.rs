@@ -11,6 +11,7 @@ use petrel_shard::Incarnation;
 use crate::codec::{self, Clock, Unreadable};
 use crate::disk::{DiskOptions, DiskStore};
 use crate::journal;
+use crate::lane::FOLDED;
 use crate::log::{Operation, Reader};
 use crate::page;
 use crate::store::{Space, Store, StoreError, Visitor};
@@ -26,6 +27,8 @@ pub struct Report {
     pub keys: [u64; Space::ALL.len()],
     /// Messages in pages.
     pub messages: u64,
+    /// Batches in the log.
+    pub batches: u64,
     /// Operations in the log.
     pub operations: u64,
     /// What cannot be read, and where; at most a thousand of them.
@@ -55,7 +58,7 @@ impl fmt::Display for Report {
             writeln!(f, "{}: {} keys", space.name(), self.keys[space as usize])?;
         }
         writeln!(f, "{} messages in pages", self.messages)?;
-        writeln!(f, "{} operations in the log", self.operations)?;
+        writeln!(f, "{} operations in {} batches of the log", self.operations, self.batches)?;
         for fault in &self.faults {
             writeln!(f, "fault: {fault}")?;
         }
@@ -75,7 +78,7 @@ pub fn check(path: &Path, options: DiskOptions) -> Result<Report, StoreError> {
     }
     let mut report = Report::default();
     match DiskStore::open(path, options) {
-        Ok(store) => read(&store, &mut report),
+        Ok(mut store) => read(&mut store, &mut report),
         Err(StoreError::Damaged { what }) => {
             report.fault(what);
             read_journals(path, &mut report);
@@ -108,8 +111,14 @@ fn read_journals(path: &Path, report: &mut Report) {
 }
 
 /// Reads everything in a store.
-pub fn read(store: &impl Store, report: &mut Report) {
-    read_with(|space, visit| store.scan(space, &[], visit), report, &mut || true);
+pub fn read(store: &mut impl Store, report: &mut Report) {
+    read_maps(|space, visit| store.scan(space, &[], visit), report, &mut || true);
+    let folded = store.get(Space::Meta, FOLDED).ok().flatten();
+    let from = folded.and_then(|bytes| bytes[..].try_into().ok()).map_or(1, u64::from_be_bytes);
+    match store.read_log(from, u64::MAX) {
+        Ok(batches) => batches.iter().for_each(|(number, bytes)| batch(*number, bytes, report)),
+        Err(error) => report.fault(error.to_string()),
+    }
 }
 
 /// Reads everything of a lane at one moment. `goes_on` is asked from time to time, and calls it off by
@@ -124,28 +133,31 @@ pub fn check_view(
     let mut report = Report::default();
     let mut stopped = Ok(());
     let mut read = 0u64;
-    read_with(|space, visit| view.scan(space, visit), &mut report, &mut || {
+    read_maps(|space, visit| view.maps.scan(space, &[], visit), &mut report, &mut || {
         read += 1;
         if read.is_multiple_of(1_000) {
             stopped = goes_on();
         }
         stopped.is_ok()
     });
+    for (number, bytes) in (view.first..).zip(&view.batches) {
+        stopped.clone()?;
+        batch(number, bytes, &mut report);
+        stopped = goes_on();
+    }
     stopped.map(|()| report)
 }
 
-/// Reads everything that `scan` shows, until `goes_on` says no.
-fn read_with(
+/// Reads everything that `scan` shows of the maps, until `goes_on` says no.
+fn read_maps(
     scan: impl Fn(Space, &mut Visitor<'_>) -> Result<(), StoreError>,
     report: &mut Report,
     goes_on: &mut dyn FnMut() -> bool,
 ) {
-    let mut next_batch = None;
     for space in Space::ALL {
         let whole = scan(space, &mut |key, value| {
             report.keys[space as usize] += 1;
             let found = match space {
-                Space::Log => batch(key, value, &mut next_batch, report),
                 Space::Queue => queue(key, value, report),
                 _ => entry(space, key, value),
             };
@@ -167,7 +179,7 @@ fn incarnation(key: &[u8]) -> Result<Incarnation, String> {
     Ok(Incarnation::from_u64(u64::from_be_bytes(*bytes)))
 }
 
-/// Reads an entry of a space that holds neither batches nor pages.
+/// Reads an entry of a space that does not hold pages.
 fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
     let clock = Clock::default();
     match space {
@@ -197,27 +209,28 @@ fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
         Space::Meta if matches!(key, b"format" | b"lane" | b"epoch") && value.len() != 4 => {
             return Err("a number was expected".into());
         }
-        Space::Stream | Space::Meta | Space::Log | Space::Queue => {}
+        Space::Meta if key == FOLDED && value.len() != 8 => {
+            return Err("the number of a batch was expected".into());
+        }
+        Space::Stream | Space::Meta | Space::Queue => {}
     }
     Ok(())
 }
 
 /// Reads a batch of the log.
-fn batch(
-    key: &[u8],
-    value: &Bytes,
-    next_batch: &mut Option<u64>,
-    report: &mut Report,
-) -> Result<(), String> {
-    let number: [u8; 8] = key.try_into().map_err(|_| "a number was expected")?;
-    let number = u64::from_be_bytes(number);
-    let missing = next_batch.filter(|&next| next != number);
-    *next_batch = Some(number + 1);
-    let mut reader = Reader::new(number, value, 0);
+fn batch(number: u64, batch: &Bytes, report: &mut Report) {
+    report.batches += 1;
+    if let Err(what) = operations(number, batch, report) {
+        report.fault(format!("batch {number} of the log: {what}"));
+    }
+}
+
+fn operations(number: u64, batch: &Bytes, report: &mut Report) -> Result<(), String> {
+    let mut reader = Reader::new(number, batch, 0);
     while let Some(operation) = reader.next().map_err(|error| error.to_string())? {
         report.operations += 1;
         let bytes = |place: crate::log::Place| {
-            value.slice(place.start as usize..place.start as usize + place.bytes as usize)
+            batch.slice(place.start as usize..place.start as usize + place.bytes as usize)
         };
         match operation {
             Operation::Put { space, key, value } => entry(space, &key, &bytes(value))?,
@@ -227,7 +240,7 @@ fn batch(
             Operation::Remove { .. } | Operation::Done { .. } | Operation::Ended { .. } => {}
         }
     }
-    missing.map_or(Ok(()), |missing| Err(format!("batch {missing} of the log is missing")))
+    Ok(())
 }
 
 /// Reads a page.
@@ -316,7 +329,8 @@ mod tests {
         let folder = folder();
         let report = check(folder.path(), DiskOptions::default()).unwrap();
         assert_eq!((report.messages, report.operations, report.faults_total), (20, 20, 0));
-        assert_eq!(report.keys, [3, 1, 1, 0, 1, 0, 1, 0]);
+        assert_eq!(report.batches, 1);
+        assert_eq!(report.keys, [4, 1, 0, 1, 0, 1, 0]);
         assert!(report.to_string().ends_with("0 faults"), "{report}");
     }
 

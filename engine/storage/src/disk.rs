@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fjall::config::{BlockSizePolicy, FilterPolicy};
+use fjall::config::FilterPolicy;
 use fjall::{
     AbstractTree, Database, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, PersistMode,
 };
@@ -27,10 +27,13 @@ use self::fault::{Place, explain};
 use self::maps::DiskMaps;
 pub use self::sweep::{Alive, Held, Sweep, WallClock};
 use crate::journal;
+use crate::log_files::LogFiles;
 use crate::store::{Batch, Maps, Space, Store, StoreError, Usage, Visitor};
 
 /// Says that all spaces were made; what is missing afterwards is damage.
 const MARKER: &str = "petrel";
+/// The folder of the log.
+const LOG: &str = "log";
 /// fjall's own file that one process holds.
 const LOCK: &str = "lock";
 /// fjall's own file that says that there is a database.
@@ -48,9 +51,9 @@ const RUNS_MAX: usize = 24;
 pub struct DiskOptions {
     /// Blocks of tables that are kept in memory.
     pub cache_bytes: u64,
-    /// What the log may have in memory before it goes into a table.
-    pub log_memtable_bytes: u64,
-    /// The same of each other space.
+    /// Files of the log have this size.
+    pub log_file_bytes: usize,
+    /// What a space may have in memory before it goes into a table.
     pub memtable_bytes: u64,
     /// What all journals may have; at least 64 MiB.
     pub journal_bytes_max: u64,
@@ -62,7 +65,7 @@ impl Default for DiskOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            log_memtable_bytes: 128 << 20,
+            log_file_bytes: 16 << 20,
             memtable_bytes: 16 << 20,
             journal_bytes_max: 512 << 20,
             worker_threads: 1,
@@ -75,6 +78,7 @@ struct Open {
     /// By [`Space`].
     keyspaces: [Keyspace; Space::ALL.len()],
     database: Database,
+    log: LogFiles,
 }
 
 /// Ordered maps in a folder.
@@ -84,6 +88,8 @@ pub struct DiskStore {
     sweep: Option<Sweep>,
     /// `None` after a failure, until the store has been opened again.
     open: Option<Open>,
+    /// A synchronisation may have failed: what the journals are said to have may be in memory only.
+    doubtful: bool,
 }
 
 impl fmt::Debug for DiskStore {
@@ -112,7 +118,7 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let path = path.into();
         let open = Some(open(&path, options, sweep.as_ref())?);
-        Ok(Self { path, options, sweep, open })
+        Ok(Self { path, options, sweep, open, doubtful: false })
     }
 
     /// True if a folder holds a store.
@@ -129,17 +135,10 @@ impl DiskStore {
 
     /// What it takes of its disk.
     ///
-    /// *Cost*: reads every key of the log.
-    ///
     /// # Errors
-    /// The log cannot be read.
+    /// The store could not be opened again after a failure.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        let mut usage = self.maps()?.usage()?;
-        for item in self.opened()?.keyspaces[Space::Log as usize].iter() {
-            item.key().map_err(|error| explain(&Place::folder(&self.path), error))?;
-            usage.log_batches += 1;
-        }
-        Ok(usage)
+        self.maps()?.usage()
     }
 
     /// Merges all tables of a space, and waits for it.
@@ -153,18 +152,60 @@ impl DiskStore {
     }
 
     fn opened(&self) -> Result<&Open, StoreError> {
-        self.open.as_ref().ok_or_else(|| StoreError::Failed {
-            why: format!("{} could not be opened again", self.path.display()),
-        })
+        self.open.as_ref().ok_or_else(|| not_open(&self.path))
+    }
+
+    fn log(&mut self) -> Result<&mut LogFiles, StoreError> {
+        let open = self.open.as_mut().ok_or_else(|| not_open(&self.path))?;
+        Ok(&mut open.log)
+    }
+
+    /// Makes everything that was written into the maps survive.
+    fn sync_maps(&mut self) -> Result<(), StoreError> {
+        let fault = |error| explain(&Place::folder(&self.path), error);
+        let Open { keyspaces, database, .. } = self.opened()?;
+        if self.doubtful {
+            // Tables have been synchronised by themselves.
+            for keyspace in keyspaces {
+                keyspace.rotate_memtable_and_wait().map_err(fault)?;
+            }
+        }
+        database.persist(PersistMode::SyncData).map_err(fault)?;
+        self.doubtful = false;
+        Ok(())
     }
 }
 
+fn not_open(path: &Path) -> StoreError {
+    StoreError::Failed { why: format!("{} could not be opened again", path.display()) }
+}
+
 impl Store for DiskStore {
+    fn read_log(&mut self, from: u64, below: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        self.log()?.read(from, below)
+    }
+
+    fn append(&mut self, number: u64, batch: &Bytes, sync: bool) -> Result<(), StoreError> {
+        self.log()?.append(number, batch, sync)
+    }
+
+    fn sync_log(&mut self) -> Result<(), StoreError> {
+        self.log()?.sync()
+    }
+
+    fn release_log(&mut self, below: u64) -> Result<(), StoreError> {
+        if self.log()?.has_useless(below) {
+            self.sync_maps()?;
+            self.log()?.release(below)?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
         if batch.is_empty() {
-            return if sync { self.sync() } else { Ok(()) };
+            return if sync { self.sync_maps() } else { Ok(()) };
         }
-        let Open { keyspaces, database } = self.opened()?;
+        let Open { keyspaces, database, .. } = self.opened()?;
         let fault = |error| explain(&Place::folder(&self.path), error);
         // Both hand the bytes to the system, so that a failure of the process loses none of them.
         let mode = if sync { PersistMode::SyncData } else { PersistMode::Buffer };
@@ -189,11 +230,6 @@ impl Store for DiskStore {
         changes.commit().map_err(fault)
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
-        let fault = |error| explain(&Place::folder(&self.path), error);
-        self.opened()?.database.persist(PersistMode::SyncData).map_err(fault)
-    }
-
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let key = key::shorten(Bytes::copy_from_slice(key));
         let fault = |error| explain(&Place::key(&self.path, space, &key), error);
@@ -208,13 +244,13 @@ impl Store for DiskStore {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        self.open = None;
+        (self.open, self.doubtful) = (None, true);
         self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);
         Ok(())
     }
 
     fn maps(&self) -> Result<Box<dyn Maps>, StoreError> {
-        let Open { keyspaces, database } = self.opened()?;
+        let Open { keyspaces, database, .. } = self.opened()?;
         Ok(Box::new(DiskMaps::new(&self.path, keyspaces.clone(), database)))
     }
 }
@@ -273,6 +309,14 @@ fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open
         builder = builder.with_compaction_filter_factories(Arc::new(move |name| sweep.of(name)));
     }
     let database = builder.open().map_err(fault)?;
+    if database.keyspace_exists(LOG) {
+        let what = format!(
+            "{} was written by a version of Petrel before the first release, and cannot be read by \
+             this one; remove it",
+            path.display()
+        );
+        return Err(StoreError::Foreign { what });
+    }
     let mut keyspaces = Vec::with_capacity(Space::ALL.len());
     for space in Space::ALL {
         if was_made && !database.keyspace_exists(space.name()) {
@@ -281,12 +325,20 @@ fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open
         }
         keyspaces.push(database.keyspace(space.name(), || layout(space, options)).map_err(fault)?);
     }
+    let mut log = LogFiles::open(path.join(LOG), options.log_file_bytes)?;
+    if log.is_empty() {
+        if was_made {
+            let what = format!("{} has no log any more", path.display());
+            return Err(StoreError::Damaged { what });
+        }
+        log.begin(1)?;
+    }
     if !was_made {
         let made = File::create(&marker).and_then(|file| file.sync_all());
         made.and_then(|()| File::open(path)?.sync_all()).map_err(|error| fault(error.into()))?;
     }
     let keyspaces = keyspaces.try_into().unwrap_or_else(|_| unreachable!("one for each space"));
-    Ok(Open { keyspaces, database })
+    Ok(Open { keyspaces, database, log })
 }
 
 /// Looks at what fjall would throw away, while nobody else can write.
@@ -323,11 +375,6 @@ fn layout(space: Space, options: DiskOptions) -> KeyspaceCreateOptions {
         .manual_journal_persist(true)
         .max_memtable_size(options.memtable_bytes);
     match space {
-        // Large values in the order of their keys, never looked for one by one.
-        Space::Log => settings
-            .max_memtable_size(options.log_memtable_bytes)
-            .filter_policy(FilterPolicy::disabled())
-            .data_block_size_policy(BlockSizePolicy::all(64 << 10)),
         // Pages are written once: merging moves their keys only.
         Space::Queue => settings
             .filter_policy(FilterPolicy::disabled())

@@ -12,6 +12,9 @@ const RELEASED: u8 = 4;
 const DONE: u8 = 5;
 const ENDED: u8 = 6;
 
+/// A writer keeps so much memory at most.
+const KEEP_BYTES_MAX: usize = 4 << 20;
+
 /// Where a value lies in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -47,10 +50,6 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.out.is_empty()
-    }
-
     pub(crate) fn put(&mut self, space: Space, key: &[u8], value: impl FnOnce(&mut BytesMut)) {
         self.out.put_u8(PUT);
         self.key(space, key);
@@ -89,9 +88,15 @@ impl Writer {
         self.out.put_u64(incarnation.to_u64());
     }
 
-    /// What was written; the writer is empty again.
+    /// What was written, with no more memory than it needs; the writer is empty again, and keeps its own
+    /// unless that is much.
     pub(crate) fn take(&mut self) -> Bytes {
-        std::mem::take(&mut self.out).freeze()
+        if self.out.len() > KEEP_BYTES_MAX {
+            return std::mem::take(&mut self.out).freeze();
+        }
+        let bytes = Bytes::copy_from_slice(&self.out);
+        self.out.clear();
+        bytes
     }
 
     fn key(&mut self, space: Space, key: &[u8]) {

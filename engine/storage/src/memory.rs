@@ -21,9 +21,12 @@ pub enum Fault {
     Full,
 }
 
-/// Maps in memory: what has been synchronised, and what has been written since.
+/// Log and maps in memory: what has been synchronised, and what has been written since.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
+    durable_log: BTreeMap<u64, Bytes>,
+    /// Appended and not synchronised.
+    appended: BTreeMap<u64, Bytes>,
     durable: MapsInMemory,
     /// Written and not synchronised, oldest first.
     written: Vec<Batch>,
@@ -31,8 +34,8 @@ pub struct MemoryStore {
     current: MapsInMemory,
     fault: Option<Fault>,
     failed: bool,
-    /// How much of `written` survives the next [`Store::reopen`], in thousandths.
-    survives: u32,
+    /// How much of `written` and of `appended` survives the next [`Store::reopen`], in thousandths.
+    survives: (u32, u32),
     syncs: u64,
 }
 
@@ -59,18 +62,22 @@ impl MemoryStore {
         self.syncs
     }
 
-    /// How much of what is not synchronised survives the next failure, in thousandths of the
-    /// batches; the batch at the edge is torn and goes.
-    pub const fn set_survival(&mut self, thousandths: u32) {
-        self.survives = thousandths;
+    /// How much of what is not synchronised in the maps and in the log survives the next failure, in
+    /// thousandths of the batches; the batch at the edge is torn and goes.
+    pub const fn set_survival(&mut self, maps: u32, log: u32) {
+        self.survives = (maps, log);
     }
 
     /// The machine fails and starts again. A prefix of what was not synchronised survives.
     pub fn crash(&mut self) {
-        let survivors = self.written.len() * self.survives.min(1000) as usize / 1000;
+        let part = |count: usize, survives: u32| count * survives.min(1000) as usize / 1000;
+        let survivors = part(self.written.len(), self.survives.0);
         for batch in self.written.drain(..).take(survivors) {
             apply(&mut self.durable, &batch);
         }
+        let survivors = part(self.appended.len(), self.survives.1);
+        let appended = std::mem::take(&mut self.appended);
+        self.durable_log.extend(appended.into_iter().take(survivors));
         self.current = self.durable.clone();
         self.failed = false;
     }
@@ -80,40 +87,84 @@ impl MemoryStore {
         Err(error)
     }
 
-    fn make_durable(&mut self) {
-        for batch in self.written.drain(..) {
-            apply(&mut self.durable, &batch);
-        }
-        self.syncs += 1;
-    }
-}
-
-impl Store for MemoryStore {
-    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+    /// Fails if it is to, before something is written.
+    fn fail_before(&mut self) -> Result<(), StoreError> {
         assert!(!self.failed, "a store that failed is opened again before it is used");
         match self.fault {
             Some(Fault::Full) => {
-                return self.fail(StoreError::Full { why: "the simulated disk is full".into() });
+                self.fail(StoreError::Full { why: "the simulated disk is full".into() })
             }
             Some(Fault::Write) => {
                 self.fault = None;
-                return self.fail(StoreError::Failed { why: "a simulated write".into() });
+                self.fail(StoreError::Failed { why: "a simulated write".into() })
             }
-            _ => {}
+            _ => Ok(()),
         }
-        apply(&mut self.current, &batch);
-        self.written.push(batch);
-        if sync { self.sync() } else { Ok(()) }
     }
 
-    fn sync(&mut self) -> Result<(), StoreError> {
+    /// Fails if it is to, when something is synchronised.
+    fn fail_sync(&mut self) -> Result<(), StoreError> {
         assert!(!self.failed, "a store that failed is opened again before it is used");
         if self.fault == Some(Fault::Sync) {
             self.fault = None;
             return self.fail(StoreError::Failed { why: "a simulated fsync".into() });
         }
-        self.make_durable();
+        self.syncs += 1;
         Ok(())
+    }
+
+    fn sync_maps(&mut self) -> Result<(), StoreError> {
+        self.fail_sync()?;
+        for batch in self.written.drain(..) {
+            apply(&mut self.durable, &batch);
+        }
+        Ok(())
+    }
+}
+
+impl Store for MemoryStore {
+    fn read_log(&mut self, from: u64, below: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        self.durable_log.append(&mut self.appended);
+        self.durable_log.split_off(&below);
+        let batches =
+            self.durable_log.range(from..).map(|(number, batch)| (*number, batch.clone()));
+        let batches: Vec<_> = batches.collect();
+        for (expected, (number, _)) in (from..).zip(&batches) {
+            assert_eq!(expected, *number, "a batch of the log has gone");
+        }
+        Ok(batches)
+    }
+
+    fn append(&mut self, number: u64, batch: &Bytes, sync: bool) -> Result<(), StoreError> {
+        self.fail_before()?;
+        let last = self.durable_log.last_key_value().into_iter();
+        let last = last.chain(self.appended.last_key_value()).map(|(last, _)| *last).max();
+        assert!(last.is_none_or(|last| last + 1 == number), "batch {number} comes after {last:?}");
+        self.appended.insert(number, batch.clone());
+        if sync { self.sync_log() } else { Ok(()) }
+    }
+
+    fn sync_log(&mut self) -> Result<(), StoreError> {
+        self.fail_sync()?;
+        self.durable_log.append(&mut self.appended);
+        Ok(())
+    }
+
+    fn release_log(&mut self, below: u64) -> Result<(), StoreError> {
+        // As files go, of which each has some batches.
+        let below = below / 4 * 4;
+        if self.durable_log.first_key_value().is_some_and(|(first, _)| *first < below) {
+            self.sync_maps()?;
+            self.durable_log = self.durable_log.split_off(&below);
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError> {
+        self.fail_before()?;
+        apply(&mut self.current, &batch);
+        self.written.push(batch);
+        if sync { self.sync_maps() } else { Ok(()) }
     }
 
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -146,7 +197,7 @@ impl Maps for MapsInMemory {
     }
 
     fn usage(&self) -> Result<Usage, StoreError> {
-        Ok(Usage { spaces: Space::ALL.map(|space| (space, 0)), journal_bytes: 0, log_batches: 0 })
+        Ok(Usage { spaces: Space::ALL.map(|space| (space, 0)), journal_bytes: 0, log_bytes: 0 })
     }
 }
 

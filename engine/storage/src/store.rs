@@ -1,4 +1,4 @@
-//! What a lane needs of a disk: a few ordered maps, written in batches.
+//! What a lane needs of a disk: a log, and a few ordered maps, written in batches.
 
 use std::fmt;
 use std::ops::ControlFlow;
@@ -10,8 +10,6 @@ use bytes::Bytes;
 pub enum Space {
     /// What is known of the folder as a whole, by name.
     Meta,
-    /// Batches of records as they came, by number.
-    Log,
     /// Sessions, by incarnation.
     Session,
     /// Subscriptions, by incarnation and filter.
@@ -28,9 +26,8 @@ pub enum Space {
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 7] = [
         Self::Meta,
-        Self::Log,
         Self::Session,
         Self::Subscription,
         Self::Queue,
@@ -44,7 +41,6 @@ impl Space {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Meta => "meta",
-            Self::Log => "log",
             Self::Session => "session",
             Self::Subscription => "subscription",
             Self::Queue => "queue",
@@ -144,24 +140,45 @@ impl std::error::Error for StoreError {}
 /// What is shown of each key and value; it says whether to go on.
 pub type Visitor<'a> = dyn FnMut(&Bytes, &Bytes) -> ControlFlow<()> + 'a;
 
-/// Ordered maps that outlive the process.
+/// A log and ordered maps that outlive the process.
 ///
-/// After an error of [`Store::write`] or [`Store::sync`] nothing is known of what was written since
-/// the last synchronisation, and nothing may be asked but [`Store::reopen`].
+/// What is appended and what is written has an order each, and none between them: a failure may lose a
+/// suffix of either that was not synchronised. After an error nothing is known of what was not, and
+/// nothing may be asked but [`Store::reopen`].
 pub trait Store {
-    /// Carries out a batch. With `sync`, it and everything before it survives whatever happens once
-    /// this returns; without, a failure of the process or of the machine may lose a suffix of what
-    /// was written since.
+    /// Reads the batches of the log from the number `from` on, which were surely written up to there.
+    /// Those from `below` on are left out and forgotten. Comes before [`Store::append`].
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn read_log(&mut self, from: u64, below: u64) -> Result<Vec<(u64, Bytes)>, StoreError>;
+
+    /// Appends a batch to the log, with the number behind the last. With `sync`, it and all before it
+    /// survive whatever happens once this returns.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn append(&mut self, number: u64, batch: &Bytes, sync: bool) -> Result<(), StoreError>;
+
+    /// Makes everything that was appended survive.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn sync_log(&mut self) -> Result<(), StoreError>;
+
+    /// Batches below this number may go from the log; what was written of them into the maps survives
+    /// before they do.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn release_log(&mut self, below: u64) -> Result<(), StoreError>;
+
+    /// Carries out a batch of changes in the maps. With `sync`, it and everything before it survives
+    /// once this returns.
     ///
     /// # Errors
     /// See [`StoreError`].
     fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError>;
-
-    /// Makes everything that was written survive.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    fn sync(&mut self) -> Result<(), StoreError>;
 
     /// The value of a key.
     ///
@@ -196,7 +213,7 @@ pub trait Maps: Send {
     /// See [`StoreError`].
     fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
 
-    /// What the store takes of its disk now, its log left out.
+    /// What the store takes of its disk now.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -210,8 +227,8 @@ pub struct Usage {
     pub spaces: [(Space, u64); Space::ALL.len()],
     /// Bytes of the journals, with what is reserved of the newest.
     pub journal_bytes: u64,
-    /// Batches in the log.
-    pub log_batches: u64,
+    /// Bytes of the log, with what is reserved for it.
+    pub log_bytes: u64,
 }
 
 impl fmt::Display for Usage {
@@ -220,6 +237,6 @@ impl fmt::Display for Usage {
             writeln!(f, "{:14} {bytes:14} bytes", space.name())?;
         }
         writeln!(f, "{:14} {:14} bytes", "journals", self.journal_bytes)?;
-        write!(f, "{:14} {:14}", "batches in log", self.log_batches)
+        write!(f, "{:14} {:14} bytes", "log", self.log_bytes)
     }
 }

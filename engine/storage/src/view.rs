@@ -12,10 +12,10 @@ use hashbrown::HashSet;
 use petrel_shard::Incarnation;
 
 use crate::disk::Held;
-use crate::lane::incarnation_of;
+use crate::lane::{FOLDED, incarnation_of};
 use crate::log::Place;
 use crate::page;
-use crate::store::{Maps, Space, StoreError, Usage, Visitor};
+use crate::store::{Maps, Space, StoreError, Usage};
 use crate::window::{Backlog, Window};
 
 /// Bytes of what waits for one session that are gathered before they are put into pages, about.
@@ -55,29 +55,10 @@ impl View {
     /// # Errors
     /// The disk fails.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        let log_batches = self.batches.len() as u64;
-        Ok(Usage { log_batches, ..self.maps.usage()? })
+        self.maps.usage()
     }
 
-    /// Shows a space as it lies on the disk.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn scan(&self, space: Space, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
-        if space != Space::Log {
-            return self.maps.scan(space, &[], visit);
-        }
-        for (number, batch) in (self.first..).zip(&self.batches) {
-            let key = Bytes::copy_from_slice(&number.to_be_bytes());
-            if visit(&key, batch) == ControlFlow::Break(()) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Shows everything that counts, space by space, each in the order of its keys. No entry is of the
-    /// log.
+    /// Shows everything that counts, space by space, each in the order of its keys.
     ///
     /// *Cost*: an index of the log and 8 bytes for each session are in memory meanwhile.
     ///
@@ -92,6 +73,9 @@ impl View {
         let mut alive = HashSet::new();
         for space in [Space::Meta, Space::Session, Space::Retained, Space::Stream] {
             self.merge(&window, space, |key, value| {
+                if space == Space::Meta && key == FOLDED {
+                    return Ok(());
+                }
                 if space == Space::Session {
                     alive.insert(incarnation_of(key)?);
                 }

@@ -46,6 +46,9 @@ impl Places {
 
     /// Returns whether there was one.
     fn remove(&mut self, sequence: u64) -> bool {
+        if self.first() == Some(sequence) {
+            return self.0.pop_front().is_some();
+        }
         self.position(sequence).is_ok_and(|at| self.0.remove(at).is_some())
     }
 

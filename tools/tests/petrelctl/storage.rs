@@ -45,25 +45,28 @@ fn a_whole_folder_has_no_faults_and_says_what_is_in_it() {
     assert!(stdout.contains("lane-0") && stdout.ends_with("0 faults\n"), "{stdout}");
     let (code, stdout, stderr) = storage("stat", folder.path());
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains("journals") && stdout.contains("batches in log"), "{stdout}");
+    assert!(stdout.contains("journals") && stdout.contains("\nlog "), "{stdout}");
 }
 
 #[test]
 fn damage_is_said_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     keep(folder.path());
-    let journal = std::fs::read_dir(folder.path().join("lane-0"))
+    let log = std::fs::read_dir(folder.path().join("lane-0/log"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .find(|path| path.extension().is_some_and(|it| it == "jnl"))
+        .find(|path| path.extension().is_some_and(|it| it == "log"))
         .unwrap();
-    let mut bytes = std::fs::read(&journal).unwrap();
+    let mut bytes = std::fs::read(&log).unwrap();
     let at = bytes.windows(3).position(|window| window == b"one").unwrap();
     bytes[at] ^= 1;
-    std::fs::write(&journal, bytes).unwrap();
+    std::fs::write(&log, bytes).unwrap();
     let (code, stdout, stderr) = storage("check", folder.path());
     assert_eq!(code, 1, "{stdout}");
-    assert!(stdout.contains("fault: ") && stdout.contains(".jnl"), "{stdout}");
+    assert!(
+        stdout.contains("fault: ") && stdout.contains(".log cannot be read at byte"),
+        "{stdout}"
+    );
     assert!(stderr.contains("cannot be read"), "{stderr}");
     // The broker does not start on it either, and says the same.
     let storage = StorageConfig { path: Some(folder.path().into()), ..StorageConfig::default() };
@@ -92,7 +95,7 @@ fn a_broker_that_runs_answers_and_goes_on() {
         assert!(stdout.contains("lane-0") && stdout.ends_with("0 faults\n"), "{stdout}");
         let (code, stdout, stderr) = storage("stat", folder.path());
         assert_eq!((code, stderr.as_str()), (0, ""));
-        assert!(stdout.contains("journals") && stdout.contains("batches in log"), "{stdout}");
+        assert!(stdout.contains("journals") && stdout.contains("\nlog "), "{stdout}");
     });
 }
 

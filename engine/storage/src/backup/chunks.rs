@@ -16,7 +16,7 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::manifest::LaneSummary;
-use super::{BackupError, at, is_backed_up};
+use super::{BackupError, at};
 use crate::store::Space;
 
 const MAGIC: &[u8] = b"petrel backup";
@@ -264,7 +264,7 @@ fn entries(mut contents: Bytes) -> Option<Vec<Entry>> {
         if contents.len() < ENTRY_HEAD_BYTES {
             return None;
         }
-        let space = Space::from_u8(contents.get_u8()).filter(|space| is_backed_up(*space))?;
+        let space = Space::from_u8(contents.get_u8())?;
         let (key, value) = (contents.get_u32() as usize, contents.get_u32() as usize);
         if contents.len() < key.saturating_add(value) {
             return None;

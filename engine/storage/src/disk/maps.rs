@@ -6,7 +6,8 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, Readable, Snapshot};
 
 use super::fault::{Place, explain};
-use super::{key, show};
+use super::{LOG, key, show};
+use crate::log_files;
 use crate::store::{Maps, Space, StoreError, Usage, Visitor};
 
 /// Maps at one moment. As long as this is there, the store cannot be opened again, and what it has
@@ -42,7 +43,7 @@ impl Maps for DiskMaps {
             spaces: Space::ALL.map(|space| (space, self.keyspaces[space as usize].disk_space())),
             journal_bytes: journal_bytes
                 .map_err(|error| explain(&Place::folder(&self.path), error))?,
-            log_batches: 0,
+            log_bytes: log_files::taken_bytes(&self.path.join(LOG)),
         })
     }
 }

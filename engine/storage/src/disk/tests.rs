@@ -23,8 +23,12 @@ fn all(store: &DiskStore, space: Space) -> BTreeMap<Bytes, Bytes> {
 
 fn put(store: &mut DiskStore, number: u64, bytes: usize, sync: bool) -> Result<(), StoreError> {
     let mut batch = Batch::default();
-    batch.put(Space::Log, number.to_be_bytes().to_vec(), vec![number as u8; bytes]);
+    batch.put(Space::Retained, number.to_be_bytes().to_vec(), vec![number as u8; bytes]);
     store.write(batch, sync)
+}
+
+fn append(store: &mut DiskStore, number: u64, bytes: usize, sync: bool) -> Result<(), StoreError> {
+    store.append(number, &Bytes::from(vec![number as u8; bytes]), sync)
 }
 
 /// Starts this test again in a process of its own.
@@ -57,12 +61,12 @@ fn what_is_written_is_there_after_reopening() {
     store.write(batch, false).unwrap();
     for _ in 0..2 {
         assert_eq!(store.get(Space::Queue, b"a").unwrap(), None);
-        assert_eq!(store.get(Space::Log, b"a").unwrap().unwrap(), "log");
+        assert_eq!(store.get(Space::Session, b"a").unwrap().unwrap(), "session");
         assert_eq!(all(&store, Space::Queue).len(), 1);
         assert_eq!(all(&store, Space::Retained)[&b"a"[..]], "retained");
         store.reopen().unwrap();
     }
-    assert_eq!(store.usage().unwrap().log_batches, 2);
+    assert_eq!(store.usage().unwrap().log_bytes, 16 << 20);
 }
 
 #[test]
@@ -78,7 +82,7 @@ fn a_scan_begins_at_a_key_and_ends_when_it_is_told() {
         seen.push(value[0]);
         if value[0] == 5 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
-    store.scan(Space::Log, &from, &mut visit).unwrap();
+    store.scan(Space::Retained, &from, &mut visit).unwrap();
     assert_eq!(seen, [3, 4, 5]);
 }
 
@@ -130,8 +134,10 @@ fn a_process_that_is_killed_loses_nothing_that_was_written() {
     const TEST: &str = "a_process_that_is_killed_loses_nothing_that_was_written";
     if let Some((_, folder)) = role() {
         let mut store = DiskStore::open(folder, DiskOptions::default()).unwrap();
+        store.read_log(1, u64::MAX).unwrap();
         for number in 1.. {
             put(&mut store, number, 100 + number as usize * 7 % 9000, false).unwrap();
+            append(&mut store, number, 100 + number as usize * 7 % 9000, false).unwrap();
             println!("written {number}");
         }
     }
@@ -142,9 +148,14 @@ fn a_process_that_is_killed_loses_nothing_that_was_written() {
     let written = lines.map_while(Result::ok).filter_map(number).find(|&n| n == 500).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
-    let found = all(&store, Space::Log);
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    let found = all(&store, Space::Retained);
     assert!(found.len() as u64 >= written, "{} of {written}", found.len());
+    let log = store.read_log(1, u64::MAX).unwrap();
+    assert!(log.len() as u64 >= written, "{} of {written}", log.len());
+    for (number, batch) in log {
+        assert_eq!(batch.len(), 100 + number as usize * 7 % 9000);
+    }
     for (number, (key, value)) in (1u64..).zip(&found) {
         assert_eq!(key[..], number.to_be_bytes());
         assert_eq!(value.len(), 100 + number as usize * 7 % 9000);
@@ -184,11 +195,20 @@ fn a_full_disk_is_said_and_loses_nothing_and_works_again_when_there_is_room() {
     };
     for memtable in [1 << 20, 64 << 20] {
         let folder = mount.0.path().join(memtable.to_string());
-        let options = DiskOptions { log_memtable_bytes: memtable, ..DiskOptions::default() };
+        let options = DiskOptions {
+            memtable_bytes: memtable,
+            log_file_bytes: 1 << 20,
+            ..DiskOptions::default()
+        };
         let mut store = DiskStore::open(&folder, options).unwrap();
-        let mut written = 0;
+        store.read_log(1, u64::MAX).unwrap();
+        let (mut written, mut appended) = (0, 0);
         let error = loop {
-            match put(&mut store, written + 1, 100_000, true) {
+            let next = append(&mut store, appended + 1, 100_000, true);
+            match next.and_then(|()| {
+                appended += 1;
+                put(&mut store, written + 1, 100_000, true)
+            }) {
                 Ok(()) => written += 1,
                 Err(error) => break error,
             }
@@ -198,13 +218,16 @@ fn a_full_disk_is_said_and_loses_nothing_and_works_again_when_there_is_room() {
         // While there is no room, opening may fail, and says why.
         if let Err(error) = store.reopen() {
             assert!(matches!(error, StoreError::Full { .. }), "{error}");
-            assert!(store.get(Space::Log, &[0]).is_err());
+            assert!(store.get(Space::Retained, &[0]).is_err());
         }
         mount.resize("64m");
         store.reopen().unwrap();
-        let found = all(&store, Space::Log).len() as u64;
+        let found = all(&store, Space::Retained).len() as u64;
         assert!(found == written || found == written + 1, "{found} of {written}");
+        let log = store.read_log(1, appended + 1).unwrap();
+        assert_eq!(log.len() as u64, appended);
         put(&mut store, 1 << 40, 100_000, true).unwrap();
+        append(&mut store, appended + 1, 100_000, true).unwrap();
         drop(store);
         std::fs::remove_dir_all(&folder).unwrap();
         mount.resize("24m");

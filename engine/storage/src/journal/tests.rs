@@ -19,7 +19,7 @@ const ROUNDS: u64 = 120;
 /// Small enough that most of it goes through tables.
 const SMALL: DiskOptions = DiskOptions {
     cache_bytes: 1 << 20,
-    log_memtable_bytes: 20_000,
+    log_file_bytes: 64 << 10,
     memtable_bytes: 4000,
     journal_bytes_max: 64 << 20,
     worker_threads: 1,
@@ -53,9 +53,9 @@ fn fill_with(folder: &Path, batches: u64, bytes: usize, options: DiskOptions) ->
         let mut batch = Batch::default();
         let length = 20 + random(&mut state) as usize % bytes;
         let value: Vec<u8> = (0..length).map(|_| random(&mut state) as u8).collect();
-        batch.put(Space::Log, number.to_be_bytes().to_vec(), value);
+        batch.put(Space::Retained, number.to_be_bytes().to_vec(), value);
         if number % 3 == 2 {
-            batch.remove(Space::Log, (number / 3).to_be_bytes().to_vec());
+            batch.remove(Space::Retained, (number / 3).to_be_bytes().to_vec());
             let page = vec![number as u8; bytes * 2 / 3];
             batch.put(Space::Queue, random(&mut state).to_be_bytes().to_vec(), page);
         }

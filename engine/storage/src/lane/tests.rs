@@ -7,7 +7,8 @@ use petrel_proto::{PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicN
 use petrel_shard::Slot;
 use proptest::prelude::*;
 
-use petrel_shard::record::DeliveryRecord;
+use petrel_shard::Message;
+use petrel_shard::record::{DeliveryRecord, Provided, SessionRecord, Stored, SubscriptionRecord};
 
 use super::*;
 use crate::disk::{Alive, DiskOptions, DiskStore, Sweep};
@@ -17,7 +18,7 @@ use crate::memory::{Fault, MemoryStore};
 trait Breakable: Store {
     fn break_next(&mut self, _fault: Fault) {}
     fn mend(&mut self) {}
-    fn set_survival(&mut self, _thousandths: u32) {}
+    fn set_survival(&mut self, _maps: u32, _log: u32) {}
     /// The machine fails and starts again. False if all that was written has survived.
     fn crash(&mut self) -> bool;
 }
@@ -31,8 +32,8 @@ impl Breakable for MemoryStore {
         Self::mend(self);
     }
 
-    fn set_survival(&mut self, thousandths: u32) {
-        Self::set_survival(self, thousandths);
+    fn set_survival(&mut self, maps: u32, log: u32) {
+        Self::set_survival(self, maps, log);
     }
 
     fn crash(&mut self) -> bool {
@@ -182,11 +183,16 @@ enum Step {
     Fold,
     Fault {
         kind: u8,
-        survives: u32,
+        survives: (u32, u32),
     },
     Crash {
-        survives: u32,
+        survives: (u32, u32),
     },
+}
+
+/// How much of the maps and of the log survives, in thousandths.
+fn survival() -> impl Strategy<Value = (u32, u32)> {
+    (0u32..=1000, 0u32..=1000)
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -195,8 +201,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         20 => act.prop_map(|(session, what, pick)| Step::Act { session, what, pick }),
         4 => any::<bool>().prop_map(|urgent| Step::Commit { urgent }),
         6 => Just(Step::Fold),
-        1 => (0u8..3, 0u32..=1000).prop_map(|(kind, survives)| Step::Fault { kind, survives }),
-        1 => (0u32..=1000).prop_map(|survives| Step::Crash { survives }),
+        1 => (0u8..3, survival()).prop_map(|(kind, survives)| Step::Fault { kind, survives }),
+        1 => survival().prop_map(|survives| Step::Crash { survives }),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -418,13 +424,13 @@ impl<S: Breakable> Run<S> {
             }
             Step::Fault { kind, survives } => {
                 let kind = [Fault::Write, Fault::Sync, Fault::Full][usize::from(kind)];
-                self.lane().store_mut().set_survival(survives);
+                self.lane().store_mut().set_survival(survives.0, survives.1);
                 self.lane().store_mut().break_next(kind);
             }
             Step::Crash { survives } => {
                 let mut store = self.lane.take().unwrap().into_store();
                 store.mend();
-                store.set_survival(survives);
+                store.set_survival(survives.0, survives.1);
                 if !store.crash() {
                     self.durable = self.committed;
                 }
@@ -470,7 +476,7 @@ proptest! {
         let folder = tempfile::tempdir_in(folder).unwrap();
         // Small enough that some of it goes through tables.
         let options =
-            DiskOptions { memtable_bytes: 400, log_memtable_bytes: 4000, ..DiskOptions::default() };
+            DiskOptions { memtable_bytes: 400, log_file_bytes: 32 << 10, ..DiskOptions::default() };
         let alive = Alive::default();
         let sweep = Sweep { alive: alive.clone(), wall_clock: std::sync::Arc::new(|| 0) };
         let store = DiskStore::open_and_sweep(folder.path(), options, Some(sweep)).unwrap();

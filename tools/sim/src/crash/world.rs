@@ -185,7 +185,7 @@ impl World {
         for (index, lane) in std::mem::take(&mut self.lanes).into_iter().enumerate() {
             let mut store = lane.into_store();
             store.mend();
-            store.set_survival(self.rng.below(1001) as u32);
+            store.set_survival(self.rng.below(1001) as u32, self.rng.below(1001) as u32);
             store.crash();
             let clock = Clock { origin_ms: 1_000_000 + self.now_ms };
             let lane = Lane::open(store, clock, lane_settings(index as u16, count));
@@ -229,10 +229,10 @@ impl World {
             80..84 => {
                 let lane = self.rng.index(self.lanes.len());
                 let fault = *self.rng.pick(&[Fault::Write, Fault::Sync, Fault::Full]);
-                let survival = self.rng.below(1001) as u32;
+                let survival = [self.rng.below(1001) as u32, self.rng.below(1001) as u32];
                 self.say(|| format!("the disk of lane {lane} will fail: {fault:?}"));
                 let store = self.lanes[lane].store_mut();
-                store.set_survival(survival);
+                store.set_survival(survival[0], survival[1]);
                 store.break_next(fault);
                 Ok(())
             }

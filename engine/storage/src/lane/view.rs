@@ -1,0 +1,224 @@
+//! What the log and the maps say together.
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+
+use bytes::Bytes;
+use petrel_shard::record::{Provided, SessionRecord, Stored, SubscriptionRecord};
+use petrel_shard::{Incarnation, Message};
+
+use super::{Lane, LaneSettings, damaged};
+use crate::codec::{self, Unreadable, Waiting};
+use crate::page;
+use crate::store::{Space, Store, StoreError};
+use crate::view::View;
+use crate::window::{Backlog, session_key};
+
+/// A part of what waits for a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page {
+    /// In order.
+    pub messages: Vec<Stored>,
+    /// Places of what does not count, since its receipt was lost; of no use to anybody.
+    pub void: Vec<u64>,
+    /// Where to go on; `None` if nothing was left out.
+    pub next: Option<u64>,
+}
+
+impl<S: Store> Lane<S> {
+    /// What waits for a session at these places of its order. What has not been committed is not among
+    /// it.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn load(
+        &self,
+        incarnation: Incarnation,
+        places: Range<u64>,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<Page, StoreError> {
+        let none = Backlog::default();
+        let backlog = self.window.backlog(incarnation).unwrap_or(&none);
+        let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
+        let mut bytes = 0;
+        let mut broken = Ok(());
+        // Beyond this nothing has been looked at in the pages.
+        let mut seen_upto = u64::MAX;
+        let prefix = session_key(incarnation);
+        self.store.scan(Space::Queue, &prefix, &mut |key, value| {
+            if !key.starts_with(&prefix) || page::first(key) >= places.end {
+                return ControlFlow::Break(());
+            }
+            if waiting.len() > messages_max || bytes > bytes_max {
+                seen_upto = page::first(key);
+                return ControlFlow::Break(());
+            }
+            match page::read(value) {
+                Ok(entries) => {
+                    for (sequence, value) in entries {
+                        if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
+                            bytes += value.len();
+                            waiting.insert(sequence, value);
+                        }
+                    }
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    broken = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        broken?;
+        for (sequence, place) in backlog.live.from(places.start) {
+            if sequence >= places.end {
+                break;
+            }
+            let enough = waiting.len() > messages_max
+                && waiting.last_key_value().is_some_and(|(last, _)| *last < sequence);
+            if sequence >= seen_upto || enough {
+                break;
+            }
+            waiting.insert(sequence, self.window.value(place));
+        }
+        let (mut messages, mut void) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        let mut next = places.start;
+        for (sequence, value) in waiting {
+            if messages.len() == messages_max || bytes > bytes_max {
+                return Ok(Page { messages, void, next: Some(next) });
+            }
+            bytes += value.len();
+            next = sequence + 1;
+            match self.stored(incarnation, sequence, value)? {
+                Some(stored) => messages.push(stored),
+                None => void.push(sequence),
+            }
+        }
+        let more = seen_upto < places.end
+            || backlog.live.from(next).next().is_some_and(|(first, _)| first < places.end);
+        Ok(Page { messages, void, next: more.then_some(next) })
+    }
+
+    /// Reads what waits; `None` if it does not count, since its receipt was lost.
+    fn stored(
+        &self,
+        incarnation: Incarnation,
+        sequence: u64,
+        value: Bytes,
+    ) -> Result<Option<Stored>, StoreError> {
+        let what = |Unreadable { expected }| StoreError::Damaged {
+            what: format!(
+                "message {sequence} of session {:#x}: {expected} was expected",
+                incarnation.to_u64()
+            ),
+        };
+        let mut delivery = match codec::waiting(value, self.clock).map_err(what)? {
+            Waiting::Released => return Ok(Some(Stored { sequence, delivery: None })),
+            Waiting::Queued(delivery) => delivery,
+        };
+        if let Some(provided) = delivery.provided
+            && provided.stream.epoch() < self.epoch
+        {
+            if !self.counts(provided) {
+                return Ok(None);
+            }
+            delivery.provided = None;
+        }
+        Ok(Some(Stored { sequence, delivery: Some(delivery) }))
+    }
+
+    fn counts(&self, provided: Provided) -> bool {
+        self.settled.get(&provided.stream).is_some_and(|&upto| provided.number <= upto)
+    }
+
+    /// Shows what the log and the maps say together of a space, in the order of the keys.
+    pub(super) fn each(
+        &self,
+        space: Space,
+        visit: impl FnMut(&Bytes, &Bytes) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.window.merge(space, |show| self.store.scan(space, &[], show), visit)
+    }
+
+    /// Everything that has been committed, as it is now, for somebody else to read.
+    ///
+    /// *Cost*: nothing is copied or read.
+    ///
+    /// # Errors
+    /// The store fails; see [`Lane::recover`].
+    pub fn view(&self) -> Result<View, StoreError> {
+        let (first, batches) = self.window.batches();
+        let LaneSettings { lane, lanes, .. } = self.settings;
+        let maps = self.store.maps()?;
+        Ok(View { lane, lanes, epoch: self.epoch, maps, first, batches, _held: self.alive.hold() })
+    }
+
+    /// Shows every session.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn sessions(&self, mut visit: impl FnMut(SessionRecord)) -> Result<(), StoreError> {
+        self.each(Space::Session, |key, value| {
+            let incarnation = incarnation_of(key)?;
+            let session = codec::session(incarnation, value.clone(), self.clock);
+            visit(session.map_err(|unreadable| damaged(Space::Session, key, unreadable))?);
+            Ok(())
+        })
+    }
+
+    /// Shows every subscription, also of sessions that are over.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn subscriptions(
+        &self,
+        mut visit: impl FnMut(SubscriptionRecord),
+    ) -> Result<(), StoreError> {
+        self.each(Space::Subscription, |key, value| {
+            let incarnation = incarnation_of(key)?;
+            let bad = |unreadable| damaged(Space::Subscription, key, unreadable);
+            let (options, identifier) = codec::subscription(value).map_err(bad)?;
+            let filter = codec::filter(&key[8..]).map_err(bad)?;
+            visit(SubscriptionRecord { incarnation, filter, options, identifier });
+            Ok(())
+        })
+    }
+
+    /// Shows every QoS 2 message that was received and not released, also of sessions that are over.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn receipts(
+        &self,
+        mut visit: impl FnMut(Incarnation, petrel_proto::PacketId),
+    ) -> Result<(), StoreError> {
+        self.each(Space::Receipt, |key, _| {
+            let bad =
+                || damaged(Space::Receipt, key, Unreadable { expected: "a packet identifier" });
+            let number = key[8..].try_into().map(u16::from_be_bytes).map_err(|_| bad())?;
+            visit(incarnation_of(key)?, petrel_proto::PacketId::new(number).ok_or_else(bad)?);
+            Ok(())
+        })
+    }
+
+    /// Shows every retained message.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn retained(&self, mut visit: impl FnMut(Message)) -> Result<(), StoreError> {
+        self.each(Space::Retained, |key, value| {
+            let message = codec::message(value.clone(), self.clock);
+            visit(message.map_err(|unreadable| damaged(Space::Retained, key, unreadable))?);
+            Ok(())
+        })
+    }
+}
+
+pub(crate) fn incarnation_of(key: &[u8]) -> Result<Incarnation, StoreError> {
+    let bytes = key.first_chunk::<8>().ok_or_else(|| StoreError::Damaged {
+        what: format!("a key is too short for a session: {key:?}"),
+    })?;
+    Ok(Incarnation::from_u64(u64::from_be_bytes(*bytes)))
+}
