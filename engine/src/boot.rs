@@ -444,8 +444,8 @@ fn start_shards(
     }
     let (begun, mut ends, keeper) = match opened {
         None => (minds.iter().map(|_| Outbox::new()).collect(), Vec::new(), None),
-        Some(opened) => {
-            let begun = restore(config, &opened, &mut minds, &slots, clock)?;
+        Some(mut opened) => {
+            let begun = restore(config, &mut opened, &mut minds, &slots, clock)?;
             let (keeper, ends) =
                 keeper::start(opened.lanes, &bells, opened.sync_every, &opened.room)
                     .map_err(BootError::Shard)?;
@@ -525,21 +525,30 @@ fn open_storage(config: &Config, clock: Clock) -> Result<Option<storage::Opened>
 /// Brings back what was kept. Returns what the shards want done before they serve.
 fn restore(
     config: &Config,
-    opened: &storage::Opened,
+    opened: &mut storage::Opened,
     minds: &mut [Shard],
     slots: &SlotMap,
     clock: Clock,
 ) -> Result<Vec<Outbox>, BootError> {
     let path = config.storage.path.clone().unwrap_or_default();
     let begun_at = Instant::now();
-    let restored = petrel_storage::restore(&opened.lanes, minds, slots, clock.now())
+    let alive = std::mem::take(&mut opened.alive);
+    let lanes = &mut opened.lanes;
+    let restored = petrel_storage::restore_on_threads(lanes, alive, minds, slots, clock.now())
         .map_err(|error| BootError::Storage(path.clone(), error))?;
-    let outboxes = minds.iter_mut().map(|mind| {
+    let finish = |mind: &mut Shard| {
         let mut out = Outbox::new();
         mind.finish_restore(clock.now(), &mut out);
         out
+    };
+    let outboxes = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            minds.iter_mut().map(|mind| scope.spawn(move || finish(mind))).collect();
+        let end = |thread: std::thread::ScopedJoinHandle<'_, Outbox>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(end).collect()
     });
-    let outboxes = outboxes.collect();
     log::info(format_args!(
         "storage in {}: {} sessions, {} subscriptions and {} retained messages are back after {} ms",
         path.display(),

@@ -16,10 +16,10 @@ use crossbeam_channel::{
     Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError,
 };
 use petrel_net::Bell;
-use petrel_shard::input::Loaded;
+use petrel_shard::input::{Counted, Loaded};
 use petrel_shard::outbox::Load;
-use petrel_shard::{Outbox, ShardIndex};
-use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View};
+use petrel_shard::{Input, Outbox, ShardIndex};
+use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk};
 
 use crate::log;
 use crate::storage::Room;
@@ -45,6 +45,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const LOADS_MAX: usize = 64;
 /// How often who waits for a lane is asked whether to go on.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Messages that a lane counts at once: less than a millisecond, by which an order may be late.
+const COUNT_MAX: u32 = 512;
 
 /// What lanes say to shards without a message.
 #[derive(Debug)]
@@ -83,7 +85,13 @@ pub struct StorageEnd {
     board: Arc<Board>,
     /// By lane: how much of what it has kept is known here.
     seen: Vec<u64>,
-    answers: Receiver<Loaded>,
+    answers: Receiver<Answer>,
+}
+
+/// What a lane says to one shard.
+enum Answer {
+    Loaded(Loaded),
+    Counted(Counted),
 }
 
 impl std::fmt::Debug for StorageEnd {
@@ -124,6 +132,7 @@ pub fn start<S: Store + Send + 'static>(
             answers: answers.iter().map(|(sender, _)| sender.clone()).collect(),
             loads: VecDeque::new(),
             viewers: Vec::new(),
+            counting: Counting::new(bells.len()),
             sync_every,
             written_at: Instant::now(),
             synced_at: Instant::now(),
@@ -227,6 +236,9 @@ impl StorageEnd {
             let lane = self.ends.lane_of(load.incarnation.slot());
             self.send(lane, Order::Load(load));
         }
+        for count in out.counts.drain(..) {
+            self.send(usize::from(count.lane), Order::Count(count));
+        }
     }
 
     fn send(&mut self, lane: usize, order: Order) {
@@ -299,8 +311,11 @@ impl StorageEnd {
     }
 
     /// The next answer of a lane.
-    pub fn loaded(&mut self) -> Option<Loaded> {
-        self.answers.try_recv().ok()
+    pub fn answer(&mut self) -> Option<Input> {
+        Some(match self.answers.try_recv().ok()? {
+            Answer::Loaded(loaded) => Input::Loaded(Box::new(loaded)),
+            Answer::Counted(counted) => Input::Counted(Box::new(counted)),
+        })
     }
 
     /// True if a lane has said something that has not been heard.
@@ -323,6 +338,47 @@ impl StorageEnd {
     }
 }
 
+/// What a lane counts while it has nothing better to do, with half of its time at most.
+struct Counting {
+    walks: VecDeque<Walk>,
+    begun_at: Instant,
+    /// When the last piece ended, and for how long it is not followed by another.
+    piece_at: Instant,
+    rest: Duration,
+    /// Shards that have not asked for the last time.
+    shards: usize,
+    sessions: u64,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Counting {
+    fn new(shards: usize) -> Self {
+        let now = Instant::now();
+        let (sessions, messages, bytes) = (0, 0, 0);
+        let walks = VecDeque::new();
+        let rest = Duration::ZERO;
+        Self { walks, begun_at: now, piece_at: now, rest, shards, sessions, messages, bytes }
+    }
+
+    /// How long until there is something to count; `None` if there is nothing.
+    fn due(&self) -> Option<Duration> {
+        let due = || self.rest.saturating_sub(self.piece_at.elapsed());
+        (!self.walks.is_empty()).then(due)
+    }
+
+    /// Adds up what was counted. True if it was the last of all.
+    fn note(&mut self, counted: &Counted) -> bool {
+        for waits in &counted.waiting {
+            self.sessions += 1;
+            self.messages += waits.runs.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+            self.bytes += waits.bytes;
+        }
+        self.shards = self.shards.saturating_sub(usize::from(counted.count.last));
+        counted.count.last && self.shards == 0
+    }
+}
+
 /// A lane on its thread.
 struct Worker<S> {
     lane: Lane<S>,
@@ -330,11 +386,12 @@ struct Worker<S> {
     orders: Receiver<Order>,
     board: Arc<Board>,
     bells: Vec<Arc<Bell>>,
-    answers: Vec<Sender<Loaded>>,
+    answers: Vec<Sender<Answer>>,
     /// Questions that wait until what was asked before them is written.
     loads: VecDeque<Load>,
     /// Who waits for a view of everything, just so.
     viewers: Vec<mpsc::Sender<View>>,
+    counting: Counting,
     sync_every: Option<Duration>,
     written_at: Instant,
     synced_at: Instant,
@@ -373,6 +430,7 @@ impl<S: Store> Worker<S> {
                 0 => self.sync_every.unwrap_or(Duration::from_secs(1)),
                 _ => IDLE_WRITE.saturating_sub(self.written_at.elapsed()),
             };
+            let wait = self.counting.due().map_or(wait, |due| wait.min(due));
             match self.orders.recv_timeout(wait) {
                 Ok(order) => self.obey(order),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -409,6 +467,7 @@ impl<S: Store> Worker<S> {
             }
             Order::Load(load) => self.loads.push_back(load),
             Order::View(viewer) => self.viewers.push(viewer),
+            Order::Count(count) => self.counting.walks.push_back(Walk::new(count)),
         }
     }
 
@@ -450,7 +509,7 @@ impl<S: Store> Worker<S> {
             let Page { messages, void, next } = page;
             let loaded = Loaded { load, messages, void, next };
             // A shard that has ended asks for nothing.
-            let _ = self.answers[shard].send(loaded);
+            let _ = self.answers[shard].send(Answer::Loaded(loaded));
             self.bells[shard].ring();
         }
         if self.lane.wants_folding() {
@@ -459,6 +518,42 @@ impl<S: Store> Worker<S> {
         if self.sync_every.is_some_and(|every| self.synced_at.elapsed() >= every) {
             self.lane.sync()?;
             self.synced_at = Instant::now();
+        }
+        if self.counting.due().is_some_and(|due| due.is_zero()) { self.count() } else { Ok(()) }
+    }
+
+    /// Counts some of what waits from before this process.
+    fn count(&mut self) -> Result<(), StoreError> {
+        let begun_at = Instant::now();
+        let Some(walk) = self.counting.walks.front_mut() else { return Ok(()) };
+        let is_done = match self.lane.count(walk, COUNT_MAX) {
+            Err(StoreError::Damaged { what }) => {
+                log::error(format_args!(
+                    "storage lane {}: the data is damaged: {what}; nobody knows how much waits for \
+                     a session",
+                    self.index
+                ));
+                walk.pass();
+                false
+            }
+            result => result?,
+        };
+        (self.counting.piece_at, self.counting.rest) = (Instant::now(), begun_at.elapsed());
+        if is_done && let Some(walk) = self.counting.walks.pop_front() {
+            let counted = walk.finish();
+            if self.counting.note(&counted) {
+                let Counting { begun_at, sessions, messages, bytes, .. } = &self.counting;
+                log::info(format_args!(
+                    "storage lane {}: all that waits has been counted after {} ms: {messages} \
+                     messages, {bytes} bytes, for {sessions} sessions",
+                    self.index,
+                    begun_at.elapsed().as_millis()
+                ));
+            }
+            let shard = usize::from(counted.count.shard.0);
+            // A shard that has ended asks for nothing.
+            let _ = self.answers[shard].send(Answer::Counted(counted));
+            self.bells[shard].ring();
         }
         Ok(())
     }

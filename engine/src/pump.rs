@@ -333,8 +333,8 @@ impl Pump {
         if let Some(upto) = storage.kept() {
             self.feed(Input::Kept { upto });
         }
-        while let Some(loaded) = self.parts.storage.as_mut().and_then(StorageEnd::loaded) {
-            self.feed(Input::Loaded(Box::new(loaded)));
+        while let Some(answer) = self.parts.storage.as_mut().and_then(StorageEnd::answer) {
+            self.feed(answer);
             if self.is_full() {
                 self.carry_out();
             }

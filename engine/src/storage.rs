@@ -23,6 +23,8 @@ const HASH_KEY: &str = "hash key";
 pub struct Opened {
     /// Its lanes, which this process has begun to use.
     pub lanes: Vec<Lane<DiskStore>>,
+    /// By lane: what its store asks for the sessions that there are.
+    pub alive: Vec<Alive>,
     /// What shards must know of it.
     pub keeping: Keeping,
     /// The key of all keyed hashes: hashes of clients are kept with their messages.
@@ -62,9 +64,6 @@ pub fn open(
     let (mut lanes, alive): (Vec<_>, Vec<_>) = lanes.into_iter().unzip();
     let epoch = petrel_storage::begin(&mut lanes)?;
     let mut hash_key = fresh;
-    for (lane, alive) in lanes.iter_mut().zip(alive) {
-        lane.sweep(alive)?;
-    }
     if let [first, ..] = &mut lanes[..] {
         match first.note(HASH_KEY)? {
             Some(bytes) => {
@@ -83,7 +82,7 @@ pub fn open(
         .then(|| Duration::from_millis(u64::from(config.sync_interval_ms)));
     let keeping = Keeping { epoch, lanes: count };
     let room = Room { path: path.clone(), limit_bytes: config.disk_limit_bytes };
-    Ok(Some(Opened { lanes, keeping, hash_key, sync_every, room }))
+    Ok(Some(Opened { lanes, alive, keeping, hash_key, sync_every, room }))
 }
 
 /// How much of a disk may be taken.

@@ -85,6 +85,8 @@ pub enum Input {
     },
     /// The answer to a [`crate::outbox::Load`].
     Loaded(Box<Loaded>),
+    /// The answer to a [`crate::outbox::Count`].
+    Counted(Box<Counted>),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the
@@ -112,6 +114,27 @@ pub struct Loaded {
     pub void: Vec<u64>,
     /// Where to go on; `None` if nothing waits behind them that had been recorded before the question.
     pub next: Option<u64>,
+}
+
+/// How much waits for some sessions from before this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    /// The question.
+    pub count: crate::outbox::Count,
+    /// Those for which anything is kept, in order.
+    pub waiting: Vec<Waits>,
+}
+
+/// How much waits for one session from before this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waits {
+    /// Which.
+    pub incarnation: crate::record::Incarnation,
+    /// Bytes of all its messages, as a queue counts them.
+    pub bytes: u64,
+    /// Their places, as first places and counts, in order. None if what is kept does not count, since
+    /// its receipt was lost.
+    pub runs: Vec<(u64, u32)>,
 }
 
 /// What an authentication method says to one step of an exchange.

@@ -176,6 +176,17 @@ impl Keep {
         self.keeping.is_some()
     }
 
+    /// Into how many lanes the storage is divided; 0 if there is none.
+    pub(crate) fn lanes(&self) -> u16 {
+        self.keeping.map_or(0, |keeping| keeping.lanes)
+    }
+
+    /// What keeps a session.
+    pub(crate) fn lane_of(&self, incarnation: Incarnation) -> usize {
+        let lanes = self.keeping.map_or(1, |keeping| keeping.lanes.max(1));
+        usize::from(incarnation.slot().0 % lanes)
+    }
+
     /// A name for a session that begins.
     pub(crate) fn begin_life(&mut self, slot: Slot) -> Option<Incarnation> {
         let keeping = self.keeping?;

@@ -33,6 +33,8 @@ pub struct Outbox {
     /// Questions for what is kept; each is answered by [`crate::Input::Loaded`], after everything that
     /// was recorded before it.
     pub loads: Vec<Load>,
+    /// Questions for how much waits; each is answered by [`crate::Input::Counted`].
+    pub counts: Vec<Count>,
     /// What happened, for logs and counters.
     pub events: Vec<Event>,
     arena: BytesMut,
@@ -70,6 +72,7 @@ impl Outbox {
             && self.questions.is_empty()
             && self.records.is_empty()
             && self.loads.is_empty()
+            && self.counts.is_empty()
             && self.events.is_empty()
     }
 
@@ -87,6 +90,7 @@ impl Outbox {
         self.questions.clear();
         self.records.clear();
         self.loads.clear();
+        self.counts.clear();
         self.urgent = false;
         self.events.clear();
     }
@@ -155,6 +159,21 @@ pub struct Load {
     pub messages_max: usize,
     /// No more once they have this many bytes.
     pub bytes_max: usize,
+}
+
+/// Asks how much waits for sessions from before this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Count {
+    /// Who asks.
+    pub shard: ShardIndex,
+    /// The lane that keeps them.
+    pub lane: u16,
+    /// Whose messages, in the order of the lane.
+    pub sessions: Vec<Incarnation>,
+    /// What this process has queued has this place or a later one, and does not count.
+    pub before: u64,
+    /// The shard will not ask this lane again.
+    pub last: bool,
 }
 
 /// A question to whoever owns the authentication methods.

@@ -1,6 +1,5 @@
 //! Sessions where they are kept: what is recorded of them, and how they come back after a restart.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use petrel_proto::{PacketId, Will};
@@ -11,6 +10,7 @@ use crate::keep::Then;
 use crate::message::will_message;
 use crate::peer::PeerMessage;
 use crate::record::{Incarnation, Record, SessionRecord, SubscriptionRecord};
+use crate::restored::Restored;
 use crate::retained::Room;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, PendingWill, Session, SharedSubscription};
@@ -18,15 +18,19 @@ use crate::shard::{Shard, Turn};
 use crate::timers::Tick;
 use crate::{Message, Now, Outbox, Slot};
 
-/// What is only known while sessions come back.
+/// What is only known while sessions come back, and until what waits for them has been counted.
 #[derive(Debug, Default)]
 pub(crate) struct Restoring {
-    /// The places of the sessions.
-    places: HashMap<Incarnation, u32>,
+    /// The positions of the sessions.
+    pub(crate) places: Restored,
     /// Those of which nothing comes back but a will.
     over: Vec<SessionRecord>,
     /// Wills that were published, and may have been lost.
     leaving: Vec<(Incarnation, Will)>,
+    /// By lane: the sessions of the question that has not been answered.
+    pub(crate) asked: Vec<Vec<(Incarnation, u32)>>,
+    /// Lanes that have not counted everything.
+    pub(crate) uncounted: u16,
 }
 
 impl Shard {
@@ -164,13 +168,22 @@ impl Shard {
         }
         let mut kept = Kept::new(record.incarnation, true, self.keep.first_sequence());
         // Whether anything waits is found out when the client comes, or asked for at leisure.
-        kept.stored_from = 0;
+        (kept.stored_from, kept.uncounted_from) = (0, 0);
         session.kept = Some(Box::new(kept));
         let index = self.sessions.insert(session);
         let hash = self.key.hash(record.client_id.as_bytes());
         let (key, sessions) = (&self.key, &self.sessions);
         self.by_client.insert(hash, index, |other| client_hash(key, sessions, other));
-        self.restoring.places.insert(record.incarnation, index);
+        self.restoring.places.insert(
+            self.keep.lane_of(record.incarnation),
+            record.incarnation,
+            index,
+        );
+    }
+
+    /// The position of a session that was brought back.
+    fn restored(&mut self, incarnation: Incarnation) -> Option<u32> {
+        self.restoring.places.find(self.keep.lane_of(incarnation), incarnation)
     }
 
     /// Takes back a session that was restored, since a later one of its client is there.
@@ -191,12 +204,12 @@ impl Shard {
         let (key, sessions) = (&self.key, &self.sessions);
         self.by_client.remove(hash, index, |other| client_hash(key, sessions, other));
         self.sessions.remove(index);
-        self.restoring.places.remove(&incarnation);
+        self.restoring.places.remove(self.keep.lane_of(incarnation), incarnation);
     }
 
     /// Brings back a subscription of a session that was brought back; of another it does nothing.
     pub fn restore_subscription(&mut self, record: &SubscriptionRecord) {
-        let Some(&index) = self.restoring.places.get(&record.incarnation) else { return };
+        let Some(index) = self.restored(record.incarnation) else { return };
         match record.filter.shared() {
             None => {
                 self.add_subscription(index, &record.filter, record.options, record.identifier);
@@ -217,7 +230,7 @@ impl Shard {
 
     /// Brings back that a QoS 2 message was received and not released ([MQTT5-4.1.0-1]).
     pub fn restore_receipt(&mut self, incarnation: Incarnation, packet_id: PacketId) {
-        let Some(&index) = self.restoring.places.get(&incarnation) else { return };
+        let Some(index) = self.restored(incarnation) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = self.flows.of(&mut session.flow);
         if let Err(at) = flow.find_incoming(packet_id) {
@@ -240,9 +253,9 @@ impl Shard {
     /// was away, or with it, is over now.
     pub fn finish_restore(&mut self, now: Now, out: &mut Outbox) {
         let turn = &mut Turn { now_ms: now.mono_ms, out };
-        let Restoring { over, leaving, places } = std::mem::take(&mut self.restoring);
-        for (incarnation, will) in leaving {
-            let Some(&index) = places.get(&incarnation) else { continue };
+        let over = std::mem::take(&mut self.restoring.over);
+        for (incarnation, will) in std::mem::take(&mut self.restoring.leaving) {
+            let Some(index) = self.restored(incarnation) else { continue };
             self.publish_again(turn, index, will);
         }
         let all: Vec<u32> = self.sessions.iter().map(|(index, _)| index).collect();
@@ -266,6 +279,7 @@ impl Shard {
             let needs = self.keep.needs(since);
             self.after(turn, &needs, Then::Ended(record.incarnation));
         }
+        self.begin_counting(turn);
     }
 
     /// Publishes a will that was published before, and may have been lost.

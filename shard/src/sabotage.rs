@@ -74,6 +74,10 @@ pub enum Sabotage {
     RetainedUnrecorded,
     /// A message that waits is not recorded if its session is away.
     OfflineUnrecorded,
+    /// What waits from before the process is never counted.
+    CountForgotten,
+    /// What has come into memory already is counted again.
+    CountedTwice,
     /// Each message asks for memory once more; seen by counters, not by a client.
     AllocationPerMessage,
     /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
@@ -117,7 +121,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 12] = [
+        pub const ALL_OF_KEEPING: [Self; 14] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -130,6 +134,8 @@ mod switch {
             Self::WillUnrestored,
             Self::RetainedUnrecorded,
             Self::OfflineUnrecorded,
+            Self::CountForgotten,
+            Self::CountedTwice,
         ];
     }
 

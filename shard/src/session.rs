@@ -67,7 +67,10 @@ pub(crate) struct Kept {
     pub(crate) next_sequence: u64,
     /// From this place on, what waits is not in memory; `u64::MAX` if all is.
     pub(crate) stored_from: u64,
-    /// Messages that wait and are not in memory, and their bytes, as far as is known.
+    /// From this place on, what waits from before this process has not been counted; `u64::MAX` if all
+    /// has been. See [`crate::count`].
+    pub(crate) uncounted_from: u64,
+    /// Messages that wait and are not in memory, and their bytes, as far as they have been counted.
     pub(crate) stored: u32,
     pub(crate) stored_bytes: u64,
     /// What is not in memory was sent before, up to this place.
@@ -94,6 +97,11 @@ impl Kept {
                 _ => runs.push_back((sequence, 1)),
             }
         }
+    }
+
+    /// The first place of what is not in memory, where places are known.
+    pub(crate) fn oldest_run(&self) -> Option<u64> {
+        self.runs.as_deref()?.front().map(|(first, _)| *first)
     }
 
     /// What is not in memory begins at a place now.
@@ -134,6 +142,7 @@ impl Kept {
             loading: false,
             next_sequence,
             stored_from: u64::MAX,
+            uncounted_from: u64::MAX,
             stored: 0,
             stored_bytes: 0,
             sent_upto: 0,

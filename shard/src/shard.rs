@@ -144,6 +144,7 @@ impl Shard {
             Input::Verdict { conn, verdict } => self.on_verdict(turn, conn, verdict),
             Input::Kept { upto } => self.on_kept(turn, upto),
             Input::Loaded(loaded) => self.on_loaded(turn, *loaded),
+            Input::Counted(counted) => self.on_counted(turn, *counted),
             Input::Timer => self.on_timer(turn),
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),

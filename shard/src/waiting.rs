@@ -206,6 +206,7 @@ impl Shard {
         let Loaded { load, messages, void, next } = loaded;
         let Some(index) = self.resolve(load.session) else { return };
         let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
+        let with_runs = self.limits().session_queue_full == QueueFull::DropOldest;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let is_online = session.is_online();
         let Some(kept) = session.kept_whole() else { return };
@@ -222,25 +223,38 @@ impl Shard {
             None if kept.next_sequence == load.upto => u64::MAX,
             None => load.upto,
         };
+        // What has made room since the question is among the answer.
+        let oldest = if with_runs { kept.oldest_run().unwrap_or(u64::MAX) } else { 0 };
         kept.forget_runs_before(kept.stored_from);
         let sent_upto = kept.sent_upto;
+        let counted_before = kept.uncounted_from;
+        if counted_before < u64::MAX {
+            // What has come into memory is not counted any more.
+            kept.uncounted_from = counted_before.max(kept.stored_from);
+        }
+        let first_sequence = self.keep.first_sequence();
         let mut released = Vec::new();
         for Stored { sequence, delivery } in messages {
             let Some(session) = self.sessions.get_mut(index) else { return };
             let Some(kept) = session.kept_whole() else { return };
-            kept.stored = kept.stored.saturating_sub(1);
+            let is_counted = sequence < counted_before || sequence >= first_sequence;
+            if is_counted && sequence < oldest {
+                continue;
+            }
+            kept.stored = kept.stored.saturating_sub(u32::from(is_counted));
             let Some(record) = delivery else {
                 released.extend(identifier_of(sequence).map(|id| (sequence, id)));
                 continue;
             };
             let bytes = record.message.cost_bytes() as u64;
-            kept.stored_bytes = kept.stored_bytes.saturating_sub(bytes);
+            kept.stored_bytes =
+                kept.stored_bytes.saturating_sub(if is_counted { bytes } else { 0 });
             let mut delivery =
                 Delivery::new(record.message, (record.qos, record.retain), record.identifiers);
             delivery.stored = record.stored;
             let flow = self.flows.of(&mut session.flow);
             let inflight = flow.inflight.len() + flow.queue.len();
-            let earlier = sequence < self.keep.first_sequence() && inflight < inflight_max;
+            let earlier = sequence < first_sequence && inflight < inflight_max;
             let resent = earlier || sequence <= sent_upto;
             delivery.place = Place::new(sequence, true, resent);
             if delivery.qos == Qos::ExactlyOnce

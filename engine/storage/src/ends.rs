@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 
-use petrel_shard::outbox::Load;
+use petrel_shard::outbox::{Count, Load};
 use petrel_shard::{Record, ShardIndex};
 
 use crate::view::View;
@@ -26,6 +26,8 @@ pub enum Order {
     Load(Load),
     /// Give this what is kept when everything before it is.
     View(Sender<View>),
+    /// Answer this at leisure.
+    Count(Count),
 }
 
 /// Splits the records of one shard between lanes and joins their answers.

@@ -9,6 +9,7 @@
 //! A lane is driven from outside, one call at a time, and has no thread and no clock of its own; so
 //! it runs under the simulator over a disk that fails.
 
+mod count;
 mod fold;
 mod view;
 mod write;
@@ -21,6 +22,7 @@ use hashbrown::HashMap;
 use petrel_shard::record::{Record, Stream};
 use petrel_shard::{Incarnation, ShardIndex};
 
+pub use self::count::Walk;
 pub use self::view::Page;
 pub(crate) use self::view::incarnation_of;
 use self::write::write_record;
@@ -92,6 +94,8 @@ pub struct Lane<S> {
     settled: Arc<HashMap<Stream, u64>>,
     /// Says to the store whose keys may be dropped.
     alive: Alive,
+    /// The session of which a part has been counted, while its pages stay as they are.
+    counting: Option<Incarnation>,
 }
 
 impl<S: Store> Lane<S> {
@@ -118,6 +122,7 @@ impl<S: Store> Lane<S> {
             streams: HashMap::new(),
             settled: Arc::default(),
             alive: Alive::default(),
+            counting: None,
         };
         lane.check_origin()?;
         lane.read_log(u64::MAX)?;
@@ -181,10 +186,19 @@ impl<S: Store> Lane<S> {
     /// # Errors
     /// The store fails or is damaged.
     pub fn sweep(&mut self, alive: Alive) -> Result<(), StoreError> {
-        // What is over must be over after any failure.
-        self.sync()?;
         let mut sessions = Vec::new();
         self.sessions(|session| sessions.push(session.incarnation))?;
+        self.sweep_of(sessions, alive)
+    }
+
+    /// The same, where all sessions have been read already and nothing has been written since.
+    pub(crate) fn sweep_of(
+        &mut self,
+        mut sessions: Vec<Incarnation>,
+        alive: Alive,
+    ) -> Result<(), StoreError> {
+        // What is over must be over after any failure.
+        self.sync()?;
         let gathered = self.gathered.iter().flatten();
         sessions.extend(gathered.filter_map(|record| match record {
             Record::Session(session) => Some(session.incarnation),
@@ -371,6 +385,7 @@ impl<S: Store> Lane<S> {
         // What a failed synchronisation has left may be read again and yet not be on the disk.
         let below = self.unsynced.first().map_or(self.window.next(), |(number, _)| *number);
         self.store.reopen()?;
+        self.counting = None;
         self.read_log(below)?;
         for (_, bytes) in &self.unsynced {
             self.window.push(bytes.clone(), true)?;

@@ -135,6 +135,7 @@ impl<S: Store> Lane<S> {
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
+        self.counting.take_if(|counting| *counting == incarnation);
         let Backlog { live, gone, overlaps } = backlog;
         let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
         let mut replaced = Vec::new();

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use petrel_proto::{PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicName};
 use petrel_shard::Slot;
+use petrel_shard::input::Counted;
+use petrel_shard::outbox::Count;
 use proptest::prelude::*;
 
 use petrel_shard::Message;
@@ -381,6 +383,41 @@ impl<S: Breakable> Run<S> {
         assert!(found == expected, "{}", found.difference(&expected));
     }
 
+    /// Begins to count what waits, but for the newest places.
+    fn begin_count(&mut self) -> Walk {
+        let ids = self.author.known.sessions.keys();
+        let mut walk = Walk::new(Count {
+            shard: ShardIndex(0),
+            lane: 0,
+            sessions: ids.map(|&id| Incarnation::from_u64(id)).collect(),
+            before: 1 + self.author.sequence * 3 / 4,
+            last: true,
+        });
+        for _ in 0..self.page {
+            self.lane().count(&mut walk, 1).unwrap();
+        }
+        walk
+    }
+
+    /// Counts the rest, and compares.
+    fn end_count(&mut self, mut walk: Walk) {
+        let piece = self.page as u32;
+        while !self.lane().count(&mut walk, piece).unwrap() {}
+        let Counted { count, waiting } = walk.finish();
+        let model = self.model(self.committed);
+        for session in &count.sessions {
+            let id = session.to_u64();
+            let expected: Vec<_> = model.waiting.range((id, 0)..(id, count.before)).collect();
+            let found = waiting.iter().find(|waits| waits.incarnation == *session);
+            let places = found.iter().flat_map(|waits| &waits.runs);
+            let places = places.flat_map(|&(first, count)| first..first + u64::from(count));
+            assert!(places.eq(expected.iter().map(|((_, place), _)| *place)), "{found:?}");
+            let bytes = expected.iter().filter_map(|(_, delivery)| delivery.as_ref());
+            let bytes: usize = bytes.map(|delivery| delivery.message.cost_bytes()).sum();
+            assert_eq!(found.map_or(0, |waits| waits.bytes), bytes as u64);
+        }
+    }
+
     fn committed(&mut self, urgent: bool, sync: SyncLevel) {
         self.committed = self.told.len();
         self.commits.push(self.committed);
@@ -415,12 +452,14 @@ impl<S: Breakable> Run<S> {
                 self.compare();
             }
             Step::Fold => {
+                let begun = self.begin_count();
                 if self.lane().fold().is_err() {
                     self.lane().store_mut().mend();
                     self.lane().recover().unwrap();
                     self.durable = self.committed;
                 }
                 self.compare();
+                self.end_count(begun);
             }
             Step::Fault { kind, survives } => {
                 let kind = [Fault::Write, Fault::Sync, Fault::Full][usize::from(kind)];

@@ -102,7 +102,7 @@ impl<S: Store> Lane<S> {
     }
 
     /// Reads what waits; `None` if it does not count, since its receipt was lost.
-    fn stored(
+    pub(super) fn stored(
         &self,
         incarnation: Incarnation,
         sequence: u64,

@@ -28,6 +28,8 @@ pub struct Published {
 pub struct Oracle {
     pub published: BTreeMap<MessageId, Published>,
     pub arrivals: u64,
+    /// Queues are soon full: what is dropped at first may come when it is published again.
+    pub tight: bool,
 }
 
 impl Oracle {
@@ -65,7 +67,8 @@ impl Oracle {
             return Err(violated!("crash", "{} got {id:?} {times} times", client.name));
         }
         // What was published before the subscription may come again, and late.
-        if is_first && !published.uncertain && client.subscribed && published.at > client.since {
+        let counts = client.subscribed && published.at > client.since && !self.tight;
+        if is_first && !published.uncertain && counts {
             self.check_order(client, id, qos, published)?;
         }
         Ok(())
@@ -94,6 +97,9 @@ impl Oracle {
 
     /// At the end, when everybody is connected and nothing moves.
     pub fn check_end(&self, clients: &[Client]) -> Checked {
+        if self.tight {
+            return Ok(());
+        }
         for client in clients.iter().filter(|client| client.habits.lasting) {
             let Some(wants) = client.habits.subscribes else { continue };
             for (id, published) in &self.published {

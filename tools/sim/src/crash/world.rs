@@ -9,15 +9,17 @@ use petrel_proto::{
     ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
     Version, Will, decode,
 };
-use petrel_shard::input::Loaded;
+use petrel_shard::input::{Counted, Loaded};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::outbox::Load;
 use petrel_shard::{
-    ConnId, Input, Interest, Keeping, Limits, Now, Origin, Outbox, PeerMessage, Shard, ShardConfig,
-    ShardIndex, SlotMap,
+    ConnId, Input, Interest, Keeping, Limits, Now, Origin, Outbox, PeerMessage, QueueFull, Shard,
+    ShardConfig, ShardIndex, SlotMap,
 };
 use petrel_storage::memory::{Fault, MemoryStore};
-use petrel_storage::{Clock, Ends, Lane, LaneSettings, Order, Page, SyncLevel, begin, restore};
+use petrel_storage::{
+    Clock, Ends, Lane, LaneSettings, Order, Page, SyncLevel, Walk, begin, restore,
+};
 
 use super::client::{Client, Habits, MessageId, Unfinished, Wants};
 use super::oracle::{Oracle, Published};
@@ -52,9 +54,12 @@ struct Process {
     channels: Vec<VecDeque<Order>>,
     /// By lane: questions that wait for the next commit.
     loads: Vec<Vec<Load>>,
+    /// By lane: questions for how much waits.
+    walks: Vec<VecDeque<Walk>>,
     /// Answers that have not reached their shards: shard, lane, position.
     marks: VecDeque<(u16, usize, u64)>,
     answers: VecDeque<Loaded>,
+    counted: VecDeque<Counted>,
     slots: SlotMap,
     conns: BTreeMap<(u16, ConnId), usize>,
     next_conn: u32,
@@ -73,6 +78,7 @@ struct World {
     clients: Vec<Client>,
     oracle: Oracle,
     crashes: u32,
+    limits: Limits,
 }
 
 /// Runs a seed to its end or to the first broken rule. Returns the number of messages and crashes.
@@ -102,6 +108,7 @@ impl World {
         let mut rng = Rng::new(settings.seed.wrapping_add(1 << 62));
         let lanes = 1 + rng.below(2) as u16;
         let clients = clients(&mut rng);
+        let limits = limits(&mut rng);
         let mut opened = Vec::new();
         for lane in 0..lanes {
             let settings = lane_settings(lane, lanes);
@@ -118,8 +125,9 @@ impl World {
             failed: vec![false; opened.len()],
             lanes: opened,
             clients,
-            oracle: Oracle::default(),
+            oracle: Oracle { tight: is_tight(&limits), ..Oracle::default() },
             crashes: 0,
+            limits,
         };
         world.boot()?;
         Ok(world)
@@ -149,7 +157,7 @@ impl World {
                 let config = ShardConfig {
                     index: ShardIndex(index),
                     slots: slots.clone(),
-                    limits: Limits::default(),
+                    limits: self.limits.clone(),
                     auth_methods: Vec::new(),
                     seed: u64::from(index),
                     hash_key,
@@ -273,11 +281,13 @@ impl World {
     /// Something moves between shards and lanes.
     fn storage_step(&mut self) -> Checked {
         let lane = self.rng.index(self.lanes.len());
-        match self.rng.below(10) {
+        match self.rng.below(12) {
             0..4 => self.take_order(lane),
             4..6 => self.commit(lane)?,
             6 => self.fold(lane)?,
             7 | 8 => return self.deliver_mark(),
+            9 => self.count(lane)?,
+            10 => return self.deliver_count(),
             _ => return self.deliver_answer(),
         }
         Ok(())
@@ -294,6 +304,7 @@ impl World {
             Some(Order::Load(load)) => self.process.loads[lane].push(load),
             // No shard asks for that.
             Some(Order::View(_)) => {}
+            Some(Order::Count(count)) => self.process.walks[lane].push_back(Walk::new(count)),
             None => {}
         }
     }
@@ -329,6 +340,25 @@ impl World {
             self.failed[lane] = self.lanes[lane].fold().is_err();
         }
         Ok(())
+    }
+
+    /// A lane counts a little of what waits.
+    fn count(&mut self, lane: usize) -> Checked {
+        if self.failed[lane] {
+            return Ok(());
+        }
+        let most = 1 + self.rng.below(8) as u32;
+        let Some(walk) = self.process.walks[lane].front_mut() else { return Ok(()) };
+        if self.lanes[lane].count(walk, most).map_err(|error| storage(&error))? {
+            let walk = self.process.walks[lane].pop_front();
+            self.process.counted.extend(walk.map(Walk::finish));
+        }
+        Ok(())
+    }
+
+    fn deliver_count(&mut self) -> Checked {
+        let Some(counted) = self.process.counted.pop_front() else { return Ok(()) };
+        self.feed(counted.count.shard.0, Input::Counted(Box::new(counted)))
     }
 
     fn answer_loads(&mut self, lane: usize) -> Checked {
@@ -387,6 +417,9 @@ impl World {
             let lane = self.process.ends[at].lane_of(load.incarnation.slot());
             self.process.channels[lane].push_back(Order::Load(load));
         }
+        for count in out.counts.drain(..) {
+            self.process.channels[usize::from(count.lane)].push_back(Order::Count(count));
+        }
         for (to, message) in out.peers.drain(..) {
             self.process.rings.entry((shard, to.0)).or_default().push_back(message);
         }
@@ -419,8 +452,10 @@ impl Process {
             rings: BTreeMap::new(),
             channels: (0..lanes).map(|_| VecDeque::new()).collect(),
             loads: (0..lanes).map(|_| Vec::new()).collect(),
+            walks: (0..lanes).map(|_| VecDeque::new()).collect(),
             marks: VecDeque::new(),
             answers: VecDeque::new(),
+            counted: VecDeque::new(),
             slots,
             conns: BTreeMap::new(),
             next_conn: 0,
@@ -463,6 +498,20 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
     clients
 }
 
+fn is_tight(limits: &Limits) -> bool {
+    limits.session_queue_messages < Limits::default().session_queue_messages
+}
+
+/// Some worlds have queues that are soon full.
+fn limits(rng: &mut Rng) -> Limits {
+    let mut limits = Limits::default();
+    if rng.percent(30) {
+        limits.session_queue_messages = 4 + rng.below(12) as u32;
+        limits.session_queue_full = *rng.pick(&[QueueFull::DropNewest, QueueFull::DropOldest]);
+    }
+    limits
+}
+
 fn will_id(client: usize, number: u32) -> MessageId {
     MessageId { publisher: WILL_PUBLISHER + client as u8, number }
 }
@@ -473,3 +522,4 @@ fn topic_name(topic: u8) -> TopicName {
 }
 
 mod act;
+mod audit;

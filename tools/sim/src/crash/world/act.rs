@@ -18,7 +18,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, at: usize, clean: bool) -> Checked {
+    pub(super) fn connect(&mut self, at: usize, clean: bool) -> Checked {
         let step = self.step;
         let client = &mut self.clients[at];
         let clean = clean || client.clean || !client.habits.lasting;
@@ -85,7 +85,7 @@ impl World {
         self.feed(shard, Input::Packet { conn, packet })
     }
 
-    fn send(&mut self, at: usize, packet: Packet) -> Checked {
+    pub(super) fn send(&mut self, at: usize, packet: Packet) -> Checked {
         let Some((shard, conn)) = self.clients[at].conn else { return Ok(()) };
         self.feed(shard, Input::Packet { conn, packet })
     }
@@ -268,6 +268,7 @@ impl World {
         for client in &mut self.clients {
             client.habits.publishes = false;
         }
+        self.audit()?;
         let mut quiet = 0;
         for _ in 0..20_000 {
             if quiet > 3 {
@@ -318,9 +319,11 @@ impl World {
                 self.commit(lane)?;
             }
             self.fold(lane)?;
+            self.count(lane)?;
         }
         self.deliver_mark()?;
         self.deliver_answer()?;
+        self.deliver_count()?;
         for shard in 0..self.process.shards.len() as u16 {
             self.carry_out(shard)?;
         }
@@ -348,6 +351,8 @@ impl World {
             + promises
             + process.marks.len()
             + process.answers.len()
+            + process.walks.iter().map(VecDeque::len).sum::<usize>()
+            + process.counted.len()
     }
 
     /// Somebody new asks for what is retained.
@@ -375,7 +380,7 @@ impl World {
     }
 }
 
-fn publish_of(one: &Unfinished, dup: bool) -> Publish {
+pub(super) fn publish_of(one: &Unfinished, dup: bool) -> Publish {
     Publish {
         dup,
         qos: one.qos,

@@ -1,0 +1,152 @@
+//! What shards know of what waits is what lanes have, and no more of it than is allowed.
+
+use super::*;
+
+/// So far may bytes be off: those of some messages.
+const BYTES_OFF_MAX: u64 = 40;
+
+impl World {
+    /// Clients are left alone until nothing moves between shards and lanes, perhaps soon after a crash;
+    /// then what is known of the sessions that are away must be what is kept of them.
+    pub(super) fn audit(&mut self) -> Checked {
+        if self.rng.percent(50) {
+            self.crash()?;
+            for _ in 0..self.rng.below(200) {
+                self.random_step(0)?;
+            }
+        }
+        self.rest()?;
+        self.compare()?;
+        if self.oracle.tight { self.fill() } else { Ok(()) }
+    }
+
+    /// Nothing moves any more between shards and lanes.
+    fn rest(&mut self) -> Checked {
+        for _ in 0..20_000 {
+            for shard in 0..self.process.shards.len() as u16 {
+                self.carry_out(shard)?;
+            }
+            let process = &self.process;
+            let moving = process.rings.values().map(VecDeque::len).sum::<usize>()
+                + process.channels.iter().map(VecDeque::len).sum::<usize>()
+                + process.loads.iter().map(Vec::len).sum::<usize>()
+                + process.walks.iter().map(VecDeque::len).sum::<usize>()
+                + process.marks.len()
+                + process.answers.len()
+                + process.counted.len()
+                + self.lanes.iter().map(Lane::gathered).sum::<usize>()
+                + self.failed.iter().filter(|failed| **failed).count();
+            if moving == 0 {
+                return Ok(());
+            }
+            self.peer_step()?;
+            for lane in 0..self.lanes.len() {
+                self.lanes[lane].store_mut().mend();
+                self.take_order(lane);
+                self.commit(lane)?;
+                self.fold(lane)?;
+                self.count(lane)?;
+            }
+            self.deliver_mark()?;
+            self.deliver_answer()?;
+            self.deliver_count()?;
+        }
+        Err(violated!("crash", "shards and lanes do not come to rest"))
+    }
+
+    fn away(&self) -> impl Iterator<Item = (usize, petrel_shard::Waiting)> {
+        self.clients.iter().enumerate().filter_map(|(at, client)| {
+            let home = self.process.slots.home_of(client.name.as_bytes());
+            let name = Text::try_from(client.name.as_str()).unwrap_or_default();
+            let waiting = self.process.shards[usize::from(home.0)].waiting(&name)?;
+            (!waiting.online).then_some((at, waiting))
+        })
+    }
+
+    fn compare(&self) -> Checked {
+        for shard in &self.process.shards {
+            hold!(shard.has_counted(), "crash", "a shard has not counted what waits");
+        }
+        for (at, waiting) in self.away() {
+            let Some(incarnation) = waiting.incarnation else { continue };
+            let lane = usize::from(incarnation.slot().0) % self.lanes.len();
+            let page = self.lanes[lane]
+                .load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX)
+                .map_err(|error| storage(&error))?;
+            let cost = |stored: &petrel_shard::record::Stored| {
+                stored.delivery.as_ref().map_or(0, |one| one.message.cost_bytes() as u64)
+            };
+            let found = (page.messages.len() as u64, page.messages.iter().map(cost).sum::<u64>());
+            let known = (waiting.queued + waiting.inflight, waiting.bytes);
+            let name = &self.clients[at].name;
+            // What was counted for a part of a session's messages is their share of the bytes of all, and
+            // a message that the client has not completed has none.
+            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX
+                || self.limits.session_queue_full == QueueFull::DropOldest;
+            hold!(
+                known.0 == found.0 && is_near,
+                "crash",
+                "{name}: {known:?} messages and bytes are known to wait, and {found:?} do"
+            );
+        }
+        Ok(())
+    }
+
+    /// Somebody publishes more than queues take: they must be full, and not fuller.
+    fn fill(&mut self) -> Checked {
+        let before: BTreeMap<usize, u64> =
+            self.away().map(|(at, waiting)| (at, waiting.queued)).collect();
+        let habits = Habits {
+            lasting: false,
+            publishes: false,
+            subscribes: None,
+            qos: Qos::AtLeastOnce,
+            will: false,
+            retain: false,
+            forgetful: false,
+            receive_maximum: 10,
+        };
+        let filler = self.clients.len();
+        self.clients.push(Client::new("filler".into(), habits));
+        self.connect(filler, true)?;
+        self.rest()?;
+        let most = self.limits.session_queue_messages;
+        for number in 0..3 * (most + 1) {
+            let (topic, qos, retain) = ((number % 3) as u8, Qos::AtLeastOnce, false);
+            let id = MessageId { publisher: filler as u8, number };
+            let (at, acknowledged, uncertain) = (self.step, u64::MAX, true);
+            let published = Published { topic, qos, retain, at, acknowledged, uncertain };
+            self.oracle.published.insert(id, published);
+            let packet_id = PacketId(std::num::NonZeroU16::MIN);
+            let (received, sent) = (false, true);
+            let one = Unfinished { id, packet_id, topic, qos, retain, received, sent };
+            self.send(filler, Packet::Publish(act::publish_of(&one, false)))?;
+            self.rest()?;
+        }
+        self.clients[filler].inbox.clear();
+        self.clients[filler].connected = true;
+        self.compare()?;
+        let policy = self.limits.session_queue_full;
+        for (at, waiting) in self.away() {
+            let client = &self.clients[at];
+            let (Some(_), Some(&before)) = (client.habits.subscribes, before.get(&at)) else {
+                continue;
+            };
+            if !client.subscribed || client.clean {
+                continue;
+            }
+            let expected = match policy {
+                QueueFull::DropNewest => before.max(u64::from(most)),
+                QueueFull::DropOldest => u64::from(most),
+            };
+            hold!(
+                waiting.queued == expected,
+                "crash",
+                "{}: {before} messages waited and {} do, of at most {most}",
+                client.name,
+                waiting.queued
+            );
+        }
+        Ok(())
+    }
+}
