@@ -10,9 +10,11 @@ export CARGO_TARGET_DIR := $(CURDIR)/target
 SEEDS ?= 1000
 SIM_JOBS ?= 2
 N ?= 15000
+SESSIONS ?= 1000000
+MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-storm bench-overload bench-tls bench-tuning bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-tuning bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -83,6 +85,12 @@ bench-idle:
 bench-memory:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/memory.py $(ARGS)
+
+## A start over SESSIONS sessions that are away, with MESSAGES messages for each: seconds, memory, disk.
+bench-restart:
+	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
+	$(CARGO) build --locked --release -p petrel-storage --example fill
+	$(PYTHON) bench/restart.py --sessions $(SESSIONS) --messages $(MESSAGES) $(ARGS)
 
 ## N connections held, over TLS with TLS=1; a message to each.
 bench-density:
