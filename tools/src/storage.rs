@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use petrel_storage::control::{self, Answer, Request};
+use petrel_storage::repair::survey;
 use petrel_storage::{DiskOptions, DiskStore, check};
 
 use crate::failure::Failure;
@@ -13,6 +15,7 @@ petrelctl storage looks at the folder in which a broker keeps things, while the 
 
 Usage: petrelctl storage check FOLDER
        petrelctl storage stat FOLDER
+       petrelctl storage repair FOLDER [--yes]
 
 FOLDER is the `path` of [storage] in the broker's configuration.
 
@@ -20,8 +23,11 @@ FOLDER is the `path` of [storage] in the broker's configuration.
           was torn by a failure is cut there, as the broker would do; a broker that runs reads what
           it keeps at the moment, and goes on
   stat    what it takes of the disk
+  repair  says what is damaged, what can be read and what is lost; with --yes it makes a new folder of
+          all that can be read, and keeps the damaged one beside it. The broker must not run. The
+          disk must have room for twice what can be read
 
-Exit codes: 0 nothing is wrong, 1 something cannot be read, or wrong usage, 3 the folder is in use,
+Exit codes: 0 nothing is wrong or it is mended, 1 something cannot be read, or wrong usage, 3 the folder is in use,
 holds nothing, or the disk fails.
 ";
 
@@ -39,9 +45,14 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
         [help] if help == "--help" || help == "-h" => return crate::print(HELP),
         [what, folder] if what == "check" => (Asked::Check, PathBuf::from(folder)),
         [what, folder] if what == "stat" => (Asked::Stat, PathBuf::from(folder)),
+        [what, folder] if what == "repair" => return repair(Path::new(folder), false),
+        [what, yes, folder] | [what, folder, yes] if what == "repair" && yes == "--yes" => {
+            return repair(Path::new(folder), true);
+        }
         _ => {
             return Err(Failure::usage(
-                "storage wants check or stat, and a folder; petrelctl storage --help explains them",
+                "storage wants check, stat or repair, and a folder; petrelctl storage --help explains \
+                 them",
             ));
         }
     };
@@ -72,10 +83,45 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
     }
 }
 
+/// Says what is damaged, and mends it if that is wanted.
+fn repair(folder: &Path, is_wanted: bool) -> Result<(), Failure> {
+    // What says that it is a store may be what is missing.
+    let paths = lanes_that(folder, |lane| lane.is_dir())?;
+    let count = paths.len() as u16;
+    let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mark = taken_at.as_secs().to_string();
+    let mut damaged = Vec::new();
+    for (lane, path) in (0..).zip(paths) {
+        let survey = survey(&path).map_err(unusable)?;
+        crate::print(&format!("{}\n{survey}\n", path.display()))?;
+        if !survey.damage.is_empty() {
+            damaged.push((lane, path));
+        }
+    }
+    if damaged.is_empty() {
+        return crate::print("nothing is damaged, nothing was changed\n");
+    }
+    if !is_wanted {
+        return Err(Failure::new(
+            "nothing was changed; --yes makes a new folder of what can be read",
+        ));
+    }
+    for (lane, path) in damaged {
+        let (_, aside) =
+            petrel_storage::repair::repair(&path, lane, count, &mark).map_err(unusable)?;
+        crate::print(&format!("{} is new; what it was is {}\n", path.display(), aside.display()))?;
+    }
+    Ok(())
+}
+
 /// The folders of the lanes, in order.
 pub fn lanes(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    lanes_that(folder, DiskStore::exists)
+}
+
+fn lanes_that(folder: &Path, is_one: impl Fn(&Path) -> bool) -> Result<Vec<PathBuf>, Failure> {
     let lane = |number: u32| folder.join(format!("lane-{number}"));
-    let lanes: Vec<PathBuf> = (0..).map(lane).take_while(|lane| DiskStore::exists(lane)).collect();
+    let lanes: Vec<PathBuf> = (0..).map(lane).take_while(|lane| is_one(lane)).collect();
     if lanes.is_empty() {
         let text = format!("{} holds nothing that a broker kept", folder.display());
         return Err(Failure { text, exit_code: UNUSABLE });

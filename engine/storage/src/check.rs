@@ -170,6 +170,21 @@ fn read_maps(
     }
 }
 
+/// Says what cannot be read of one entry.
+pub(crate) fn judge(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
+    match space {
+        Space::Queue => queue(key, value, &mut Report::default()),
+        _ => entry(space, key, value),
+    }
+}
+
+/// Says what cannot be read of a batch of the log.
+pub(crate) fn judge_batch(number: u64, bytes: &Bytes) -> Result<(), String> {
+    let mut report = Report::default();
+    batch(number, bytes, &mut report);
+    report.faults.pop().map_or(Ok(()), Err)
+}
+
 fn expected(Unreadable { expected }: Unreadable) -> String {
     format!("{expected} was expected")
 }

@@ -24,6 +24,8 @@ use fjall::{
 };
 
 use self::fault::{Place, explain};
+pub(crate) use self::key::restore as restore_key;
+pub(crate) use self::manifest::examine_keyspace;
 use self::maps::DiskMaps;
 pub use self::sweep::{Alive, Held, Sweep, WallClock};
 use crate::journal;

@@ -98,6 +98,20 @@ pub fn examine(folder: &Path) -> Result<(), StoreError> {
 /// # Errors
 /// One is missing, or the folder cannot be read.
 pub fn journals(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let numbers = numbered(folder)?;
+    let missing = match numbers.first() {
+        None => Some(0),
+        Some(&(first, _)) => (first..).zip(&numbers).find(|(n, (m, _))| n != m).map(|(n, _)| n),
+    };
+    if let Some(number) = missing {
+        let what = format!("journal {number} is missing in {}", folder.display());
+        return Err(StoreError::Damaged { what });
+    }
+    Ok(numbers.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The journals that are in a folder, by number.
+pub(crate) fn numbered(folder: &Path) -> Result<Vec<(u64, PathBuf)>, StoreError> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir(folder).map_err(|error| failed(folder, &error))? {
         let path = entry.map_err(|error| failed(folder, &error))?.path();
@@ -110,15 +124,7 @@ pub fn journals(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
         }
     }
     numbers.sort_unstable();
-    let missing = match numbers.first() {
-        None => Some(0),
-        Some(&(first, _)) => (first..).zip(&numbers).find(|(n, (m, _))| n != m).map(|(n, _)| n),
-    };
-    if let Some(number) = missing {
-        let what = format!("journal {number} is missing in {}", folder.display());
-        return Err(StoreError::Damaged { what });
-    }
-    Ok(numbers.into_iter().map(|(_, path)| path).collect())
+    Ok(numbers)
 }
 
 /// Reads one journal.
@@ -128,10 +134,62 @@ pub fn journals(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
 /// # Errors
 /// The file cannot be read.
 pub fn read(path: &Path) -> Result<Journal, StoreError> {
+    Ok(judge_all(path, &used(path)?))
+}
+
+/// The bytes of a journal.
+fn used(path: &Path) -> Result<Vec<u8>, StoreError> {
     let mut bytes = fs::read(path).map_err(|error| failed(path, &error))?;
     // What is reserved for the future counts as little as what is missing.
     let used = bytes.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
     bytes.truncate(used);
+    Ok(bytes)
+}
+
+/// What is shown of each change in a journal: keyspace, key, number of the batch, and value, if it has
+/// one.
+pub(crate) type Changes<'a> =
+    dyn FnMut(u64, &[u8], u64, Option<&[u8]>) -> Result<(), StoreError> + 'a;
+
+/// Shows every change of every whole batch, also of those behind damage.
+pub(crate) fn salvage(path: &Path, show: &mut Changes<'_>) -> Result<Journal, StoreError> {
+    let bytes = used(path)?;
+    let (mut at, mut end, mut last_number) = (0, 0, None);
+    while let Some(next) = bytes[at..].iter().position(|&byte| byte == START) {
+        at += next;
+        match batch(&bytes[at..]) {
+            // Directly behind another it is one, even if its number is damaged.
+            Ok((length, number)) if at == end || may_follow(last_number, number) => {
+                changes(&bytes[at..at + length], number, show)?;
+                last_number = last_number.max(Some(number));
+                at += length;
+                end = at;
+            }
+            _ => at += 1,
+        }
+    }
+    Ok(judge_all(path, &bytes))
+}
+
+/// Shows the changes of a whole batch.
+fn changes(batch: &[u8], number: u64, show: &mut Changes<'_>) -> Result<(), StoreError> {
+    let mut at = START_BYTES;
+    for _ in 0..u32_at(batch, 1) {
+        let Ok(length) = item(&batch[at..]) else { return Ok(()) };
+        let item = &batch[at..at + length];
+        if item[0] == ITEM {
+            let (key, value) =
+                item[ITEM_HEAD_BYTES..].split_at(usize::from(u16::from_le_bytes(array(item, 11))));
+            let keyspace = u64::from_le_bytes(array(item, 3));
+            show(keyspace, key, number, (item[1] == 0).then_some(value))?;
+        }
+        at += length;
+    }
+    Ok(())
+}
+
+fn judge_all(path: &Path, bytes: &[u8]) -> Journal {
+    let used = bytes.len();
     let (mut at, mut batches, mut last_number) = (0, 0, None);
     let rest = loop {
         match batch(&bytes[at..]) {
@@ -145,10 +203,10 @@ pub fn read(path: &Path) -> Result<Journal, StoreError> {
                 last_number = Some(number);
             }
             Err(_) if at == used => break Rest::Empty,
-            Err(broken) => break judge(&bytes, at, broken, last_number),
+            Err(broken) => break judge(bytes, at, broken, last_number),
         }
     };
-    Ok(Journal { path: path.into(), batches, whole_bytes: at as u64, rest })
+    Journal { path: path.into(), batches, whole_bytes: at as u64, rest }
 }
 
 /// Why there is no whole batch.

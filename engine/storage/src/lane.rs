@@ -169,12 +169,7 @@ impl<S: Store> Lane<S> {
 
     fn begin(&mut self, epoch: u32, settled: Arc<HashMap<Stream, u64>>) -> Result<(), StoreError> {
         let LaneSettings { lane, lanes, .. } = self.settings;
-        let lane = u32::from(lane) << 16 | u32::from(lanes);
-        let mut batch = Batch::default();
-        for (name, number) in [("format", FORMAT), ("lane", lane), ("epoch", epoch)] {
-            batch.put(Space::Meta, name.as_bytes(), number.to_be_bytes().to_vec());
-        }
-        self.store.write(batch, true)?;
+        self.store.write(origin(lane, lanes, epoch), true)?;
         self.epoch = epoch;
         self.settled = settled;
         Ok(())
@@ -399,6 +394,19 @@ impl<S: Store> Lane<S> {
         self.unsynced.clear();
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
+}
+
+/// The names of what a folder says of its making; whoever makes another of its entries says that anew.
+pub(crate) const ORIGIN: [&str; 3] = ["format", "lane", "epoch"];
+
+/// What a folder says of its making, and of the process that used it last.
+pub(crate) fn origin(lane: u16, lanes: u16, epoch: u32) -> Batch {
+    let lane = u32::from(lane) << 16 | u32::from(lanes);
+    let mut batch = Batch::default();
+    for (name, number) in ORIGIN.into_iter().zip([FORMAT, lane, epoch]) {
+        batch.put(Space::Meta, name.as_bytes(), number.to_be_bytes().to_vec());
+    }
+    batch
 }
 
 /// Begins the use of all lanes of a folder by a process. Returns its epoch: they are counted from 1.

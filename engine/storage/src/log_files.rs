@@ -150,7 +150,7 @@ impl LogFiles {
                     }
                 }
             }
-            for (_, durable) in found.behind {
+            for Frame { durable, .. } in found.behind {
                 missing(&file.path, next, durable)?;
             }
             // A new file is for what comes.

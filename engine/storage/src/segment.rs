@@ -62,8 +62,8 @@ pub(crate) struct Segment {
     pub(crate) whole_bytes: usize,
     /// What comes then.
     pub(crate) rest: Rest,
-    /// Whole frames that stand behind that, by number and what was durable.
-    pub(crate) behind: Vec<(u64, u64)>,
+    /// Whole frames that stand behind that.
+    pub(crate) behind: Vec<Frame>,
 }
 
 /// Bytes of a file that a frame takes.
@@ -129,6 +129,16 @@ pub(crate) fn read_header(bytes: &[u8], file: u64) -> Option<(u64, u64)> {
     })
 }
 
+/// The key of a file whose first page cannot be read, if no more than one of its bits is wrong and a
+/// frame was written with it.
+pub(crate) fn guess_key(bytes: &[u8]) -> Option<u64> {
+    let at = HEAD_BYTES + MAGIC.len();
+    let written = bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)?;
+    let others = (0..u64::BITS).map(|bit| written ^ 1 << bit);
+    let mut keys = std::iter::once(written).chain(others);
+    keys.find(|key| is_written(bytes, *key, PAGE_BYTES / SECTOR_BYTES))
+}
+
 /// True if a sector was written in this life of the file.
 fn is_written(bytes: &[u8], key: u64, sector: usize) -> bool {
     let end = (sector + 1) * SECTOR_BYTES;
@@ -187,8 +197,8 @@ pub(crate) fn read(bytes: &[u8], key: u64) -> Segment {
     while at < bytes.len() {
         match frame(bytes, key, at) {
             Ok(frame) => {
-                behind.push((frame.number, frame.durable));
                 at += frame_bytes(frame.payload.len());
+                behind.push(frame);
             }
             Err(_) => at += PAGE_BYTES,
         }

@@ -12,7 +12,7 @@ use hashbrown::HashSet;
 use petrel_shard::Incarnation;
 
 use crate::disk::Held;
-use crate::lane::{FOLDED, incarnation_of};
+use crate::lane::{FOLDED, ORIGIN, incarnation_of};
 use crate::log::Place;
 use crate::page;
 use crate::store::{Maps, Space, StoreError, Usage};
@@ -58,7 +58,8 @@ impl View {
         self.maps.usage()
     }
 
-    /// Shows everything that counts, space by space, each in the order of its keys.
+    /// Shows everything that counts, space by space, each in the order of its keys. No entry says how and
+    /// when the folder was made, or where its log begins.
     ///
     /// *Cost*: an index of the log and 8 bytes for each session are in memory meanwhile.
     ///
@@ -79,7 +80,8 @@ impl View {
                 if space == Space::Session {
                     alive.insert(incarnation_of(key)?);
                 }
-                show(space, key, value)
+                let is_origin = key == FOLDED || ORIGIN.iter().any(|it| it.as_bytes() == key);
+                if is_origin && space == Space::Meta { Ok(()) } else { show(space, key, value) }
             })?;
         }
         for space in [Space::Subscription, Space::Receipt] {

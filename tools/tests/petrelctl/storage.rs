@@ -69,10 +69,29 @@ fn damage_is_said_with_its_place() {
     );
     assert!(stderr.contains("cannot be read"), "{stderr}");
     // The broker does not start on it either, and says the same.
-    let storage = StorageConfig { path: Some(folder.path().into()), ..StorageConfig::default() };
-    let config = petrel_engine::config::Config { storage, ..plain_config() };
+    let kept = StorageConfig { path: Some(folder.path().into()), ..StorageConfig::default() };
+    let config = petrel_engine::config::Config { storage: kept, ..plain_config() };
     let refused = boot::start(config, &AuthMethods::default()).err().unwrap().to_string();
     assert!(refused.contains("damaged"), "{refused}");
+    // Until it is repaired: without the message that was hit, with the others.
+    let (code, stdout, stderr) = storage("repair", folder.path());
+    assert_eq!(code, 1, "{stdout}");
+    assert!(stdout.contains("damage: ") && stderr.contains("nothing was changed"), "{stderr}");
+    let (code, stdout, stderr) =
+        outcome(&mut petrelctl(&["storage", "repair", "--yes", folder.path().to_str().unwrap()]));
+    assert_eq!((code, stderr.as_str()), (0, ""), "{stdout}");
+    assert!(stdout.contains("lane-0.damaged-"), "{stdout}");
+    let (code, stdout, _) = storage("check", folder.path());
+    assert_eq!(code, 0, "{stdout}");
+    let running = start(folder.path());
+    let port = running.addresses()[0].port();
+    assert_eq!(done(port, "sub -t a/2 -C 1"), "two\n");
+    assert_eq!(done(port, "sub -t b -q 1 -c -i keeper -C 1"), "waits\n");
+    assert_eq!(storage("repair", folder.path()).0, 3, "a broker has it");
+    running.stop().unwrap();
+    let (code, stdout, _) = storage("repair", folder.path());
+    assert_eq!(code, 0, "{stdout}");
+    assert!(stdout.contains("nothing is damaged"), "{stdout}");
 }
 
 #[test]
@@ -83,7 +102,7 @@ fn a_folder_without_data_is_said() {
     assert!(stderr.contains("holds nothing that a broker kept"), "{stderr}");
     let (code, _, stderr) = outcome(&mut petrelctl(&["storage", "mend", "x"]));
     assert_eq!(code, 1);
-    assert!(stderr.contains("check or stat"), "{stderr}");
+    assert!(stderr.contains("check, stat or repair"), "{stderr}");
 }
 
 #[test]

@@ -11,12 +11,9 @@ use super::{
     BackupError, LaneSummary, MANIFEST, Summary, at, file_name, refuse_contents, synchronise,
 };
 use crate::disk::{DiskOptions, DiskStore};
-use crate::store::{Batch, Space, Store};
-
-/// Bytes of one batch, about.
-const BATCH_BYTES: usize = 1 << 20;
-/// Changes of one batch, at most.
-const BATCH_CHANGES: usize = 4_096;
+use crate::fill::Filler;
+use crate::lane::origin;
+use crate::store::Store;
 
 /// Reads all of a backup and compares every checksum.
 ///
@@ -78,7 +75,12 @@ pub fn restore(backup: &Path, folder: &Path) -> Result<Summary, BackupError> {
     })?;
     for (lane, expected) in (0..).zip(&summary.lanes) {
         let (mut reader, path) = open(backup, lane, &summary)?;
-        fill(&unfinished.join(format!("lane-{lane}")), &mut reader, summary.epoch)?;
+        let mut store =
+            DiskStore::open(unfinished.join(format!("lane-{lane}")), DiskOptions::default())?;
+        fill(&mut store, &mut reader)?;
+        // The process that went on after the backup may have had the next epoch, and given its numbers
+        // to sessions whose clients are still there.
+        store.write(origin(lane, summary.lanes.len() as u16, summary.epoch + 1), true)?;
         compare(&path, expected, &reader.summary())?;
     }
     synchronise(&unfinished)?;
@@ -108,26 +110,13 @@ fn beside(folder: &Path) -> Result<PathBuf, BackupError> {
     Ok(whole.with_file_name(unfinished))
 }
 
-/// Makes a store of a lane's entries.
-fn fill(folder: &Path, reader: &mut Reader, epoch: u32) -> Result<(), BackupError> {
-    let mut store = DiskStore::open(folder, DiskOptions::default())?;
-    let mut batch = Batch::default();
-    let mut bytes = 0;
+/// Fills a store with a lane's entries.
+fn fill(store: &mut DiskStore, reader: &mut Reader) -> Result<(), BackupError> {
+    let mut filler = Filler::new(store);
     while let Some(entries) = reader.next()? {
         for Entry { space, key, value } in entries {
-            bytes += key.len() + value.len();
-            batch.put(space, key, value);
-            if bytes >= BATCH_BYTES || batch.changes.len() >= BATCH_CHANGES {
-                store.write(std::mem::take(&mut batch), false)?;
-                bytes = 0;
-            }
+            filler.put(space, key, value)?;
         }
     }
-    store.write(batch, false)?;
-    // The process that went on after the backup may have had the next epoch, and given its numbers to
-    // sessions whose clients are still there.
-    let mut last = Batch::default();
-    last.put(Space::Meta, &b"epoch"[..], (epoch + 1).to_be_bytes().to_vec());
-    store.write(last, true)?;
-    Ok(())
+    Ok(filler.finish()?)
 }

@@ -37,7 +37,7 @@ pub(super) fn shorten_entry(key: Bytes, value: Bytes) -> (Bytes, Bytes) {
 }
 
 /// The entry of which this is stored.
-pub(super) fn restore(key: Bytes, value: Bytes) -> Result<(Bytes, Bytes), StoreError> {
+pub(crate) fn restore(key: Bytes, value: Bytes) -> Result<(Bytes, Bytes), StoreError> {
     if key.len() < LONG_BYTES {
         return Ok((key, value));
     }

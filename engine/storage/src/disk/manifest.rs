@@ -26,7 +26,11 @@ pub(super) fn examine(folder: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn examine_keyspace(keyspace: &Path) -> Result<(), StoreError> {
+/// Compares the manifest of one keyspace with its checksum.
+///
+/// # Errors
+/// It is damaged or missing.
+pub(crate) fn examine_keyspace(keyspace: &Path) -> Result<(), StoreError> {
     let damaged = |path: &Path, what: &str| StoreError::Damaged {
         what: format!("{} {what}", path.display()),
     };

@@ -1,0 +1,283 @@
+use std::collections::BTreeMap;
+
+use petrel_proto::{Qos, Text, TopicName};
+use petrel_shard::record::{DeliveryRecord, Record, SessionRecord};
+use petrel_shard::{Message, ShardIndex, Slot};
+
+use super::*;
+use crate::{Lane, LaneSettings, SyncLevel, check};
+
+const SESSIONS: u32 = 60;
+const MESSAGES: u64 = 80;
+
+fn message(topic: &str, number: u64) -> Message {
+    // Long enough for pages to be blobs, and never the same.
+    let payload = (0..40).flat_map(|part| (number * 1_000_003 + part).to_be_bytes());
+    Message {
+        topic: TopicName::new(Text::try_from(topic).unwrap()).unwrap(),
+        payload: payload.collect::<Vec<u8>>().into(),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        properties: None,
+        publisher: 1,
+        expires_at_ms: u64::MAX,
+    }
+}
+
+fn life(number: u32) -> Incarnation {
+    Incarnation::new(1, Slot(number as u16), number)
+}
+
+fn session(number: u32) -> Record {
+    Record::Session(Box::new(SessionRecord {
+        incarnation: life(number),
+        client_id: Text::try_from(format!("client {number:03}").as_str()).unwrap(),
+        expiry_interval_s: u32::MAX,
+        expires_at_ms: None,
+        will: None,
+        will_at_ms: u64::MAX,
+        leaving: Vec::new(),
+    }))
+}
+
+fn queued(number: u32, sequence: u64) -> Record {
+    let delivery = DeliveryRecord {
+        message: std::sync::Arc::new(message("a/b", sequence)),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        identifiers: Default::default(),
+        stored: false,
+        provided: None,
+    };
+    Record::Queued { incarnation: life(number), sequence, delivery: Box::new(delivery) }
+}
+
+fn open(folder: &Path) -> Lane<DiskStore> {
+    let settings = LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max: 0 };
+    let options = DiskOptions { log_file_bytes: 512 << 10, ..DiskOptions::default() };
+    let store = DiskStore::open(folder, options).unwrap();
+    Lane::open(store, Clock::default(), settings).unwrap()
+}
+
+fn commit(lane: &mut Lane<DiskStore>, records: impl IntoIterator<Item = Record>) {
+    lane.gather(ShardIndex(0), 1, true, records);
+    lane.commit().unwrap();
+}
+
+/// A lane with half of what it has in tables and blobs only, and the rest in its log.
+fn make_folder(folder: &Path) {
+    let mut lane = open(folder);
+    crate::begin(std::slice::from_mut(&mut lane)).unwrap();
+    lane.set_note("hash key", vec![7; 16]).unwrap();
+    commit(&mut lane, (0..SESSIONS).map(session));
+    let retained = |number| {
+        let message = message(&format!("kept/{number:04}"), number);
+        Record::Retained(std::sync::Arc::new(message))
+    };
+    commit(&mut lane, (0..600).map(retained));
+    for half in 0..2 {
+        let sequences = (half * MESSAGES / 2)..((half + 1) * MESSAGES / 2);
+        for number in 0..SESSIONS {
+            commit(&mut lane, sequences.clone().map(|sequence| queued(number, sequence)));
+        }
+        if half == 0 {
+            while lane.wants_folding() {
+                lane.fold().unwrap();
+            }
+            for space in Space::ALL {
+                lane.store_mut().compact(space).unwrap();
+            }
+            drop(lane);
+            // Journals are kept until they are large, and would stand in for what tables lose.
+            for path in crate::journal::journals(folder).unwrap() {
+                File::create(path).unwrap();
+            }
+            lane = open(folder);
+        }
+    }
+}
+
+/// What is in a lane: of each session what waits for it, and the topics of retained messages.
+#[derive(Debug, PartialEq)]
+struct Contents {
+    sessions: BTreeMap<String, Vec<String>>,
+    topics: BTreeSet<Vec<u8>>,
+}
+
+fn contents(folder: &Path) -> Contents {
+    let lane = open(folder);
+    let mut lives = Vec::new();
+    lane.sessions(|it| {
+        let client = String::from_utf8(it.client_id.as_bytes().to_vec()).unwrap();
+        lives.push((it.incarnation, client));
+    })
+    .unwrap();
+    let waiting = |life| {
+        let page = lane.load(life, 0..u64::MAX, usize::MAX, usize::MAX).unwrap();
+        page.messages.iter().map(|it| format!("{it:?}")).collect()
+    };
+    let sessions = lives.into_iter().map(|(life, client)| (client, waiting(life))).collect();
+    let mut topics = BTreeSet::new();
+    lane.retained(|message| {
+        topics.insert(message.topic.as_bytes().to_vec());
+    })
+    .unwrap();
+    Contents { sessions, topics }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// All files, those of spaces without tables left out.
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let tables = fs::read_dir(path.join("tables"));
+        match path.is_dir() {
+            true if tables.is_ok_and(|mut tables| tables.next().is_none()) => {}
+            true => files(&path, found),
+            false => found.push(path),
+        }
+    }
+    found.sort();
+}
+
+/// Repairs a damaged copy, and compares what is there then with what was said to be lost.
+fn mend(whole: &Contents, folder: &Path, what: &str) -> (Survey, Contents) {
+    let said = survey(folder).unwrap();
+    let (done, aside) = repair(folder, 0, 1, "test").unwrap();
+    assert_eq!((said.to_string(), said.entries), (done.to_string(), done.entries), "{what}");
+    assert!(aside.exists() && !folder.with_file_name("lane-0.read").exists());
+    let report = check(folder, DiskOptions::default()).unwrap();
+    assert_eq!(report.faults_total, 0, "{what}: {report}");
+    let left = contents(folder);
+    let affected = done.affected();
+    let gone = whole.sessions.keys().filter(|client| !left.sessions.contains_key(*client));
+    assert_eq!(gone.count(), done.nameless(), "{what}\n{done}");
+    for (client, waiting) in &whole.sessions {
+        if left.sessions.contains_key(client) && !affected.contains(&client.as_str()) {
+            assert_eq!(left.sessions.get(client), Some(waiting), "{what}: {client}\n{done}");
+        }
+    }
+    for topic in whole.topics.difference(&left.topics) {
+        let is_said = done.damage.iter().any(|damage| match &damage.lost {
+            Lost::Keys(Space::Retained, behind, before) => {
+                behind.as_ref().is_none_or(|behind| behind[..] <= topic[..])
+                    && before.as_ref().is_none_or(|before| before[..] >= topic[..])
+            }
+            lost => *lost == Lost::Changes,
+        });
+        assert!(is_said, "{what}: {} is lost in silence\n{done}", topic.escape_ascii());
+    }
+    let epoch = open(folder).epoch();
+    assert!(epoch > 1, "{what}: numbers are not given again");
+    (done, left)
+}
+
+#[test]
+fn a_whole_folder_loses_nothing_and_its_files_are_understood() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("lane-0");
+    make_folder(&folder);
+    let whole = contents(&folder);
+    let (done, left) = mend(&whole, &folder, "nothing");
+    assert_eq!(done.damage, []);
+    assert_eq!((done.entries[Space::Retained as usize], done.affected().len()), (600, 0));
+    assert_eq!(left, whole);
+    // Nothing is replaced that an attempt has left.
+    assert!(repair(&folder, 0, 1, "test").is_err());
+}
+
+/// In each file at several places, one at a time.
+#[test]
+fn a_flipped_bit_costs_no_more_than_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("lane-0");
+    make_folder(&folder);
+    let whole = contents(&folder);
+    let mut paths = Vec::new();
+    files(&folder, &mut paths);
+    let (mut cases, mut said, mut costs) = (0, 0, 0);
+    for path in paths {
+        let inner = path.strip_prefix(&folder).unwrap();
+        let used = fs::read(&path).unwrap().iter().rposition(|&it| it != 0).map_or(0, |at| at + 1);
+        for part in 0..if used > 5_000 { 2 } else { used.min(1) } {
+            let at = used * (2 * part + 1) / 4;
+            let other = tempfile::tempdir().unwrap();
+            let damaged = other.path().join("lane-0");
+            copy(&folder, &damaged);
+            let mut bytes = fs::read(damaged.join(inner)).unwrap();
+            bytes[at] ^= 1 << (at % 8);
+            fs::write(damaged.join(inner), bytes).unwrap();
+            let (done, left) = mend(&whole, &damaged, &format!("{} at {at}", inner.display()));
+            costs += usize::from(left != whole);
+            // Frames of the log end on pages, with what is of no use.
+            let is_data = inner.starts_with("keyspaces") || left != whole;
+            if is_data && !inner.starts_with("keyspaces/0") {
+                assert!(!done.damage.is_empty(), "{} at {at}", inner.display());
+                said += 1;
+            }
+            cases += 1;
+        }
+    }
+    assert!(cases > 15 && said > 10 && costs > 3, "{cases} {said} {costs}");
+}
+
+#[test]
+fn files_that_are_missing_or_cut_cost_no_more_than_is_said() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("lane-0");
+    make_folder(&folder);
+    let whole = contents(&folder);
+    let mut paths = Vec::new();
+    files(&folder.join("log"), &mut paths);
+    // Nothing says that the newest was there.
+    paths.pop();
+    assert!(paths.len() > 1, "{paths:?}");
+    files(&folder.join("keyspaces"), &mut paths);
+    let (mut cases, mut costs) = (0, 0);
+    for path in paths {
+        let inner = path.strip_prefix(&folder).unwrap();
+        if inner.starts_with("keyspaces/0") {
+            continue;
+        }
+        for keep in [None, Some(3)] {
+            let other = tempfile::tempdir().unwrap();
+            let damaged = other.path().join("lane-0");
+            copy(&folder, &damaged);
+            let bytes = fs::read(damaged.join(inner)).unwrap();
+            match keep {
+                None => fs::remove_file(damaged.join(inner)).unwrap(),
+                Some(part) => fs::write(damaged.join(inner), &bytes[..bytes.len() / part]).unwrap(),
+            }
+            let (done, left) =
+                mend(&whole, &damaged, &format!("{} cut: {keep:?}", inner.display()));
+            costs += usize::from(left != whole);
+            // The oldest file of the log may hold what has been folded only.
+            let is_useless = inner.starts_with("log") && left == whole;
+            assert!(!done.damage.is_empty() || is_useless, "{} {keep:?}", inner.display());
+            cases += 1;
+        }
+    }
+    assert!(cases > 10 && costs > 5, "{cases} {costs}");
+}
+
+#[test]
+fn a_folder_that_a_process_has_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("lane-0");
+    let lane = open(&folder);
+    assert!(matches!(survey(&folder), Err(StoreError::InUse { .. })));
+    assert!(matches!(repair(&folder, 0, 1, "x"), Err(StoreError::InUse { .. })));
+    drop(lane);
+    survey(&folder).unwrap();
+}
