@@ -13,6 +13,7 @@ use petrel_shard::matcher::Matcher;
 use crate::callgrind::{self, measured};
 use crate::figure::{Figure, Figures};
 use crate::packets::{self, VERSION, bytes};
+use crate::retained;
 use crate::rig::Rig;
 use crate::sockets::traced;
 use crate::syscalls;
@@ -63,6 +64,10 @@ const CASES: &[Case] = &[
     case("handle PUBREC", 1000, |rounds| completed(rounds, Step::Received)),
     case("handle PUBREL", 1000, |rounds| completed(rounds, Step::Released)),
     case("handle PUBCOMP", 1000, |rounds| completed(rounds, Step::Complete)),
+    case("retained, exact, 10,000 topics", 1000, |n| answered(n, "exact")),
+    case("retained, a/+/c, 10,000 topics", 3200, |n| answered(n, "plus")),
+    case("retained, #, 10,000 topics", 9600, |n| answered(n, "all")),
+    case("retained, +/x, 10,000 topics", 10_000, |n| answered(n, "passed")),
     case("tls rustls, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Rustls)),
     case("tls rustls, seal 100 bytes", 200, |rounds| sealed(rounds, RecordLayer::Rustls)),
     case("tls compact, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Compact)),
@@ -343,6 +348,12 @@ fn completed(rounds: u32, step: Step) {
         }
     }
     assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
+}
+
+/// Questions to 10,000 retained messages, until so many results, or names passed.
+fn answered(rounds: u32, question: &str) {
+    assert_eq!(retained::rounds(question, 10_000), rounds, "each result is one round");
+    retained::counted(question, 10_000).expect("there is this question");
 }
 
 fn opened(rounds: u32, layer: RecordLayer) {

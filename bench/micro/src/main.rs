@@ -14,6 +14,7 @@ mod gate;
 mod heap;
 mod options;
 mod packets;
+mod retained;
 mod rig;
 mod sockets;
 mod syscalls;
@@ -26,6 +27,10 @@ fn main() -> ExitCode {
         options::Command::Gate(gate) => gate::run(&gate),
         options::Command::Compare(group, gate) => gate::compare_only(&group, &gate),
         options::Command::Case(name) => cases::run(&name).map(|()| true),
+        options::Command::Retained(topics) => retained::report(topics).map(|()| true),
+        options::Command::RetainedCase(name, topics) => {
+            retained::counted(&name, topics).map(|()| true)
+        }
         options::Command::Help => {
             print!("{}", options::HELP);
             Ok(true)

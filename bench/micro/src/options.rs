@@ -22,6 +22,15 @@ petrel-micro compare GROUP [--baselines DIR] [--results DIR] [--write]
 petrel-micro case NAME
 
   Runs one case of the group `instructions`, which callgrind counts.
+
+petrel-micro retained [--topics N]
+
+  Memory of N retained messages (1,000,000), and what questions to them cost. Instructions are
+  counted for up to 1,000,000 of them, which takes some minutes.
+
+petrel-micro retained-case NAME N
+
+  Runs one of these questions, which callgrind counts.
 ";
 
 /// What is asked for.
@@ -32,6 +41,10 @@ pub enum Command {
     Compare(String, Gate),
     /// One case, to be run under callgrind.
     Case(String),
+    /// A report on so many retained messages.
+    Retained(u32),
+    /// One question to so many, to be run under callgrind.
+    RetainedCase(String, u32),
     /// The usage.
     Help,
 }
@@ -71,6 +84,11 @@ pub fn parse() -> Result<Command, String> {
             Ok(Command::Compare(group, gate(parser)?))
         }
         Some(Value(word)) if word == "case" => self::word(&mut parser).map(Command::Case),
+        Some(Value(word)) if word == "retained" => retained(parser).map(Command::Retained),
+        Some(Value(word)) if word == "retained-case" => {
+            let name = self::word(&mut parser)?;
+            Ok(Command::RetainedCase(name, number(&mut parser)?))
+        }
         None | Some(Long("help") | Short('h')) => Ok(Command::Help),
         Some(other) => Err(other.unexpected().to_string()),
     }
@@ -90,6 +108,25 @@ fn gate(mut parser: lexopt::Parser) -> Result<Gate, String> {
         }
     }
     Ok(gate)
+}
+
+fn retained(mut parser: lexopt::Parser) -> Result<u32, String> {
+    let mut topics = 1_000_000;
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        match arg {
+            Long("topics") => topics = number(&mut parser)?,
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(topics)
+}
+
+fn number(parser: &mut lexopt::Parser) -> Result<u32, String> {
+    let word = word(parser)?;
+    match word.parse() {
+        Ok(number) if number >= 1000 => Ok(number),
+        _ => Err(format!("a number of topics is 1000 or more, not {word:?}")),
+    }
 }
 
 fn group(name: &str) -> Result<String, String> {

@@ -43,7 +43,15 @@ pub(super) struct Place {
 }
 
 impl Entry {
+    #[inline]
     fn read(bytes: &[u8], at: usize) -> Self {
+        if let Some(&[shared, rest, value]) = bytes.get(at..at + 3)
+            && (shared | rest | value) < 0x80
+        {
+            let (shared, rest, value) = (shared.into(), usize::from(rest), usize::from(value));
+            let end = at + 3 + rest;
+            return Self { shared, rest: at + 3..end, value: end..end + value };
+        }
         let (shared, at) = number(bytes, at);
         let (rest, at) = number(bytes, at);
         let (value, at) = number(bytes, at);
@@ -72,6 +80,16 @@ impl Block {
     pub(super) fn find(&self, key: &[u8]) -> Place {
         let (mut at, mut before) = (0, 0);
         while at < self.bytes.len() {
+            // Most entries are passed by without a look at their names.
+            while let Some(&[shared, rest, value]) = self.bytes.get(at..at + 3)
+                && (shared | rest | value) < 0x80
+                && usize::from(shared) > before
+            {
+                at += 3 + usize::from(rest) + usize::from(value);
+            }
+            if at == self.bytes.len() {
+                break;
+            }
             let entry = Entry::read(&self.bytes, at);
             if entry.shared < before {
                 return Place { at, found: false, before, after: entry.shared };
@@ -259,7 +277,16 @@ type Scratch = SmallVec<[u8; 256]>;
 
 /// How many bytes both begin with.
 fn common(one: &[u8], other: &[u8]) -> usize {
-    one.iter().zip(other).take_while(|(a, b)| a == b).count()
+    let (words, others) = (one.as_chunks::<8>().0, other.as_chunks::<8>().0);
+    for (at, (a, b)) in words.iter().zip(others).enumerate() {
+        let differ = u64::from_le_bytes(*a) ^ u64::from_le_bytes(*b);
+        if differ != 0 {
+            return at * 8 + differ.trailing_zeros() as usize / 8;
+        }
+    }
+    let from = words.len().min(others.len()) * 8;
+    let rest = one[from..].iter().zip(&other[from..]);
+    from + rest.take_while(|(a, b)| a == b).count()
 }
 
 fn write_head(out: &mut Scratch, shared: usize, rest: usize, value: usize) {
@@ -273,7 +300,6 @@ fn write_head(out: &mut Scratch, shared: usize, rest: usize, value: usize) {
 }
 
 /// A number of variable length, and where it ends.
-#[inline]
 fn number(bytes: &[u8], at: usize) -> (usize, usize) {
     let first = bytes[at];
     if first < 0x80 {

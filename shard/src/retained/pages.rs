@@ -1,9 +1,9 @@
 //! The blocks of a shard, in the order of their keys.
 //!
 //! Two levels of lists: a search is two bisections, the neighbour of a page is the next position, and
-//! growing moves a few kilobytes at most. Invariants: there is always a first page, and whatever its
-//! floor says, it takes every key below the next floor; no other page stays when it is empty; floors
-//! ascend strictly, and a page's keys are not below its floor.
+//! growing moves a few kilobytes at most. Invariants: the first page, once it is there, stays and has an
+//! empty floor; no other page stays when it is empty; floors ascend strictly, and a page's keys are not
+//! below its floor.
 
 use super::block::Block;
 
@@ -24,22 +24,24 @@ pub(super) struct Page {
 pub(super) type At = (usize, usize);
 
 /// All pages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pages(Vec<Vec<Page>>);
-
-impl Default for Pages {
-    fn default() -> Self {
-        let first = Page { floor: Box::default(), earliest_ms: u64::MAX, block: Block::default() };
-        Self(vec![vec![first]])
-    }
-}
 
 impl Pages {
     /// The page in which a key is or belongs. Cost: two bisections.
     pub(super) fn find(&self, key: &[u8]) -> At {
         let below = |page: &Page| *page.floor <= *key;
         let list = self.0.partition_point(|list| below(&list[0])).saturating_sub(1);
-        (list, self.0[list].partition_point(below).saturating_sub(1))
+        let at = self.0.get(list).map_or(0, |pages| pages.partition_point(below));
+        (list, at.saturating_sub(1))
+    }
+
+    /// Makes the first page, if there is none yet.
+    pub(super) fn begin(&mut self) {
+        if self.0.is_empty() {
+            let (floor, block) = (Box::default(), Block::default());
+            self.0.push(vec![Page { floor, earliest_ms: u64::MAX, block }]);
+        }
     }
 
     pub(super) fn get(&self, (list, at): At) -> Option<&Page> {

@@ -11,6 +11,9 @@ use smallvec::SmallVec;
 /// Stands between two levels; smaller than whatever a level holds.
 pub(super) const SEPARATOR: u8 = 0;
 
+/// The lowest bit of each byte.
+const LOW_BITS: u64 = u64::from_le_bytes([1; 8]);
+
 /// The levels of a filter.
 #[derive(Debug)]
 pub(super) struct Pattern<'a> {
@@ -68,18 +71,26 @@ impl<'a> Pattern<'a> {
                 return Judgement::Skip;
             }
             let rest = &key[start..];
-            let name = rest.iter().position(|&byte| byte == SEPARATOR).map_or(rest, |n| &rest[..n]);
-            let end = start + name.len();
-            match level.map(|wanted| name.cmp(wanted)) {
-                None => wild = Some(end),
-                Some(std::cmp::Ordering::Equal) => {}
-                Some(std::cmp::Ordering::Less) => {
-                    assign(bound, &key[..start.saturating_sub(1)]);
-                    self.descend(at, bound);
-                    return Judgement::Skip;
+            let end = match level {
+                None => {
+                    let end = start + name_bytes(rest);
+                    wild = Some(end);
+                    end
                 }
-                Some(std::cmp::Ordering::Greater) => return leave(key, wild, bound),
-            }
+                Some(wanted) => {
+                    // No byte of a name is below the separator, so what follows it does not count.
+                    let next = rest.strip_prefix(*wanted).map(<[u8]>::first);
+                    if !matches!(next, Some(None | Some(&SEPARATOR))) {
+                        if rest > *wanted {
+                            return leave(key, wild, bound);
+                        }
+                        assign(bound, &key[..start.saturating_sub(1)]);
+                        self.descend(at, bound);
+                        return Judgement::Skip;
+                    }
+                    start + wanted.len()
+                }
+            };
             start = end + 1;
         }
         match self.tail || start > key.len() {
@@ -106,6 +117,22 @@ fn leave(key: &[u8], wild: Option<usize>, bound: &mut Vec<u8>) -> Judgement {
     assign(bound, &key[..end]);
     bound.push(SEPARATOR + 1);
     Judgement::Skip
+}
+
+/// How long the name is that a part of a key begins with.
+fn name_bytes(rest: &[u8]) -> usize {
+    let (words, _) = rest.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest set bit is that of the first byte that is zero.
+        let zeros = word.wrapping_sub(LOW_BITS) & !word & (LOW_BITS << 7);
+        if zeros != 0 {
+            return at * 8 + zeros.trailing_zeros() as usize / 8;
+        }
+    }
+    let from = words.len() * 8;
+    let end = rest[from..].iter().position(|&byte| byte == SEPARATOR);
+    end.map_or(rest.len(), |end| from + end)
 }
 
 fn assign(bound: &mut Vec<u8>, bytes: &[u8]) {

@@ -116,6 +116,7 @@ impl Retained {
         now_ms: u64,
         room: Room,
     ) -> Applied {
+        self.pages.begin();
         let at = self.pages.find(key);
         let page = self.pages.get_mut(at);
         let place = page.block.find(key);
@@ -264,6 +265,9 @@ impl Retained {
     #[must_use]
     pub fn answer(&self, filter: &TopicFilter, after: Option<&Text>, now_ms: u64) -> Answer {
         let mut answer = Answer::default();
+        if self.len == 0 {
+            return answer;
+        }
         if !filter.has_wildcard() {
             answer.messages.extend(self.look_up(filter.as_bytes(), now_ms));
             answer.looks = SEARCH_LOOKS;
@@ -331,13 +335,17 @@ impl Retained {
 /// Makes the key of a topic name.
 fn assign_key(key: &mut Vec<u8>, topic: &[u8]) {
     key.clear();
-    key.extend(topic.iter().map(|&byte| if byte == b'/' { SEPARATOR } else { byte }));
+    key.extend_from_slice(topic);
+    for byte in key {
+        *byte = if *byte == b'/' { SEPARATOR } else { *byte };
+    }
 }
 
 /// The name that a key was made of.
 fn name_of(key: &[u8]) -> Option<Text> {
-    let name = key.iter().map(|&byte| if byte == SEPARATOR { b'/' } else { byte });
-    Text::new(Bytes::from_iter(name)).ok()
+    let mut name = key.to_vec();
+    value::name_in_place(&mut name);
+    Text::new(Bytes::from(name)).ok()
 }
 
 #[cfg(test)]

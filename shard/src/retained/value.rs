@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use petrel_proto::{Qos, Text, TopicName};
 
 use super::pattern::SEPARATOR;
@@ -103,11 +103,13 @@ impl Value<'_> {
                 (qos, retain, publisher, expires_at_ms, payload)
             }
         };
-        let mut copy = BytesMut::with_capacity(key.len() + payload.len());
-        copy.extend(key.iter().map(|&byte| if byte == SEPARATOR { b'/' } else { byte }));
+        let mut copy = Vec::with_capacity(key.len() + payload.len());
+        copy.extend_from_slice(key);
+        name_in_place(&mut copy);
         copy.extend_from_slice(payload);
-        let payload = copy.split_off(key.len()).freeze();
-        let topic = TopicName::new(Text::new(copy.freeze()).ok()?).ok()?;
+        let mut topic = Bytes::from(copy);
+        let payload = topic.split_off(key.len());
+        let topic = TopicName::new(Text::new(topic).ok()?).ok()?;
         let properties = None;
         Some(Arc::new(Message {
             topic,
@@ -118,5 +120,12 @@ impl Value<'_> {
             publisher,
             expires_at_ms,
         }))
+    }
+}
+
+/// Makes a topic name of a key.
+pub(super) fn name_in_place(key: &mut [u8]) {
+    for byte in key {
+        *byte = if *byte == SEPARATOR { b'/' } else { *byte };
     }
 }
