@@ -11,12 +11,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use petrel_storage::control::{self, Answer, Request};
 use petrel_storage::{View, backup};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use crate::keeper::Viewer;
 use crate::log;
+
+const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
+/// How long a thread waits that could not take a connection.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
 
 /// The socket of a process, and the thread behind it.
 pub struct Control {
@@ -74,14 +78,19 @@ impl Desk {
             if self.is_stopped() {
                 return;
             }
-            if let Ok((stream, _)) = self.listener.accept() {
-                self.serve(&stream);
+            match self.listener.accept() {
+                Ok((stream, _)) => self.serve(&stream),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // No descriptor is left, say. Whoever wants something waits in the queue.
+                Err(_) => {
+                    is_ready(&self.stopped, PollFlags::IN, RETRY);
+                }
             }
         }
     }
 
     fn is_stopped(&self) -> bool {
-        is_readable(&self.stopped)
+        is_ready(&self.stopped, PollFlags::IN, NOW)
     }
 
     fn serve(&self, stream: &UnixStream) {
@@ -142,7 +151,7 @@ impl Desk {
         if self.viewer.must_let_go() {
             return Err("a disk of the broker has failed; see its log".into());
         }
-        if has_hung_up(stream) {
+        if is_ready(stream, PollFlags::RDHUP, NOW) {
             return Err("petrelctl was interrupted".into());
         }
         while let Ok((stream, _)) = self.listener.accept() {
@@ -162,13 +171,7 @@ fn permit(stream: &UnixStream) -> Result<(), String> {
     Err("only the user that the broker runs as may ask it".into())
 }
 
-fn is_readable(stream: &UnixStream) -> bool {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
-fn has_hung_up(stream: &UnixStream) -> bool {
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-    let mut awaited = [PollFd::new(stream, PollFlags::RDHUP)];
-    poll(&mut awaited, Some(&now)).is_ok_and(|ready| ready > 0)
+/// Whether something has happened on a socket, or does so within a time.
+fn is_ready(stream: &UnixStream, what: PollFlags, within: Timespec) -> bool {
+    poll(&mut [PollFd::new(stream, what)], Some(&within)).is_ok_and(|ready| ready > 0)
 }

@@ -33,13 +33,13 @@ use crate::log_files::LogFiles;
 use crate::store::{Batch, Maps, Space, Store, StoreError, Usage, Visitor};
 
 /// Says that all spaces were made; what is missing afterwards is damage.
-const MARKER: &str = "petrel";
+pub(crate) const MARKER: &str = "petrel";
 /// The folder of the log.
 const LOG: &str = "log";
 /// fjall's own file that one process holds.
 const LOCK: &str = "lock";
 /// fjall's own file that says that there is a database.
-const VERSION: &str = "version";
+pub(crate) const VERSION: &str = "version";
 
 /// Sealed memtables of a space before a writer waits. fjall waits at 4, for 100 ms and for ever if its
 /// worker has failed.

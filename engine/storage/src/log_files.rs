@@ -119,7 +119,7 @@ impl LogFiles {
         self.open = None;
         let mut batches = Vec::new();
         let mut expected = 0;
-        let (mut oldest, mut useless) = (from, Vec::new());
+        let mut oldest = from;
         let mut unwritten = None;
         for file in &mut self.files {
             let bytes = fs::read(&file.path).map_err(|error| failed(&file.path, &error))?;
@@ -136,6 +136,10 @@ impl LogFiles {
             }
             // What lies below has been folded.
             let mut next = first.min(from).max(expected);
+            if first > next {
+                // All before it was there when it was begun.
+                missing(&file.path, next, first)?;
+            }
             let is_empty = found.frames.is_empty();
             for Frame { number, durable, payload } in found.frames {
                 if number > next {
@@ -158,9 +162,6 @@ impl LogFiles {
             unwritten = is_new.then_some(key);
             expected = next;
             file.end = next;
-            if first > next {
-                useless.push(file.number);
-            }
         }
         let next = if self.files.is_empty() { from } else { expected };
         if next < from || batches.first().is_some_and(|(first, _)| *first != from) || oldest > from
@@ -169,12 +170,6 @@ impl LogFiles {
             let what = format!("batch {missing} is missing in {}", self.folder.display());
             return Err(StoreError::Damaged { what });
         }
-        // What lies behind a batch that was lost would be in the way of what comes.
-        let (gone, files) = std::mem::take(&mut self.files)
-            .into_iter()
-            .partition::<VecDeque<_>, _>(|file| useless.contains(&file.number));
-        self.files = files;
-        gone.into_iter().try_for_each(|file| self.retire(file))?;
         // What a process has left to the system may not have reached the disk.
         for file in &self.files {
             let synced = File::open(&file.path).and_then(|file| file.sync_all());

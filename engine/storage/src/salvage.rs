@@ -20,10 +20,12 @@ use bytes::{Buf as _, Bytes};
 use hashbrown::HashMap;
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-use crate::disk::restore_key;
+use crate::disk::{MARKER, VERSION, restore_key};
 use crate::journal;
 use crate::store::{Space, StoreError};
 
+/// What the file says that says which version of fjall made a folder.
+const FJALL_VERSION: &[u8] = b"FJL\x03";
 /// What stands before key and value of a blob.
 const BLOB_HEAD_BYTES: usize = 38;
 
@@ -114,11 +116,7 @@ impl Salvage {
             *highest = version.number.max(*highest);
             Ok(())
         })?;
-        // The list of keyspaces can be made again.
-        if let Err(what) = manifest::read(&folder.join("keyspaces").join("0")) {
-            let path = folder.join("keyspaces").join("0");
-            damage.push(Damage { path, what, lost: Lost::Nothing });
-        }
+        frame(folder, &mut damage)?;
         Ok(Self { folder: folder.into(), newest, damage })
     }
 
@@ -166,6 +164,39 @@ impl Salvage {
         self.damage.extend(unread.into_values());
         Ok(())
     }
+}
+
+/// Looks at what can be made again: what says that there is a store, and the list of its spaces.
+fn frame(folder: &Path, damage: &mut Vec<Damage>) -> Result<(), StoreError> {
+    let mut say = |path: &Path, what: &str| {
+        let what = what.to_owned();
+        damage.push(Damage { path: path.into(), what, lost: Lost::Nothing });
+    };
+    let marker = folder.join(MARKER);
+    if !marker.try_exists().map_err(|error| failed(&marker, &error))? {
+        say(&marker, "the file is missing");
+    }
+    let version = folder.join(VERSION);
+    match fs::read(&version) {
+        Ok(bytes) if bytes == FJALL_VERSION => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed(&version, &error));
+        }
+        _ => say(&version, "it does not say that fjall 3 has made this"),
+    }
+    let list = folder.join("keyspaces").join("0");
+    match manifest::read(&list) {
+        Err(what) => say(&list, &what),
+        Ok(listed) => {
+            for (table, sum) in listed.tables {
+                let path = list.join("tables").join(table.to_string());
+                if fs::read(&path).map(|bytes| xxh3_128(&bytes)).ok() != sum {
+                    say(&path, "it is missing, or has another checksum than was written");
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Shows all states of all entries that can be read.

@@ -258,3 +258,15 @@ proptest! {
         check(&found, 1);
     }
 }
+
+#[test]
+fn a_file_that_is_missing_is_missed_even_if_nothing_has_been_written_since() {
+    let folder = folder();
+    let mut log = fill(folder.path(), 40);
+    log.begin(41).unwrap();
+    drop(log);
+    let paths = paths(folder.path(), "log");
+    fs::remove_file(&paths[paths.len() - 2]).unwrap();
+    let error = open(folder.path()).read(1, u64::MAX).unwrap_err();
+    assert!(error.to_string().contains("is missing"), "{error}");
+}
