@@ -484,6 +484,7 @@ fn start_shards(
             limits: wire_limits(config),
             buckets: buckets.clone(),
             own_table: office.is_some(),
+            kept_in: config.storage.path.clone(),
             mesh,
             mark: marks.of(ShardIndex(index as u16)),
             commands: received,
@@ -583,6 +584,8 @@ struct Seed {
     buckets: Option<Arc<Buckets>>,
     /// The thread gets a file table of its own.
     own_table: bool,
+    /// The folder whose files are the lanes'.
+    kept_in: Option<PathBuf>,
     mesh: MeshEnd,
     mark: OwnMark,
     commands: crossbeam_channel::Receiver<Command>,
@@ -599,6 +602,10 @@ impl Seed {
         let Ok(Order::Prepare) = orders.recv() else { return Err(called_off()) };
         if self.own_table {
             preflight::own_fd_table()?;
+            // It costs room on the disk at worst.
+            if let Some(Err(error)) = self.kept_in.as_deref().map(preflight::let_go_of) {
+                log::warn(format_args!("files of the store stay open in a shard: {error}"));
+            }
         }
         let now_ms = self.clock.now().mono_ms;
         let mut wire = Wire::new(self.limits, Arc::clone(&self.handle.bell), now_ms)?;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -95,6 +97,25 @@ pub fn fd_tables(choice: FdTablesChoice, shards: u16) -> Result<(bool, Option<St
 /// The system refuses it, as a seccomp profile may.
 pub fn own_fd_table() -> io::Result<()> {
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_FILES).map_err(io::Error::from)
+}
+
+/// Closes this thread's copies of descriptors of files below a folder, after [`own_fd_table`]. Others
+/// use those files and remove them, and a file takes its room for as long as any table has it.
+///
+/// # Errors
+/// The system does not say which files are open.
+pub fn let_go_of(folder: &Path) -> io::Result<()> {
+    let folder = fs::canonicalize(folder)?;
+    let open: Vec<fs::DirEntry> =
+        fs::read_dir("/proc/thread-self/fd")?.collect::<Result<_, _>>()?;
+    for entry in open {
+        let is_below = fs::read_link(entry.path()).is_ok_and(|file| file.starts_with(&folder));
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        if let Some(number) = number.filter(|_| is_below) {
+            nix::unistd::close(number)?;
+        }
+    }
+    Ok(())
 }
 
 /// How many files may be open, and what that means.

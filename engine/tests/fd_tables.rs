@@ -65,6 +65,40 @@ fn tables_of_their_own_hold_more_connections_and_connections_move_between_them()
     }
 }
 
+/// Otherwise a file that the store has removed would take its room for as long as Petrel runs.
+#[test]
+fn shards_hold_no_copies_of_the_files_of_the_store() {
+    for runtime in ["glommio", "epoll"] {
+        let config = listener("mqtt", 0)
+            + &format!("[engine]\nshards = 2\nruntime = \"{runtime}\"\n")
+            + "[storage]\npath = \"data\"\n";
+        let (folder, mut command) = limited(&format!("-n {FILES}"), &config);
+        let mut broker = Running::start(&mut command);
+        let ready = broker.line_with("petrel ready");
+        assert!(ready.ends_with(", a file table each"), "{ready}");
+        let data = folder.path().join("data").canonicalize().expect("it is there");
+        let mut copies = BTreeMap::new();
+        let tasks = format!("/proc/{}/task", broker.child.id());
+        for task in std::fs::read_dir(tasks).expect("proc is mounted") {
+            let task = task.expect("it is there").path();
+            let name = std::fs::read_to_string(task.join("comm")).expect("a name");
+            let open = std::fs::read_dir(task.join("fd")).expect("its table");
+            let links = open.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+            let count = links.filter(|file| file.starts_with(&data)).count();
+            // Threads that a runtime has made for itself are named like it, and are in no table of their own.
+            copies
+                .entry(name)
+                .and_modify(|least: &mut usize| *least = count.min(*least))
+                .or_insert(count);
+        }
+        let shards: Vec<_> = copies.iter().filter(|(name, _)| name.starts_with("shard-")).collect();
+        assert!(shards.len() >= 2 && shards.iter().all(|(_, copies)| **copies == 0), "{copies:?}");
+        assert!(copies["storage-0\n"] > 0, "{copies:?}");
+        broker.signal(Signal::TERM);
+        assert_eq!(broker.end().0, Some(0));
+    }
+}
+
 /// Those that do not fit into their home's table are closed; nobody else notices.
 #[test]
 fn a_full_table_refuses_newcomers_and_serves_the_others() {

@@ -232,3 +232,10 @@ fn a_backup_that_is_called_off_leaves_nothing() {
     assert_eq!(chunks, 2);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn the_numbers_of_the_spaces_are_part_of_the_format() {
+    let names = crate::Space::ALL.map(crate::Space::name);
+    let of_format_1 = ["meta", "session", "subscription", "queue", "receipt", "retained", "stream"];
+    assert_eq!((chunks::FORMAT, names), (1, of_format_1));
+}
