@@ -151,7 +151,8 @@ impl Desk {
         if self.viewer.must_let_go() {
             return Err("a disk of the broker has failed; see its log".into());
         }
-        if is_ready(stream, PollFlags::RDHUP, NOW) {
+        // One that will send nothing more may still wait for the answer.
+        if is_ready(stream, PollFlags::HUP, NOW) {
             return Err("petrelctl was interrupted".into());
         }
         while let Ok((stream, _)) = self.listener.accept() {

@@ -148,6 +148,13 @@ fn a_broker_that_runs_says_what_it_keeps_and_whether_it_can_be_read() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("it answers");
     assert!(answer.contains("\"error\"") && answer.contains("is unknown"), "{answer}");
+    // Whoever says that it has said everything still gets its answer.
+    let mut stream = UnixStream::connect(folder.join("control")).expect("it listens");
+    stream.write_all(b"{\"version\":1,\"do\":\"check\"}\n").expect("it reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("it can be said");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.contains("\"faults\":0"), "{answer}");
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
     assert!(!folder.join("control").exists());
