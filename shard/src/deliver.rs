@@ -193,18 +193,29 @@ impl Shard {
     }
 
     /// Puts a delivery that has been admitted behind what waits: in memory, or only where it is kept if
-    /// what is before it is there as well, or if there is much of it.
+    /// what is before it is there as well, or if there is much of it. A client that is away has then
+    /// nothing in memory.
     pub(crate) fn queue_up(&mut self, index: u32, delivery: Delivery) {
         let with_runs = self.limits().session_queue_full == QueueFull::DropOldest;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let in_memory = session.queued_in_memory();
-        let most = if session.is_online() { MEMORY_QUEUE_MAX } else { HEAD_MESSAGES };
+        let is_away = !session.is_online();
+        let most = if is_away { HEAD_MESSAGES } else { MEMORY_QUEUE_MAX };
         if let Some(sequence) = delivery.place.recorded()
             && let Some(kept) = session.kept.as_deref_mut()
             && (kept.stored_from != u64::MAX || in_memory >= most)
         {
             let bytes = delivery.message.cost_bytes() as u64;
-            return kept.store(sequence.get(), bytes, with_runs);
+            if is_away && in_memory > 0 {
+                self.evict(index, 0);
+            }
+            if let Some(session) = self.sessions.get_mut(index) {
+                if let Some(kept) = session.kept.as_deref_mut() {
+                    kept.store(sequence.get(), bytes, with_runs);
+                }
+                self.flows.settle(&mut session.flow);
+            }
+            return;
         }
         let queue = &mut self.flows.of(&mut session.flow).queue;
         if sabotage::on(Sabotage::QueuedMessageLost) && queue.len() == 3 {

@@ -11,6 +11,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
 use crate::shard::{Shard, Turn};
 use crate::timers::Tick;
+use crate::waiting::HEAD_MESSAGES;
 
 impl Shard {
     /// The client says goodbye. DISCONNECT 0x00 discards the will ([MQTT5-3.14.4-3],
@@ -127,7 +128,7 @@ impl Shard {
         self.record_session(turn, index);
         self.release_group_messages(turn, index);
         self.tell_groups(turn, index);
-        self.evict(index);
+        self.evict(index, HEAD_MESSAGES);
         self.trim(index);
         self.settle(index);
         self.arm_session(turn, index);

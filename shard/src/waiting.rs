@@ -21,7 +21,7 @@ use crate::shard::{Shard, Turn};
 
 /// Bytes of messages that one answer brings, about.
 const LOAD_BYTES: usize = 256 << 10;
-/// What a session that is away keeps in memory, at most.
+/// What a session that is away keeps in memory, at most; of more it keeps nothing.
 pub(crate) const HEAD_MESSAGES: usize = 4;
 const HEAD_BYTES: u64 = 1_024;
 
@@ -137,9 +137,9 @@ impl Shard {
         self.owe(turn, conn, Packet::PubRel(Ack::new(packet_id, reason)), &needs);
     }
 
-    /// The client is away: what waits for it needs no memory, since it is kept. A few small messages stay,
-    /// for clients that come back at once.
-    pub(crate) fn evict(&mut self, index: u32) {
+    /// The client is away: what waits for it needs no memory, since it is kept. Up to so many messages
+    /// stay, if they are small, for clients that come back at once.
+    pub(crate) fn evict(&mut self, index: u32, messages_max: usize) {
         let with_runs = self.limits().session_queue_full == QueueFull::DropOldest;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Session { kept: Some(kept), flow: Some(flow), .. } = session else { return };
@@ -147,7 +147,7 @@ impl Shard {
         let places = flow.inflight.iter().map(|entry| entry.stage.place()).chain(waiting);
         let recorded = places.filter(|place| place.recorded().is_some()).count();
         let bytes = flow.inflight_bytes + flow.queue.bytes;
-        if !kept.whole || recorded == 0 || (recorded <= HEAD_MESSAGES && bytes <= HEAD_BYTES) {
+        if !kept.whole || recorded == 0 || (recorded <= messages_max && bytes <= HEAD_BYTES) {
             return;
         }
         let mut gone: Vec<(u64, u64)> = Vec::new();

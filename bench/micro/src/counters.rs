@@ -36,8 +36,8 @@ pub fn count() -> Result<Figures, String> {
             figures.add(format!("{name}: bytes"), each(counted.bytes, MESSAGES, "per message"));
         }
     }
-    for (name, reach) in STATES {
-        let held = state(*reach);
+    for (name, rig, reach) in STATES {
+        let held = state(*rig, *reach);
         figures.add(format!("shard, client {name}: bytes"), each(held, CLIENTS, "held"));
     }
     sockets::count(&mut figures)?;
@@ -51,19 +51,30 @@ pub fn each(total: i64, count: u32, unit: &str) -> Figure {
 }
 
 /// A state of a client in the shard, and what brings it there.
-type State = (&'static str, fn(&mut Rig, u32));
+type State = (&'static str, fn() -> Rig, fn(&mut Rig, u32));
 
 const STATES: &[State] = &[
-    ("connected", |rig, number| rig.connect(number, 0, false)),
-    ("with 1 subscription", subscribed),
-    ("with 1 subscription and a keep alive", kept_alive),
-    ("after a QoS 1 message each way", |rig, number| {
+    ("connected", plain, |rig, number| rig.connect(number, 0, false)),
+    ("with 1 subscription", plain, subscribed),
+    ("with 1 subscription and a keep alive", plain, kept_alive),
+    ("after a QoS 1 message each way", plain, |rig, number| {
         subscribed(rig, number);
         let message = Exchange::new(1, Qos::AtLeastOnce, &topic(number));
         exchange(rig, &message, number, number..number + 1);
     }),
-    ("offline, 1 subscription", offline),
+    ("offline, 1 subscription", plain, offline),
+    ("offline, 1 subscription, kept", Rig::keeping, offline),
+    ("offline, 1 subscription, kept, 10 messages wait", Rig::keeping, |rig, number| {
+        waited_for(rig, number, 10);
+    }),
+    ("offline, 1 subscription, kept, 1,000 messages wait", Rig::keeping, |rig, number| {
+        waited_for(rig, number, 1_000);
+    }),
 ];
+
+fn plain() -> Rig {
+    Rig::new(1)
+}
 
 /// The topic that client `number` is alone with.
 fn topic(number: u32) -> String {
@@ -86,10 +97,23 @@ fn offline(rig: &mut Rig, number: u32) {
     rig.close(number);
 }
 
+/// As [`offline`], and then so many messages come.
+fn waited_for(rig: &mut Rig, number: u32, messages: u32) {
+    if number == 0 {
+        rig.connect(CLIENTS, 0, false);
+    }
+    offline(rig, number);
+    let publish = bytes(&packets::publish(&topic(number), Qos::AtLeastOnce, 7));
+    for _ in 0..messages {
+        rig.feed(CLIENTS, &publish);
+        rig.end_turn();
+    }
+}
+
 /// Bytes that the shard holds with [`CLIENTS`] in a state, an idle second later.
-fn state(reach: fn(&mut Rig, u32)) -> i64 {
+fn state(rig: fn() -> Rig, reach: fn(&mut Rig, u32)) -> i64 {
     let count = Count::begin();
-    let mut rig = Rig::new(1);
+    let mut rig = rig();
     for number in 0..CLIENTS {
         reach(&mut rig, number);
     }

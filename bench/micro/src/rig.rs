@@ -7,8 +7,8 @@ use bytes::Bytes;
 use petrel_proto::{Packet, Qos, decode};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
-    ConnId, Input, Interest, InterestWriter, Limits, Now, Origin, Outbox, Shard, ShardConfig,
-    ShardIndex, SlotMap,
+    ConnId, Input, Interest, InterestWriter, Keeping, Limits, Now, Origin, Outbox, Shard,
+    ShardConfig, ShardIndex, SlotMap,
 };
 
 use crate::packets::{self, VERSION};
@@ -34,6 +34,15 @@ pub const fn conn(number: u32) -> ConnId {
 impl Rig {
     /// A shard of a process with so many; it is the first.
     pub fn new(shards: u16) -> Self {
+        Self::with(shards, None)
+    }
+
+    /// A shard with storage, which keeps everything within the turn.
+    pub fn keeping() -> Self {
+        Self::with(1, Some(Keeping { epoch: 1, lanes: 1 }))
+    }
+
+    fn with(shards: u16, keeping: Option<Keeping>) -> Self {
         let config = ShardConfig {
             index: ShardIndex(0),
             slots: SlotMap::even(shards),
@@ -41,7 +50,7 @@ impl Rig {
             auth_methods: Vec::new(),
             seed: 3,
             hash_key: HASH_KEY,
-            keeping: None,
+            keeping,
         };
         let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
         let shard = Shard::new(config, Arc::clone(&interest));
@@ -96,7 +105,11 @@ impl Rig {
                 self.written.push(write.conn);
             }
         }
+        let (kept, upto) = (!self.out.records.is_empty(), self.out.records_upto);
         self.out.clear();
+        if kept {
+            self.handle(Input::Kept { upto });
+        }
         for at in 0..self.written.len() {
             self.handle(Input::Flushed { conn: self.written[at], pending_bytes: 0 });
         }
