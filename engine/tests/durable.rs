@@ -6,6 +6,8 @@ mod common;
 
 #[path = "durable/backup.rs"]
 mod backup;
+#[path = "durable/limits.rs"]
+mod limits;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -46,19 +48,26 @@ impl Place {
     }
 
     fn start_with(&self, shards: u16, storage: &str) -> (Running, SocketAddr) {
+        let limits = "session_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n";
+        let mut broker = self.begin(shards, storage, limits);
+        broker.line_with("petrel ready");
+        (broker, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
+    }
+
+    /// A broker that is about to be ready.
+    fn begin(&self, shards: u16, storage: &str, limits: &str) -> Running {
         // Both runtimes keep the same folder.
         let runtime = if shards.is_multiple_of(2) { "epoll" } else { "auto" };
         let config = listener("mqtt", self.port)
             + &format!("[engine]\nshards = {shards}\nruntime = \"{runtime}\"\n")
             + "[storage]\npath = \"data\"\n"
             + storage
-            + "[limits]\nsession_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n";
+            + "[limits]\n"
+            + limits;
         std::fs::write(self.folder.path().join("p.toml"), config).expect("written");
         let mut command = petrel();
         with_config(&mut command, &self.folder);
-        let mut broker = Running::start(&mut command);
-        broker.line_with("petrel ready");
-        (broker, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
+        Running::start(&mut command)
     }
 }
 
