@@ -16,8 +16,6 @@ import argparse
 import contextlib
 import os
 import pathlib
-import re
-import shutil
 import socket
 import subprocess
 import tempfile

@@ -34,7 +34,7 @@ const USAGE: &str =
 
 /// Records that a lane writes at once.
 const TOGETHER: usize = 4_096;
-/// The publisher, and whoever subscribes at the moment.
+/// Who publishes to all; whoever subscribes at the moment has the next position.
 const PUBLISHER: ConnId = ConnId { index: 0, generation: 1 };
 const WINDOW_BYTES: usize = 64 << 20;
 
@@ -192,7 +192,6 @@ impl Broker {
     }
 }
 
-/// As in the load generator: `petrel-bench` finds the sessions again by these names.
 fn client_id(number: u32) -> String {
     format!("away-{number}")
 }
