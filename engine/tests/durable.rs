@@ -12,6 +12,7 @@ mod limits;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -184,6 +185,7 @@ impl Publisher {
 /// A subscriber and what it got.
 struct Subscriber {
     name: String,
+    filter: &'static str,
     qos: Qos,
     subscribed: bool,
     receiving: BTreeSet<PacketId>,
@@ -197,6 +199,7 @@ impl Subscriber {
     fn new(number: u8, qos: Qos) -> Self {
         Self {
             name: format!("subscriber-{number}"),
+            filter: "t/#",
             qos,
             subscribed: false,
             receiving: BTreeSet::new(),
@@ -209,11 +212,22 @@ impl Subscriber {
         self.got.values().map(BTreeMap::len).sum()
     }
 
+    /// What it got.
+    fn messages(&self) -> impl Iterator<Item = (u8, u32)> {
+        let each = self.got.iter();
+        each.flat_map(|(publisher, of)| of.keys().map(|message| (*publisher, *message)))
+    }
+
     /// Receives until the broker has gone, or until it has so many messages.
     fn run(&mut self, address: SocketAddr, upto: usize) {
+        self.run_and(address, upto, |_| {});
+    }
+
+    /// The same, and says what has come.
+    fn run_and(&mut self, address: SocketAddr, upto: usize, came: impl Fn((u8, u32))) {
         let (mut client, present) = resume(address, &self.name);
         assert!(present || !self.subscribed, "the session of {} is lost", self.name);
-        if !self.subscribed && !try_send(&mut client, &subscribe_packet("t/#", self.qos)) {
+        if !self.subscribed && !try_send(&mut client, &subscribe_packet(self.filter, self.qos)) {
             return;
         }
         while self.count() < upto {
@@ -226,7 +240,11 @@ impl Subscriber {
                     }
                     continue;
                 }
-                Packet::Publish(publish) => self.take(&publish),
+                Packet::Publish(publish) => {
+                    let answer = self.take(&publish);
+                    came(message_of(&publish));
+                    answer
+                }
                 Packet::PubRel(ack) => {
                     self.receiving.remove(&ack.packet_id);
                     Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::Success))
@@ -245,8 +263,7 @@ impl Subscriber {
         if publish.qos == Qos::ExactlyOnce && !self.receiving.insert(id) {
             return Packet::PubRec(ack);
         }
-        let publisher = publish.payload[0];
-        let message = u32::from_be_bytes(publish.payload[1..5].try_into().expect("four bytes"));
+        let (publisher, message) = message_of(publish);
         let times = self.got.entry(publisher).or_default().entry(message).or_insert(0);
         *times += 1;
         if *times == 1 {
@@ -261,10 +278,16 @@ impl Subscriber {
     /// Subscribes, and goes away when it is told that it has.
     fn subscribe(&mut self, address: SocketAddr) {
         let (mut client, _) = resume(address, &self.name);
-        client.send(&subscribe_packet("t/#", self.qos));
+        client.send(&subscribe_packet(self.filter, self.qos));
         let Some(Packet::SubAck(_)) = client.receive() else { panic!("no SUBACK") };
         self.subscribed = true;
     }
+}
+
+/// Publisher and number.
+fn message_of(publish: &Publish) -> (u8, u32) {
+    let number = publish.payload[1..5].try_into().expect("four bytes");
+    (publish.payload[0], u32::from_be_bytes(number))
 }
 
 fn try_send(client: &mut Client, packet: &Packet) -> bool {
@@ -368,6 +391,82 @@ fn nothing_acknowledged_is_lost_by_kill_9_and_nothing_comes_twice_at_qos_2() {
         "{rounds} kills, {all} messages acknowledged, each to {} subscribers",
         subscribers.len()
     );
+}
+
+/// The same for a shared group, whose members come and go: what was acknowledged reaches one of them, and
+/// at QoS 2 one of them once.
+#[test]
+fn nothing_that_waits_in_a_shared_group_is_lost_or_comes_twice() {
+    let place = Place::new();
+    let mut publishers = [Publisher::new(0, Qos::AtLeastOnce), Publisher::new(1, Qos::ExactlyOnce)];
+    let mut members: Vec<Subscriber> = (0..3)
+        .map(|number| Subscriber {
+            filter: "$share/g/t/#",
+            ..Subscriber::new(number, Qos::ExactlyOnce)
+        })
+        .collect();
+    let rounds = rounds(5);
+    for round in 0..rounds {
+        let (mut broker, address) = place.start(1 + (round % 4) as u16);
+        if round == 0 {
+            members.iter_mut().for_each(|member| member.subscribe(address));
+        }
+        let acknowledged = AtomicU64::new(0);
+        let enough = 200 + u64::from(round % 7) * 150;
+        std::thread::scope(|scope| {
+            for publisher in &mut publishers {
+                let acknowledged = &acknowledged;
+                let upto = publisher.next + 100_000;
+                scope.spawn(move || publisher.run(address, upto, acknowledged));
+            }
+            for (number, member) in members.iter_mut().enumerate() {
+                if number != round as usize % 4 {
+                    scope.spawn(move || member.run(address, usize::MAX));
+                }
+            }
+            while acknowledged.load(Ordering::Relaxed) < enough {
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+            broker.signal(Signal::KILL);
+            broker.child.wait().expect("it ends");
+        });
+    }
+    let (mut broker, address) = place.start(3);
+    std::thread::scope(|scope| {
+        for publisher in &mut publishers {
+            let upto = publisher.next;
+            scope.spawn(move || publisher.run(address, upto, &AtomicU64::new(0)));
+        }
+    });
+    // Nobody knows how many each of them gets, so they go on until all has come.
+    let all: BTreeSet<(u8, u32)> = publishers
+        .iter()
+        .flat_map(|one| one.acknowledged.iter().map(|&message| (one.number, message)))
+        .collect();
+    let had = members.iter().flat_map(Subscriber::messages).collect();
+    let missing = Mutex::new(&all - &had);
+    std::thread::scope(|scope| {
+        for member in &mut members {
+            let missing = &missing;
+            scope.spawn(move || {
+                member.run_and(address, usize::MAX, |message| {
+                    missing.lock().expect("nobody fails").remove(&message);
+                });
+            });
+        }
+        while !missing.lock().expect("nobody fails").is_empty() {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        broker.signal(Signal::KILL);
+        broker.child.wait().expect("it ends");
+    });
+    let mut times: BTreeMap<u32, u32> = BTreeMap::new();
+    for (message, count) in members.iter().filter_map(|member| member.got.get(&1)).flatten() {
+        *times.entry(*message).or_default() += count;
+    }
+    let twice: Vec<_> = times.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "more than once: {twice:?}");
+    println!("{rounds} kills, {} messages acknowledged, each to one of 3 members", all.len());
 }
 
 /// SIGTERM and another number of shards: sessions, what waits for them and retained messages are there.

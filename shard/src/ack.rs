@@ -101,8 +101,14 @@ impl Shard {
             return Err(Violation::protocol(what));
         }
         let entry = flow.remove_inflight(at);
-        if let Some(sequence) = entry.as_ref().and_then(|entry| entry.stage.place().recorded()) {
-            self.record_done(turn, index, sequence);
+        match entry.as_ref().map(|entry| &entry.stage) {
+            Some(Stage::Published(delivery)) => self.done_with(turn, index, delivery),
+            Some(Stage::Released { place, .. }) => {
+                if let Some(sequence) = place.recorded() {
+                    self.record_done(turn, index, sequence);
+                }
+            }
+            None => {}
         }
         if let Some(Inflight { charged: true, .. }) = entry
             && let Some(connection) = self.connection_mut(conn)

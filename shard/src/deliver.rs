@@ -21,7 +21,7 @@ use crate::{ConnId, Message};
 pub(crate) const READY_QUEUE_MAX: usize = 64;
 
 /// Messages that wait for one kept session in memory, at most; what is beyond stays where it is kept.
-const MEMORY_QUEUE_MAX: usize = 2 * READY_QUEUE_MAX;
+pub(crate) const MEMORY_QUEUE_MAX: usize = 2 * READY_QUEUE_MAX;
 
 /// Packet identifiers that there are. What was released before a resume keeps its identifier without
 /// counting against the client's Receive Maximum, so a client can have all of them in use.
@@ -82,16 +82,17 @@ impl Shard {
     ) {
         if self.has_room(session, &delivery) {
             if delivery.message.expired(turn.now_ms) {
-                return drop_message(turn, DropReason::Expired);
+                drop_message(turn, DropReason::Expired);
+                return self.done_with(turn, session, &delivery);
             }
-            self.admit(turn, session, &mut delivery, None);
+            self.admit(turn, session, &mut delivery, provided);
             return self.send_delivery(turn, session, delivery);
         }
         let held = delivery.qos == Qos::ExactlyOnce && self.keep.is_on();
         self.enqueue(turn, session, delivery, provided);
         if held {
             // It may wait for nothing but its record, and has to be looked at when that is kept.
-            return self.drain(turn, session);
+            self.drain(turn, session);
         }
         self.settle(session);
         self.tell_groups(turn, session);
@@ -104,6 +105,9 @@ impl Shard {
         if let Some(kept) = session.kept.as_deref()
             && (kept.stored_from != u64::MAX || (kept.whole && delivery.qos == Qos::ExactlyOnce))
         {
+            return false;
+        }
+        if delivery.is_claimable() {
             return false;
         }
         let Some(conn) = self.conn_of(index) else { return false };
@@ -148,11 +152,11 @@ impl Shard {
         let full = |len: usize, held: u64| {
             len + stored as usize + 1 > messages_max || held + stored_bytes + bytes > bytes_max
         };
-        let mut gone = Vec::new();
+        let (mut gone, mut stored_gone) = (Vec::new(), Vec::new());
         if full(queue.len(), queue.bytes) {
             for expired in queue.extract_expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
-                gone.extend(expired.place.recorded());
+                gone.push(expired);
             }
         }
         // Nothing makes room for what is larger than the whole queue.
@@ -162,7 +166,7 @@ impl Shard {
             && let Some(oldest) = queue.pop()
         {
             drop_message(turn, DropReason::QueueFull);
-            gone.extend(oldest.place.recorded());
+            gone.push(oldest);
         }
         let (len, held) = (queue.len(), queue.bytes);
         if policy == QueueFull::DropOldest && bytes <= bytes_max {
@@ -173,7 +177,7 @@ impl Shard {
                 && let Some(oldest) = session.kept_whole().and_then(Kept::drop_oldest)
             {
                 drop_message(turn, DropReason::QueueFull);
-                gone.extend(NonZeroU64::new(oldest));
+                stored_gone.extend(NonZeroU64::new(oldest));
             }
         }
         let (stored, stored_bytes) = session.stored();
@@ -182,11 +186,15 @@ impl Shard {
             len + stored as usize + 1 > messages_max || held + stored_bytes + bytes > bytes_max
         };
         let is_full = full(queue.len(), queue.bytes);
-        for sequence in gone {
+        for dropped in gone {
+            self.done_with(turn, index, &dropped);
+        }
+        for sequence in stored_gone {
             self.record_done(turn, index, sequence);
         }
         if is_full {
-            return drop_message(turn, DropReason::QueueFull);
+            drop_message(turn, DropReason::QueueFull);
+            return self.done_with(turn, index, &delivery);
         }
         self.admit(turn, index, &mut delivery, provided);
         self.queue_up(index, delivery);
@@ -243,6 +251,9 @@ impl Shard {
             let Some(next) = flow.queue.deliveries.front() else { break };
             let stuck = quota == 0 || !self.window_takes(flow, &next.message);
             let (qos, place) = (next.qos, next.place);
+            if next.is_claimable() {
+                break;
+            }
             if qos > Qos::AtMostOnce && (stuck || !self.may_send(index, place.sequence())) {
                 break;
             }
@@ -261,6 +272,7 @@ impl Shard {
                 self.send_delivery(turn, index, delivery);
             }
         }
+        self.claim_lent(turn, index);
         self.settle(index);
         self.tell_groups(turn, index);
         self.load_more(turn, index);

@@ -1,5 +1,7 @@
 //! The end of connections and of sessions ([MQTT5-3.14], [MQTT5-4.1]).
 
+use std::collections::BTreeMap;
+
 use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
 
 use crate::ConnId;
@@ -155,13 +157,9 @@ impl Shard {
     fn leave_groups(&mut self, turn: &mut Turn<'_>, index: u32) {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let Some(rare) = session.rare.as_deref_mut() else { return };
-        let shared = std::mem::take(&mut rare.shared);
-        if shared.is_empty() {
-            return;
-        }
         let orphans = crate::share::take_orphans(session);
-        for group in shared.into_keys() {
+        let shared = session.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.shared));
+        for group in shared.into_iter().flat_map(BTreeMap::into_keys) {
             let owner = self.group_owner(&group);
             self.tell(turn, owner, PeerMessage::GroupLeave { group, member });
         }

@@ -1,7 +1,7 @@
 //! What is under way between the broker and one client: queued, in flight, or received and not
 //! released. Few sessions have any of it at a given moment.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::Message;
 use crate::keep::{Hold, Owed};
-use crate::peer::GroupKey;
+use crate::peer::{Asked, GroupDelivery, Lent};
 use crate::sabotage::{self, Sabotage};
 
 /// Everything under way for one session.
@@ -27,7 +27,7 @@ pub(crate) struct Flow {
     pub(crate) counted: u16,
     /// What the client is told when it is kept, oldest first.
     pub(crate) owed: VecDeque<Owed>,
-    /// What some of `queue` wait for, by their places.
+    /// What some of `queue` wait for, by their places, in their order; use [`Flow::hold`].
     pub(crate) holds: VecDeque<(u64, Hold)>,
 }
 
@@ -93,6 +93,31 @@ impl Flow {
         self.inflight_bytes -= before.bytes();
     }
 
+    /// Notes what the message at a place waits for.
+    pub(crate) fn hold(&mut self, sequence: u64, hold: Hold) {
+        let at = self.holds.partition_point(|(other, _)| *other < sequence);
+        self.holds.insert(at, (sequence, hold));
+    }
+
+    /// What the message at a place waits for, if anything.
+    pub(crate) fn held(&mut self, sequence: u64) -> Option<Hold> {
+        if self.holds.len() > 2 * self.queue.len() {
+            // What left the queue in another way has left these behind.
+            let places: HashSet<u64> =
+                self.queue.deliveries.iter().map(|waiting| waiting.place.sequence()).collect();
+            self.holds.retain(|(other, _)| places.contains(other));
+        }
+        let at = self.holds.binary_search_by_key(&sequence, |(other, _)| *other).ok()?;
+        self.holds.get(at).map(|(_, hold)| *hold)
+    }
+
+    /// The message at a place waits for nothing any more.
+    pub(crate) fn release(&mut self, sequence: u64) {
+        if let Ok(at) = self.holds.binary_search_by_key(&sequence, |(other, _)| *other) {
+            self.holds.remove(at);
+        }
+    }
+
     /// Ends an outgoing delivery and returns it.
     pub(crate) fn remove_inflight(&mut self, position: usize) -> Option<Inflight> {
         let entry =
@@ -131,8 +156,8 @@ pub(crate) struct Delivery {
     pub(crate) retain: bool,
     /// Subscription Identifiers of all subscriptions that matched.
     pub(crate) identifiers: SmallVec<[u32; 1]>,
-    /// The shared group through which it came.
-    pub(crate) group: Option<Arc<GroupKey>>,
+    /// The shared group through which it came, and how it stands with that.
+    pub(crate) group: Option<Box<GroupDelivery>>,
     /// It answers a SUBSCRIBE from what was retained, as opposed to live.
     pub(crate) stored: bool,
     /// Where it stands in the order of a kept session.
@@ -182,6 +207,16 @@ impl Delivery {
         identifiers: SmallVec<[u32; 1]>,
     ) -> Self {
         Self { message, qos, retain, identifiers, group: None, stored: false, place: Place::NONE }
+    }
+
+    /// The record that a group has of it, if one has.
+    pub(crate) fn lent(&self) -> Option<Lent> {
+        self.group.as_deref().and_then(|group| group.lent)
+    }
+
+    /// True if it goes to this client exactly once, and the record of it is a group's.
+    pub(crate) fn is_claimable(&self) -> bool {
+        self.qos == Qos::ExactlyOnce && self.lent().is_some()
     }
 }
 
@@ -241,6 +276,8 @@ pub(crate) struct Queue {
     pub(crate) bytes: u64,
     /// Deliveries that answer a SUBSCRIBE.
     stored: u32,
+    /// Deliveries that have to be asked for before they are sent ([`Delivery::is_claimable`]).
+    claimable: u32,
     /// No delivery expires before this moment; 0 if that is not known.
     expires_first_ms: u64,
 }
@@ -254,6 +291,7 @@ impl Queue {
         };
         self.bytes += cost(&delivery);
         self.stored += u32::from(delivery.stored);
+        self.claimable += u32::from(delivery.is_claimable());
         match sabotage::on(Sabotage::QueueReversed) {
             true => self.deliveries.push_front(delivery),
             false => self.deliveries.push_back(delivery),
@@ -264,6 +302,7 @@ impl Queue {
         let delivery = self.deliveries.pop_front()?;
         self.bytes -= cost(&delivery);
         self.stored -= u32::from(delivery.stored);
+        self.claimable -= u32::from(delivery.is_claimable());
         if self.deliveries.is_empty() && self.deliveries.capacity() > ENTRIES_KEPT {
             self.deliveries = VecDeque::new();
         }
@@ -305,7 +344,45 @@ impl Queue {
         self.deliveries = keep;
         self.bytes -= out.iter().map(cost).sum::<u64>();
         self.stored -= out.iter().map(|delivery| u32::from(delivery.stored)).sum::<u32>();
+        self.claimable -=
+            out.iter().map(|delivery| u32::from(delivery.is_claimable())).sum::<u32>();
         out
+    }
+
+    /// True if something has to be asked for before it is sent.
+    pub(crate) const fn has_claimable(&self) -> bool {
+        self.claimable > 0
+    }
+
+    /// Notes that what of the first `most` has to be asked for is asked for. Returns it.
+    pub(crate) fn ask(&mut self, most: usize, how: Asked) -> Vec<Lent> {
+        let first = self.deliveries.iter_mut().take(most);
+        let open = first.filter(|delivery| delivery.is_claimable());
+        open.filter_map(|delivery| {
+            let group = delivery.group.as_deref_mut()?;
+            let asked = std::mem::replace(&mut group.asked, how);
+            group.lent.filter(|_| asked == Asked::Nothing)
+        })
+        .collect()
+    }
+
+    /// Takes out what was asked for, with its position.
+    pub(crate) fn take_asked(&mut self, lent: Lent) -> Option<(usize, Delivery)> {
+        let is_it = |delivery: &Delivery| {
+            delivery.group.as_deref().is_some_and(|group| group.lent == Some(lent))
+        };
+        let at = self.deliveries.iter().position(is_it)?;
+        let delivery = self.deliveries.remove(at)?;
+        self.bytes -= cost(&delivery);
+        self.claimable -= u32::from(delivery.is_claimable());
+        Some((at, delivery))
+    }
+
+    /// Puts a live delivery at a position, where it was.
+    pub(crate) fn put_back(&mut self, at: usize, delivery: Delivery) {
+        self.bytes += cost(&delivery);
+        self.claimable += u32::from(delivery.is_claimable());
+        self.deliveries.insert(at, delivery);
     }
 
     /// Takes out what answers a SUBSCRIBE with an older message of this topic. Cost: O(1) unless

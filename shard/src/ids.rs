@@ -14,7 +14,7 @@ pub struct ConnId {
 }
 
 /// The number of a shard, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct ShardIndex(pub u16);
 
 /// A session somewhere in the process. A stale reference is recognised by its generation.

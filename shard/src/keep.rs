@@ -13,12 +13,12 @@ use std::collections::VecDeque;
 use petrel_proto::Packet;
 use smallvec::SmallVec;
 
-use crate::peer::PeerMessage;
+use crate::peer::{GroupClaim, Lent, PeerMessage};
 use crate::record::{Incarnation, Provided, Record, Stream};
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
-use crate::{ConnId, ShardIndex, Slot};
+use crate::{ConnId, SessionRef, ShardIndex, Slot};
 
 /// That there is storage, and what a shard must know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +33,7 @@ pub struct Keeping {
 #[derive(Debug, Default)]
 pub(crate) struct Keep {
     keeping: Option<Keeping>,
+    shard: ShardIndex,
     /// Records that were put into outboxes.
     position: u64,
     /// How many of them are kept.
@@ -52,6 +53,10 @@ pub(crate) struct Keep {
     committed: std::collections::HashMap<Stream, u64>,
     /// Sessions whose next message waits to be kept.
     holding: Vec<(u32, u32)>,
+    /// Groups whose next message waits for the receipt of its publisher.
+    pub(crate) holding_groups: Vec<Incarnation>,
+    /// Messages that groups of other shards need not keep any longer.
+    pub(crate) lent_done: Vec<(ShardIndex, Lent)>,
     tokens: u64,
 }
 
@@ -75,7 +80,8 @@ struct PeerKeep {
     committed: SmallVec<[u64; 1]>,
 }
 
-/// The receipts of QoS 2 messages whose publishers have their lane in common.
+/// The receipts of QoS 2 messages whose publishers, or groups that gave them away, have their lane in
+/// common.
 #[derive(Debug, Default)]
 struct OwnStream {
     /// How many there were.
@@ -84,22 +90,36 @@ struct OwnStream {
     receipts: VecDeque<Receipt>,
 }
 
-/// A QoS 2 message that was received from a kept session ([MQTT5-4.3.3-8]).
+/// Something that is recorded when all that was queued of a QoS 2 message is kept, and that makes it
+/// count.
 #[derive(Debug)]
 struct Receipt {
-    session: (u32, u32),
-    incarnation: Incarnation,
-    packet_id: petrel_proto::PacketId,
+    what: What,
     /// Who has queued it.
     peers: SmallVec<[u16; 4]>,
-    /// The acknowledgement that waits for it.
-    token: u64,
     /// All that was queued of it is kept.
     ready: bool,
     /// Its record is on its way.
     written: bool,
-    /// The client has released it before it was acknowledged.
-    forgotten: bool,
+}
+
+/// What a receipt says.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// Nothing: its number is taken, and it is not known yet for what, or was taken in vain.
+    Nothing,
+    /// A QoS 2 message was received from a kept session ([MQTT5-4.3.3-8]).
+    Received {
+        session: (u32, u32),
+        incarnation: Incarnation,
+        packet_id: petrel_proto::PacketId,
+        /// The acknowledgement that waits for it.
+        token: u64,
+        /// The client has released it before it was acknowledged.
+        forgotten: bool,
+    },
+    /// A member of a group has the message, which the group has no longer.
+    Moved(Lent),
 }
 
 /// Something that happens when everything it waits for has been kept.
@@ -111,7 +131,7 @@ struct Promise {
 }
 
 /// What happens then.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) enum Then {
     /// A session's owed packet may leave.
     Send { session: u32, generation: u32, token: u64 },
@@ -125,6 +145,10 @@ pub(crate) enum Then {
     WillOut { session: u32, generation: u32, number: u64 },
     /// The last of a session goes.
     Ended(Incarnation),
+    /// A session has joined a group.
+    Joined { member: SessionRef, join: u32 },
+    /// A group has no record of a QoS 2 message any more: its member may be sent it.
+    Taken(GroupClaim),
 }
 
 /// What has to be kept before something may be said.
@@ -161,11 +185,12 @@ pub(crate) enum Hold {
 }
 
 impl Keep {
-    pub(crate) fn new(keeping: Option<Keeping>, shards: u16) -> Self {
+    pub(crate) fn new(keeping: Option<Keeping>, shard: ShardIndex, shards: u16) -> Self {
         let peers = if keeping.is_some() { shards } else { 0 };
         let lanes = keeping.map_or(0, |keeping| keeping.lanes);
         Self {
             keeping,
+            shard,
             peers: (0..peers).map(|_| PeerKeep::default()).collect(),
             streams: (0..lanes).map(|_| OwnStream::default()).collect(),
             ..Self::default()
@@ -310,6 +335,30 @@ impl Keep {
         self.promises.remove(promise).map(|promise| promise.then)
     }
 
+    /// The lane that keeps what belongs to an incarnation, and the receipts of that lane.
+    fn stream_of(&mut self, incarnation: Incarnation) -> Option<(u16, Stream, &mut OwnStream)> {
+        let keeping = self.keeping?;
+        let lane = incarnation.slot().0 % keeping.lanes;
+        let stream = Stream::new(keeping.epoch, self.shard.0, lane);
+        Some((lane, stream, &mut self.streams[usize::from(lane)]))
+    }
+
+    /// Takes the number of the next receipt.
+    fn reserve(&mut self, incarnation: Incarnation, what: What) -> Option<Provided> {
+        let (_, stream, own) = self.stream_of(incarnation)?;
+        own.numbers += 1;
+        let (peers, ready, written) = (SmallVec::new(), false, false);
+        own.receipts.push_back(Receipt { what, peers, ready, written });
+        Some(Provided { stream, number: own.numbers })
+    }
+
+    /// The receipt with a number, while it is under way.
+    fn receipt(&mut self, provided: Provided) -> Option<&mut Receipt> {
+        let own = self.streams.get_mut(usize::from(provided.stream.lane()))?;
+        let first = own.numbers + 1 - own.receipts.len() as u64;
+        own.receipts.get_mut(provided.number.checked_sub(first)? as usize)
+    }
+
     /// What is under way of what must be kept; 0 when nothing is.
     pub(crate) fn pending(&self) -> usize {
         let streams = self.streams.iter().map(|stream| stream.receipts.len());
@@ -317,7 +366,7 @@ impl Keep {
     }
 
     /// True if a held delivery may be sent.
-    fn releases(&self, hold: Hold) -> bool {
+    pub(crate) fn releases(&self, hold: Hold) -> bool {
         match hold {
             _ if sabotage::on(Sabotage::HoldIgnored) => true,
             Hold::Kept(position) => self.has_kept(position),
@@ -370,27 +419,34 @@ impl Shard {
         packet: Packet,
         needs: &Needs,
     ) {
-        let Some(index) = self.session_of(conn) else { return };
-        let Packet::PubRec(ack) = &packet else { return };
-        let packet_id = ack.packet_id;
-        let Some(session) = self.sessions.get_mut(index) else { return };
-        let Some(incarnation) = session.incarnation() else { return };
-        let token = self.keep.next_token();
-        let flow = self.flows.of(&mut session.flow);
-        flow.owed.push_back(Owed { token, packet, ready: false });
+        let owed = self.session_of(conn).and_then(|index| {
+            let Packet::PubRec(ack) = &packet else { return None };
+            let packet_id = ack.packet_id;
+            let session = self.sessions.get_mut(index)?;
+            let incarnation = session.incarnation()?;
+            let token = self.keep.next_token();
+            let flow = self.flows.of(&mut session.flow);
+            flow.owed.push_back(Owed { token, packet, ready: false });
+            let session = (index, session.generation);
+            Some(What::Received { session, incarnation, packet_id, token, forgotten: false })
+        });
+        if let Some(what) = owed
+            && let Some(receipt) = self.keep.receipt(provided)
+        {
+            receipt.what = what;
+        }
+        self.await_receipt(turn, provided, needs);
+    }
+
+    /// Records a receipt when what it needs is kept, and all before it are recorded.
+    fn await_receipt(&mut self, turn: &mut Turn<'_>, provided: Provided, needs: &Needs) {
         turn.out.urgent = true;
         let (lane, number) = (provided.stream.lane(), provided.number);
         let ready = self.keep.is_met(needs);
-        self.keep.streams[usize::from(lane)].receipts.push_back(Receipt {
-            session: (index, session.generation),
-            incarnation,
-            packet_id,
-            peers: needs.peers.iter().map(|&(peer, _)| peer).collect(),
-            token,
-            ready,
-            written: false,
-            forgotten: false,
-        });
+        if let Some(receipt) = self.keep.receipt(provided) {
+            receipt.ready = ready;
+            receipt.peers = needs.peers.iter().map(|&(peer, _)| peer).collect();
+        }
         if ready {
             self.write_receipts(turn, lane);
         } else {
@@ -398,14 +454,32 @@ impl Shard {
         }
     }
 
-    /// The number of the next QoS 2 message of a kept session.
+    /// The number of the next QoS 2 message of a kept session; [`Shard::owe_receipt`] must follow.
     pub(crate) fn next_receipt(&mut self, incarnation: Incarnation) -> Option<Provided> {
-        let keeping = self.keep.keeping?;
-        let lane = incarnation.slot().0 % keeping.lanes;
-        let stream = Stream::new(keeping.epoch, self.config.index.0, lane);
-        let own = &mut self.keep.streams[usize::from(lane)];
-        own.numbers += 1;
-        Some(Provided { stream, number: own.numbers })
+        self.keep.reserve(incarnation, What::Nothing)
+    }
+
+    /// The number under which a group gives a message away; [`Shard::await_move`] must follow.
+    pub(crate) fn next_move(&mut self, lent: Lent) -> Option<Provided> {
+        self.keep.reserve(lent.incarnation, What::Moved(lent))
+    }
+
+    /// The home of a member has been told that a message is the member's: the group's record goes once
+    /// the member's is kept.
+    pub(crate) fn await_move(&mut self, turn: &mut Turn<'_>, provided: Provided, to: ShardIndex) {
+        let mut needs = Needs::default();
+        match self.keep.peers.get(usize::from(to.0)) {
+            Some(peer) if to != self.config.index => needs.peers.push((to.0, peer.sent)),
+            _ => needs.position = self.keep.position,
+        }
+        self.await_receipt(turn, provided, &needs);
+    }
+
+    /// A member had given a message back before it was told that it is the member's.
+    pub(crate) fn cancel_move(&mut self, provided: Provided) {
+        if let Some(receipt) = self.keep.receipt(provided) {
+            receipt.what = What::Nothing;
+        }
     }
 
     /// Makes a PUBREC that has been asked for again wait for the receipt that is on its way. Returns
@@ -416,14 +490,20 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let own = (index, session.generation);
         let mut receipts = self.keep.streams.iter_mut().flat_map(|stream| &mut stream.receipts);
-        let found =
-            receipts.find(|receipt| receipt.session == own && receipt.packet_id == ack.packet_id);
-        let Some(receipt) = found else { return false };
+        let found = receipts.find_map(|receipt| match &mut receipt.what {
+            What::Received { session, packet_id, token, .. }
+                if *session == own && *packet_id == ack.packet_id =>
+            {
+                Some(token)
+            }
+            _ => None,
+        });
+        let Some(token) = found else { return false };
         let flow = self.flows.of(&mut session.flow);
-        if !flow.owed.iter().any(|owed| owed.token == receipt.token) {
+        if !flow.owed.iter().any(|owed| owed.token == *token) {
             self.keep.tokens += 1;
-            receipt.token = self.keep.tokens;
-            flow.owed.push_back(Owed { token: receipt.token, packet, ready: false });
+            *token = self.keep.tokens;
+            flow.owed.push_back(Owed { token: *token, packet, ready: false });
         }
         true
     }
@@ -437,13 +517,16 @@ impl Shard {
         let Some(session) = self.sessions.get(index) else { return false };
         let own = (index, session.generation);
         let mut receipts = self.keep.streams.iter_mut().flat_map(|stream| &mut stream.receipts);
-        let found = receipts.find(|receipt| {
-            receipt.session == own && receipt.packet_id == packet_id && !receipt.forgotten
+        let found = receipts.find_map(|receipt| match &mut receipt.what {
+            What::Received { session, packet_id: id, forgotten, .. }
+                if *session == own && *id == packet_id && !*forgotten =>
+            {
+                *forgotten = !receipt.written;
+                Some(*forgotten)
+            }
+            _ => None,
         });
-        found.is_some_and(|receipt| {
-            receipt.forgotten = !receipt.written;
-            receipt.forgotten
-        })
+        found.unwrap_or(false)
     }
 
     /// Records the receipts whose turn it is.
@@ -459,21 +542,29 @@ impl Shard {
             let receipt = &mut own.receipts[at];
             receipt.written = true;
             let number = first + at as u64;
-            let (incarnation, packet_id) = (receipt.incarnation, receipt.packet_id);
-            let forgotten = receipt.forgotten;
+            let what = receipt.what;
             let provided = Provided { stream, number };
-            if !sabotage::on(Sabotage::ReceiptUnrecorded) {
-                self.record(turn, Record::Received { incarnation, packet_id, provided });
-            }
-            if forgotten {
-                self.record(turn, Record::Forgotten { incarnation, packet_id });
+            match what {
+                What::Nothing => {}
+                What::Received { incarnation, packet_id, forgotten, .. } => {
+                    if !sabotage::on(Sabotage::ReceiptUnrecorded) {
+                        self.record(turn, Record::Received { incarnation, packet_id, provided });
+                    }
+                    if forgotten {
+                        self.record(turn, Record::Forgotten { incarnation, packet_id });
+                    }
+                }
+                What::Moved(Lent { incarnation, sequence }) => {
+                    if !sabotage::on(Sabotage::MoveUnrecorded) {
+                        self.record(turn, Record::Moved { incarnation, sequence, provided });
+                    }
+                }
             }
             last = Some(number);
         }
         if let Some(number) = last {
-            turn.out.urgent = true;
             let needs = self.keep.needs_all();
-            self.keep.promise(&needs, Then::Committed { lane, number });
+            self.after(turn, &needs, Then::Committed { lane, number });
         }
     }
 
@@ -481,7 +572,8 @@ impl Shard {
     fn commit_receipts(&mut self, turn: &mut Turn<'_>, lane: u16, number: u64) {
         let Some(keeping) = self.keep.keeping else { return };
         let stream = Stream::new(keeping.epoch, self.config.index.0, lane);
-        self.keep.committed.insert(stream, number);
+        let upto = self.keep.committed.entry(stream).or_default();
+        *upto = number.max(*upto);
         loop {
             let own = &mut self.keep.streams[usize::from(lane)];
             let first = own.numbers + 1 - own.receipts.len() as u64;
@@ -496,8 +588,13 @@ impl Shard {
                 }
                 told[usize::from(lane)] = number;
             }
-            let (session, generation) = receipt.session;
-            self.send_owed(turn, session, generation, receipt.token);
+            match receipt.what {
+                What::Nothing => {}
+                What::Received { session: (session, generation), token, .. } => {
+                    self.send_owed(turn, session, generation, token);
+                }
+                What::Moved(lent) => self.groups.moved_away(lent),
+            }
         }
         self.release_held(turn);
     }
@@ -603,10 +700,8 @@ impl Shard {
                 self.send_owed(turn, session, generation, token);
             }
             Then::Receipt { lane, number } => {
-                let own = &mut self.keep.streams[usize::from(lane)];
-                let first = own.numbers + 1 - own.receipts.len() as u64;
-                let at = number.checked_sub(first).map(|at| at as usize);
-                if let Some(receipt) = at.and_then(|at| own.receipts.get_mut(at)) {
+                let provided = Provided { stream: Stream::new(0, 0, lane), number };
+                if let Some(receipt) = self.keep.receipt(provided) {
                     receipt.ready = true;
                 }
                 self.write_receipts(turn, lane);
@@ -617,6 +712,13 @@ impl Shard {
                 self.will_is_out(turn, (session, generation), number);
             }
             Then::Ended(incarnation) => self.record(turn, Record::Ended { incarnation }),
+            Then::Joined { member, join } => {
+                self.tell(turn, member.shard, PeerMessage::GroupJoined { member, join });
+            }
+            Then::Taken(claim) => {
+                let to = claim.member.shard;
+                self.tell(turn, to, PeerMessage::GroupTaken(Box::new(claim)));
+            }
         }
     }
 
@@ -631,22 +733,23 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let is_free = session.identifier_is_free(sequence);
         let Some(flow) = session.flow.as_deref_mut() else { return is_free };
-        // What left the queue in another way has left this behind.
-        while flow.holds.pop_front_if(|(other, _)| *other < sequence).is_some() {}
-        let hold = match flow.holds.front() {
-            Some((held, hold)) if *held == sequence => *hold,
-            _ => return is_free,
-        };
+        let Some(hold) = flow.held(sequence) else { return is_free };
         if self.keep.releases(hold) {
+            flow.release(sequence);
             return is_free;
         }
+        self.look_again(index);
+        false
+    }
+
+    /// Looks at a session again when more is kept.
+    pub(crate) fn look_again(&mut self, index: u32) {
         if let Some(session) = self.sessions.get(index) {
             let holding = (index, session.generation);
             if !self.keep.holding.contains(&holding) {
                 self.keep.holding.push(holding);
             }
         }
-        false
     }
 
     fn release_held(&mut self, turn: &mut Turn<'_>) {
@@ -655,11 +758,15 @@ impl Shard {
                 self.drain(turn, index);
             }
         }
+        for incarnation in std::mem::take(&mut self.keep.holding_groups) {
+            self.drain_kept_group(turn, incarnation);
+        }
     }
 
     /// Ends a turn: tells the other shards what has been kept for them. Called once for many inputs,
     /// before the outbox is carried out.
     pub fn end_turn(&mut self, out: &mut crate::Outbox) {
+        self.tell_what_is_done(out);
         for at in 0..self.keep.peers.len() {
             let to = ShardIndex(at as u16);
             let peer = &mut self.keep.peers[at];

@@ -26,6 +26,7 @@ pub mod ids;
 pub mod input;
 pub mod interest;
 mod keep;
+mod lend;
 pub mod level_hash;
 pub mod mask;
 pub mod matcher;

@@ -3,13 +3,14 @@
 //! Lanes in rank order: *route* (a message looks for its receivers), *deliver* (it goes to one
 //! session), *return* (it could not be delivered). Handling a message of one lane emits only
 //! messages of later lanes; a returned shared message is routed again at most
-//! [`GROUP_ATTEMPTS_MAX`] times, then it waits in its group. So rings cannot deadlock.
+//! [`GROUP_ATTEMPTS_MAX`] times, then it waits in its group, and a message that a member asks for is
+//! answered once. So rings cannot deadlock.
 
 use std::sync::Arc;
 
 use petrel_proto::{Text, TopicFilter};
 
-use crate::record::Provided;
+use crate::record::{Incarnation, Provided};
 use crate::{Message, SessionRef};
 
 /// How often a shared message is offered to members before it waits in the group's queue.
@@ -56,7 +57,11 @@ pub enum PeerMessage {
         readiness: Readiness,
         /// Tells the session's joins apart.
         join: u32,
+        /// The session outlives the process.
+        kept: bool,
     },
+    /// Route: the sender's sessions that were brought back have joined their groups again.
+    Rejoined,
     /// Deliver: the join has taken effect, its SUBACK may leave.
     GroupJoined {
         /// The session.
@@ -82,6 +87,13 @@ pub enum PeerMessage {
     },
     /// Deliver: a message of a group goes to this member.
     GroupDeliver(Box<GroupDelivery>),
+    /// Deliver: a QoS 2 message that was asked for belongs to the member, under this condition.
+    GroupMove(Box<GroupClaim>, Provided),
+    /// Deliver: a QoS 2 message that was asked for is the group's no longer.
+    GroupTaken(Box<GroupClaim>),
+    /// Deliver: the group of a QoS 2 message that was asked for has ended meanwhile, and the message with
+    /// it.
+    GroupGone(Box<GroupClaim>),
     /// Deliver: the receipts of your peer's QoS 2 messages are kept up to this number.
     Committed {
         /// Those in this lane.
@@ -97,6 +109,10 @@ pub enum PeerMessage {
     },
     /// Return: the member could not take it, or ended before it acknowledged.
     GroupReturn(Box<GroupDelivery>),
+    /// Return: the member could send this QoS 2 message now, if it were its own.
+    GroupTake(Box<GroupClaim>),
+    /// Return: members have these messages, or nobody will.
+    GroupDone(Vec<Lent>),
 }
 
 /// Asks the owner of retained messages for those that a filter matches.
@@ -138,4 +154,41 @@ pub struct GroupDelivery {
     pub attempt: u8,
     /// The member's home answers with the member's readiness, for more wait.
     pub more: bool,
+    /// The record that the group has of it; `None` if it has none.
+    pub lent: Option<Lent>,
+    /// What the member has asked for it.
+    pub asked: Asked,
+}
+
+/// A message of a kept group, which keeps it while a member has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lent {
+    /// The group.
+    pub incarnation: Incarnation,
+    /// Its place there.
+    pub sequence: u64,
+}
+
+/// What the home of a member has asked the owner of the group about a QoS 2 message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Asked {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// To have it for a session that is kept.
+    ToMove,
+    /// To forget it, for a session that is not.
+    ToForget,
+}
+
+/// A member wants a QoS 2 message that it was lent for itself: it goes to no other from then on
+/// ([MQTT5-4.8.2-4], [MQTT5-4.8.2-5]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupClaim {
+    /// The message.
+    pub lent: Lent,
+    /// The member.
+    pub member: SessionRef,
+    /// Its session is kept.
+    pub kept: bool,
 }

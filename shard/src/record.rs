@@ -9,6 +9,7 @@ use std::sync::Arc;
 use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, TopicFilter, TopicName, Will};
 use smallvec::SmallVec;
 
+use crate::peer::GroupKey;
 use crate::{Message, Slot};
 
 /// Bits of an [`Incarnation`] that count within one process.
@@ -16,8 +17,8 @@ const COUNT_BITS: u32 = 32;
 /// Bits of the slot.
 const SLOT_BITS: u32 = 12;
 
-/// One life of a session, from the CONNECT that made it to its end. No other session has the same,
-/// not even after a restart.
+/// One life of a session, from the CONNECT that made it to its end, or of a shared group, from its
+/// first kept member to its last member. No other has the same, not even after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(u64);
 
@@ -93,7 +94,8 @@ impl Stream {
     }
 }
 
-/// A QoS 2 message that counts once the receipts of its stream have come to this number.
+/// A QoS 2 message that counts once the receipts of its stream have come to this number: that of its
+/// publisher, or one that says that a shared group has it no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Provided {
     /// Whose receipt.
@@ -107,7 +109,14 @@ pub struct Provided {
 pub enum Record {
     /// A session as it is from now on, without what has records of its own.
     Session(Box<SessionRecord>),
-    /// A session is over, with everything that belongs to it.
+    /// A shared group keeps what waits in it from now on, as a session does.
+    Group {
+        /// Which life.
+        incarnation: Incarnation,
+        /// Of which group.
+        key: Arc<GroupKey>,
+    },
+    /// A session or a group is over, with everything that belongs to it.
     Ended {
         /// Which.
         incarnation: Incarnation,
@@ -144,6 +153,16 @@ pub enum Record {
         incarnation: Incarnation,
         /// Its place.
         sequence: u64,
+    },
+    /// What waited for a group waits for one of its members instead, to whose session it was queued
+    /// under this condition, which is fulfilled.
+    Moved {
+        /// The group.
+        incarnation: Incarnation,
+        /// Its place there.
+        sequence: u64,
+        /// The receipts of this stream have come so far.
+        provided: Provided,
     },
     /// A QoS 2 message was received ([MQTT5-4.3.3-8]), and all that was queued of it counts.
     Received {
@@ -236,6 +255,8 @@ impl Record {
             Self::Session(session) => session.incarnation.slot(),
             Self::Subscribed(subscription) => subscription.incarnation.slot(),
             Self::Ended { incarnation }
+            | Self::Group { incarnation, .. }
+            | Self::Moved { incarnation, .. }
             | Self::Unsubscribed { incarnation, .. }
             | Self::Queued { incarnation, .. }
             | Self::Done { incarnation, .. }

@@ -269,6 +269,7 @@ impl Shard {
             }
             self.arm_session(turn, index);
         }
+        self.tell_rejoined(turn);
         for record in over {
             let since = self.keep.begin();
             for will in record.leaving.iter().chain(record.will.as_deref()) {
@@ -306,7 +307,9 @@ impl Shard {
         for group in groups {
             let join = self.next_query();
             let owner = self.group_owner(&group);
-            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness, join });
+            let kept = true;
+            let joins = PeerMessage::GroupJoin { group, member, readiness, join, kept };
+            self.tell(turn, owner, joins);
         }
     }
 }

@@ -180,7 +180,7 @@ impl Shard {
             }
         }
         for group in groups.drain(..) {
-            self.deliver_to_group(turn, group, message, 0);
+            self.deliver_to_group(turn, group, message, provided);
         }
         self.scratch.wanted.sessions = wanted;
         self.scratch.groups = groups;
@@ -219,16 +219,28 @@ impl Shard {
             }
             PeerMessage::RetainedQuery(query) => self.on_retained_query(turn, *query),
             PeerMessage::RetainedBatch(batch) => self.on_retained_batch(turn, from, *batch),
-            PeerMessage::GroupJoin { group, member, readiness, join } => {
-                self.on_group_join(turn, group, (member, join), readiness);
+            PeerMessage::GroupJoin { group, member, readiness, join, kept } => {
+                self.on_group_join(turn, group, (member, join), readiness, kept);
             }
+            PeerMessage::Rejoined => self.on_rejoined(turn),
             PeerMessage::GroupJoined { member, join } => self.on_group_joined(turn, member, join),
             PeerMessage::GroupLeave { group, member } => self.on_group_leave(turn, &group, member),
             PeerMessage::GroupReadiness { group, member, readiness } => {
                 self.on_group_readiness(turn, &group, member, readiness);
             }
-            PeerMessage::GroupDeliver(delivery) => self.on_group_deliver(turn, *delivery),
-            PeerMessage::GroupReturn(delivery) => self.on_group_return(turn, *delivery),
+            PeerMessage::GroupDeliver(delivery) => self.on_group_deliver(turn, delivery),
+            PeerMessage::GroupReturn(delivery) => self.on_group_return(turn, &delivery),
+            PeerMessage::GroupTake(claim) => self.on_group_take(turn, claim),
+            PeerMessage::GroupMove(claim, provided) => {
+                self.on_group_move(turn, from, &claim, provided);
+            }
+            PeerMessage::GroupTaken(claim) => self.on_group_taken(turn, &claim),
+            PeerMessage::GroupGone(claim) => self.on_group_gone(turn, &claim),
+            PeerMessage::GroupDone(all) => {
+                for lent in all {
+                    self.on_lent_done(turn, lent);
+                }
+            }
         }
     }
 

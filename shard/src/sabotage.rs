@@ -78,6 +78,20 @@ pub enum Sabotage {
     CountForgotten,
     /// What has come into memory already is counted again.
     CountedTwice,
+    /// A message that waits in a group is not recorded.
+    GroupUnrecorded,
+    /// A message that a member is lent is not recorded any more.
+    LentForgotten,
+    /// A QoS 2 message counts for the member that it moves to before the group has given it away.
+    MoveNotNeeded,
+    /// A QoS 2 message that has moved to a member stays with the group as well.
+    MoveUnrecorded,
+    /// A group lends a QoS 2 message before the receipt of it is kept.
+    GroupHoldIgnored,
+    /// A group is not told what its members have.
+    LentNotDone,
+    /// A group that nobody has joined again is left alone.
+    GroupLeftAlone,
     /// Each message asks for memory once more; seen by counters, not by a client.
     AllocationPerMessage,
     /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
@@ -121,7 +135,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 14] = [
+        pub const ALL_OF_KEEPING: [Self; 21] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -136,6 +150,13 @@ mod switch {
             Self::OfflineUnrecorded,
             Self::CountForgotten,
             Self::CountedTwice,
+            Self::GroupUnrecorded,
+            Self::LentForgotten,
+            Self::MoveNotNeeded,
+            Self::MoveUnrecorded,
+            Self::GroupHoldIgnored,
+            Self::LentNotDone,
+            Self::GroupLeftAlone,
         ];
     }
 

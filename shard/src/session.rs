@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::flow::Flow;
 use crate::name::Name;
+use crate::outbox::Load;
 use crate::packet_ids::PacketIds;
 use crate::peer::{GroupKey, Readiness};
 use crate::record::Incarnation;
@@ -55,7 +56,7 @@ pub(crate) struct Rare {
     pub(crate) told: Readiness,
 }
 
-/// How a session stands with whoever keeps it.
+/// How a session, or a shared group, stands with whoever keeps it.
 #[derive(Debug)]
 pub(crate) struct Kept {
     pub(crate) incarnation: Incarnation,
@@ -118,6 +119,16 @@ impl Kept {
             }
             runs.pop_front();
         }
+    }
+
+    /// What was asked for is in memory; what waits behind it begins at `next`.
+    pub(crate) fn answered(&mut self, load: &Load, next: Option<u64>) {
+        self.stored_from = match next {
+            Some(next) => next,
+            None if self.next_sequence == load.upto => u64::MAX,
+            None => load.upto,
+        };
+        self.forget_runs_before(self.stored_from);
     }
 
     /// The oldest of what is not in memory makes room. Returns its place.

@@ -98,7 +98,7 @@ impl Shard {
             generation: 0,
             queries: 0,
             stopping: false,
-            keep: Keep::new(config.keeping, config.slots.shards()),
+            keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
             config,
         }

@@ -3,7 +3,8 @@
 //! The owner is in the matcher for the group's filter, knows its members and their readiness, and
 //! chooses one member for each message. What no member is ready for waits in the group, not with
 //! one member, so nothing is stuck with a client that is away while another is there. A member's
-//! home delivers as for any subscription, or returns the message.
+//! home delivers as for any subscription, or returns the message. What of it outlives the process:
+//! [`crate::lend`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,14 +15,18 @@ use crate::config::QueueFull;
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
 use crate::flow::{Delivery, Stage};
+use crate::keep::{Needs, Then};
 use crate::matcher::FilterId;
-use crate::peer::{GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, PeerMessage, Readiness};
+use crate::peer::{
+    Asked, GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, Lent, PeerMessage, Readiness,
+};
 use crate::receivers::{PackedOptions, Receiver, Target};
+use crate::record::{Incarnation, Provided};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Session, SharedSubscription};
+use crate::session::{Kept, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
-use crate::{Message, SessionRef, ShardIndex};
+use crate::{Message, SessionRef, ShardIndex, Slot};
 
 /// A session returns group messages once it holds this many that wait.
 const MEMBER_QUEUE_MAX: usize = 4 * READY_QUEUE_MAX;
@@ -31,28 +36,43 @@ const GROUP_BURST_MAX: usize = 64;
 /// The groups that this shard owns.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
-    groups: Table<Group>,
+    pub(crate) groups: Table<Group>,
     by_key: HashMap<Arc<GroupKey>, u32>,
+    /// Those that are kept.
+    pub(crate) by_life: HashMap<Incarnation, u32>,
+    /// Shards whose sessions have joined again what they were in before a restart.
+    pub(crate) rejoined: u16,
+    /// Groups were brought back, and not all shards have joined theirs again.
+    pub(crate) awaits_members: bool,
 }
 
 #[derive(Debug)]
-struct Group {
-    key: Arc<GroupKey>,
+pub(crate) struct Group {
+    pub(crate) key: Arc<GroupKey>,
     filter: FilterId,
     /// Position in the filter's list of receivers.
     position: u32,
-    members: Vec<Member>,
+    pub(crate) members: Vec<Member>,
     /// Where the next choice begins.
     turn: usize,
-    queue: BTreeMap<u64, Arc<Message>>,
-    queue_bytes: u64,
+    /// What waits and is in memory, by place.
+    pub(crate) queue: BTreeMap<u64, Arc<Message>>,
+    pub(crate) queue_bytes: u64,
     sequence: u64,
+    /// How it stands with whoever keeps it, if it has had a member whose session is kept.
+    pub(crate) kept: Option<Box<Kept>>,
+    /// The position of the record that says that it is kept.
+    pub(crate) recorded: u64,
+    /// What of `queue` waits for the receipts of its publishers.
+    pub(crate) provided: BTreeMap<u64, Provided>,
+    /// What is being given to a member for good, by place.
+    pub(crate) moving: BTreeMap<u64, Provided>,
 }
 
 #[derive(Debug)]
-struct Member {
+pub(crate) struct Member {
     session: SessionRef,
-    readiness: Readiness,
+    pub(crate) readiness: Readiness,
 }
 
 impl Groups {
@@ -62,7 +82,7 @@ impl Groups {
 
     /// Messages that wait in all groups.
     pub(crate) fn queued(&self) -> usize {
-        self.groups.iter().map(|(_, group)| group.queue.len()).sum()
+        self.groups.iter().map(|(_, group)| group.waiting()).sum()
     }
 
     /// A group's place among the receivers of its filter has changed.
@@ -72,7 +92,7 @@ impl Groups {
         }
     }
 
-    fn find(&mut self, key: &GroupKey) -> Option<(u32, &mut Group)> {
+    pub(crate) fn find(&mut self, key: &GroupKey) -> Option<(u32, &mut Group)> {
         let index = *self.by_key.get(key)?;
         self.groups.get_mut(index).map(|group| (index, group))
     }
@@ -81,7 +101,7 @@ impl Groups {
 impl Group {
     /// The next member in turn that is ready; for QoS 0 one that is online will do
     /// (4.8.2).
-    fn choose(&mut self, qos: Qos) -> Option<SessionRef> {
+    pub(crate) fn choose(&mut self, qos: Qos) -> Option<SessionRef> {
         let count = self.members.len();
         let in_turn = |start: usize| (0..count).map(move |step| (start + step) % count);
         let ready = in_turn(self.turn).find(|&at| self.members[at].readiness.ready);
@@ -96,12 +116,9 @@ impl Group {
 }
 
 impl Shard {
-    /// The owner of a group ([`crate::Slot`] of its share name and filter).
+    /// The owner of a group: home of its slot.
     pub(crate) fn group_owner(&self, group: &GroupKey) -> ShardIndex {
-        let mut name = group.share.as_bytes().to_vec();
-        name.push(b'/');
-        name.extend_from_slice(group.filter.as_bytes());
-        self.config.slots.home_of(&name)
+        self.config.slots.home(slot_of(group))
     }
 
     pub(crate) fn on_group_join(
@@ -110,6 +127,7 @@ impl Shard {
         key: Arc<GroupKey>,
         (session, join): (SessionRef, u32),
         readiness: Readiness,
+        kept: bool,
     ) {
         let index = match self.groups.by_key.get(&key) {
             Some(&index) => index,
@@ -121,11 +139,17 @@ impl Shard {
                 None => group.members.push(Member { session, readiness }),
             }
         }
-        self.tell(turn, session.shard, PeerMessage::GroupJoined { member: session, join });
+        if kept {
+            self.keep_group(turn, index);
+        }
+        // What is published after the SUBACK finds the group, also after a restart.
+        let recorded = self.groups.groups.get(index).map_or(0, |group| group.recorded);
+        let needs = Needs::position(recorded);
+        self.after(turn, &needs, Then::Joined { member: session, join });
         self.drain_group(turn, index);
     }
 
-    fn make_group(&mut self, key: &Arc<GroupKey>) -> u32 {
+    pub(crate) fn make_group(&mut self, key: &Arc<GroupKey>) -> u32 {
         let group = Group {
             key: Arc::clone(key),
             filter: FilterId(0),
@@ -135,6 +159,10 @@ impl Shard {
             queue: BTreeMap::new(),
             queue_bytes: 0,
             sequence: 0,
+            kept: None,
+            recorded: 0,
+            provided: BTreeMap::new(),
+            moving: BTreeMap::new(),
         };
         let index = self.groups.groups.insert(group);
         self.groups.by_key.insert(Arc::clone(key), index);
@@ -156,16 +184,23 @@ impl Shard {
     ) {
         let Some((index, group)) = self.groups.find(key) else { return };
         group.members.retain(|member| member.session != session);
-        if !group.members.is_empty() {
-            return;
+        // While members are still to come back, nobody knows which of them is the last.
+        if group.members.is_empty() && !self.groups.awaits_members {
+            self.end_group(turn, index);
         }
-        let (filter, position) = (group.filter, group.position);
-        for _ in 0..group.queue.len() {
+    }
+
+    /// Ends a group that has no members.
+    pub(crate) fn end_group(&mut self, turn: &mut Turn<'_>, index: u32) {
+        let Some(group) = self.groups.groups.remove(index) else { return };
+        for _ in 0..group.waiting() {
             drop_message(turn, DropReason::NoGroupMember);
         }
-        self.groups.by_key.remove(key);
-        self.groups.groups.remove(index);
-        self.remove_receiver(filter, position);
+        self.groups.by_key.remove(&group.key);
+        self.remove_receiver(group.filter, group.position);
+        if let Some(kept) = group.kept {
+            self.forget_group(turn, kept.incarnation);
+        }
     }
 
     pub(crate) fn on_group_readiness(
@@ -183,8 +218,24 @@ impl Shard {
         }
     }
 
-    /// A message matched the group's filter: one member gets it.
+    /// A message matched the group's filter: one member gets it. What `provided` says is for a group
+    /// that is kept.
     pub(crate) fn deliver_to_group(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        message: &Arc<Message>,
+        provided: Option<Provided>,
+    ) {
+        if message.qos > Qos::AtMostOnce && self.groups.is_kept(index) {
+            self.keep_for_group(turn, index, message, provided);
+        } else {
+            self.offer_to_group(turn, index, message, 0);
+        }
+    }
+
+    /// One member gets a message that the group has no record of.
+    pub(crate) fn offer_to_group(
         &mut self,
         turn: &mut Turn<'_>,
         index: u32,
@@ -197,10 +248,8 @@ impl Shard {
             && attempt < GROUP_ATTEMPTS_MAX
             && let Some(member) = group.choose(message.qos)
         {
-            let (group, message) = (Arc::clone(&group.key), Arc::clone(message));
             let attempt = attempt + 1;
-            let delivery = GroupDelivery { group, member, message, attempt, more: false };
-            return self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
+            return self.lend(turn, index, member, (message, None), (attempt, false));
         }
         if message.qos == Qos::AtMostOnce {
             return drop_message(turn, DropReason::NoGroupMember);
@@ -209,6 +258,25 @@ impl Shard {
         if !direct {
             self.drain_group(turn, index);
         }
+    }
+
+    /// Sends a message of a group to the home of a member.
+    pub(crate) fn lend(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        member: SessionRef,
+        (message, lent): (&Arc<Message>, Option<Lent>),
+        (attempt, more): (u8, bool),
+    ) {
+        let Some(group) = self.groups.groups.get(index) else { return };
+        let (group, message) = (Arc::clone(&group.key), Arc::clone(message));
+        if let Some(lent) = lent.filter(|_| sabotage::on(Sabotage::LentForgotten)) {
+            self.on_lent_done(turn, lent);
+        }
+        let asked = Asked::Nothing;
+        let delivery = GroupDelivery { group, member, message, attempt, more, lent, asked };
+        self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
     }
 
     fn enqueue_in_group(&mut self, turn: &mut Turn<'_>, index: u32, message: &Arc<Message>) {
@@ -237,30 +305,36 @@ impl Shard {
 
     /// Hands queued messages to members that are ready, a burst at a time; the last of a burst
     /// asks its member to say whether it is ready for more.
-    fn drain_group(&mut self, turn: &mut Turn<'_>, index: u32) {
+    pub(crate) fn drain_group(&mut self, turn: &mut Turn<'_>, index: u32) {
         let mut sent = 0;
         while sent < GROUP_BURST_MAX {
             let Some(group) = self.groups.groups.get_mut(index) else { return };
-            if group.queue.is_empty() {
+            let Some((&first, _)) = group.queue.first_key_value() else {
+                return self.load_for_group(turn, index);
+            };
+            if group.kept.is_some() && self.holds_in_group(index, first) {
                 return;
             }
+            let Some(group) = self.groups.groups.get_mut(index) else { return };
             let Some(member) = group.choose(Qos::AtLeastOnce) else { return };
-            let Some((_, message)) = group.queue.pop_first() else { return };
+            let Some((sequence, message)) = group.queue.pop_first() else { return };
             group.queue_bytes -= message.cost_bytes() as u64;
+            let lent = group.lent(sequence);
             if message.expired(turn.now_ms) {
                 drop_message(turn, DropReason::Expired);
+                if let Some(lent) = lent {
+                    self.on_lent_done(turn, lent);
+                }
                 continue;
             }
             sent += 1;
             let more = sent == GROUP_BURST_MAX;
-            let group = Arc::clone(&group.key);
-            let delivery = GroupDelivery { group, member, message, attempt: 1, more };
-            self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
+            self.lend(turn, index, member, (&message, lent), (1, more));
         }
     }
 
     /// A message of a group for a session of this shard.
-    pub(crate) fn on_group_deliver(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+    pub(crate) fn on_group_deliver(&mut self, turn: &mut Turn<'_>, delivery: Box<GroupDelivery>) {
         let (more, group, member) = (delivery.more, Arc::clone(&delivery.group), delivery.member);
         self.take_group_message(turn, delivery);
         if more && let Some(index) = self.resolve(member) {
@@ -271,12 +345,12 @@ impl Shard {
         }
     }
 
-    fn take_group_message(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+    fn take_group_message(&mut self, turn: &mut Turn<'_>, delivery: Box<GroupDelivery>) {
+        let queue_max = MEMBER_QUEUE_MAX.min(self.member_queue_max());
         let taker = self.resolve(delivery.member).filter(|&index| {
             self.sessions.get(index).is_some_and(|session| {
                 session.is_online()
-                    && (session.queued() < MEMBER_QUEUE_MAX
-                        || delivery.message.qos == Qos::AtMostOnce)
+                    && (session.queued() < queue_max || delivery.message.qos == Qos::AtMostOnce)
             })
         });
         let subscription = taker.and_then(|index| {
@@ -284,35 +358,52 @@ impl Shard {
             Some((index, *found))
         });
         let Some((index, SharedSubscription { options, identifier })) = subscription else {
+            if let Some(index) = self.resolve(delivery.member) {
+                // The group must know why, and hear when that is over.
+                self.tell_groups(turn, index);
+            }
             let owner = self.group_owner(&delivery.group);
-            return self.tell(turn, owner, PeerMessage::GroupReturn(Box::new(delivery)));
+            return self.tell(turn, owner, PeerMessage::GroupReturn(delivery));
         };
-        let message = delivery.message;
+        let message = Arc::clone(&delivery.message);
         let qos = options.qos.min(message.qos);
         let retain = message.retain && options.retain_as_published;
         let identifiers = (identifier != 0).then_some(identifier);
         if qos == Qos::AtMostOnce {
             let identifiers = identifiers.as_slice();
             self.deliver_at_most_once(turn, index, &message, retain, identifiers);
+            if let Some(lent) = delivery.lent {
+                self.lent_is_done(turn, lent);
+            }
             return;
         }
         let identifiers = identifiers.into_iter().collect();
         let mut lent = Delivery::new(message, (qos, retain), identifiers);
-        lent.group = Some(delivery.group);
+        lent.group = Some(delivery);
         self.deliver(turn, index, lent, None);
     }
 
     /// A member could not take a message: another gets it, or it waits in the group.
-    pub(crate) fn on_group_return(&mut self, turn: &mut Turn<'_>, delivery: GroupDelivery) {
+    pub(crate) fn on_group_return(&mut self, turn: &mut Turn<'_>, delivery: &GroupDelivery) {
         if sabotage::on(Sabotage::GroupReturnLost) {
             return;
         }
         match self.groups.find(&delivery.group) {
+            Some((index, group)) if group.kept.is_some() => {
+                self.take_back(turn, index, delivery);
+            }
             Some((index, _)) => {
-                self.deliver_to_group(turn, index, &delivery.message, delivery.attempt);
+                self.offer_to_group(turn, index, &delivery.message, delivery.attempt);
             }
             None => drop_message(turn, DropReason::NoGroupMember),
         }
+    }
+
+    /// What a session may have waiting while it takes messages of a group that is kept: there is no need
+    /// to drop from its queue what can wait in the group.
+    fn member_queue_max(&self) -> usize {
+        let most = self.limits().session_queue_messages.max(1) as usize;
+        if self.keep.is_on() { most } else { usize::MAX }
     }
 
     /// How a session stands towards its groups. Once it was not ready it is ready again when half
@@ -323,6 +414,7 @@ impl Shard {
             let online = session.is_online();
             let told = session.rare.as_deref().is_some_and(|rare| rare.told.ready);
             let queue_max = if told { READY_QUEUE_MAX } else { READY_QUEUE_MAX / 2 };
+            let queue_max = queue_max.min(self.member_queue_max());
             Readiness { online, ready: online && session.queued() < queue_max }
         })
     }
@@ -363,13 +455,21 @@ impl Shard {
         member: SessionRef,
         deliveries: Vec<Delivery>,
     ) {
-        for Delivery { message, group, .. } in deliveries {
-            let Some(group) = group else { continue };
-            let owner = self.group_owner(&group);
-            let returned = GroupDelivery { group, member, message, attempt: 1, more: false };
-            self.tell(turn, owner, PeerMessage::GroupReturn(Box::new(returned)));
+        for Delivery { group, .. } in deliveries {
+            let Some(mut returned) = group else { continue };
+            (returned.member, returned.attempt, returned.more) = (member, 1, false);
+            let owner = self.group_owner(&returned.group);
+            self.tell(turn, owner, PeerMessage::GroupReturn(returned));
         }
     }
+}
+
+/// The slot of a group: who owns it, and what keeps what waits in it.
+pub(crate) fn slot_of(group: &GroupKey) -> Slot {
+    let mut name = group.share.as_bytes().to_vec();
+    name.push(b'/');
+    name.extend_from_slice(group.filter.as_bytes());
+    Slot::of(&name)
 }
 
 /// What a session that ends owes to its groups: all that waits, and QoS 1 messages that were not

@@ -40,6 +40,8 @@ impl Shard {
                 let (filter, options) = (own_filter(&asked.filter), asked.options);
                 let record = SubscriptionRecord { incarnation, filter, options, identifier };
                 self.record(turn, Record::Subscribed(Box::new(record)));
+                // The SUBACK waits for it, from now on or from when a group has answered.
+                turn.out.urgent = true;
             }
             if let Some(shared) = asked.filter.shared() {
                 waiting.push(self.join(index, shared, asked.options, identifier));
@@ -144,6 +146,7 @@ impl Shard {
         let member = self.session_ref(index);
         let readiness = self.readiness(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
+        let kept = session.is_kept_whole();
         if first_join {
             session.rare().told = readiness;
         }
@@ -157,7 +160,8 @@ impl Shard {
         }
         for (group, join) in waiting.into_iter().zip(joins) {
             let owner = self.group_owner(&group);
-            self.tell(turn, owner, PeerMessage::GroupJoin { group, member, readiness, join });
+            let joins = PeerMessage::GroupJoin { group, member, readiness, join, kept };
+            self.tell(turn, owner, joins);
         }
     }
 
@@ -221,7 +225,9 @@ impl Shard {
         let Some(rare) = session.rare.as_deref_mut() else { return false };
         let Some((group, _)) = rare.shared.remove_entry(&group_of(shared)) else { return false };
         let waiting = session.flow.as_deref_mut().map_or(Vec::new(), |flow| {
-            flow.queue.extract(|delivery| delivery.group.as_ref() == Some(&group))
+            flow.queue.extract(|delivery| {
+                delivery.group.as_deref().is_some_and(|lent| lent.group == group)
+            })
         });
         self.flows.settle(&mut session.flow);
         let owner = self.group_owner(&group);

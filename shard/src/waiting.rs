@@ -20,14 +20,14 @@ use crate::session::{Session, identifier_of};
 use crate::shard::{Shard, Turn};
 
 /// Bytes of messages that one answer brings, about.
-const LOAD_BYTES: usize = 256 << 10;
+pub(crate) const LOAD_BYTES: usize = 256 << 10;
 /// What a session that is away keeps in memory, at most; of more it keeps nothing.
 pub(crate) const HEAD_MESSAGES: usize = 4;
 const HEAD_BYTES: u64 = 1_024;
 
 impl Shard {
-    /// Gives a delivery its place in the order of a kept session, and a record. What belongs to a shared
-    /// group has none: the group has it.
+    /// Gives a delivery its place in the order of a kept session, and a record. What a shared group has
+    /// lent has none: the group has it; and if it is of QoS 2, no place, until it is the session's own.
     #[inline]
     pub(crate) fn admit(
         &mut self,
@@ -56,6 +56,9 @@ impl Shard {
         let sequence = places.find(|&place| session.identifier_is_free(place)).unwrap_or(first);
         let Some(kept) = session.kept_whole() else { return };
         let is_group = delivery.group.is_some();
+        if delivery.is_claimable() {
+            return;
+        }
         delivery.place = Place::new(sequence, !is_group, false);
         kept.next_sequence = sequence + 1;
         if is_group {
@@ -89,7 +92,7 @@ impl Shard {
             if let Some(session) = self.sessions.get_mut(index)
                 && !session.waits_in_store()
             {
-                self.flows.of(&mut session.flow).holds.push_back((sequence, hold));
+                self.flows.of(&mut session.flow).hold(sequence, hold);
             }
         }
     }
@@ -98,6 +101,8 @@ impl Shard {
     pub(crate) fn done_with(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &Delivery) {
         if let Some(sequence) = delivery.place.recorded() {
             self.record_done(turn, index, sequence);
+        } else if let Some(lent) = delivery.lent() {
+            self.lent_is_done(turn, lent);
         }
     }
 
@@ -203,6 +208,9 @@ impl Shard {
 
     /// What was asked for, at the pace of the client.
     pub(crate) fn on_loaded(&mut self, turn: &mut Turn<'_>, loaded: Loaded) {
+        if let Some(&group) = self.groups.by_life.get(&loaded.load.incarnation) {
+            return self.on_group_loaded(turn, group, loaded);
+        }
         let Loaded { load, messages, void, next } = loaded;
         let Some(index) = self.resolve(load.session) else { return };
         let inflight_max = usize::from(self.limits().outgoing_inflight_maximum);
@@ -218,14 +226,9 @@ impl Shard {
             // The client went and came back meanwhile, and what it had in flight is asked for as well.
             return self.drain(turn, index);
         }
-        kept.stored_from = match next {
-            Some(next) => next,
-            None if kept.next_sequence == load.upto => u64::MAX,
-            None => load.upto,
-        };
         // What has made room since the question is among the answer.
         let oldest = if with_runs { kept.oldest_run().unwrap_or(u64::MAX) } else { 0 };
-        kept.forget_runs_before(kept.stored_from);
+        kept.answered(&load, next);
         let sent_upto = kept.sent_upto;
         let counted_before = kept.uncounted_from;
         if counted_before < u64::MAX {
@@ -260,7 +263,7 @@ impl Shard {
             if delivery.qos == Qos::ExactlyOnce
                 && let Some(provided) = record.provided
             {
-                flow.holds.push_back((sequence, Hold::Provided(provided)));
+                flow.hold(sequence, Hold::Provided(provided));
             }
             flow.queue.push(delivery);
         }

@@ -198,6 +198,10 @@ fn incarnation(key: &[u8]) -> Result<Incarnation, String> {
 fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
     let clock = Clock::default();
     match space {
+        Space::Session if codec::is_group(value) => {
+            incarnation(key)?;
+            codec::group(value.clone()).map_err(expected)?;
+        }
         Space::Session => {
             codec::session(incarnation(key)?, value.clone(), clock).map_err(expected)?;
         }

@@ -13,6 +13,7 @@ use petrel_proto::{
 };
 use petrel_shard::Message;
 use petrel_shard::message::{expiry, forwarded};
+use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{
     DeliveryRecord, Incarnation, Provided, SessionRecord, Stream, SubscriptionRecord,
 };
@@ -199,6 +200,8 @@ pub fn waiting(mut bytes: Bytes, clock: Clock) -> Result<Waiting, Unreadable> {
 const SESSION_ONLINE: u8 = 1;
 const SESSION_WILL: u8 = 2;
 const SESSION_LEAVING: u8 = 4;
+/// It is no session but a shared group.
+const GROUP: u8 = 128;
 /// Bits of the first byte of a will.
 const WILL_DELAY: u8 = 1;
 const WILL_EXPIRY: u8 = 2;
@@ -220,6 +223,40 @@ pub fn put_session(out: &mut BytesMut, session: &SessionRecord, clock: Clock) {
     for will in session.will.as_deref().into_iter().chain(&session.leaving) {
         put_will(out, will, clock);
     }
+}
+
+/// Appends a shared group, without its incarnation, which is its key, among those of sessions.
+pub fn put_group(out: &mut BytesMut, group: &GroupKey) {
+    out.put_u8(GROUP);
+    // A share name is part of a filter, which is never longer than a u16 can say.
+    out.put_u16(group.share.len() as u16);
+    out.put_slice(group.share.as_bytes());
+    out.put_slice(group.filter.as_bytes());
+}
+
+/// True if what is kept under an incarnation is a shared group and no session.
+#[must_use]
+pub fn is_group(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(|flags| flags & GROUP != 0)
+}
+
+/// Reads a shared group that takes all of `bytes`.
+///
+/// # Errors
+/// They are no shared group.
+pub fn group(mut bytes: Bytes) -> Result<GroupKey, Unreadable> {
+    const WHAT: &str = "a shared group";
+    if bytes.len() < 3 || !is_group(&bytes) {
+        return Err(unreadable(WHAT));
+    }
+    bytes.advance(1);
+    let share_bytes = usize::from(bytes.get_u16());
+    if bytes.len() < share_bytes {
+        return Err(unreadable(WHAT));
+    }
+    let share = Bytes::copy_from_slice(&bytes.split_to(share_bytes));
+    let share = Text::new(share).map_err(|_| unreadable(WHAT))?;
+    Ok(GroupKey { share, filter: filter(&bytes)? })
 }
 
 /// Appends a will behind its length.

@@ -183,10 +183,11 @@ impl<S: Store> Lane<S> {
     pub fn sweep(&mut self, alive: Alive) -> Result<(), StoreError> {
         let mut sessions = Vec::new();
         self.sessions(|session| sessions.push(session.incarnation))?;
+        self.groups(|incarnation, _| sessions.push(incarnation))?;
         self.sweep_of(sessions, alive)
     }
 
-    /// The same, where all sessions have been read already and nothing has been written since.
+    /// The same, where all sessions and groups have been read already and nothing has been written since.
     pub(crate) fn sweep_of(
         &mut self,
         mut sessions: Vec<Incarnation>,
@@ -197,6 +198,7 @@ impl<S: Store> Lane<S> {
         let gathered = self.gathered.iter().flatten();
         sessions.extend(gathered.filter_map(|record| match record {
             Record::Session(session) => Some(session.incarnation),
+            Record::Group { incarnation, .. } => Some(*incarnation),
             _ => None,
         }));
         alive.fill(sessions);
@@ -323,8 +325,10 @@ impl<S: Store> Lane<S> {
         let mut writer = std::mem::take(&mut self.writer);
         let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
         for record in self.gathered.drain(..).flatten() {
-            if let Record::Session(session) = &record {
-                self.alive.begin(session.incarnation);
+            match &record {
+                Record::Session(session) => self.alive.begin(session.incarnation),
+                Record::Group { incarnation, .. } => self.alive.begin(*incarnation),
+                _ => {}
             }
             write_record(&mut writer, &record, self.clock, &mut streams);
         }

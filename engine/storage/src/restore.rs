@@ -1,9 +1,10 @@
 //! From lanes back into shards, after a restart.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 
 use petrel_proto::PacketId;
+use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{SessionRecord, SubscriptionRecord};
 use petrel_shard::{Incarnation, Message, Now, Shard, ShardIndex, Slot, SlotMap};
 
@@ -21,7 +22,9 @@ const WAITING_MAX: usize = 16;
 pub struct Restored {
     /// Sessions, those of which only a will was left included.
     pub sessions: u64,
-    /// Their subscriptions.
+    /// Shared groups in which something may wait.
+    pub groups: u64,
+    /// The subscriptions of sessions.
     pub subscriptions: u64,
     /// QoS 2 messages received and not released.
     pub receipts: u64,
@@ -32,6 +35,7 @@ pub struct Restored {
 /// Something that comes back.
 enum Item {
     Session(SessionRecord),
+    Group(Incarnation, Arc<GroupKey>),
     Subscription(SubscriptionRecord),
     Receipt(Incarnation, PacketId),
     Retained(Message),
@@ -98,6 +102,7 @@ pub fn restore_on_threads<S: Store + Send>(
             let restored =
                 reader.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             all.sessions += restored.sessions;
+            all.groups += restored.groups;
             all.subscriptions += restored.subscriptions;
             all.receipts += restored.receipts;
             all.retained += restored.retained;
@@ -118,8 +123,10 @@ fn read_together<S: Store>(
     // A shard's thread ends early only in a panic, which is heard of when it is joined.
     let send = |shard: usize, items: Vec<Item>| drop(ways[shard].send(items));
     read(lane, slots, &mut restored, |shard, item| {
-        if let Item::Session(session) = &item {
-            sessions.push(session.incarnation);
+        match &item {
+            Item::Session(session) => sessions.push(session.incarnation),
+            Item::Group(incarnation, _) => sessions.push(*incarnation),
+            _ => {}
         }
         let items = &mut gathered[shard];
         if items.capacity() == 0 {
@@ -150,6 +157,10 @@ fn read<S: Store>(
         restored.sessions += 1;
         show(place(session.incarnation.slot()), Item::Session(session));
     })?;
+    lane.groups(|incarnation, key| {
+        restored.groups += 1;
+        show(place(incarnation.slot()), Item::Group(incarnation, Arc::new(key)));
+    })?;
     lane.subscriptions(|subscription| {
         restored.subscriptions += 1;
         show(place(subscription.incarnation.slot()), Item::Subscription(subscription));
@@ -168,6 +179,7 @@ fn read<S: Store>(
 fn give(shard: &mut Shard, now: Now, item: Item) {
     match item {
         Item::Session(session) => shard.restore_session(now, session),
+        Item::Group(incarnation, key) => shard.restore_group(incarnation, &key),
         Item::Subscription(subscription) => shard.restore_subscription(&subscription),
         Item::Receipt(incarnation, packet_id) => shard.restore_receipt(incarnation, packet_id),
         Item::Retained(message) => shard.restore_retained(now, message.into_owned()),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 pub enum Space {
     /// What is known of the folder as a whole, by name.
     Meta,
-    /// Sessions, by incarnation.
+    /// Sessions and shared groups, by incarnation.
     Session,
     /// Subscriptions, by incarnation and filter.
     Subscription,

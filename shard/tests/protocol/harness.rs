@@ -375,7 +375,8 @@ impl Net {
             Record::Released { incarnation, sequence } => {
                 self.waiting.insert((incarnation, sequence), None);
             }
-            Record::Done { incarnation, sequence } => {
+            Record::Done { incarnation, sequence }
+            | Record::Moved { incarnation, sequence, .. } => {
                 self.waiting.remove(&(incarnation, sequence));
             }
             Record::Ended { incarnation } => self.waiting.retain(|(of, _), _| *of != incarnation),

@@ -14,6 +14,7 @@ mod expiry;
 mod flow;
 mod keep_alive;
 mod kept;
+mod lend;
 mod limits;
 mod mesh;
 mod oldest;

@@ -7,6 +7,7 @@ use petrel_proto::{PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicN
 use petrel_shard::Slot;
 use petrel_shard::input::Counted;
 use petrel_shard::outbox::Count;
+use petrel_shard::peer::GroupKey;
 use proptest::prelude::*;
 
 use petrel_shard::Message;
@@ -55,6 +56,7 @@ impl Breakable for DiskStore {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Model {
     sessions: BTreeMap<u64, SessionRecord>,
+    groups: BTreeMap<u64, GroupKey>,
     subscriptions: BTreeMap<(u64, String), u32>,
     receipts: BTreeSet<(u64, u16)>,
     waiting: BTreeMap<(u64, u64), Option<DeliveryRecord>>,
@@ -71,6 +73,7 @@ impl Model {
             Record::Ended { incarnation } => {
                 let id = incarnation.to_u64();
                 self.sessions.remove(&id);
+                self.groups.remove(&id);
                 self.subscriptions.retain(|(of, _), _| *of != id);
                 self.receipts.retain(|(of, _)| *of != id);
                 self.waiting.retain(|(of, _), _| *of != id);
@@ -88,6 +91,13 @@ impl Model {
             }
             Record::Done { incarnation, sequence } => {
                 self.waiting.remove(&(incarnation.to_u64(), sequence));
+            }
+            Record::Group { incarnation, key } => {
+                self.groups.insert(incarnation.to_u64(), (*key).clone());
+            }
+            Record::Moved { incarnation, sequence, provided } => {
+                self.waiting.remove(&(incarnation.to_u64(), sequence));
+                self.streams.insert(provided.stream.to_u64(), provided.number);
             }
             Record::Released { incarnation, sequence } => {
                 self.waiting.insert((incarnation.to_u64(), sequence), None);
@@ -116,7 +126,12 @@ impl Model {
             model.sessions.insert(session.incarnation.to_u64(), session);
         })
         .unwrap();
-        let alive: BTreeSet<u64> = model.sessions.keys().copied().collect();
+        lane.groups(|incarnation, key| {
+            model.groups.insert(incarnation.to_u64(), key);
+        })
+        .unwrap();
+        let alive: BTreeSet<u64> =
+            model.sessions.keys().chain(model.groups.keys()).copied().collect();
         lane.subscriptions(|s| {
             let key = (s.incarnation.to_u64(), s.filter.text().as_str().to_owned());
             if alive.contains(&key.0) {
@@ -220,10 +235,14 @@ struct Author {
 impl Author {
     fn record(&mut self, session: usize, what: u8, pick: u16, epoch: u32) -> Record {
         let life = Incarnation::from_u64(self.lives[session]);
-        if !self.known.sessions.contains_key(&life.to_u64()) {
+        let id = life.to_u64();
+        if !self.known.sessions.contains_key(&id) && !self.known.groups.contains_key(&id) {
             self.count += 1;
             let life = Incarnation::new(epoch, Slot(session as u16), self.count);
             self.lives[session] = life.to_u64();
+            if session == GROUP {
+                return Record::Group { incarnation: life, key: group_key(pick) };
+            }
             return Record::Session(Box::new(session_record(life, pick)));
         }
         let mine: Vec<(u64, bool)> = self
@@ -236,6 +255,15 @@ impl Author {
         let packet_id = PacketId::new(pick % 5 + 1).unwrap();
         match what % 32 {
             0 => Record::Ended { incarnation: life },
+            1..=6 if session == GROUP => match picked {
+                Some((sequence, _)) => {
+                    self.sequence += 1;
+                    let stream = Stream::new(epoch, 1, 0);
+                    let provided = Provided { stream, number: self.sequence };
+                    Record::Moved { incarnation: life, sequence, provided }
+                }
+                None => Record::Group { incarnation: life, key: group_key(pick) },
+            },
             1 => Record::Session(Box::new(session_record(life, pick))),
             2 | 3 => Record::Subscribed(Box::new(SubscriptionRecord {
                 incarnation: life,
@@ -272,6 +300,14 @@ impl Author {
             }
         }
     }
+}
+
+/// Which of the lives is a shared group's.
+const GROUP: usize = 3;
+
+fn group_key(pick: u16) -> Arc<GroupKey> {
+    let share = Text::try_from(format!("share{pick}").as_str()).unwrap();
+    Arc::new(GroupKey { share, filter: filter(pick) })
 }
 
 fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {

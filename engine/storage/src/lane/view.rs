@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
+use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{Provided, SessionRecord, Stored, SubscriptionRecord};
 use petrel_shard::{Incarnation, Message};
 
@@ -162,8 +163,27 @@ impl<S: Store> Lane<S> {
     pub fn sessions(&self, mut visit: impl FnMut(SessionRecord)) -> Result<(), StoreError> {
         self.each(Space::Session, |key, value| {
             let incarnation = incarnation_of(key)?;
+            if codec::is_group(value) {
+                return Ok(());
+            }
             let session = codec::session(incarnation, value.clone(), self.clock);
             visit(session.map_err(|unreadable| damaged(Space::Session, key, unreadable))?);
+            Ok(())
+        })
+    }
+
+    /// Shows every shared group.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn groups(&self, mut visit: impl FnMut(Incarnation, GroupKey)) -> Result<(), StoreError> {
+        self.each(Space::Session, |key, value| {
+            if !codec::is_group(value) {
+                return Ok(());
+            }
+            let group = codec::group(value.clone());
+            let group = group.map_err(|unreadable| damaged(Space::Session, key, unreadable))?;
+            visit(incarnation_of(key)?, group);
             Ok(())
         })
     }

@@ -23,6 +23,10 @@ pub(super) fn write_record(
                 codec::put_session(out, session, clock);
             });
         }
+        Record::Group { incarnation, key } => {
+            writer
+                .put(Space::Session, &session_key(*incarnation), |out| codec::put_group(out, key));
+        }
         Record::Ended { incarnation } => writer.ended(*incarnation),
         Record::Subscribed(subscription) => {
             let key = subscription_key(subscription.incarnation, subscription.filter.as_bytes());
@@ -39,6 +43,10 @@ pub(super) fn write_record(
             });
         }
         Record::Done { incarnation, sequence } => writer.done(*incarnation, *sequence),
+        Record::Moved { incarnation, sequence, provided } => {
+            writer.done(*incarnation, *sequence);
+            streams.insert(provided.stream, provided.number);
+        }
         Record::Released { incarnation, sequence } => {
             writer.released((*incarnation, *sequence), codec::put_released);
         }

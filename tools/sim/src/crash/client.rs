@@ -60,6 +60,8 @@ pub struct Habits {
     pub retain: bool,
     /// It asks for a clean start now and then.
     pub forgetful: bool,
+    /// It unsubscribes now and then, and subscribes again.
+    pub leaves: bool,
     pub receive_maximum: u16,
 }
 
@@ -68,6 +70,8 @@ pub struct Habits {
 pub enum Wants {
     Topic(u8),
     All,
+    /// All, with others, through a shared group.
+    Group(u8),
 }
 
 /// A client, and what it remembers.
@@ -85,6 +89,9 @@ pub struct Client {
     /// SUBSCRIBE has been acknowledged in this session.
     pub subscribed: bool,
     pub subscribing: bool,
+    /// It unsubscribes when the run winds down, and has.
+    pub quits: bool,
+    pub has_quit: bool,
     pub published: u32,
     pub unfinished: VecDeque<Unfinished>,
     /// Identifiers of QoS 2 messages that were received and not released.
@@ -123,6 +130,8 @@ impl Client {
             will_number: 0,
             subscribed: false,
             subscribing: false,
+            quits: false,
+            has_quit: false,
             published: 0,
             unfinished: VecDeque::new(),
             receiving: BTreeSet::new(),
@@ -132,6 +141,20 @@ impl Client {
             asked_at: u64::MAX,
             since: 0,
             promised: false,
+        }
+    }
+
+    /// It has to subscribe yet, or to unsubscribe for good.
+    pub fn waits(&self) -> bool {
+        let wants = self.habits.subscribes.is_some() && !self.subscribed && !self.has_quit;
+        wants || (self.quits && !self.has_quit)
+    }
+
+    /// The shared group of which it wants to be a member.
+    pub fn group(&self) -> Option<u8> {
+        match self.habits.subscribes {
+            Some(Wants::Group(group)) => Some(group),
+            _ => None,
         }
     }
 

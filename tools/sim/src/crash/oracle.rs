@@ -30,6 +30,20 @@ pub struct Oracle {
     pub arrivals: u64,
     /// Queues are soon full: what is dropped at first may come when it is published again.
     pub tight: bool,
+    /// Shared groups, by number.
+    pub groups: BTreeMap<u8, Group>,
+}
+
+/// What is known of a shared group.
+#[derive(Debug, Default)]
+pub struct Group {
+    /// When a member was told that it is one who stays for ever; what is published later must come.
+    since: Option<u64>,
+    /// When the session of a member of QoS 2 ended last: what was on its way to it goes to nobody
+    /// else ([MQTT5-4.8.2-5]).
+    ended: u64,
+    /// What has reached one of its members; true if at QoS 2.
+    got: BTreeMap<MessageId, bool>,
 }
 
 impl Oracle {
@@ -46,13 +60,18 @@ impl Oracle {
         let Some(published) = self.published.get(&id).copied() else {
             return Err(violated!("crash", "{} got {id:?}, which nobody published", client.name));
         };
-        if published.acknowledged < client.asked_at && !stored && !published.uncertain {
+        // What waits in a shared group is not a member's.
+        let own = client.group().is_none();
+        if own && published.acknowledged < client.asked_at && !stored && !published.uncertain {
             return Err(violated!(
                 "crash",
                 "{} got {id:?}, which was acknowledged before its session began: the session before \
                  came back",
                 client.name
             ));
+        }
+        if let Some(group) = client.group() {
+            return self.arrives_in_group(client, group, (id, qos), published);
         }
         let is_first = !client.got.contains_key(&id);
         let got = client.got.entry(id).or_insert(super::client::Got { times: 0, at, qos });
@@ -70,6 +89,61 @@ impl Oracle {
         let counts = client.subscribed && published.at > client.since && !self.tight;
         if is_first && !published.uncertain && counts {
             self.check_order(client, id, qos, published)?;
+        }
+        Ok(())
+    }
+
+    /// A member is told that it is one.
+    pub fn member_begins(&mut self, client: &Client, step: u64) {
+        let stays = client.habits.lasting && !client.habits.leaves && !client.habits.forgetful;
+        if let Some(group) = client.group().filter(|_| stays) {
+            self.groups.entry(group).or_default().since.get_or_insert(step);
+        }
+    }
+
+    /// The session of a client ends, or may have ended.
+    pub fn member_ends(&mut self, client: &Client, step: u64) {
+        if let Some(group) = client.group().filter(|_| client.habits.qos == Qos::ExactlyOnce) {
+            self.groups.entry(group).or_default().ended = step;
+        }
+    }
+
+    /// A message reaches a member of a shared group that is kept: at QoS 2 one member, once, and nobody
+    /// after that.
+    fn arrives_in_group(
+        &mut self,
+        client: &Client,
+        group: u8,
+        (id, qos): (MessageId, Qos),
+        published: Published,
+    ) -> Checked {
+        let Group { got, since, .. } = self.groups.entry(group).or_default();
+        let before = got.get(&id).copied();
+        let is_kept = since.is_some_and(|since| published.at > since);
+        if before == Some(true) && is_kept && !published.uncertain {
+            return Err(violated!("crash", "{} got {id:?}, which its group has had", client.name));
+        }
+        got.insert(id, qos == Qos::ExactlyOnce);
+        Ok(())
+    }
+
+    /// At the end: what reached nobody of a group that still has members.
+    fn check_groups(&self, clients: &[Client]) -> Checked {
+        for (number, group) in &self.groups {
+            let Some(since) = group.since else { continue };
+            if clients.iter().any(|one| one.group() == Some(*number) && one.has_quit) {
+                continue;
+            }
+            for (id, published) in &self.published {
+                let promised = published.acknowledged < u64::MAX && published.at > since;
+                let excused = published.qos == Qos::ExactlyOnce && published.at <= group.ended;
+                if promised && !excused && !group.got.contains_key(id) {
+                    return Err(violated!(
+                        "crash",
+                        "nobody of group {number} got {id:?} of {published:?}, which was acknowledged"
+                    ));
+                }
+            }
         }
         Ok(())
     }
@@ -100,12 +174,14 @@ impl Oracle {
         if self.tight {
             return Ok(());
         }
+        self.check_groups(clients)?;
         for client in clients.iter().filter(|client| client.habits.lasting) {
             let Some(wants) = client.habits.subscribes else { continue };
             for (id, published) in &self.published {
                 let wanted = match wants {
                     Wants::All => true,
                     Wants::Topic(topic) => topic == published.topic,
+                    Wants::Group(_) => false,
                 };
                 let promised = published.acknowledged < u64::MAX && published.at > client.since;
                 if wanted && promised && client.subscribed && !client.got.contains_key(id) {

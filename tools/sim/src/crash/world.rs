@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use petrel_proto::{
     Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
     ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
-    Version, Will, decode,
+    Unsubscribe, Version, Will, decode,
 };
 use petrel_shard::input::{Counted, Loaded};
 use petrel_shard::level_hash::HashKey;
@@ -215,6 +215,7 @@ impl World {
         }
         client.lose_connection();
         if !client.habits.lasting {
+            self.oracle.member_ends(client, self.step);
             for one in std::mem::take(&mut client.unfinished) {
                 if let Some(published) = self.oracle.published.get_mut(&one.id) {
                     published.uncertain |= published.acknowledged == u64::MAX;
@@ -477,6 +478,7 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             will: number > 0 && rng.percent(40),
             retain: number == 0,
             forgetful: false,
+            leaves: false,
             receive_maximum: 10,
         };
         clients.push(Client::new(format!("publisher-{number}"), habits));
@@ -491,10 +493,12 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             will: false,
             retain: false,
             forgetful: rng.percent(25),
+            leaves: false,
             receive_maximum: 1 + rng.below(8) as u16,
         };
         clients.push(Client::new(format!("subscriber-{number}"), habits));
     }
+    add_members(rng, &mut clients);
     clients
 }
 
@@ -510,6 +514,29 @@ fn limits(rng: &mut Rng) -> Limits {
         limits.session_queue_full = *rng.pick(&[QueueFull::DropNewest, QueueFull::DropOldest]);
     }
     limits
+}
+
+/// Members of shared groups. The first of group 0 stays for ever, group 1 comes and goes.
+fn add_members(rng: &mut Rng, clients: &mut Vec<Client>) {
+    let steady = rng.percent(50);
+    let counts = [rng.index(4), rng.index(3)];
+    for (group, count) in counts.into_iter().enumerate() {
+        for number in 0..count {
+            let stays = group == 0 && (number == 0 || steady);
+            let habits = Habits {
+                lasting: stays || rng.percent(60),
+                publishes: false,
+                subscribes: Some(Wants::Group(group as u8)),
+                qos: *rng.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]),
+                will: false,
+                retain: false,
+                forgetful: !stays && rng.percent(40),
+                leaves: (group, number) != (0, 0) && rng.percent(50),
+                receive_maximum: 1 + rng.below(8) as u16,
+            };
+            clients.push(Client::new(format!("member-{group}-{number}"), habits));
+        }
+    }
 }
 
 fn will_id(client: usize, number: u32) -> MessageId {

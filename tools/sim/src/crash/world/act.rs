@@ -23,6 +23,9 @@ impl World {
         let client = &mut self.clients[at];
         let clean = clean || client.clean || !client.habits.lasting;
         client.clean = clean;
+        if clean {
+            self.oracle.member_ends(client, step);
+        }
         let mut will = None;
         if client.habits.will {
             client.will_number += 1;
@@ -117,6 +120,7 @@ impl World {
                     client.name
                 );
                 if !connack.session_present {
+                    self.oracle.member_ends(client, step);
                     for one in &client.unfinished {
                         if let Some(published) = self.oracle.published.get_mut(&one.id) {
                             published.uncertain |= published.acknowledged == u64::MAX;
@@ -133,6 +137,7 @@ impl World {
                 client.subscribed = true;
                 client.promised |= client.habits.lasting;
                 client.since = step;
+                self.oracle.member_begins(client, step);
             }
             Packet::Publish(publish) => return self.receive(at, publish),
             Packet::PubAck(ack) | Packet::PubRec(ack) => {
@@ -201,9 +206,17 @@ impl World {
         if !client.connected {
             return Ok(());
         }
+        let leaves = client.habits.leaves && client.subscribed && self.rng.percent(3);
+        if leaves || (client.quits && !client.has_quit) {
+            (client.subscribed, client.subscribing) = (false, false);
+            client.has_quit = client.quits;
+            return self.unsubscribe(at);
+        }
+        let client = &mut self.clients[at];
         if let Some(wants) = client.habits.subscribes
             && !client.subscribed
             && !client.subscribing
+            && !client.has_quit
         {
             client.subscribing = true;
             if client.asked_at == u64::MAX {
@@ -242,13 +255,7 @@ impl World {
     }
 
     fn subscribe(&mut self, at: usize, wants: Wants) -> Checked {
-        let filter = match wants {
-            Wants::All => "t/+".to_owned(),
-            Wants::Topic(topic) => format!("t/{topic}"),
-        };
-        let text = Text::try_from(filter.as_str()).unwrap_or_default();
-        let filter =
-            TopicFilter::new(text).map_err(|error| violated!("crash", "no filter: {error}"))?;
+        let filter = filter_of(wants)?;
         let options =
             SubscriptionOptions { qos: self.clients[at].habits.qos, ..Default::default() };
         let subscribe = Subscribe {
@@ -260,19 +267,33 @@ impl World {
         self.send(at, Packet::Subscribe(Box::new(subscribe)))
     }
 
+    fn unsubscribe(&mut self, at: usize) -> Checked {
+        let Some(wants) = self.clients[at].habits.subscribes else { return Ok(()) };
+        let unsubscribe = Unsubscribe {
+            packet_id: PacketId(std::num::NonZeroU16::MAX),
+            user_properties: Default::default(),
+            filters: [filter_of(wants)?].into_iter().collect(),
+        };
+        self.send(at, Packet::Unsubscribe(Box::new(unsubscribe)))
+    }
+
     /// Nothing fails any more: everybody finishes what is unfinished, and the oracle counts.
     pub(super) fn settle(&mut self) -> Checked {
         for lane in &mut self.lanes {
             lane.store_mut().mend();
         }
+        let quits = self.rng.percent(50);
         for client in &mut self.clients {
             client.habits.publishes = false;
+            client.habits.leaves = false;
+            client.quits = quits && client.group() == Some(1);
         }
         self.audit()?;
         let mut quiet = 0;
         for _ in 0..20_000 {
             if quiet > 3 {
                 self.oracle.check_end(&self.clients)?;
+                self.check_groups()?;
                 return self.check_retained();
             }
             quiet = if self.round()? { 0 } else { quiet + 1 };
@@ -283,7 +304,7 @@ impl World {
     /// What is still under way, in words.
     fn left(&self) -> String {
         let clients = self.clients.iter().filter_map(|client| {
-            let waits = client.habits.subscribes.is_some() && !client.subscribed;
+            let waits = client.waits();
             let parts = (client.inbox.len(), client.owes.len(), &client.unfinished, waits);
             let nothing = parts.0 + parts.1 + parts.2.len() == 0 && !waits;
             (!nothing).then(|| format!("{} {} {parts:?}", client.name, client.connected))
@@ -335,7 +356,7 @@ impl World {
     fn activity(&self) -> usize {
         let process = &self.process;
         let clients = self.clients.iter().map(|client| {
-            let waits = usize::from(client.habits.subscribes.is_some() && !client.subscribed);
+            let waits = usize::from(client.waits());
             client.inbox.len() + client.owes.len() + client.unfinished.len() + waits
         });
         let rings = process.rings.values().map(VecDeque::len).sum::<usize>();
@@ -355,6 +376,35 @@ impl World {
             + process.counted.len()
     }
 
+    /// What is kept of shared groups: those that have members, and nothing that waits in them.
+    fn check_groups(&self) -> Checked {
+        let mut found: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for lane in &self.lanes {
+            let mut groups = Vec::new();
+            lane.groups(|incarnation, key| groups.push((incarnation, key)))
+                .map_err(|error| storage(&error))?;
+            for (incarnation, key) in groups {
+                let all = lane.load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX);
+                let left = all.map_err(|error| storage(&error))?.messages;
+                hold!(left.is_empty(), "crash", "group {key:?} keeps {left:?}");
+                found.entry(key.share.as_str().to_owned()).or_default().push(incarnation.to_u64());
+            }
+        }
+        for group in 0..2 {
+            let mut members =
+                self.clients.iter().filter(|one| one.group() == Some(group) && !one.has_quit);
+            let most = usize::from(members.clone().next().is_some());
+            let least = usize::from(members.any(|one| one.habits.lasting));
+            let count = found.get(&format!("g{group}")).map_or(0, Vec::len);
+            hold!(
+                (least..=most).contains(&count),
+                "crash",
+                "group {group} is kept {count} times, and it should be {least} to {most} times"
+            );
+        }
+        Ok(())
+    }
+
     /// Somebody new asks for what is retained.
     fn check_retained(&mut self) -> Checked {
         let habits = Habits {
@@ -365,6 +415,7 @@ impl World {
             will: false,
             retain: false,
             forgetful: false,
+            leaves: false,
             receive_maximum: 10,
         };
         self.clients.push(Client::new("witness".into(), habits));
@@ -378,6 +429,16 @@ impl World {
         let got = self.clients.last().and_then(|witness| witness.got.keys().next_back().copied());
         self.oracle.check_retained(RETAINED, 0, got)
     }
+}
+
+fn filter_of(wants: Wants) -> Checked<TopicFilter> {
+    let filter = match wants {
+        Wants::All => "t/+".to_owned(),
+        Wants::Topic(topic) => format!("t/{topic}"),
+        Wants::Group(group) => format!("$share/g{group}/t/+"),
+    };
+    let text = Text::try_from(filter.as_str()).unwrap_or_default();
+    TopicFilter::new(text).map_err(|error| violated!("crash", "no filter: {error}"))
 }
 
 pub(super) fn publish_of(one: &Unfinished, dup: bool) -> Publish {

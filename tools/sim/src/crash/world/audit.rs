@@ -54,8 +54,10 @@ impl World {
         Err(violated!("crash", "shards and lanes do not come to rest"))
     }
 
+    /// Those who are away, but for members of groups: what waits in these is the group's, which keeps it.
     fn away(&self) -> impl Iterator<Item = (usize, petrel_shard::Waiting)> {
-        self.clients.iter().enumerate().filter_map(|(at, client)| {
+        let own = self.clients.iter().enumerate().filter(|(_, client)| client.group().is_none());
+        own.filter_map(|(at, client)| {
             let home = self.process.slots.home_of(client.name.as_bytes());
             let name = Text::try_from(client.name.as_str()).unwrap_or_default();
             let waiting = self.process.shards[usize::from(home.0)].waiting(&name)?;
@@ -104,6 +106,7 @@ impl World {
             will: false,
             retain: false,
             forgetful: false,
+            leaves: false,
             receive_maximum: 10,
         };
         let filler = self.clients.len();
