@@ -266,8 +266,8 @@ fn operations(number: u64, batch: &Bytes, report: &mut Report) -> Result<(), Str
 fn queue(key: &[u8], value: &Bytes, report: &mut Report) -> Result<(), String> {
     incarnation(key)?;
     let entries = page::read(value).map_err(|error| error.to_string())?;
-    if entries.first().is_none_or(|(first, _)| *first != page::first(key)) {
-        return Err("the page begins with another message than its key says".into());
+    if entries.last().is_none_or(|(last, _)| *last != page::last(key)) {
+        return Err("the page ends with another message than its key says".into());
     }
     if !entries.is_sorted_by(|(one, _), (other, _)| one < other) {
         return Err("the messages are out of order".into());
@@ -349,7 +349,7 @@ mod tests {
         let report = check(folder.path(), DiskOptions::default()).unwrap();
         assert_eq!((report.messages, report.operations, report.faults_total), (20, 20, 0));
         assert_eq!(report.batches, 1);
-        assert_eq!(report.keys, [4, 1, 0, 1, 0, 1, 0]);
+        assert_eq!(report.keys, [4, 1, 0, 4, 0, 1, 0]);
         assert!(report.to_string().ends_with("0 faults"), "{report}");
     }
 

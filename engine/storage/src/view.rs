@@ -128,7 +128,7 @@ impl View {
                     merged = Some(merge(window, it, backlog));
                 }
                 match &mut merged {
-                    Some(merged) => merged.page(key, value, show),
+                    Some(merged) => merged.page(value, show),
                     None if alive.contains(&incarnation) => show(Space::Queue, key, value),
                     None => Ok(()),
                 }
@@ -168,9 +168,9 @@ fn merge<'w>(
 
 impl<L: Iterator<Item = (u64, Place)>> Merge<'_, L> {
     /// Takes a page. Nothing of a later one stands before its first message.
-    fn page(&mut self, key: &[u8], value: &Bytes, show: &mut Show<'_>) -> Result<(), StoreError> {
+    fn page(&mut self, value: &Bytes, show: &mut Show<'_>) -> Result<(), StoreError> {
         if self.bytes > GATHER_BYTES {
-            self.show_before(page::first(key), show)?;
+            self.show_before(page::first(value), show)?;
         }
         for (sequence, value) in page::read(value)? {
             let backlog = self.backlog;
@@ -190,8 +190,9 @@ impl<L: Iterator<Item = (u64, Place)>> Merge<'_, L> {
         }
         let rest = self.gathered.split_off(&end);
         self.bytes = rest.values().map(Bytes::len).sum();
-        for (first, value) in page::write(&std::mem::replace(&mut self.gathered, rest)) {
-            show(Space::Queue, &page::key(self.incarnation, first), &value)?;
+        let gathered = std::mem::replace(&mut self.gathered, rest);
+        for (last, value) in page::write(gathered.iter().map(|(at, value)| (*at, value))) {
+            show(Space::Queue, &page::key(self.incarnation, last), &value)?;
         }
         Ok(())
     }

@@ -57,8 +57,13 @@ impl Places {
     }
 
     /// The first sequence number.
-    pub(crate) fn first(&self) -> Option<u64> {
+    fn first(&self) -> Option<u64> {
         self.0.front().map(|(sequence, _)| *sequence)
+    }
+
+    /// The last sequence number.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.0.back().map(|(sequence, _)| *sequence)
     }
 
     /// Those from a sequence number on.

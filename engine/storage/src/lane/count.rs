@@ -116,9 +116,13 @@ impl<S: Store> Lane<S> {
         value: &Bytes,
     ) -> Result<bool, StoreError> {
         let owner = super::incarnation_of(key)?;
-        let is_new = page::first(key) >= walk.count.before;
-        let is_over = |session: Incarnation| session < owner || session == owner && is_new;
-        while walk.session().is_some_and(is_over) {
+        let before = walk.count.before;
+        let is_new = page::first(value) >= before;
+        let is_over = |walk: &Walk| {
+            let done = is_new || walk.from >= before;
+            walk.session().is_some_and(|it| it < owner || it == owner && done)
+        };
+        while is_over(walk) {
             if walk.left == 0 {
                 return Ok(true);
             }

@@ -101,7 +101,7 @@ impl<S: Store> Lane<S> {
                     self.window.forget(Space::Session, &key);
                 }
                 for space in [Space::Subscription, Space::Receipt, Space::Queue] {
-                    for (key, _) in self.of_session(space, incarnation)? {
+                    for key in self.of_session(space, incarnation)? {
                         batch.remove(space, key);
                     }
                 }
@@ -111,54 +111,93 @@ impl<S: Store> Lane<S> {
     }
 
     /// The keys of a space that belong to a session, in the maps.
-    fn of_session(
-        &self,
-        space: Space,
-        incarnation: Incarnation,
-    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+    fn of_session(&self, space: Space, incarnation: Incarnation) -> Result<Vec<Bytes>, StoreError> {
         let prefix = session_key(incarnation);
         let mut found = Vec::new();
-        self.store.scan(space, &prefix, &mut |key, value| {
+        self.store.scan(space, &prefix, &mut |key, _| {
             if !key.starts_with(&prefix) {
                 return ControlFlow::Break(());
             }
-            found.push((key.clone(), value.clone()));
+            found.push(key.clone());
             ControlFlow::Continue(())
         })?;
         Ok(found)
     }
 
-    /// Writes all that waits for a session and is in the window into pages.
+    /// The pages of a session that may have messages of these sequence numbers.
+    fn pages(
+        &self,
+        incarnation: Incarnation,
+        from: u64,
+        upto: u64,
+    ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
+        let prefix = session_key(incarnation);
+        let mut found = Vec::new();
+        self.store.scan(Space::Queue, &page::key(incarnation, from), &mut |key, page| {
+            if !key.starts_with(&prefix) || page::first(page) > upto {
+                return ControlFlow::Break(());
+            }
+            found.push((key.clone(), page.clone()));
+            ControlFlow::Continue(())
+        })?;
+        Ok(found)
+    }
+
+    /// Writes all that waits for a session and is in the window into pages, and takes out of them what
+    /// waits no longer. A page of which nothing has changed stays as it is.
     fn fold_backlog(
         &mut self,
         incarnation: Incarnation,
         batch: &mut Batch,
     ) -> Result<(), StoreError> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
-        self.counting.take_if(|counting| *counting == incarnation);
         let Backlog { live, gone, overlaps } = backlog;
-        let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
-        let mut replaced = Vec::new();
-        let touched = gone.first().copied().into_iter().chain(live.first().filter(|_| overlaps));
-        if let Some(from) = touched.min() {
-            for (key, value) in self.of_session(Space::Queue, incarnation)? {
-                let entries = page::read(&value)?;
-                if entries.last().is_some_and(|(last, _)| *last >= from) {
-                    replaced.push(key);
-                    let left = entries.into_iter().filter(|(sequence, _)| !gone.contains(sequence));
-                    waiting.extend(left);
+        let last_live = live.last().filter(|_| overlaps).unwrap_or(0);
+        let last_gone = gone.last().copied().unwrap_or(0);
+        let mut live = live.from(0).peekable();
+        let within = live.peek().filter(|_| overlaps).map(|(first, _)| *first);
+        let changed = gone.first().copied().into_iter().chain(within).min();
+        let mut pages = match changed {
+            Some(from) => self.pages(incarnation, from, last_live.max(last_gone))?,
+            None => Vec::new(),
+        }
+        .into_iter();
+        loop {
+            let page = pages.next();
+            let end = page.as_ref().map(|(key, _)| page::last(key));
+            let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
+            while let Some((sequence, at)) =
+                live.next_if(|(sequence, _)| end.is_none_or(|end| *sequence <= end))
+            {
+                waiting.insert(sequence, self.window.value(at));
+            }
+            if let Some((key, value)) = &page {
+                let first = page::first(value);
+                let none_gone = gone.range(first..=page::last(key)).next().is_none();
+                if waiting.is_empty() && none_gone {
+                    continue;
+                }
+                for (sequence, value) in page::read(value)? {
+                    if !gone.contains(&sequence) {
+                        // What the log says is newer.
+                        waiting.entry(sequence).or_insert(value);
+                    }
                 }
             }
+            let written = page::write(waiting.iter().map(|(at, value)| (*at, value)));
+            // A page that ends where one ended is one change, not two.
+            if let Some((key, _)) =
+                page.filter(|_| written.last().is_none_or(|(at, _)| Some(*at) != end))
+            {
+                batch.remove(Space::Queue, key);
+            }
+            for (last, value) in written {
+                batch.put(Space::Queue, page::key(incarnation, last), value);
+            }
+            if end.is_none() {
+                return Ok(());
+            }
         }
-        waiting.extend(live.from(0).map(|(sequence, at)| (sequence, self.window.value(at))));
-        for (first, value) in page::write(&waiting) {
-            let key = page::key(incarnation, first);
-            // A page that begins where one began is one change, not two.
-            replaced.retain(|replaced| *replaced != key);
-            batch.put(Space::Queue, key, value);
-        }
-        replaced.into_iter().for_each(|key| batch.remove(Space::Queue, key));
-        Ok(())
     }
 }
 

@@ -47,12 +47,13 @@ impl<S: Store> Lane<S> {
         // Beyond this nothing has been looked at in the pages.
         let mut seen_upto = u64::MAX;
         let prefix = session_key(incarnation);
-        self.store.scan(Space::Queue, &prefix, &mut |key, value| {
-            if !key.starts_with(&prefix) || page::first(key) >= places.end {
+        let from = page::key(incarnation, places.start);
+        self.store.scan(Space::Queue, &from, &mut |key, value| {
+            if !key.starts_with(&prefix) || page::first(value) >= places.end {
                 return ControlFlow::Break(());
             }
             if waiting.len() > messages_max || bytes > bytes_max {
-                seen_upto = page::first(key);
+                seen_upto = page::first(value);
                 return ControlFlow::Break(());
             }
             match page::read(value) {

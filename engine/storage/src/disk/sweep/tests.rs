@@ -1,6 +1,5 @@
 //! What goes while tables are merged, and what stays.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,7 +42,7 @@ fn page(expires_at_ms: u64) -> Bytes {
         provided: None,
     };
     codec::put_delivery(&mut out, &delivery, Clock::default());
-    page::write(&BTreeMap::from([(1, out.freeze())])).remove(0).1
+    page::write([(1, &out.freeze())]).remove(0).1
 }
 
 /// A store with three sessions, two pages and two retained messages of which one of each expires.
