@@ -25,8 +25,11 @@ def free_port():
 
 
 @contextlib.contextmanager
-def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
-    """Runs Petrel; yields its process and its address: MQTT, or MQTT over TLS with a record layer."""
+def petrel(shards=1, runtime="auto", cpu=None, record_layer=None, more="", lines=None):
+    """Runs Petrel; yields its process and its address: MQTT, or MQTT over TLS with a record layer.
+
+    `more` goes into the configuration. What it says at its end is added to `lines`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder) / "petrel.toml"
         listener = '[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:0"\n'
@@ -38,7 +41,7 @@ def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
                 f'record_layer = "{record_layer}"\n'
             )
         config.write_text(
-            f'[engine]\nshards = {shards}\nruntime = "{runtime}"\n' + listener
+            f'[engine]\nshards = {shards}\nruntime = "{runtime}"\n' + listener + more
         )
         command = pinned([str(PETREL), "--config", str(config)], cpu)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -54,12 +57,17 @@ def petrel(shards=1, runtime="auto", cpu=None, record_layer=None):
             yield process, address
         finally:
             process.terminate()
-            process.wait(timeout=STOP_LONGEST_S)
+            said = process.communicate(timeout=STOP_LONGEST_S)[1]
+            if lines is not None:
+                lines.extend(said.splitlines())
 
 
 @contextlib.contextmanager
-def mosquitto(cpu=None, tls=False):
-    """Runs Mosquitto with the settings that let it show its best; None if it is not installed."""
+def mosquitto(cpu=None, tls=False, more=""):
+    """Runs Mosquitto with the settings that let it show its best; None if it is not installed.
+
+    `more` goes into the configuration.
+    """
     program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
     if program is None:
         yield None
@@ -73,6 +81,8 @@ def mosquitto(cpu=None, tls=False):
             files = f"certfile {folder}/server.pem\nkeyfile {folder}/server.key\n"
             # It gives up being root, and then may not read a folder of root's.
             files += "user root\n"
+        if more:
+            files += f"user root\n{more}"
         config.write_text(
             f"listener {port} 127.0.0.1\n{files}allow_anonymous true\nset_tcp_nodelay true\n"
             "max_queued_messages 0\nmax_inflight_messages 1000\nmax_connections -1\n"

@@ -32,18 +32,32 @@ impl Client {
         Ok(Self { stream, version, input: BytesMut::new(), output: Vec::new() })
     }
 
-    /// CONNECT and its answer, blocking.
+    /// CONNECT and its answer, blocking; with a clean session.
     pub fn hello(&mut self, id: &str) -> Result<(), String> {
+        self.connect(id, true, 0)
+    }
+
+    /// The same, with a session that outlives the connection for an hour. What is left of an earlier one
+    /// is taken up.
+    pub fn resume(&mut self, id: &str) -> Result<(), String> {
+        self.connect(id, false, 3600)
+    }
+
+    fn connect(&mut self, id: &str, clean_start: bool, expiry_s: u32) -> Result<(), String> {
         let client_id: ClientId = text(id)?;
+        let properties = ConnectProperties {
+            session_expiry_interval_s: (expiry_s > 0).then_some(expiry_s),
+            ..ConnectProperties::default()
+        };
         self.queue(&Packet::Connect(Box::new(Connect {
             version: self.version,
-            clean_start: true,
+            clean_start,
             keep_alive_s: 0,
             client_id,
             will: None,
             username: None,
             password: None,
-            properties: ConnectProperties::default(),
+            properties,
         })));
         match self.exchange()? {
             Packet::ConnAck(ack) if ack.reason == ReasonCode::Success => Ok(()),
@@ -64,6 +78,13 @@ impl Client {
             Packet::SubAck(ack) if ack.reasons.iter().all(|reason| !reason.is_error()) => Ok(()),
             other => Err(format!("SUBSCRIBE was answered by {other:?}")),
         }
+    }
+
+    /// DISCONNECT, and whatever the broker does then.
+    pub fn leave(mut self) -> Result<(), String> {
+        let disconnect = petrel_proto::Disconnect::new(ReasonCode::Success);
+        self.queue(&Packet::Disconnect(Box::new(disconnect)));
+        self.stream.write_all(&self.output).map_err(|error| error.to_string())
     }
 
     /// Adds a packet to what the next flush sends.

@@ -83,7 +83,9 @@ Output:
 In a closed loop, for comparing brokers by their CPU time (bench/idle.py, bench/cpu.py):
 petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
 petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
-                  [--window 100] [--seconds 5] [--version 4]
+                  [--window 100] [--seconds 5] [--version 4] [--messages N] [--kept online|away]
+                  --messages ends it after N of each pair. With --kept the subscribers' sessions outlive
+                  their connections; away, they connect again when all has been acknowledged.
 
 petrel-bench floor-relay          relays what `pair` sends, and nothing else
 petrel-bench floor-tls FOLDER     serves TLS handshakes and nothing else, with the files of `certificate`
@@ -130,6 +132,20 @@ pub struct Pair {
     pub window: usize,
     pub time: Duration,
     pub version: Version,
+    /// Of each pair, at most.
+    pub messages: u64,
+    pub kept: Kept,
+}
+
+/// What becomes of the sessions of subscribers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// They end with their connections.
+    No,
+    /// They outlive them.
+    Online,
+    /// They outlive them, and have none while messages are sent.
+    Away,
 }
 
 /// Options of `handshakes`.
@@ -385,6 +401,7 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
     let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
     let mut resume = false;
     let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, Duration::from_secs(5));
+    let (mut messages, mut kept) = (u64::MAX, Kept::No);
     while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
         match argument {
             Long("connections") => connections = number(&mut parser, "--connections")? as usize,
@@ -400,6 +417,14 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
                 let value = word(&mut parser, "--address")?;
                 address = value.parse().map_err(|error| format!("--address: {error}"))?;
             }
+            Long("messages") => messages = number(&mut parser, "--messages")? as u64,
+            Long("kept") => {
+                kept = match word(&mut parser, "--kept")?.as_str() {
+                    "online" => Kept::Online,
+                    "away" => Kept::Away,
+                    other => return Err(format!("--kept: {other:?} is neither online nor away")),
+                }
+            }
             Long("resume") => resume = true,
             Long("help") => return Ok(Command::Help),
             other => return Err(format!("{}; see --help", other.unexpected())),
@@ -413,7 +438,12 @@ fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
         return Ok(Command::Idle(Idle { address, connections, version }));
     }
     let qos = qos_of_messages;
-    Ok(Command::Pair(Pair { address, pairs, qos, payload_bytes, window, time, version }))
+    let away = kept == Kept::Away;
+    if away && qos == Qos::AtMostOnce {
+        return Err("--kept away: nobody keeps QoS 0 for those who are away; --qos 1 or 2".into());
+    }
+    let pair = Pair { address, pairs, qos, payload_bytes, window, time, version, messages, kept };
+    Ok(Command::Pair(pair))
 }
 
 fn word(parser: &mut lexopt::Parser, name: &str) -> Result<String, String> {

@@ -19,7 +19,7 @@ use petrel_net::Bell;
 use petrel_shard::input::{Counted, Loaded};
 use petrel_shard::outbox::Load;
 use petrel_shard::{Input, Outbox, ShardIndex};
-use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk};
+use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Written};
 
 use crate::log;
 use crate::storage::Room;
@@ -420,6 +420,11 @@ impl<S: Store> Worker<S> {
                 return;
             }
         }
+        let Written { messages, batches, bytes, syncs } = self.lane.written();
+        log::info(format_args!(
+            "storage lane {}: messages={messages} batches={batches} bytes={bytes} syncs={syncs}",
+            self.index
+        ));
     }
 
     /// Takes what shards want; waits for it if there is nothing else to do. False when they are gone.

@@ -63,6 +63,19 @@ pub struct LaneSettings {
     pub window_bytes_max: usize,
 }
 
+/// What a lane has written since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Written {
+    /// Messages that wait, of those that were not done with before.
+    pub messages: u64,
+    /// Batches.
+    pub batches: u64,
+    /// Bytes of the batches.
+    pub bytes: u64,
+    /// Synchronisations of the log.
+    pub syncs: u64,
+}
+
 /// Everything that is kept of the slots of one lane.
 #[derive(Debug)]
 pub struct Lane<S> {
@@ -96,6 +109,7 @@ pub struct Lane<S> {
     alive: Alive,
     /// The session of which a part has been counted, while its pages stay as they are.
     counting: Option<Incarnation>,
+    written: Written,
 }
 
 impl<S: Store> Lane<S> {
@@ -123,6 +137,7 @@ impl<S: Store> Lane<S> {
             settled: Arc::default(),
             alive: Alive::default(),
             counting: None,
+            written: Written::default(),
         };
         lane.check_origin()?;
         lane.read_log(u64::MAX)?;
@@ -310,6 +325,12 @@ impl<S: Store> Lane<S> {
         self.urgent
     }
 
+    /// What has been written so far.
+    #[must_use]
+    pub const fn written(&self) -> Written {
+        self.written
+    }
+
     /// How many records have been gathered.
     #[must_use]
     pub fn gathered(&self) -> usize {
@@ -328,6 +349,7 @@ impl<S: Store> Lane<S> {
             match &record {
                 Record::Session(session) => self.alive.begin(session.incarnation),
                 Record::Group { incarnation, .. } => self.alive.begin(*incarnation),
+                Record::Queued { .. } => self.written.messages += 1,
                 _ => {}
             }
             write_record(&mut writer, &record, self.clock, &mut streams);
@@ -352,7 +374,10 @@ impl<S: Store> Lane<S> {
             self.window.push(bytes.clone(), false)?;
             self.unsynced.push((number, bytes.clone()));
             self.store.append(number, &bytes, sync)?;
+            self.written.batches += 1;
+            self.written.bytes += bytes.len() as u64;
             if sync {
+                self.written.syncs += 1;
                 self.durable = number + 1;
             }
             if sync || self.settings.sync == SyncLevel::Never {
@@ -369,6 +394,7 @@ impl<S: Store> Lane<S> {
     pub fn sync(&mut self) -> Result<(), StoreError> {
         if self.durable < self.window.next() {
             self.store.sync_log()?;
+            self.written.syncs += 1;
             self.durable = self.window.next();
             self.unsynced.clear();
         }

@@ -34,7 +34,7 @@ pub use check::{Report, check, check_view};
 pub use codec::Clock;
 pub use disk::{Alive, DiskOptions, DiskStore, Sweep};
 pub use ends::{Ends, Order};
-pub use lane::{Lane, LaneSettings, Page, SyncLevel, Walk, begin};
+pub use lane::{Lane, LaneSettings, Page, SyncLevel, Walk, Written, begin};
 pub use restore::{Restored, restore, restore_on_threads};
 pub use store::{Batch, Maps, Space, Store, StoreError, Usage};
 pub use view::View;
