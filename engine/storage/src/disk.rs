@@ -245,6 +245,23 @@ impl Store for DiskStore {
         show(items, &self.path, space, from, visit)
     }
 
+    fn scan_prefix(
+        &self,
+        space: Space,
+        prefix: [u8; 8],
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        let from = key::shorten(Bytes::copy_from_slice(from));
+        let keyspace = &self.opened()?.keyspaces[space as usize];
+        // A key that was shortened still begins as it did.
+        let items = match u64::from_be_bytes(prefix).checked_add(1) {
+            Some(end) => keyspace.range(&from[..]..&end.to_be_bytes()[..]),
+            None => keyspace.range(&from[..]..),
+        };
+        show(items, &self.path, space, from, visit)
+    }
+
     fn reopen(&mut self) -> Result<(), StoreError> {
         (self.open, self.doubtful) = (None, true);
         self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);

@@ -175,6 +175,19 @@ impl Store for MemoryStore {
         Maps::scan(&self.current, space, from, visit)
     }
 
+    fn scan_prefix(
+        &self,
+        space: Space,
+        prefix: [u8; 8],
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), StoreError> {
+        self.scan(space, from, &mut |key, value| match key.starts_with(&prefix) {
+            true => visit(key, value),
+            false => ControlFlow::Break(()),
+        })
+    }
+
     fn reopen(&mut self) -> Result<(), StoreError> {
         self.crash();
         Ok(())

@@ -192,6 +192,20 @@ pub trait Store {
     /// See [`StoreError`].
     fn scan(&self, space: Space, from: &[u8], visit: &mut Visitor<'_>) -> Result<(), StoreError>;
 
+    /// Shows the keys from `from` on that begin with a prefix, in order, for as long as `visit` goes on.
+    ///
+    /// *Cost*: what was removed from the keys with another prefix is not passed over.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn scan_prefix(
+        &self,
+        space: Space,
+        prefix: [u8; 8],
+        from: &[u8],
+        visit: &mut Visitor<'_>,
+    ) -> Result<(), StoreError>;
+
     /// Opens the store again after an error, with what has survived.
     ///
     /// # Errors

@@ -114,10 +114,7 @@ impl<S: Store> Lane<S> {
     fn of_session(&self, space: Space, incarnation: Incarnation) -> Result<Vec<Bytes>, StoreError> {
         let prefix = session_key(incarnation);
         let mut found = Vec::new();
-        self.store.scan(space, &prefix, &mut |key, _| {
-            if !key.starts_with(&prefix) {
-                return ControlFlow::Break(());
-            }
+        self.store.scan_prefix(space, prefix, &prefix, &mut |key, _| {
             found.push(key.clone());
             ControlFlow::Continue(())
         })?;
@@ -133,8 +130,9 @@ impl<S: Store> Lane<S> {
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let prefix = session_key(incarnation);
         let mut found = Vec::new();
-        self.store.scan(Space::Queue, &page::key(incarnation, from), &mut |key, page| {
-            if !key.starts_with(&prefix) || page::first(page) > upto {
+        let from = page::key(incarnation, from);
+        self.store.scan_prefix(Space::Queue, prefix, &from, &mut |key, page| {
+            if page::first(page) > upto {
                 return ControlFlow::Break(());
             }
             found.push((key.clone(), page.clone()));

@@ -48,8 +48,8 @@ impl<S: Store> Lane<S> {
         let mut seen_upto = u64::MAX;
         let prefix = session_key(incarnation);
         let from = page::key(incarnation, places.start);
-        self.store.scan(Space::Queue, &from, &mut |key, value| {
-            if !key.starts_with(&prefix) || page::first(value) >= places.end {
+        self.store.scan_prefix(Space::Queue, prefix, &from, &mut |_, value| {
+            if page::first(value) >= places.end {
                 return ControlFlow::Break(());
             }
             if waiting.len() > messages_max || bytes > bytes_max {
