@@ -292,11 +292,15 @@ impl Session {
     pub(crate) fn identifier_is_free(&self, sequence: u64) -> bool {
         let Some(flow) = self.flow.as_deref().filter(|_| sequence > 0) else { return true };
         // Places grow, but for what comes back out of order after a restart, so the oldest in flight
-        // tells whether they may have come round.
+        // tells whether they may have come round. What a group lends is sent before what comes back.
+        let in_order = self.shared_count() == 0;
         let near = |oldest: NonZeroU64| sequence.wrapping_sub(oldest.get()) < 60_000;
         match flow.inflight.front() {
             None => true,
-            Some(oldest) if NonZeroU64::new(oldest.stage.place().sequence()).is_some_and(near) => {
+            Some(oldest)
+                if in_order
+                    && NonZeroU64::new(oldest.stage.place().sequence()).is_some_and(near) =>
+            {
                 true
             }
             Some(_) => identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none()),
