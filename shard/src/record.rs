@@ -219,6 +219,8 @@ pub struct SubscriptionRecord {
     pub options: SubscriptionOptions,
     /// Subscription Identifier; 0 for none.
     pub identifier: u32,
+    /// Its SUBACK promised retained messages, and not all of them have been queued or sent.
+    pub awaits_retained: bool,
 }
 
 /// What is kept of a message that waits for a session.

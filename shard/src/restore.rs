@@ -213,6 +213,11 @@ impl Shard {
         match record.filter.shared() {
             None => {
                 self.add_subscription(index, &record.filter, record.options, record.identifier);
+                if record.awaits_retained {
+                    // From the beginning: what had come of the answer may come again.
+                    let filter = record.filter.clone();
+                    self.start_pull(index, filter, record.options, record.identifier);
+                }
             }
             Some(shared) => {
                 let group = Arc::new(crate::peer::GroupKey {

@@ -134,7 +134,7 @@ impl Shard {
         };
         source.asked = false;
         source.after = batch.next;
-        let finished = source.after.is_none();
+        let ended = source.after.is_none();
         let (options, identifier) = (pull.options, pull.identifier);
         let mut deliveries = Vec::new();
         for message in batch.messages {
@@ -148,15 +148,17 @@ impl Shard {
             delivery.stored = true;
             deliveries.push(delivery);
         }
-        if finished {
+        if ended {
             pull.sources.retain(|source| source.shard != from);
-            if pull.sources.is_empty() {
-                rare.retained.remove(at);
-            }
         }
+        let finished = pull.sources.is_empty().then(|| rare.retained.remove(at)).flatten();
         for mut delivery in deliveries {
             self.admit(turn, index, &mut delivery, None);
             self.queue_up(index, delivery);
+        }
+        if let Some(RetainedPull { filter, options, identifier, .. }) = finished {
+            // Behind the records of what has been queued, so that nothing is missing between both.
+            self.record_subscription(turn, index, (filter, options, identifier), false);
         }
         self.drain(turn, index);
         self.trim(index);

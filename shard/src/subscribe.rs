@@ -36,14 +36,11 @@ impl Shard {
                 continue;
             }
             reasons.push(ReasonCode::granted(asked.options.qos));
-            if let Some(incarnation) = self.keeps_subscriptions(index) {
-                let (filter, options) = (own_filter(&asked.filter), asked.options);
-                let record = SubscriptionRecord { incarnation, filter, options, identifier };
-                self.record(turn, Record::Subscribed(Box::new(record)));
-                // The SUBACK waits for it, from now on or from when a group has answered.
-                turn.out.urgent = true;
-            }
+            // The SUBACK waits for its record, from now on or from when a group has answered.
+            turn.out.urgent |= self.keeps_subscriptions(index).is_some();
             if let Some(shared) = asked.filter.shared() {
+                let subscription = (own_filter(&asked.filter), asked.options, identifier);
+                self.record_subscription(turn, index, subscription, false);
                 waiting.push(self.join(index, shared, asked.options, identifier));
                 continue;
             }
@@ -53,11 +50,15 @@ impl Shard {
                 replaced.push(&asked.filter);
             }
             // [MQTT5-3.3.1-9] to [MQTT5-3.3.1-11]
-            match asked.options.retain_handling {
-                RetainHandling::Send => retained.push(asked),
-                RetainHandling::SendIfNew if new => retained.push(asked),
-                RetainHandling::SendIfNew | RetainHandling::DoNotSend => {}
+            let sends = match asked.options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => new,
+                RetainHandling::DoNotSend => false,
+            };
+            if sends {
+                retained.push(asked);
             }
+            self.record_subscription(turn, index, (filter, asked.options, identifier), sends);
         }
         if waiting.is_empty() {
             self.send_suback(turn, conn, packet.packet_id, reasons);
@@ -109,6 +110,21 @@ impl Shard {
             index.and_then(|index| self.sessions.get(index)).is_some_and(Session::is_kept_whole);
         let needs = if kept { self.keep.needs_all() } else { Needs::default() };
         self.owe(turn, conn, packet, &needs);
+    }
+
+    /// Records a subscription, if its session's are kept: filter, options and identifier, and whether
+    /// it still waits for retained messages.
+    pub(crate) fn record_subscription(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        (filter, options, identifier): (TopicFilter, SubscriptionOptions, u32),
+        awaits_retained: bool,
+    ) {
+        let Some(incarnation) = self.keeps_subscriptions(index) else { return };
+        let record =
+            SubscriptionRecord { incarnation, filter, options, identifier, awaits_retained };
+        self.record(turn, Record::Subscribed(Box::new(record)));
     }
 
     /// The session's incarnation, if its subscriptions are kept.

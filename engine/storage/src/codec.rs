@@ -364,16 +364,17 @@ pub fn put_subscription(out: &mut BytesMut, subscription: &SubscriptionRecord) {
         options.qos as u8
             | u8::from(options.no_local) << 2
             | u8::from(options.retain_as_published) << 3
-            | (options.retain_handling as u8) << 4,
+            | (options.retain_handling as u8) << 4
+            | u8::from(subscription.awaits_retained) << 6,
     );
     out.put_u32(subscription.identifier);
 }
 
-/// Reads a subscription's options and identifier.
+/// Reads a subscription's options, its identifier, and whether it awaits retained messages.
 ///
 /// # Errors
 /// They are no subscription.
-pub fn subscription(bytes: &[u8]) -> Result<(SubscriptionOptions, u32), Unreadable> {
+pub fn subscription(bytes: &[u8]) -> Result<(SubscriptionOptions, u32, bool), Unreadable> {
     const WHAT: &str = "a subscription";
     let [flags, identifier @ ..] = bytes else { return Err(unreadable(WHAT)) };
     let identifier = identifier.try_into().map_err(|_| unreadable(WHAT))?;
@@ -389,5 +390,5 @@ pub fn subscription(bytes: &[u8]) -> Result<(SubscriptionOptions, u32), Unreadab
         retain_as_published: flags & 8 != 0,
         retain_handling,
     };
-    Ok((options, u32::from_be_bytes(identifier)))
+    Ok((options, u32::from_be_bytes(identifier), flags & 64 != 0))
 }

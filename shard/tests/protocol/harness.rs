@@ -11,10 +11,12 @@ use petrel_proto::{
 use petrel_shard::input::Loaded;
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::outbox::Load;
-use petrel_shard::record::{DeliveryRecord, Incarnation, Record, Stored};
+use petrel_shard::record::{
+    DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
+};
 use petrel_shard::{
-    Census, ConnId, DropReason, Event, Input, Interest, Keeping, Limits, Now, Origin, Outbox,
-    PeerMessage, Question, Shard, ShardConfig, ShardIndex, SlotMap, Verdict, refusal,
+    Census, ConnId, DropReason, Event, Input, Interest, Keeping, Limits, Message, Now, Origin,
+    Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -51,6 +53,44 @@ pub struct Net {
     waiting: BTreeMap<(Incarnation, u64), Option<DeliveryRecord>>,
     /// Questions for it.
     loads: VecDeque<(u16, Load)>,
+    /// What else the records say.
+    records: Records,
+}
+
+/// What comes back after a restart, beside what waits.
+#[derive(Default)]
+struct Records {
+    sessions: BTreeMap<Incarnation, SessionRecord>,
+    subscriptions: BTreeMap<(Incarnation, String), SubscriptionRecord>,
+    retained: BTreeMap<TopicName, Arc<Message>>,
+}
+
+impl Records {
+    fn note(&mut self, record: Record) {
+        match record {
+            Record::Session(session) => {
+                self.sessions.insert(session.incarnation, *session);
+            }
+            Record::Ended { incarnation } => {
+                self.sessions.remove(&incarnation);
+                self.subscriptions.retain(|(of, _), _| *of != incarnation);
+            }
+            Record::Subscribed(subscription) => {
+                let filter = subscription.filter.text().as_str().to_owned();
+                self.subscriptions.insert((subscription.incarnation, filter), *subscription);
+            }
+            Record::Unsubscribed { incarnation, filter } => {
+                self.subscriptions.remove(&(incarnation, filter.text().as_str().to_owned()));
+            }
+            Record::Retained(message) => {
+                self.retained.insert(message.topic.clone(), message);
+            }
+            Record::Cleared(topic) => {
+                self.retained.remove(&topic);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Runs a test on one shard and on three.
@@ -87,24 +127,12 @@ impl Net {
         change(&mut limits);
         let slots = SlotMap::even(shards);
         let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
-        let shard = |index| {
-            let config = ShardConfig {
-                index: ShardIndex(index),
-                slots: slots.clone(),
-                limits: limits.clone(),
-                auth_methods: vec!["TEST".to_owned()],
-                seed: 42 + u64::from(index),
-                hash_key: HASH_KEY,
-                keeping: kept.then_some(Keeping { epoch: 1, lanes: 2 }),
-            };
-            Shard::new(config, Arc::clone(&interest))
-        };
         let ring_row = || (0..shards).map(|_| VecDeque::new()).collect();
-        Self {
+        let mut net = Self {
             events: Vec::new(),
             questions: Vec::new(),
             allow_anonymous: true,
-            shards: (0..shards).map(shard).collect(),
+            shards: Vec::new(),
             rings: (0..shards).map(|_| ring_row()).collect(),
             clients: Vec::new(),
             by_conn: HashMap::new(),
@@ -116,10 +144,62 @@ impl Net {
             recorded: VecDeque::new(),
             waiting: BTreeMap::new(),
             loads: VecDeque::new(),
+            records: Records::default(),
             interest,
             slots,
             limits,
+        };
+        net.shards = net.new_shards(1);
+        net
+    }
+
+    /// Empty shards of a process that is the so-maniest.
+    fn new_shards(&self, epoch: u32) -> Vec<Shard> {
+        let shard = |index| {
+            let config = ShardConfig {
+                index: ShardIndex(index),
+                slots: self.slots.clone(),
+                limits: self.limits.clone(),
+                auth_methods: vec!["TEST".to_owned()],
+                seed: 42 + u64::from(index),
+                hash_key: HASH_KEY,
+                keeping: self.kept.then_some(Keeping { epoch, lanes: 2 }),
+            };
+            Shard::new(config, Arc::clone(&self.interest))
+        };
+        (0..self.slots.shards()).map(shard).collect()
+    }
+
+    /// The process ends with everything kept that was recorded, and another goes on.
+    pub fn restart(&mut self) {
+        for client in &mut self.clients {
+            client.open = false;
         }
+        self.rings.iter_mut().flatten().for_each(VecDeque::clear);
+        self.recorded.clear();
+        self.loads.clear();
+        self.interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
+        self.shards = self.new_shards(2);
+        let now = Now { mono_ms: self.now_ms };
+        let home = |slot| usize::from(self.slots.home(slot).0);
+        for session in self.records.sessions.values() {
+            let shard = &mut self.shards[home(session.incarnation.slot())];
+            shard.restore_session(now, session.clone());
+        }
+        for subscription in self.records.subscriptions.values() {
+            let shard = &mut self.shards[home(subscription.incarnation.slot())];
+            shard.restore_subscription(subscription);
+        }
+        for message in self.records.retained.values() {
+            let shard = &mut self.shards[home(Slot::of(message.topic.as_bytes()))];
+            shard.restore_retained(now, Message::clone(message));
+        }
+        for shard in 0..self.shards.len() {
+            let mut out = Outbox::new();
+            self.shards[shard].finish_restore(now, &mut out);
+            self.carry_out(shard as u16, out);
+        }
+        self.run();
     }
 
     /// A text that starts with `stem` and whose home is that shard.
@@ -368,6 +448,7 @@ impl Net {
     }
 
     fn note(&mut self, record: Record) {
+        self.records.note(record.clone());
         match record {
             Record::Queued { incarnation, sequence, delivery } => {
                 self.waiting.insert((incarnation, sequence), Some(*delivery));
@@ -482,6 +563,10 @@ impl Net {
         let mut out = Outbox::new();
         let now = Now { mono_ms: self.now_ms };
         self.shards[usize::from(shard)].handle(now, input, &mut out);
+        self.carry_out(shard, out);
+    }
+
+    fn carry_out(&mut self, shard: u16, mut out: Outbox) {
         self.shards[usize::from(shard)].end_turn(&mut out);
         if !out.records.is_empty() {
             self.recorded.push_back((shard, out.records_upto));

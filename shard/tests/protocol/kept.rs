@@ -201,3 +201,55 @@ fn a_late_answer_is_not_taken() {
     assert!(matches!(net.next(a), Some(Packet::ConnAck(_))));
     assert_eq!(net.settled(a), expected);
 }
+
+/// [MQTT5-3.3.1-9] A SUBACK promises the retained messages; the end of the process does not break that.
+/// What had come already may come again.
+#[test]
+fn retained_messages_go_on_after_a_restart() {
+    for shards in [1, 3] {
+        let mut net = Net::keeping(shards, true, |_| {});
+        let b = net.online(v5("b"));
+        let topics: Vec<_> = (0..300).map(|number| format!("many/{number:03}")).collect();
+        for topic in &topics {
+            net.publish(b, message(topic, "m").retained().qos1(1));
+        }
+        let one = || {
+            resume(petrel_proto::Version::V5, "a").with(|c| c.properties.receive_maximum = Some(1))
+        };
+        let a = net.online(one());
+        net.send(a, subscribe(&[("many/+", options(Qos::AtLeastOnce))]));
+        net.run();
+        net.stall(a);
+        net.restart();
+        let a = net.resumed(one(), true);
+        let mut got: Vec<_> =
+            net.settle(a).iter().map(|p| p.topic.text().as_str().to_owned()).collect();
+        got.sort();
+        got.dedup();
+        assert_eq!(got, topics);
+        // All of them have come, so nothing is to be sent again.
+        net.restart();
+        let a = net.resumed(one(), true);
+        net.silent(a);
+    }
+}
+
+/// [MQTT5-3.10.4-2] Nor is it forgotten that the client wants no more of them.
+#[test]
+fn a_restart_sends_no_retained_messages_that_nobody_waits_for() {
+    let mut net = Net::keeping(1, true, |_| {});
+    let b = net.online(v5("b"));
+    for number in 0..300 {
+        net.publish(b, message(&format!("many/{number:03}"), "m").retained().qos1(1));
+    }
+    let tight =
+        || resume(petrel_proto::Version::V5, "a").with(|c| c.properties.receive_maximum = Some(1));
+    let a = net.online(tight());
+    net.subscribe(a, "many/+", Qos::AtLeastOnce);
+    let mut again = options(Qos::AtLeastOnce);
+    again.retain_handling = petrel_proto::RetainHandling::DoNotSend;
+    net.subscribe_with(a, "many/+", again);
+    net.restart();
+    let a = net.resumed(tight(), true);
+    assert!(net.settle(a).len() < 300);
+}

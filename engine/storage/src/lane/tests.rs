@@ -57,7 +57,7 @@ impl Breakable for DiskStore {
 struct Model {
     sessions: BTreeMap<u64, SessionRecord>,
     groups: BTreeMap<u64, GroupKey>,
-    subscriptions: BTreeMap<(u64, String), u32>,
+    subscriptions: BTreeMap<(u64, String), (u32, bool)>,
     receipts: BTreeSet<(u64, u16)>,
     waiting: BTreeMap<(u64, u64), Option<DeliveryRecord>>,
     retained: BTreeMap<String, Message>,
@@ -80,7 +80,7 @@ impl Model {
             }
             Record::Subscribed(s) => {
                 let key = (s.incarnation.to_u64(), s.filter.text().as_str().to_owned());
-                self.subscriptions.insert(key, s.identifier);
+                self.subscriptions.insert(key, (s.identifier, s.awaits_retained));
             }
             Record::Unsubscribed { incarnation, filter } => {
                 let key = (incarnation.to_u64(), filter.text().as_str().to_owned());
@@ -135,7 +135,7 @@ impl Model {
         lane.subscriptions(|s| {
             let key = (s.incarnation.to_u64(), s.filter.text().as_str().to_owned());
             if alive.contains(&key.0) {
-                model.subscriptions.insert(key, s.identifier);
+                model.subscriptions.insert(key, (s.identifier, s.awaits_retained));
             }
         })
         .unwrap();
@@ -270,6 +270,7 @@ impl Author {
                 filter: filter(pick),
                 options: SubscriptionOptions::default(),
                 identifier: u32::from(pick),
+                awaits_retained: pick % 2 == 1,
             })),
             4 => Record::Unsubscribed { incarnation: life, filter: filter(pick) },
             5 => {

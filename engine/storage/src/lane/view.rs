@@ -200,9 +200,9 @@ impl<S: Store> Lane<S> {
         self.each(Space::Subscription, |key, value| {
             let incarnation = incarnation_of(key)?;
             let bad = |unreadable| damaged(Space::Subscription, key, unreadable);
-            let (options, identifier) = codec::subscription(value).map_err(bad)?;
+            let (options, identifier, awaits_retained) = codec::subscription(value).map_err(bad)?;
             let filter = codec::filter(&key[8..]).map_err(bad)?;
-            visit(SubscriptionRecord { incarnation, filter, options, identifier });
+            visit(SubscriptionRecord { incarnation, filter, options, identifier, awaits_retained });
             Ok(())
         })
     }

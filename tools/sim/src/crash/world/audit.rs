@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// So far may bytes be off: those of some messages.
+/// So far may bytes be off: those of some messages, or a tenth where many wait.
 const BYTES_OFF_MAX: u64 = 40;
 
 impl World {
@@ -83,7 +83,7 @@ impl World {
             let name = &self.clients[at].name;
             // What was counted for a part of a session's messages is their share of the bytes of all, and
             // a message that the client has not completed has none.
-            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX
+            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX.max(found.1 / 10)
                 || self.limits.session_queue_full == QueueFull::DropOldest;
             hold!(
                 known.0 == found.0 && is_near,
