@@ -65,6 +65,18 @@ pub struct StorageConfig {
     pub lanes: u16,
     /// What the folder may take of its disk, in bytes; 0 for 95 % of the file system.
     pub disk_limit_bytes: u64,
+    /// What publishers of QoS 1 and 2 get while it is full or fails.
+    pub when_full: WhenFull,
+}
+
+/// What becomes of messages that cannot be kept at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenFull {
+    /// Their publishers are not read.
+    #[default]
+    Wait,
+    /// MQTT 5 publishers are told 0x97 (Quota exceeded); others are not read.
+    Refuse,
 }
 
 impl Default for StorageConfig {
@@ -75,6 +87,7 @@ impl Default for StorageConfig {
             sync_interval_ms: 1_000,
             lanes: 1,
             disk_limit_bytes: 0,
+            when_full: WhenFull::default(),
         }
     }
 }

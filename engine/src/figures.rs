@@ -22,6 +22,7 @@ pub struct Counters {
     refused: AtomicU64,
     sessions: AtomicU64,
     retained: [AtomicU64; 3],
+    storage: [AtomicU64; 3],
     census: [AtomicU64; Census::NUMBERS],
 }
 
@@ -33,6 +34,7 @@ impl Counters {
         decided: Decided,
         sessions: usize,
         retained: RetainedFigures,
+        storage: StorageFigures,
     ) {
         for (into, number) in self.census.iter().zip(census.numbers()) {
             into.store(number, Ordering::Relaxed);
@@ -42,6 +44,10 @@ impl Counters {
         self.sessions.store(sessions as u64, Ordering::Relaxed);
         let RetainedFigures { messages, bytes, dropped } = retained;
         for (into, number) in self.retained.iter().zip([messages, bytes, dropped]) {
+            into.store(number, Ordering::Relaxed);
+        }
+        let StorageFigures { in_trouble, troubles, refused } = storage;
+        for (into, number) in self.storage.iter().zip([in_trouble, troubles, refused]) {
             into.store(number, Ordering::Relaxed);
         }
     }
@@ -58,6 +64,11 @@ impl Counters {
                 messages: get(&self.retained[0]),
                 bytes: get(&self.retained[1]),
                 dropped: get(&self.retained[2]),
+            },
+            storage: StorageFigures {
+                in_trouble: get(&self.storage[0]),
+                troubles: get(&self.storage[1]),
+                refused: get(&self.storage[2]),
             },
         }
     }
@@ -83,6 +94,17 @@ pub struct RetainedFigures {
     pub dropped: u64,
 }
 
+/// What outlives the process, where it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StorageFigures {
+    /// Lanes whose disk fails or has no room at the moment.
+    pub in_trouble: u64,
+    /// How often that has begun since the start.
+    pub troubles: u64,
+    /// Messages since the start that were refused for it.
+    pub refused: u64,
+}
+
 /// The numbers of all shards together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
@@ -98,6 +120,8 @@ pub struct Figures {
     pub sessions: u64,
     /// Retained messages.
     pub retained: RetainedFigures,
+    /// What outlives the process.
+    pub storage: StorageFigures,
 }
 
 impl Figures {
@@ -147,6 +171,14 @@ impl fmt::Display for RetainedFigures {
     }
 }
 
+impl fmt::Display for StorageFigures {
+    /// One line of `name=number`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { in_trouble, troubles, refused } = self;
+        write!(f, "storage: in_trouble={in_trouble} troubles={troubles} refused={refused}")
+    }
+}
+
 struct Line<F>(F);
 
 impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
@@ -179,6 +211,10 @@ impl Watch {
             all.retained.messages += one.retained.messages;
             all.retained.bytes += one.retained.bytes;
             all.retained.dropped += one.retained.dropped;
+            // All shards see the same lanes.
+            all.storage.in_trouble = all.storage.in_trouble.max(one.storage.in_trouble);
+            all.storage.troubles = all.storage.troubles.max(one.storage.troubles);
+            all.storage.refused += one.storage.refused;
         }
         all
     }
@@ -194,7 +230,9 @@ mod tests {
         let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::default())).collect();
         for counters in &counters {
             let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
-            counters.publish(&census, Decided { admitted: 7, refused: 2 }, 100, retained);
+            let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4 };
+            let decided = Decided { admitted: 7, refused: 2 };
+            counters.publish(&census, decided, 100, retained, storage);
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
         }
@@ -213,6 +251,7 @@ mod tests {
              closing=52 sessions=200 sessions_offline=0"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
+        assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");
     }
 
     #[test]
@@ -220,7 +259,8 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let plain = Stage::ALL.len() + State::Plain as usize;
         let census = Census::from_numbers((0..).map(|at| if at == plain { 40 } else { 0 }));
-        counters.publish(&census, Decided::default(), 100, RetainedFigures::default());
+        let (retained, storage) = (RetainedFigures::default(), StorageFigures::default());
+        counters.publish(&census, Decided::default(), 100, retained, storage);
         assert_eq!(Watch::new([counters]).figures().sessions_offline(), 60);
     }
 }

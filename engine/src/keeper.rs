@@ -21,6 +21,7 @@ use petrel_shard::outbox::Load;
 use petrel_shard::{Input, Outbox, ShardIndex};
 use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Written};
 
+use crate::config::WhenFull;
 use crate::log;
 use crate::storage::Room;
 
@@ -57,6 +58,8 @@ struct Board {
     spilling: AtomicUsize,
     /// By lane: its disk has failed.
     failing: Vec<AtomicBool>,
+    /// How often that has begun.
+    troubles: AtomicU64,
     /// Lanes that try to open their store again.
     recovering: AtomicUsize,
 }
@@ -86,6 +89,7 @@ pub struct StorageEnd {
     /// By lane: how much of what it has kept is known here.
     seen: Vec<u64>,
     answers: Receiver<Answer>,
+    when_full: WhenFull,
 }
 
 /// What a lane says to one shard.
@@ -115,6 +119,7 @@ pub fn start<S: Store + Send + 'static>(
         kept: bells.iter().map(|_| (0..count).map(|_| AtomicU64::new(0)).collect()).collect(),
         spilling: AtomicUsize::new(0),
         failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        troubles: AtomicU64::new(0),
         recovering: AtomicUsize::new(0),
     });
     let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
@@ -154,6 +159,7 @@ pub fn start<S: Store + Send + 'static>(
             board: Arc::clone(&board),
             seen: vec![0; count],
             answers,
+            when_full: room.when_full,
         }
     });
     let ends = ends.collect();
@@ -288,6 +294,19 @@ impl StorageEnd {
         self.board.spilling.load(Ordering::Relaxed) > 0
             || self.orders.iter().any(|orders| orders.len() > ORDERS_CLOGGED)
             || self.board.failing.iter().any(|failing| failing.load(Ordering::Relaxed))
+    }
+
+    /// Lanes whose disk has failed or has no room, and how often that has begun.
+    #[must_use]
+    pub fn troubles(&self) -> (u64, u64) {
+        let failing = self.board.failing.iter().filter(|failing| failing.load(Ordering::Relaxed));
+        (failing.count() as u64, self.board.troubles.load(Ordering::Relaxed))
+    }
+
+    /// True if publishers are to be refused at the moment.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.when_full == WhenFull::Refuse && self.troubles().0 > 0
     }
 
     /// True if something has not been given to a lane yet.
@@ -580,12 +599,13 @@ impl<S: Store> Worker<S> {
             return;
         }
         self.is_full = trouble.is_some();
-        self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
+        self.note_trouble(self.is_full);
         match trouble {
             Some(trouble) => {
                 log::error(format_args!(
-                    "storage lane {}: {trouble}; publishers of QoS 1 and 2 wait for room",
-                    self.index
+                    "storage lane {}: {trouble}; {} until there is room",
+                    self.index,
+                    self.consequence()
                 ));
             }
             None => {
@@ -595,12 +615,34 @@ impl<S: Store> Worker<S> {
         }
     }
 
+    /// What trouble means for publishers.
+    const fn consequence(&self) -> &'static str {
+        match self.room.when_full {
+            WhenFull::Wait => "publishers of QoS 1 and 2 wait",
+            WhenFull::Refuse => {
+                "publishers of QoS 1 and 2 are refused, or wait if they use MQTT 3,"
+            }
+        }
+    }
+
+    /// Tells all shards whether this lane keeps anything at the moment.
+    fn note_trouble(&self, trouble: bool) {
+        let before = self.board.failing[self.index].swap(trouble, Ordering::Relaxed);
+        if trouble && !before {
+            self.board.troubles.fetch_add(1, Ordering::Relaxed);
+        }
+        if trouble != before {
+            self.bells.iter().for_each(|bell| bell.ring());
+        }
+    }
+
     /// Tries again until the disk is well. Nobody is told that anything is kept meanwhile.
     fn recover(&mut self, error: &StoreError) {
-        self.board.failing[self.index].store(true, Ordering::Relaxed);
+        self.note_trouble(true);
         log::error(format_args!(
-            "storage lane {}: {error}; QoS 1 and 2 wait until it can be written again",
-            self.index
+            "storage lane {}: {error}; {} until it can be written again",
+            self.index,
+            self.consequence()
         ));
         self.board.recovering.fetch_add(1, Ordering::Relaxed);
         loop {
@@ -608,7 +650,7 @@ impl<S: Store> Worker<S> {
                 Ok(kept) => {
                     self.board.recovering.fetch_sub(1, Ordering::Relaxed);
                     log::warn(format_args!("storage lane {}: it can be written again", self.index));
-                    self.board.failing[self.index].store(self.is_full, Ordering::Relaxed);
+                    self.note_trouble(self.is_full);
                     self.tell(kept);
                     return self.bells.iter().for_each(|bell| bell.ring());
                 }

@@ -100,12 +100,13 @@ fn reload(running: &Running) {
     }
 }
 
-/// What has been counted, and what is there now, in four lines.
+/// What has been counted, and what is there now, in five lines.
 fn write_figures(watch: &Watch) {
     let figures = watch.figures();
     log::info(figures.stages());
     log::info(figures.connections());
     log::info(figures.retained);
+    log::info(figures.storage);
     match Memory::of_this_process() {
         Ok(memory) => log::info(memory),
         Err(error) => log::warn(format_args!("memory is not known: {error}")),

@@ -20,7 +20,7 @@ use petrel_shard::{
 };
 
 use crate::auth::AuthMethods;
-use crate::figures::{Counters, RetainedFigures};
+use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
 use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
@@ -30,6 +30,8 @@ use crate::watchdog::Pulse;
 /// Packets and other events of the sockets taken in one turn, so that a flood of small ones does not
 /// keep the peers waiting.
 const EVENTS_PER_TURN_MAX: usize = 4096;
+/// Questions about retained messages that a shard asks in a turn, at most.
+const QUESTIONS_PER_TURN_MAX: usize = 16;
 
 /// The shard's output is carried out early once it holds this much, in bytes and in messages.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
@@ -131,6 +133,8 @@ pub struct Pump {
     held: Vec<Vec<ConnKey>>,
     /// Connections that are not read because storage does not keep up.
     held_by_storage: Vec<ConnKey>,
+    /// Those who can be told are told that what they send cannot be kept.
+    refuses: bool,
     flushed: Vec<(ConnKey, usize)>,
     /// Questions about retained messages that go out when everybody has given away what was begun
     /// before: see [`crate::grace`].
@@ -156,6 +160,7 @@ impl Pump {
             outbox: std::mem::take(&mut parts.begun),
             parts,
             held_by_storage: Vec::new(),
+            refuses: false,
             flushed: Vec::new(),
             questions: VecDeque::new(),
             last_wills: Vec::new(),
@@ -260,7 +265,11 @@ impl Pump {
         let (messages, bytes) = self.shard.retained();
         let (messages, dropped) = (messages as u64, self.report.not_retained());
         let retained = RetainedFigures { messages, bytes, dropped };
-        self.parts.counters.publish(census, decided, self.shard.sessions(), retained);
+        let lanes = self.parts.storage.as_ref().map(StorageEnd::troubles);
+        let (in_trouble, troubles) = lanes.unwrap_or_default();
+        let storage = StorageFigures { in_trouble, troubles, refused: self.report.not_kept() };
+        let sessions = self.shard.sessions();
+        self.parts.counters.publish(census, decided, sessions, retained, storage);
     }
 
     fn feed(&mut self, input: Input) {
@@ -330,6 +339,11 @@ impl Pump {
     fn hear_storage(&mut self) {
         let Some(storage) = &mut self.parts.storage else { return };
         storage.flush();
+        let refuses = storage.refuses();
+        if refuses != self.refuses {
+            self.set_refuses(refuses);
+        }
+        let Some(storage) = &mut self.parts.storage else { return };
         if let Some(upto) = storage.kept() {
             self.feed(Input::Kept { upto });
         }
@@ -341,9 +355,25 @@ impl Pump {
         }
     }
 
-    /// Sends the questions of this shard that have waited long enough.
+    /// Publishers who can be told that their messages cannot be kept are told from now on, or no longer.
+    fn set_refuses(&mut self, refuses: bool) {
+        self.refuses = refuses;
+        self.feed(Input::Refuse(refuses));
+        if refuses {
+            for conn in std::mem::take(&mut self.held_by_storage) {
+                match self.shard.can_refuse(id_of(conn)) {
+                    true => self.parts.wire.resume(conn),
+                    false => self.held_by_storage.push(conn),
+                }
+            }
+        }
+    }
+
+    /// Sends the questions of this shard that have waited long enough, some in a turn: each has an answer
+    /// that somebody has to look for.
     fn ask(&mut self) {
-        while let Some((mut grace, to, question)) = self.questions.pop_front() {
+        for _ in 0..QUESTIONS_PER_TURN_MAX {
+            let Some((mut grace, to, question)) = self.questions.pop_front() else { return };
             if !self.parts.mark.is_over(&mut grace) {
                 self.questions.push_front((grace, to, question));
                 return;
@@ -377,7 +407,10 @@ impl Pump {
                 let promises = matches!(&packet, Packet::Publish(it) if it.packet_id.is_some());
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
-                if promises && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged) {
+                if promises
+                    && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged)
+                    && !(self.refuses && self.shard.can_refuse(id_of(conn)))
+                {
                     self.parts.wire.pause(conn);
                     self.held_by_storage.push(conn);
                 }

@@ -45,6 +45,8 @@ pub struct Report {
     accepts_failed: u64,
     dropped: u64,
     not_retained: u64,
+    /// Messages that were refused since they could not be kept.
+    not_kept: u64,
     decided: Decided,
     /// Connections refused because their source connects too often, as far as they were reported.
     too_often: u64,
@@ -70,6 +72,7 @@ impl Report {
             Event::Dropped { reason } => {
                 self.dropped += 1;
                 self.not_retained += u64::from(*reason == DropReason::RetainedFull);
+                self.not_kept += u64::from(*reason == DropReason::StorageFull);
             }
             Event::Connected { .. } => self.decided.admitted += 1,
             Event::Disconnected { .. } => {}
@@ -80,6 +83,12 @@ impl Report {
     #[must_use]
     pub const fn decided(&self) -> Decided {
         self.decided
+    }
+
+    /// Messages so far that were refused since they could not be kept.
+    #[must_use]
+    pub const fn not_kept(&self) -> u64 {
+        self.not_kept
     }
 
     /// Messages so far that were delivered but not retained, for want of room.

@@ -11,7 +11,7 @@ use petrel_storage::{
     Alive, Clock, DiskOptions, DiskStore, Lane, LaneSettings, StoreError, Sweep, SyncLevel,
 };
 
-use crate::config::StorageConfig;
+use crate::config::{StorageConfig, WhenFull};
 
 /// The log of a lane has this many bytes before what counts of it is put into pages.
 const WINDOW_BYTES: usize = 128 << 20;
@@ -81,7 +81,11 @@ pub fn open(
     let sync_every = (config.sync == SyncLevel::Interval)
         .then(|| Duration::from_millis(u64::from(config.sync_interval_ms)));
     let keeping = Keeping { epoch, lanes: count };
-    let room = Room { path: path.clone(), limit_bytes: config.disk_limit_bytes };
+    let room = Room {
+        path: path.clone(),
+        limit_bytes: config.disk_limit_bytes,
+        when_full: config.when_full,
+    };
     Ok(Some(Opened { lanes, alive, keeping, hash_key, sync_every, room }))
 }
 
@@ -92,6 +96,8 @@ pub struct Room {
     pub path: PathBuf,
     /// What it may have; 0 for 95 % of the file system.
     pub limit_bytes: u64,
+    /// What becomes of messages when it has that.
+    pub when_full: WhenFull,
 }
 
 impl Room {

@@ -520,7 +520,7 @@ fn publishers_wait_for_room_on_the_disk() {
         let publisher = &mut publisher;
         let acknowledged = &acknowledged;
         scope.spawn(move || publisher.run(address, u32::MAX, acknowledged));
-        broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait for room");
+        broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait");
         // QoS 0 does not wait.
         let mut listener = Client::connect(address, "listener", Version::V5);
         listener.subscribe("zero", Qos::AtMostOnce);
@@ -534,6 +534,41 @@ fn publishers_wait_for_room_on_the_disk() {
     publisher.run(address, publisher.next, &AtomicU64::new(0));
     subscriber.run(address, publisher.acknowledged.len());
     check(&[publisher], &[subscriber]);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// By configuration, publishers who can be told are refused instead.
+#[test]
+fn publishers_are_refused_while_there_is_no_room() {
+    let place = Place::new();
+    let full = "disk_limit_bytes = 1000000\nwhen_full = \"refuse\"\n";
+    let (mut broker, address) = place.start_with(1, full);
+    let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
+    subscriber.subscribe(address);
+    broker.line_with("publishers of QoS 1 and 2 are refused");
+    let mut speaker = Client::connect(address, "speaker", Version::V5);
+    // That there is no room is on its way to the shard when the line is written.
+    let mut refused = 0;
+    for id in 1..=100 {
+        speaker.send(&publish_packet("t/x", vec![0; 5], Qos::AtLeastOnce, id));
+        match speaker.receive() {
+            Some(Packet::PubAck(ack)) if ack.reason == ReasonCode::QuotaExceeded => refused += 1,
+            Some(Packet::PubAck(ack)) => {
+                assert_eq!((ack.reason, refused), (ReasonCode::Success, 0))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 50, "{refused}");
+    // Figures are a quarter of a second old.
+    let expected = format!("storage: in_trouble=1 troubles=1 refused={refused}");
+    loop {
+        broker.signal(Signal::USR1);
+        if broker.line_with("storage: in_trouble=").contains(&expected) {
+            break;
+        }
+    }
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }

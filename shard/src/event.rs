@@ -32,6 +32,8 @@ pub enum DropReason {
     NoGroupMember,
     /// It was delivered but not retained, since there are too many retained messages.
     RetainedFull,
+    /// What it would have to be kept in is full or fails; its publisher was told.
+    StorageFull,
 }
 
 /// Something that happened in a shard.

@@ -87,6 +87,9 @@ pub enum Input {
     Loaded(Box<Loaded>),
     /// The answer to a [`crate::outbox::Count`].
     Counted(Box<Counted>),
+    /// From now on QoS 1 and 2 messages of MQTT 5 clients are refused, or no longer: what they would be
+    /// kept in is full or fails.
+    Refuse(bool),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the

@@ -3,6 +3,8 @@
 use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName, Version};
 
 use crate::connection::Violation;
+use crate::deliver::drop_message;
+use crate::event::DropReason;
 use crate::flow::Incoming;
 use crate::keep::Needs;
 use crate::record::{Provided, Record};
@@ -40,7 +42,12 @@ impl Shard {
         let Some(publisher) = self.connection(conn).map(|c| c.client_hash) else { return Ok(()) };
         let since = self.keep.begin();
         let mut provided = None;
+        let refused = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);
         let reason = match self.check_publish_topic(&topic) {
+            Ok(()) if refused => {
+                drop_message(turn, DropReason::StorageFull);
+                ReasonCode::QuotaExceeded
+            }
             Ok(()) => {
                 if qos == Qos::ExactlyOnce {
                     provided = self.provide(index);
@@ -72,6 +79,12 @@ impl Shard {
             None => self.owe(turn, conn, packet, &needs),
         }
         Ok(())
+    }
+
+    /// Whether a client can be told that its message is refused, and go on; one of MQTT 3 cannot.
+    #[must_use]
+    pub fn can_refuse(&self, conn: ConnId) -> bool {
+        self.connection(conn).is_some_and(|connection| connection.version.is_v5())
     }
 
     /// Names the receipt of a QoS 2 message, and notes that it will be recorded, if its publisher's

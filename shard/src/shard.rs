@@ -61,6 +61,8 @@ pub struct Shard {
     /// Queries for retained messages, counted, so that no answer meets another's question.
     pub(crate) queries: u32,
     pub(crate) stopping: bool,
+    /// See [`Input::Refuse`].
+    pub(crate) refuses: bool,
     pub(crate) keep: Keep,
     pub(crate) restoring: Restoring,
 }
@@ -98,6 +100,7 @@ impl Shard {
             generation: 0,
             queries: 0,
             stopping: false,
+            refuses: false,
             keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
             config,
@@ -146,6 +149,7 @@ impl Shard {
             Input::Loaded(loaded) => self.on_loaded(turn, *loaded),
             Input::Counted(counted) => self.on_counted(turn, *counted),
             Input::Timer => self.on_timer(turn),
+            Input::Refuse(refuse) => self.refuses = refuse,
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
             Input::Kick { conn, reason } => {

@@ -8,7 +8,7 @@ use petrel_shard::config::QueueFull;
 
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
-    StorageConfig,
+    StorageConfig, WhenFull,
 };
 
 /// One key of a section whose values are collected in a `T`.
@@ -143,6 +143,21 @@ pub(super) const STORAGE: &[Key<StorageConfig>] = &[
             max: 1 << 62,
             get: |storage| Some(storage.disk_limit_bytes),
             set: |storage, value| storage.disk_limit_bytes = value,
+        },
+    },
+    Key {
+        name: "when_full",
+        unit: "",
+        kind: Kind::Choice {
+            names: &["wait", "refuse"],
+            get: |storage| {
+                let name = if storage.when_full == WhenFull::Wait { "wait" } else { "refuse" };
+                Some(name.to_owned())
+            },
+            set: |storage, name| {
+                storage.when_full =
+                    if name == "refuse" { WhenFull::Refuse } else { WhenFull::Wait };
+            },
         },
     },
 ];

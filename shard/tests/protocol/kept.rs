@@ -1,8 +1,9 @@
 //! What is promised when records are kept, and when they are not yet.
 
-use petrel_proto::{Packet, Qos, ReasonCode as R};
+use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode as R};
 use petrel_shard::Input;
 use petrel_shard::config::QueueFull;
+use petrel_shard::event::DropReason;
 
 use crate::harness::{Net, across_with};
 use crate::packets::*;
@@ -252,4 +253,31 @@ fn a_restart_sends_no_retained_messages_that_nobody_waits_for() {
     net.restart();
     let a = net.resumed(tight(), true);
     assert!(net.settle(a).len() < 300);
+}
+
+/// [MQTT5-3.4.2-1] [MQTT5-3.5.2-1] While nothing can be kept, a publisher that can be told is told, behind
+/// what it is owed; the others go on as before, and so does QoS 0.
+#[test]
+fn what_cannot_be_kept_is_refused_in_order() {
+    let (mut net, a, b) = slow();
+    let old = net.online(v311("old"));
+    net.send(b, message("t", "one").qos1(1));
+    net.handle_on(0, Input::Refuse(true));
+    net.send(b, message("t", "two").qos1(2));
+    net.send(b, message("t", "three").qos2(3));
+    net.send(b, message("t", "four"));
+    net.send(old, message("t", "five").qos1(1));
+    assert_eq!(net.unread(b), 0, "acknowledgements keep their order");
+    net.run();
+    let full = |packet_id: u16| Ack::new(PacketId::new(packet_id).unwrap(), R::QuotaExceeded);
+    assert_eq!(net.received(b), [puback(1), Packet::PubAck(full(2)), Packet::PubRec(full(3))]);
+    assert_eq!(net.received(old), [puback(1)]);
+    assert_eq!(net.settled(a), ["one", "four", "five"]);
+    assert_eq!(net.dropped(DropReason::StorageFull), 2);
+    // The identifier is free again ([MQTT5-4.3.3-9]).
+    net.handle_on(0, Input::Refuse(false));
+    net.send(b, message("t", "six").qos2(3));
+    net.run();
+    assert_eq!(net.received(b), [pubrec(3)]);
+    assert_eq!(net.settled(a), ["six"]);
 }

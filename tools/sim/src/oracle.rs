@@ -107,7 +107,11 @@ impl Model {
             Input::Shutdown => self.on_shutdown(shard),
             Input::Verdict { conn, verdict } => self.on_verdict((shard, *conn), verdict),
             // Nothing is kept in these runs; see [`crate::crash`].
-            Input::Timer | Input::Kept { .. } | Input::Loaded(_) | Input::Counted(_) => Ok(()),
+            Input::Timer
+            | Input::Kept { .. }
+            | Input::Loaded(_)
+            | Input::Counted(_)
+            | Input::Refuse(_) => Ok(()),
         }
     }
 
