@@ -354,6 +354,9 @@ impl Shard {
         let Some(conn) = self.conn_of(index) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(packet_id) = session.allocate_packet_id(delivery.place.sequence()) else {
+            if self.keep.is_on() {
+                self.look_again(index);
+            }
             return self.enqueue(turn, index, delivery, None);
         };
         let outgoing = Outgoing {

@@ -730,6 +730,9 @@ impl Shard {
     }
 
     fn is_released(&mut self, index: u32, sequence: u64) -> bool {
+        if self.forget_freed(index) {
+            self.look_again(index);
+        }
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let is_free = session.identifier_is_free(sequence);
         let Some(flow) = session.flow.as_deref_mut() else { return is_free };

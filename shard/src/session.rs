@@ -83,9 +83,19 @@ pub(crate) struct Kept {
     /// Wills that have been published, until what was queued of them is kept; each with a number.
     #[allow(clippy::box_collection, reason = "nearly always there is none")]
     pub(crate) leaving: Option<Box<Vec<(u64, petrel_proto::Will)>>>,
+    /// Identifiers of messages of processes before this one that are done with, until that is kept; with
+    /// the positions of the records, in order.
+    #[allow(clippy::box_collection, reason = "nearly always there is none")]
+    pub(crate) freed: Option<Box<VecDeque<(u64, PacketId)>>>,
 }
 
 impl Kept {
+    /// True if a message that had this identifier is done with, and that is not kept.
+    fn is_freed(&self, packet_id: PacketId) -> bool {
+        let freed = self.freed.as_deref();
+        freed.is_some_and(|freed| freed.iter().any(|(_, other)| *other == packet_id))
+    }
+
     /// A message waits and is not in memory.
     pub(crate) fn store(&mut self, sequence: u64, bytes: u64, with_runs: bool) {
         self.stored_from = self.stored_from.min(sequence);
@@ -159,6 +169,7 @@ impl Kept {
             sent_upto: 0,
             runs: None,
             leaving: None,
+            freed: None,
         }
     }
 }
@@ -288,8 +299,13 @@ impl Session {
         self.packet_ids.allocate(in_flight.map(|entry| entry.packet_id))
     }
 
-    /// True unless the identifier that follows from a place is in flight.
+    /// True unless the identifier that follows from a place is in flight, or would be after a failure.
     pub(crate) fn identifier_is_free(&self, sequence: u64) -> bool {
+        if let Some(kept) = self.kept.as_deref().filter(|kept| kept.freed.is_some())
+            && identifier_of(sequence).is_some_and(|id| kept.is_freed(id))
+        {
+            return false;
+        }
         let Some(flow) = self.flow.as_deref().filter(|_| sequence > 0) else { return true };
         // Places grow, but for what comes back out of order after a restart, so the oldest in flight
         // tells whether they may have come round. What a group lends is sent before what comes back.

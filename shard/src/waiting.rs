@@ -48,6 +48,7 @@ impl Shard {
         delivery: &mut Delivery,
         provided: Option<Provided>,
     ) {
+        self.forget_freed(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(first) = session.kept_whole().map(|kept| kept.next_sequence) else { return };
         // A place whose identifier is in flight is left out ([MQTT5-2.2.1-4]), but not for ever: all
@@ -108,9 +109,37 @@ impl Shard {
 
     /// The record at a place goes.
     pub(crate) fn record_done(&mut self, turn: &mut Turn<'_>, index: u32, sequence: NonZeroU64) {
-        if let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation()) {
-            self.record(turn, Record::Done { incarnation, sequence: sequence.get() });
+        let sequence = sequence.get();
+        let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation()) else {
+            return;
+        };
+        self.record(turn, Record::Done { incarnation, sequence });
+        // Of one process, messages with one identifier are too far apart to matter.
+        if sequence >= self.keep.first_sequence() {
+            return;
         }
+        self.forget_freed(index);
+        let freed = identifier_of(sequence).map(|id| (self.keep.position(), id));
+        if let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole()) {
+            kept.freed.get_or_insert_default().extend(freed);
+        }
+    }
+
+    /// Identifiers are free for sure of which that is kept. Returns true if some are not.
+    ///
+    /// A client that has completed a message forgets its identifier. Were another message sent with that,
+    /// and did the process fail before the first's end is kept, the first's PUBREL would come again and
+    /// release the other, which would then come twice.
+    pub(crate) fn forget_freed(&mut self, index: u32) -> bool {
+        let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept.as_deref_mut()) else {
+            return false;
+        };
+        let Some(freed) = kept.freed.as_deref_mut() else { return false };
+        while freed.pop_front_if(|(position, _)| self.keep.has_kept(*position)).is_some() {}
+        if freed.is_empty() {
+            kept.freed = None;
+        }
+        kept.freed.is_some()
     }
 
     /// The client has the message at a place and has not completed it.

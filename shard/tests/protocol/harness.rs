@@ -178,6 +178,8 @@ impl Net {
         self.rings.iter_mut().flatten().for_each(VecDeque::clear);
         self.recorded.clear();
         self.loads.clear();
+        // The receipts are kept too.
+        self.waiting.values_mut().flatten().for_each(|waiting| waiting.provided = None);
         self.interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
         self.shards = self.new_shards(2);
         let now = Now { mono_ms: self.now_ms };

@@ -281,3 +281,36 @@ fn what_cannot_be_kept_is_refused_in_order() {
     assert_eq!(net.received(b), [pubrec(3)]);
     assert_eq!(net.settled(a), ["six"]);
 }
+
+/// Two messages may have one identifier if they are from two processes. The later of them waits until it
+/// is kept that the earlier is done with: else its PUBREL came once more after a failure, and the client
+/// would take that for the later one's, and the later one for new when it comes again.
+#[test]
+fn an_identifier_is_used_again_when_it_is_kept_that_it_is_free() {
+    let (mut net, a, b) = slow();
+    net.drop(a);
+    // The places of the next process begin 256 identifiers further on.
+    for number in 0..=256 {
+        net.publish(b, message("t", &format!("{number}")).qos2(1));
+    }
+    net.restart();
+    let b = net.resumed(resume(petrel_proto::Version::V5, "b"), true);
+    net.publish(b, message("t", "257").qos2(1));
+    let tight = resume(petrel_proto::Version::V5, "a");
+    let a = net.resumed(tight.with(|c| c.properties.receive_maximum = Some(1)), true);
+    let mut identifier = 0;
+    for number in 0..=256 {
+        let got = net.publishes(a);
+        assert_eq!(payloads(&got), [format!("{number}")]);
+        identifier = got[0].packet_id.unwrap().get();
+        net.send(a, pubrec(identifier));
+        assert_eq!(net.received(a), [pubrel(identifier)]);
+        net.send(a, pubcomp(identifier));
+    }
+    assert_eq!(net.unread(a), 0, "the end of the earlier one is not kept");
+    let got = net.publishes(a);
+    assert_eq!((payloads(&got), got[0].packet_id.unwrap().get()), (vec!["257"], identifier));
+    net.send(a, pubrec(identifier));
+    assert_eq!(net.received(a), [pubrel(identifier)]);
+    net.send(a, pubcomp(identifier));
+}

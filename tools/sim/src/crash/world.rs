@@ -79,6 +79,9 @@ struct World {
     oracle: Oracle,
     crashes: u32,
     limits: Limits,
+    /// Processes that begin before one does anything. Places begin 256 identifiers further on with each,
+    /// of 65,535, so those of one that follows 256 others fall on the identifiers of the last that ran.
+    starts: u32,
 }
 
 /// Runs a seed to its end or to the first broken rule. Returns the number of messages and crashes.
@@ -109,6 +112,7 @@ impl World {
         let lanes = 1 + rng.below(2) as u16;
         let clients = clients(&mut rng);
         let limits = limits(&mut rng);
+        let starts = if rng.percent(30) { 256 } else { 1 };
         let mut opened = Vec::new();
         for lane in 0..lanes {
             let settings = lane_settings(lane, lanes);
@@ -128,6 +132,7 @@ impl World {
             oracle: Oracle { tight: is_tight(&limits), ..Oracle::default() },
             crashes: 0,
             limits,
+            starts,
         };
         world.boot()?;
         Ok(world)
@@ -147,7 +152,10 @@ impl World {
     fn boot(&mut self) -> Checked {
         let count = 1 + self.rng.below(4) as u16;
         let lanes = self.lanes.len() as u16;
-        let epoch = begin(&mut self.lanes).map_err(|error| storage(&error))?;
+        let mut epoch = 0;
+        for _ in 0..self.starts {
+            epoch = begin(&mut self.lanes).map_err(|error| storage(&error))?;
+        }
         let slots = SlotMap::even(count);
         let hash_key = [7, 11];
         let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
