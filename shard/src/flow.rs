@@ -18,6 +18,8 @@ use crate::sabotage::{self, Sabotage};
 pub(crate) struct Flow {
     /// Sent or to be sent again, oldest first.
     pub(crate) inflight: VecDeque<Inflight>,
+    /// The places of `inflight` may not grow.
+    is_mixed: bool,
     /// Bytes of the messages in flight.
     pub(crate) inflight_bytes: u64,
     pub(crate) queue: Queue,
@@ -41,6 +43,9 @@ pub(crate) struct Flows {
 }
 
 const SPARE_MAX: usize = 64;
+
+/// Places that are less far apart than this have identifiers of their own.
+const NEAR: u64 = 60_000;
 
 /// A buffer for more than this many entries does not outlive them.
 const ENTRIES_KEPT: usize = 4;
@@ -80,7 +85,32 @@ impl Flow {
     pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
         self.inflight_bytes += cost(&delivery);
         let stage = Stage::Published(delivery);
-        self.inflight.push_back(Inflight { packet_id, stage, charged, sent: true });
+        self.put_in_flight(Inflight { packet_id, stage, charged, sent: true });
+    }
+
+    /// Puts a delivery behind those in flight.
+    pub(crate) fn put_in_flight(&mut self, entry: Inflight) {
+        let sequence = entry.stage.place().sequence();
+        self.is_mixed = self
+            .inflight
+            .back()
+            .is_some_and(|last| self.is_mixed || last.stage.place().sequence() >= sequence);
+        self.inflight.push_back(entry);
+    }
+
+    /// True if no delivery in flight can have the identifier that follows from a place, since their places
+    /// are all near below it. Cost: O(1).
+    pub(crate) fn is_next(&self, sequence: u64) -> bool {
+        let place = |entry: &Inflight| entry.stage.place().sequence();
+        match (self.inflight.front(), self.inflight.back()) {
+            (Some(first), Some(last)) => {
+                !self.is_mixed
+                    && place(first) > 0
+                    && place(last) < sequence
+                    && sequence - place(first) < NEAR
+            }
+            _ => true,
+        }
     }
 
     /// The client has the message of an outgoing delivery, which awaits PUBCOMP from now on; the
@@ -296,6 +326,22 @@ impl Queue {
             true => self.deliveries.push_front(delivery),
             false => self.deliveries.push_back(delivery),
         }
+    }
+
+    /// Puts what was kept elsewhere where its place is, before all that a group has lent: the client may
+    /// have had it, with an identifier that something newer has as well.
+    pub(crate) fn push_loaded(&mut self, delivery: Delivery) {
+        let sequence = delivery.place.sequence();
+        let is_later =
+            |other: &Delivery| other.group.is_some() || other.place.sequence() > sequence;
+        let before = self.deliveries.iter().rposition(|other| !is_later(other));
+        let at = before.map_or(0, |before| before + 1);
+        if at == self.deliveries.len() {
+            return self.push(delivery);
+        }
+        self.expires_first_ms = self.expires_first_ms.min(delivery.message.expires_at_ms);
+        self.stored += u32::from(delivery.stored);
+        self.put_back(at, delivery);
     }
 
     pub(crate) fn pop(&mut self) -> Option<Delivery> {

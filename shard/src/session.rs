@@ -1,7 +1,6 @@
 //! What the broker keeps for one client identifier, connected or not.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -307,20 +306,9 @@ impl Session {
             return false;
         }
         let Some(flow) = self.flow.as_deref().filter(|_| sequence > 0) else { return true };
-        // Places grow, but for what comes back out of order after a restart, so the oldest in flight
-        // tells whether they may have come round. What a group lends is sent before what comes back.
-        let in_order = self.shared_count() == 0;
-        let near = |oldest: NonZeroU64| sequence.wrapping_sub(oldest.get()) < 60_000;
-        match flow.inflight.front() {
-            None => true,
-            Some(oldest)
-                if in_order
-                    && NonZeroU64::new(oldest.stage.place().sequence()).is_some_and(near) =>
-            {
-                true
-            }
-            Some(_) => identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none()),
-        }
+        // What comes back after a restart, and what a group lends before that, may be out of order.
+        flow.is_next(sequence)
+            || identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none())
     }
 
     /// What it is called where it is kept, if anything of it is.
@@ -373,6 +361,23 @@ pub(crate) fn identifier_of(sequence: u64) -> Option<PacketId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::{Inflight, Place, Stage};
+
+    #[test]
+    fn an_identifier_in_flight_is_not_free_whatever_came_before_it() {
+        for places in [[10, 80_000], [80_000, 10], [0, 10]] {
+            let mut session = Session::new(&ClientId::default(), 1);
+            let flow = session.flow.get_or_insert_default();
+            for sequence in places {
+                let stage = Stage::Released { place: Place::new(sequence, true, false), record: 0 };
+                let packet_id = identifier_of(sequence).unwrap();
+                flow.put_in_flight(Inflight { packet_id, stage, charged: false, sent: true });
+            }
+            // 80,000 is near, and 10 has the same identifier.
+            assert!(!session.identifier_is_free(10 + 2 * 65_535), "{places:?}");
+            assert!(session.identifier_is_free(11 + 2 * 65_535), "{places:?}");
+        }
+    }
 
     /// A session and its connection are most of what an idle client costs in the shard.
     #[test]

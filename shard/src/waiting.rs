@@ -294,7 +294,7 @@ impl Shard {
             {
                 flow.hold(sequence, Hold::Provided(provided));
             }
-            flow.queue.push(delivery);
+            flow.queue.push_loaded(delivery);
         }
         if let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole())
             && kept.stored_from == u64::MAX
@@ -325,7 +325,7 @@ impl Shard {
     ) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = self.flows.of(&mut session.flow);
-        flow.inflight.push_back(Inflight {
+        flow.put_in_flight(Inflight {
             packet_id,
             stage: Stage::Released { place: Place::new(sequence, true, true), record: 0 },
             charged: false,
