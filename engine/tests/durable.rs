@@ -193,6 +193,19 @@ struct Subscriber {
     got: BTreeMap<u8, BTreeMap<u32, u32>>,
     /// Of each publisher: first arrivals, in order.
     order: BTreeMap<u8, Vec<u32>>,
+    /// Which connection this is, and what has come with identifiers on all of them.
+    connection: u32,
+    story: Vec<Came>,
+}
+
+/// A PUBLISH or a PUBREL that came.
+#[derive(Debug)]
+#[allow(dead_code, reason = "read by who looks at a failure")]
+struct Came {
+    connection: u32,
+    packet_id: PacketId,
+    /// What was published, its QoS and DUP; `None` for PUBREL.
+    publish: Option<((u8, u32), Qos, bool)>,
 }
 
 impl Subscriber {
@@ -205,7 +218,17 @@ impl Subscriber {
             receiving: BTreeSet::new(),
             got: BTreeMap::new(),
             order: BTreeMap::new(),
+            connection: 0,
+            story: Vec::new(),
         }
+    }
+
+    /// All that came with the identifiers of a message.
+    fn story_of(&self, message: (u8, u32)) -> String {
+        let is_it = |came: &&Came| came.publish.is_some_and(|(other, ..)| other == message);
+        let ids: BTreeSet<_> = self.story.iter().filter(is_it).map(|came| came.packet_id).collect();
+        let lines = self.story.iter().filter(|came| ids.contains(&came.packet_id));
+        lines.map(|came| format!("\n  {came:?}")).collect()
     }
 
     fn count(&self) -> usize {
@@ -226,6 +249,7 @@ impl Subscriber {
     /// The same, and says what has come.
     fn run_and(&mut self, address: SocketAddr, upto: usize, came: impl Fn((u8, u32))) {
         let (mut client, present) = resume(address, &self.name);
+        self.connection += 1;
         assert!(present || !self.subscribed, "the session of {} is lost", self.name);
         if !self.subscribed && !try_send(&mut client, &subscribe_packet(self.filter, self.qos)) {
             return;
@@ -246,6 +270,8 @@ impl Subscriber {
                     answer
                 }
                 Packet::PubRel(ack) => {
+                    let (connection, packet_id) = (self.connection, ack.packet_id);
+                    self.story.push(Came { connection, packet_id, publish: None });
                     self.receiving.remove(&ack.packet_id);
                     Packet::PubComp(Ack::new(ack.packet_id, ReasonCode::Success))
                 }
@@ -260,6 +286,11 @@ impl Subscriber {
     fn take(&mut self, publish: &Publish) -> Packet {
         let id = publish.packet_id.expect("QoS 1 or 2");
         let ack = Ack::new(id, ReasonCode::Success);
+        self.story.push(Came {
+            connection: self.connection,
+            packet_id: id,
+            publish: Some((message_of(publish), publish.qos, publish.dup)),
+        });
         if publish.qos == Qos::ExactlyOnce && !self.receiving.insert(id) {
             return Packet::PubRec(ack);
         }
@@ -317,7 +348,14 @@ fn check(publishers: &[Publisher], subscribers: &[Subscriber]) {
             assert!(order.is_sorted(), "{who}: out of order");
             if publisher.qos == Qos::ExactlyOnce && subscriber.qos == Qos::ExactlyOnce {
                 let twice: Vec<_> = got.iter().filter(|(_, times)| **times > 1).collect();
-                assert!(twice.is_empty(), "{who}: more than once: {twice:?}");
+                let story = twice
+                    .first()
+                    .map(|(message, _)| subscriber.story_of((publisher.number, **message)));
+                assert!(
+                    twice.is_empty(),
+                    "{who}: more than once: {twice:?}{}",
+                    story.unwrap_or_default()
+                );
             }
         }
     }
