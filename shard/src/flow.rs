@@ -431,13 +431,16 @@ impl Queue {
         self.deliveries.insert(at, delivery);
     }
 
-    /// Takes out what answers a SUBSCRIBE with an older message of this topic. Cost: O(1) unless
-    /// such answers wait.
+    /// Takes out what answers a SUBSCRIBE with an older message of this topic, but for what the client may
+    /// have had from a process before: it would take the next with that identifier for it. Cost: O(1)
+    /// unless such answers wait.
     pub(crate) fn extract_stored(&mut self, topic: &TopicName) -> Vec<Delivery> {
         if self.stored == 0 {
             return Vec::new();
         }
-        self.extract(|waiting| waiting.stored && waiting.message.topic == *topic)
+        self.extract(|waiting| {
+            waiting.stored && !waiting.place.resent() && waiting.message.topic == *topic
+        })
     }
 }
 
