@@ -18,7 +18,7 @@ use crossbeam_channel::{
 use petrel_net::Bell;
 use petrel_shard::input::{Counted, Loaded};
 use petrel_shard::outbox::Load;
-use petrel_shard::{Input, Outbox, ShardIndex};
+use petrel_shard::{Input, Outbox, Record, ShardIndex};
 use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Written};
 
 use crate::config::WhenFull;
@@ -29,6 +29,8 @@ use crate::storage::Room;
 const ORDERS_MAX: usize = 1_024;
 /// Above this many a lane counts as clogged.
 const ORDERS_CLOGGED: usize = ORDERS_MAX * 3 / 4;
+/// Above this many bytes of messages that wait to be written, lanes count as clogged.
+const PENDING_BYTES_CLOGGED: u64 = 64 << 20;
 /// Orders that a lane takes before it writes.
 const GATHER_MAX: usize = 4_096;
 /// Records that are worth a synchronisation of their own.
@@ -40,6 +42,8 @@ const GATHER_TIME: Duration = Duration::from_millis(1);
 const IDLE_WRITE: Duration = Duration::from_millis(100);
 /// How often a lane looks whether too much of the disk is taken.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a lane that has no room gives back what the disk has of what is over.
+const SHRINK_EVERY: Duration = Duration::from_secs(5);
 /// How long a lane waits before it tries a disk again that has failed.
 const RETRY: Duration = Duration::from_millis(500);
 /// Questions that a lane answers before it looks for orders again.
@@ -58,6 +62,8 @@ struct Board {
     spilling: AtomicUsize,
     /// By lane: its disk has failed.
     failing: Vec<AtomicBool>,
+    /// Bytes of messages that lanes have been given and have not written.
+    pending_bytes: AtomicU64,
     /// How often that has begun.
     troubles: AtomicU64,
     /// Lanes that try to open their store again.
@@ -119,6 +125,7 @@ pub fn start<S: Store + Send + 'static>(
         kept: bells.iter().map(|_| (0..count).map(|_| AtomicU64::new(0)).collect()).collect(),
         spilling: AtomicUsize::new(0),
         failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
+        pending_bytes: AtomicU64::new(0),
         troubles: AtomicU64::new(0),
         recovering: AtomicUsize::new(0),
     });
@@ -144,6 +151,8 @@ pub fn start<S: Store + Send + 'static>(
             room: room.clone(),
             looked_at: Instant::now(),
             is_full: false,
+            shrunk_at: None,
+            gathered_bytes: 0,
         };
         let name = format!("storage-{index}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
@@ -248,6 +257,9 @@ impl StorageEnd {
     }
 
     fn send(&mut self, lane: usize, order: Order) {
+        if let Order::Keep { records, .. } = &order {
+            self.board.pending_bytes.fetch_add(weight(records), Ordering::Relaxed);
+        }
         if !self.spill[lane].is_empty() {
             return self.spill[lane].push_back(order);
         }
@@ -292,6 +304,7 @@ impl StorageEnd {
     #[must_use]
     pub fn is_clogged(&self) -> bool {
         self.board.spilling.load(Ordering::Relaxed) > 0
+            || self.board.pending_bytes.load(Ordering::Relaxed) > PENDING_BYTES_CLOGGED
             || self.orders.iter().any(|orders| orders.len() > ORDERS_CLOGGED)
             || self.board.failing.iter().any(|failing| failing.load(Ordering::Relaxed))
     }
@@ -398,6 +411,16 @@ impl Counting {
     }
 }
 
+/// The bytes of the messages in records. One that many sessions get counts for each, as it is written.
+fn weight(records: &[Record]) -> u64 {
+    let bytes = |record: &Record| match record {
+        Record::Queued { delivery, .. } => delivery.message.cost_bytes(),
+        Record::Retained(message) => message.cost_bytes(),
+        _ => 0,
+    };
+    records.iter().map(|record| bytes(record) as u64).sum()
+}
+
 /// A lane on its thread.
 struct Worker<S> {
     lane: Lane<S>,
@@ -417,7 +440,11 @@ struct Worker<S> {
     /// How much of the disk may be taken, when that was looked at, and whether too much is.
     room: Room,
     looked_at: Instant,
+    /// Bytes of messages that have been gathered and not written.
+    gathered_bytes: u64,
     is_full: bool,
+    /// When the disk was given back what is over, while there was no room.
+    shrunk_at: Option<Instant>,
 }
 
 impl<S: Store> Worker<S> {
@@ -448,7 +475,7 @@ impl<S: Store> Worker<S> {
 
     /// Takes what shards want; waits for it if there is nothing else to do. False when they are gone.
     fn gather(&mut self) -> bool {
-        let busy = self.lane.wants_folding() || !self.loads.is_empty() || !self.viewers.is_empty();
+        let busy = self.wants_folding() || !self.loads.is_empty() || !self.viewers.is_empty();
         if !busy {
             let wait = match self.lane.gathered() {
                 0 => self.sync_every.unwrap_or(Duration::from_secs(1)),
@@ -487,6 +514,7 @@ impl<S: Store> Worker<S> {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Keep { from, upto, urgent, records } => {
+                self.gathered_bytes += weight(&records);
                 self.lane.gather(from, upto, urgent, records);
             }
             Order::Load(load) => self.loads.push_back(load),
@@ -513,37 +541,72 @@ impl<S: Store> Worker<S> {
                 let _ = self.viewers.pop().map(|viewer| viewer.send(view));
             }
         }
-        for load in self.loads.drain(..self.loads.len().min(LOADS_MAX)) {
+        for _ in 0..LOADS_MAX {
+            let Some(load) = self.loads.front() else { break };
             let places = load.from..load.upto;
             let (messages_max, bytes_max) = (load.messages_max, load.bytes_max);
-            let page = match self.lane.load(load.incarnation, places, messages_max, bytes_max) {
-                Ok(page) => page,
-                Err(StoreError::Damaged { what }) => {
-                    // Its session stays as it is; the others go on.
-                    log::error(format_args!(
-                        "storage lane {}: the data is damaged: {what}; a session cannot get what \
-                         waits for it",
-                        self.index
-                    ));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let shard = usize::from(load.session.shard.0);
-            let Page { messages, void, next } = page;
-            let loaded = Loaded { load, messages, void, next };
-            // A shard that has ended asks for nothing.
-            let _ = self.answers[shard].send(Answer::Loaded(loaded));
-            self.bells[shard].ring();
+            let page = self.lane.load(load.incarnation, places, messages_max, bytes_max);
+            self.answer(page)?;
         }
-        if self.lane.wants_folding() {
+        if self.wants_folding() {
             self.lane.fold()?;
+        } else if self.is_full && self.shrunk_at.is_none_or(|at| at.elapsed() >= SHRINK_EVERY) {
+            self.lane.shrink()?;
+            self.shrunk_at = Some(Instant::now());
         }
         if self.sync_every.is_some_and(|every| self.synced_at.elapsed() >= every) {
             self.lane.sync()?;
             self.synced_at = Instant::now();
         }
         if self.counting.due().is_some_and(|due| due.is_zero()) { self.count() } else { Ok(()) }
+    }
+
+    /// Answers the first question. One that cannot be answered at the moment stays.
+    fn answer(&mut self, page: Result<Page, StoreError>) -> Result<(), StoreError> {
+        let page = match page {
+            Err(StoreError::Damaged { what }) => {
+                // Its session stays as it is; the others go on.
+                log::error(format_args!(
+                    "storage lane {}: the data is damaged: {what}; a session cannot get what waits \
+                     for it",
+                    self.index
+                ));
+                self.loads.pop_front();
+                return Ok(());
+            }
+            page => page?,
+        };
+        let Some(load) = self.loads.pop_front() else { return Ok(()) };
+        let shard = usize::from(load.session.shard.0);
+        let Page { messages, void, next } = page;
+        let loaded = Loaded { load, messages, void, next };
+        // A shard that has ended asks for nothing.
+        let _ = self.answers[shard].send(Answer::Loaded(loaded));
+        self.bells[shard].ring();
+        Ok(())
+    }
+
+    /// Answers questions while nothing can be committed, as far as that is possible.
+    fn answer_kept(&mut self) {
+        for _ in 0..self.loads.len() {
+            let Some(load) = self.loads.front() else { return };
+            let places = load.from..load.upto;
+            let (messages_max, bytes_max) = (load.messages_max, load.bytes_max);
+            let page = self.lane.load_kept(load.incarnation, places, messages_max, bytes_max);
+            let answered = match page.transpose() {
+                Some(page) => self.answer(page).is_ok(),
+                None => false,
+            };
+            if !answered {
+                // It waits, behind those that can be answered.
+                self.loads.rotate_left(1);
+            }
+        }
+    }
+
+    /// True if the log is too long, or has to go since there is no room for it.
+    fn wants_folding(&self) -> bool {
+        self.lane.wants_folding() || self.is_full && self.lane.has_log()
     }
 
     /// Counts some of what waits from before this process.
@@ -584,6 +647,8 @@ impl<S: Store> Worker<S> {
 
     fn tell(&mut self, kept: Vec<(ShardIndex, u64)>) {
         self.written_at = Instant::now();
+        let written = std::mem::take(&mut self.gathered_bytes);
+        self.board.pending_bytes.fetch_sub(written, Ordering::Relaxed);
         for (shard, upto) in kept {
             let shard = usize::from(shard.0);
             self.board.kept[shard][self.index].store(upto, Ordering::Release);
@@ -645,16 +710,21 @@ impl<S: Store> Worker<S> {
             self.consequence()
         ));
         self.board.recovering.fetch_add(1, Ordering::Relaxed);
+        let mut no_room = matches!(error, StoreError::Full { .. });
         loop {
-            match self.lane.recover() {
-                Ok(kept) => {
+            // While there is surely no room, what is open can be read, and would not be opened again.
+            let hopeless = no_room && self.room.is_scarce();
+            let recovered = if hopeless { None } else { Some(self.lane.recover()) };
+            match recovered {
+                None => {}
+                Some(Ok(kept)) => {
                     self.board.recovering.fetch_sub(1, Ordering::Relaxed);
                     log::warn(format_args!("storage lane {}: it can be written again", self.index));
                     self.note_trouble(self.is_full);
                     self.tell(kept);
                     return self.bells.iter().for_each(|bell| bell.ring());
                 }
-                Err(StoreError::Damaged { what }) => {
+                Some(Err(StoreError::Damaged { what })) => {
                     // Going on would lose what is there.
                     log::error(format_args!(
                         "storage lane {}: the data is damaged: {what}; Petrel stops",
@@ -662,8 +732,27 @@ impl<S: Store> Worker<S> {
                     ));
                     std::process::exit(1);
                 }
-                Err(_) => std::thread::park_timeout(RETRY),
+                Some(Err(error)) => no_room = matches!(error, StoreError::Full { .. }),
             }
+            if !self.wait_for_retry() {
+                self.board.recovering.fetch_sub(1, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Takes orders and answers what can be answered until it is time to try again. False if nobody is
+    /// left who would give any.
+    fn wait_for_retry(&mut self) -> bool {
+        let retry_at = Instant::now() + RETRY;
+        loop {
+            self.answer_kept();
+            match self.orders.recv_deadline(retry_at) {
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            self.drain();
         }
     }
 }

@@ -223,6 +223,11 @@ impl Pump {
             self.report.tick(self.now.mono_ms, too_often);
             self.publish();
         }
+        if ticked {
+            for &conn in self.held_by_storage.iter().chain(self.held.iter().flatten()) {
+                self.shard.excuse(self.now, id_of(conn));
+            }
+        }
         if ticked || self.shard.is_overdue() {
             self.feed(Input::Timer);
         }
@@ -404,12 +409,22 @@ impl Pump {
         match event {
             WireEvent::Packet { conn, packet } => {
                 let sent_before = self.outbox.peers.len();
-                let promises = matches!(&packet, Packet::Publish(it) if it.packet_id.is_some());
+                // What such a packet causes is to be kept; acknowledgements make room.
+                let records_before = self.outbox.records.len();
+                let (promises, refusable) = match &packet {
+                    Packet::Publish(it) => {
+                        (it.packet_id.is_some() || it.retain, it.packet_id.is_some())
+                    }
+                    Packet::Subscribe(_) | Packet::Unsubscribe(_) => (true, false),
+                    _ => (false, false),
+                };
+                let is_publish = matches!(&packet, Packet::Publish(_));
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
                 if promises
+                    && (is_publish || self.outbox.records.len() > records_before)
                     && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged)
-                    && !(self.refuses && self.shard.can_refuse(id_of(conn)))
+                    && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
                 {
                     self.parts.wire.pause(conn);
                     self.held_by_storage.push(conn);

@@ -16,6 +16,9 @@ use crate::config::{StorageConfig, WhenFull};
 /// The log of a lane has this many bytes before what counts of it is put into pages.
 const WINDOW_BYTES: usize = 128 << 20;
 
+/// Below this a file system has no room for a file of the log.
+const SCARCE_BYTES: u64 = 32 << 20;
+
 /// The name under which the key of all keyed hashes is kept.
 const HASH_KEY: &str = "hash key";
 
@@ -114,6 +117,15 @@ impl Room {
         let system = rustix::fs::statvfs(&self.path).ok()?;
         let scarce = system.f_bavail < system.f_blocks / 20;
         scarce.then(|| "95 % of the file system are taken".to_owned())
+    }
+}
+
+impl Room {
+    /// True if the file system has no room for anything worth trying.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        rustix::fs::statvfs(&self.path)
+            .is_ok_and(|system| system.f_bavail.saturating_mul(system.f_frsize) < SCARCE_BYTES)
     }
 }
 

@@ -5,10 +5,10 @@
 
 use petrel_proto::ReasonCode;
 
-use crate::ConnId;
 use crate::connection::Violation;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
+use crate::{ConnId, Now};
 
 /// How exact timers are: they fire late by at most this.
 pub(crate) const TIMER_TICK_MS: u64 = 100;
@@ -83,6 +83,13 @@ impl Shard {
     #[must_use]
     pub const fn is_overdue(&self) -> bool {
         self.overdue
+    }
+
+    /// A connection is not read at the moment, so that it is silent is not its doing.
+    pub fn excuse(&mut self, now: Now, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.heard(now.mono_ms);
+        }
     }
 
     /// Sets the timer that watches a connection for silence.

@@ -232,6 +232,12 @@ impl Store for DiskStore {
         changes.commit().map_err(fault)
     }
 
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        self.sync_maps()?;
+        self.log()?.remove_spare()?;
+        [Space::Queue, Space::Retained].into_iter().try_for_each(|space| self.compact(space))
+    }
+
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         let key = key::shorten(Bytes::copy_from_slice(key));
         let fault = |error| explain(&Place::key(&self.path, space, &key), error);

@@ -35,6 +35,9 @@ use crate::window::Window;
 /// The version of everything that is written.
 const FORMAT: u32 = 2;
 
+/// A batch ends when it has so many bytes.
+const BATCH_BYTES_MAX: usize = 64 << 20;
+
 /// The name under which it is noted from which batch on the log counts.
 pub(crate) const FOLDED: &[u8] = b"folded";
 
@@ -95,6 +98,8 @@ pub struct Lane<S> {
     owed: BTreeMap<ShardIndex, u64>,
     /// Something gathered is waited for.
     urgent: bool,
+    /// See [`BATCH_BYTES_MAX`].
+    batch_bytes_max: usize,
     /// The batch that is being written; empty between commits.
     writer: Writer,
     /// All batches below this number are known to survive.
@@ -131,6 +136,7 @@ impl<S: Store> Lane<S> {
             owed: BTreeMap::new(),
             urgent: false,
             durable: 0,
+            batch_bytes_max: BATCH_BYTES_MAX,
             writer: Writer::default(),
             unsynced: Vec::new(),
             streams: HashMap::new(),
@@ -139,14 +145,19 @@ impl<S: Store> Lane<S> {
             counting: None,
             written: Written::default(),
         };
-        lane.check_origin()?;
+        let is_new = !lane.check_origin()?;
         lane.read_log(u64::MAX)?;
+        if is_new && lane.window.next() > 1 {
+            let what = "there is a log, and what the folder says of itself is missing; a journal \
+                        may have been removed";
+            return Err(StoreError::Damaged { what: what.into() });
+        }
         lane.read_streams()?;
         Ok(lane)
     }
 
-    /// Compares what the folder says of itself with the settings.
-    fn check_origin(&mut self) -> Result<(), StoreError> {
+    /// Compares what the folder says of itself with the settings. Returns false if it says nothing.
+    fn check_origin(&mut self) -> Result<bool, StoreError> {
         let LaneSettings { lane, lanes, .. } = self.settings;
         let number = |value: Option<Bytes>| {
             value.map(|bytes| {
@@ -154,7 +165,8 @@ impl<S: Store> Lane<S> {
                 u32::from_be_bytes(four)
             })
         };
-        let Some(format) = number(self.store.get(Space::Meta, b"format")?) else { return Ok(()) };
+        let format = number(self.store.get(Space::Meta, b"format")?);
+        let Some(format) = format else { return Ok(false) };
         if format != FORMAT {
             let what = format!(
                 "the data has format {format}, and this version reads format {FORMAT} only; \
@@ -173,7 +185,7 @@ impl<S: Store> Lane<S> {
             return Err(StoreError::Foreign { what });
         }
         self.epoch = number(self.store.get(Space::Meta, b"epoch")?).unwrap_or(0);
-        Ok(())
+        Ok(true)
     }
 
     /// The process that used the folder last; 0 if none did.
@@ -343,48 +355,60 @@ impl<S: Store> Lane<S> {
     /// The store fails. Then what has been gathered since is safe in memory, and
     /// [`Lane::recover`] tries again.
     pub fn commit(&mut self) -> Result<Vec<(ShardIndex, u64)>, StoreError> {
-        let mut writer = std::mem::take(&mut self.writer);
         let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
-        for record in self.gathered.drain(..).flatten() {
+        let urgent = std::mem::take(&mut self.urgent);
+        self.waiting.clear();
+        self.owed.extend(self.promised.drain());
+        let mut written = Ok(());
+        for record in std::mem::take(&mut self.gathered).into_iter().flatten() {
             match &record {
                 Record::Session(session) => self.alive.begin(session.incarnation),
                 Record::Group { incarnation, .. } => self.alive.begin(*incarnation),
                 Record::Queued { .. } => self.written.messages += 1,
                 _ => {}
             }
-            write_record(&mut writer, &record, self.clock, &mut streams);
+            write_record(&mut self.writer, &record, self.clock, &mut streams);
+            if self.writer.len() >= self.batch_bytes_max {
+                written = self.put_batch(&mut streams, written);
+                while written.is_ok() && self.window.bytes() > 2 * self.settings.window_bytes_max {
+                    written = self.fold();
+                }
+            }
         }
-        for (stream, number) in streams {
-            writer.put(Space::Stream, &stream.to_u64().to_be_bytes(), |out| out.put_u64(number));
-            self.streams.insert(stream, number);
+        if !self.writer.is_empty() {
+            written = self.put_batch(&mut streams, written);
         }
-        self.waiting.clear();
-        let urgent = std::mem::take(&mut self.urgent);
-        self.owed.extend(self.promised.drain());
-        let sync = urgent && self.settings.sync == SyncLevel::Commit;
-        let bytes = writer.take();
-        self.writer = writer;
-        if bytes.is_empty() {
-            if sync {
-                // What is waited for may have been written by an earlier call that nobody waited for.
-                self.sync()?;
-            }
-        } else {
-            let number = self.window.next();
-            self.window.push(bytes.clone(), false)?;
-            self.unsynced.push((number, bytes.clone()));
-            self.store.append(number, &bytes, sync)?;
-            self.written.batches += 1;
-            self.written.bytes += bytes.len() as u64;
-            if sync {
-                self.written.syncs += 1;
-                self.durable = number + 1;
-            }
-            if sync || self.settings.sync == SyncLevel::Never {
-                self.unsynced.clear();
-            }
+        written?;
+        if self.settings.sync == SyncLevel::Never {
+            self.unsynced.clear();
+        } else if urgent && self.settings.sync == SyncLevel::Commit {
+            // What is waited for may have been written by an earlier call that nobody waited for.
+            self.sync()?;
         }
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
+    }
+
+    /// Ends a batch, which is in memory then whatever becomes of it on the disk.
+    fn put_batch(
+        &mut self,
+        streams: &mut BTreeMap<Stream, u64>,
+        before: Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        // How far a stream has come stands in the batch that has its receipts.
+        for (stream, number) in std::mem::take(streams) {
+            let key = stream.to_u64().to_be_bytes();
+            self.writer.put(Space::Stream, &key, |out| out.put_u64(number));
+            self.streams.insert(stream, number);
+        }
+        let bytes = self.writer.take();
+        let number = self.window.next();
+        self.window.push(bytes.clone(), false)?;
+        self.unsynced.push((number, bytes.clone()));
+        before?;
+        self.store.append(number, &bytes, false)?;
+        self.written.batches += 1;
+        self.written.bytes += bytes.len() as u64;
+        Ok(())
     }
 
     /// Makes everything that was written survive the machine.
@@ -445,6 +469,17 @@ pub(crate) fn origin(lane: u16, lanes: u16, epoch: u32) -> Batch {
 /// A store fails.
 pub fn begin<S: Store>(lanes: &mut [Lane<S>]) -> Result<u32, StoreError> {
     let epoch = 1 + lanes.iter().map(|lane| lane.epoch).max().unwrap_or(0);
+    let is_used = |lane: &Lane<S>| lane.epoch > 1 || lane.has_log();
+    if let (Some(empty), true) =
+        (lanes.iter().find(|lane| lane.epoch == 0), lanes.iter().any(is_used))
+    {
+        let what = format!(
+            "there is nothing in lane {}, and there is in others: what it kept is missing; bring its \
+             folder back, or remove those of all lanes to begin anew",
+            empty.settings.lane
+        );
+        return Err(StoreError::Damaged { what });
+    }
     let streams = lanes.iter().flat_map(|lane| &lane.streams);
     let settled = Arc::new(streams.map(|(stream, upto)| (*stream, *upto)).collect());
     for lane in lanes {

@@ -50,6 +50,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
     pub(crate) fn put(&mut self, space: Space, key: &[u8], value: impl FnOnce(&mut BytesMut)) {
         self.out.put_u8(PUT);
         self.key(space, key);

@@ -241,6 +241,17 @@ impl LogFiles {
         Ok(())
     }
 
+    /// Removes the files that wait to be used again.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub fn remove_spare(&mut self) -> Result<(), StoreError> {
+        while let Some(path) = self.spare.pop() {
+            fs::remove_file(&path).map_err(|error| failed(&path, &error))?;
+        }
+        Ok(())
+    }
+
     /// A file is to be used again, or removed.
     fn retire(&mut self, file: LogFile) -> Result<(), StoreError> {
         let result = if file.bytes == self.file_bytes as u64 && self.spare.len() < SPARE_MAX {

@@ -167,6 +167,10 @@ impl Store for MemoryStore {
         if sync { self.sync_maps() } else { Ok(()) }
     }
 
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         Ok(self.current.get(&space).and_then(|map| map.get(key)).cloned())
     }

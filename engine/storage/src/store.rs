@@ -180,6 +180,12 @@ pub trait Store {
     /// See [`StoreError`].
     fn write(&mut self, batch: Batch, sync: bool) -> Result<(), StoreError>;
 
+    /// Gives back what the disk has of what was removed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    fn shrink(&mut self) -> Result<(), StoreError>;
+
     /// The value of a key.
     ///
     /// # Errors

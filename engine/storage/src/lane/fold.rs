@@ -24,6 +24,22 @@ impl<S: Store> Lane<S> {
         self.window.bytes() > self.settings.window_bytes_max
     }
 
+    /// True if anything stands in the log.
+    #[must_use]
+    pub const fn has_log(&self) -> bool {
+        self.window.bytes() > 0
+    }
+
+    /// Gives back what the disk has of what is over, once all of the log has been folded.
+    ///
+    /// *Cost*: rewrites tables.
+    ///
+    /// # Errors
+    /// The store fails; see [`Lane::recover`].
+    pub fn shrink(&mut self) -> Result<(), StoreError> {
+        self.store.shrink()
+    }
+
     /// Folds a part of the oldest batch.
     ///
     /// # Errors

@@ -637,3 +637,72 @@ fn what_was_queued_of_a_message_whose_receipt_was_lost_does_not_count() {
         lane.fold().unwrap();
     }
 }
+
+/// One message to thousands of sessions is more than a batch may have.
+#[test]
+fn what_is_too_much_for_a_batch_goes_into_several() {
+    let mut lane = Lane::open(MemoryStore::new(), CLOCK, settings(SyncLevel::Commit)).unwrap();
+    begin(std::slice::from_mut(&mut lane)).unwrap();
+    lane.batch_bytes_max = 300;
+    let life = Incarnation::new(1, Slot(3), 1);
+    let mut records = vec![Record::Session(Box::new(session_record(life, 1)))];
+    for number in 1..=60 {
+        let provided = Provided { stream: Stream::new(1, 0, 0), number };
+        let delivery = Box::new(DeliveryRecord {
+            message: message(49),
+            qos: Qos::ExactlyOnce,
+            retain: false,
+            identifiers: Default::default(),
+            stored: false,
+            provided: Some(provided),
+        });
+        records.push(Record::Queued { incarnation: life, sequence: number, delivery });
+        let packet_id = PacketId::new(number as u16).unwrap();
+        records.push(Record::Received { incarnation: life, packet_id, provided });
+    }
+    let mut model = Model::default();
+    records.iter().for_each(|record| model.apply(record));
+    lane.gather(ShardIndex(0), 121, true, records);
+    // The disk fails in the midst of it.
+    lane.store_mut().break_next(Fault::Write);
+    lane.commit().unwrap_err();
+    assert_eq!(lane.recover().unwrap(), [(ShardIndex(0), 121)]);
+    let batches = lane.written().batches;
+    assert_eq!(lane.window.next(), lane.durable);
+    assert!(Model::of(&lane, 7) == model, "{}", Model::of(&lane, 7).difference(&model));
+    for survives in [1000, 0] {
+        // How far the stream has come is never behind the receipts: nothing is void.
+        let mut store = lane.into_store();
+        store.set_survival(survives, survives);
+        store.crash();
+        lane = Lane::open(store, CLOCK, settings(SyncLevel::Commit)).unwrap();
+        begin(std::slice::from_mut(&mut lane)).unwrap();
+        assert!(lane.load(life, 0..u64::MAX, 100, 100_000).unwrap().void.is_empty());
+    }
+    assert!(lane.window.next() > 5, "{batches} batches");
+}
+
+#[test]
+fn a_lane_that_has_lost_everything_is_not_begun_anew() {
+    let open = |lane: u16, store| {
+        let settings = LaneSettings { lane, lanes: 2, ..settings(SyncLevel::Commit) };
+        Lane::open(store, CLOCK, settings)
+    };
+    let mut lanes =
+        vec![open(0, MemoryStore::new()).unwrap(), open(1, MemoryStore::new()).unwrap()];
+    begin(&mut lanes).unwrap();
+    let life = Incarnation::new(1, Slot(2), 1);
+    let record = Record::Session(Box::new(session_record(life, 1)));
+    lanes[0].gather(ShardIndex(0), 1, true, [record]);
+    lanes[0].commit().unwrap();
+    let whole = lanes.remove(0).into_store();
+    let mut lanes = vec![open(0, whole).unwrap(), open(1, MemoryStore::new()).unwrap()];
+    let error = begin(&mut lanes).unwrap_err();
+    assert!(error.to_string().contains("there is nothing in lane 1"), "{error}");
+    // Nor one of which only the log is left.
+    let mut log = MemoryStore::new();
+    log.read_log(1, u64::MAX).unwrap();
+    log.append(1, &Bytes::from_static(b""), true).unwrap();
+    let error = open(0, log).unwrap_err();
+    assert!(error.to_string().contains("says of itself is missing"), "{error}");
+}

@@ -1,11 +1,11 @@
 //! What the log and the maps say together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use petrel_shard::peer::GroupKey;
-use petrel_shard::record::{Provided, SessionRecord, Stored, SubscriptionRecord};
+use petrel_shard::record::{Provided, Record, SessionRecord, Stored, SubscriptionRecord};
 use petrel_shard::{Incarnation, Message};
 
 use super::{Lane, LaneSettings, damaged};
@@ -101,6 +101,41 @@ impl<S: Store> Lane<S> {
         let more = seen_upto < places.end
             || backlog.live.from(next).next().is_some_and(|(first, _)| first < places.end);
         Ok(Page { messages, void, next: more.then_some(next) })
+    }
+
+    /// The same while nothing can be committed; `None` if that would tell of what is not known to survive.
+    ///
+    /// # Errors
+    /// The store fails or is damaged.
+    pub fn load_kept(
+        &self,
+        incarnation: Incarnation,
+        places: Range<u64>,
+        messages_max: usize,
+        bytes_max: usize,
+    ) -> Result<Option<Page>, StoreError> {
+        let mut done = BTreeSet::new();
+        for record in self.gathered.iter().flatten() {
+            match record {
+                Record::Done { incarnation: of, sequence } if *of == incarnation => {
+                    done.insert(*sequence);
+                }
+                Record::Queued { incarnation: of, .. }
+                | Record::Released { incarnation: of, .. }
+                    if *of == incarnation =>
+                {
+                    return Ok(None);
+                }
+                _ => {}
+            }
+        }
+        let mut live = self.window.backlog(incarnation).into_iter().flat_map(|it| it.live.from(0));
+        if live.any(|(_, place)| place.batch >= self.durable) {
+            return Ok(None);
+        }
+        let mut page = self.load(incarnation, places, messages_max, bytes_max)?;
+        page.messages.retain(|stored| !done.contains(&stored.sequence));
+        Ok(Some(page))
     }
 
     /// Reads what waits; `None` if it does not count, since its receipt was lost.
