@@ -70,9 +70,9 @@ def written_bytes(pid):
     return 0
 
 
-def load(address, kept, messages, pairs, window, qos=1):
+def load(address, kept, messages, pairs, window):
     command = [str(broker.BENCH), "pair", "--address", address, "--pairs", str(pairs)]
-    command += ["--qos", str(qos), "--window", str(window), "--payload", str(PAYLOAD)]
+    command += ["--qos", "1", "--window", str(window), "--payload", str(PAYLOAD)]
     command += ["--seconds", "120", "--messages", str(messages // pairs), "--kept", kept]
     line = subprocess.run(
         broker.pinned(command, LOAD_CPU), check=True, stdout=subprocess.PIPE, text=True

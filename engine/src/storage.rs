@@ -104,6 +104,13 @@ pub struct Room {
 }
 
 impl Room {
+    /// True if the file system has no room for anything worth trying.
+    #[must_use]
+    pub fn is_scarce(&self) -> bool {
+        rustix::fs::statvfs(&self.path)
+            .is_ok_and(|system| system.f_bavail.saturating_mul(system.f_frsize) < SCARCE_BYTES)
+    }
+
     /// What is wrong, if too much is taken.
     ///
     /// *Cost*: a call of the system, or a walk over the folder.
@@ -117,15 +124,6 @@ impl Room {
         let system = rustix::fs::statvfs(&self.path).ok()?;
         let scarce = system.f_bavail < system.f_blocks / 20;
         scarce.then(|| "95 % of the file system are taken".to_owned())
-    }
-}
-
-impl Room {
-    /// True if the file system has no room for anything worth trying.
-    #[must_use]
-    pub fn is_scarce(&self) -> bool {
-        rustix::fs::statvfs(&self.path)
-            .is_ok_and(|system| system.f_bavail.saturating_mul(system.f_frsize) < SCARCE_BYTES)
     }
 }
 
