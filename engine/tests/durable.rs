@@ -6,6 +6,8 @@ mod common;
 
 #[path = "durable/backup.rs"]
 mod backup;
+#[path = "durable/full.rs"]
+mod full;
 #[path = "durable/limits.rs"]
 mod limits;
 
@@ -103,6 +105,8 @@ struct Publisher {
     name: String,
     number: u8,
     qos: Qos,
+    /// Bytes behind the number of each message.
+    padding: usize,
     next: u32,
     /// Message, identifier, whether PUBREC has come.
     unfinished: VecDeque<(u32, PacketId, bool)>,
@@ -113,12 +117,13 @@ impl Publisher {
     fn new(number: u8, qos: Qos) -> Self {
         let name = format!("publisher-{number}");
         let (unfinished, acknowledged) = (VecDeque::new(), BTreeSet::new());
-        Self { name, number, qos, next: 0, unfinished, acknowledged }
+        Self { name, number, qos, padding: 0, next: 0, unfinished, acknowledged }
     }
 
     fn publish(&self, message: u32, id: PacketId, dup: bool) -> Packet {
         let mut payload = vec![self.number];
         payload.extend_from_slice(&message.to_be_bytes());
+        payload.resize(payload.len() + self.padding, 0);
         match publish_packet("t/x", payload, self.qos, id.get()) {
             Packet::Publish(publish) => Packet::Publish(Publish { dup, ..publish }),
             other => other,

@@ -1,0 +1,301 @@
+//! What goes on while there is no room on the disk, what waits, and what that costs.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::Shutdown;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Instant;
+
+use petrel_proto::Will;
+use rustix::process::{Pid, kill_process};
+
+use super::*;
+
+/// Never reached: what ends the room is the disk.
+const NO_LIMIT: &str = "disk_limit_bytes = 1000000000000\n";
+/// Reached by an empty folder.
+const REACHED: &str = "disk_limit_bytes = 1000000\n";
+
+/// A small file system in memory, which is given back.
+struct Mount(PathBuf);
+
+impl Mount {
+    /// Mounted where a broker will keep what it is given; `None` if this user may not.
+    fn over(place: &Place, size: &str) -> Option<Self> {
+        let path = place.folder.path().join("data");
+        fs::create_dir(&path).expect("a folder");
+        let options = format!("size={size},mode=700");
+        let mount = ["-t", "tmpfs", "-o", &options, "tmpfs"];
+        let done = Command::new("mount").args(mount).arg(&path).output();
+        if done.is_ok_and(|done| done.status.success()) {
+            return Some(Self(path));
+        }
+        println!("skipped: this user may not mount a file system");
+        None
+    }
+
+    /// Takes all the room that is left.
+    fn fill(&self) {
+        let mut file = File::create(self.0.join("filler")).expect("a file");
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn retained(topic: &str, bytes: usize, qos: Qos) -> Packet {
+    let Packet::Publish(publish) = publish_packet(topic, vec![7; bytes], qos, 1) else {
+        panic!("a PUBLISH")
+    };
+    Packet::Publish(Publish { retain: true, ..publish })
+}
+
+/// Publishes one message after the other until nobody answers.
+fn retain_until_the_end(address: SocketAddr) {
+    let mut client = Client::connect(address, "retainer", Version::V5);
+    while try_send(&mut client, &retained("r/x", 100_000, Qos::AtLeastOnce)) {
+        let Some(Packet::PubAck(_)) = try_receive(&mut client) else { return };
+    }
+}
+
+/// What waits on a disk is what fills it, so whoever waits for it has to get it.
+#[test]
+fn what_waits_is_delivered_while_the_disk_is_full_and_the_process_ends_when_told_to() {
+    for shards in [1, 2] {
+        let place = Place::new();
+        let Some(mount) = Mount::over(&place, "64m") else { return };
+        let (mut broker, address) = place.start_with(shards, NO_LIMIT);
+        let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
+        subscriber.subscribe(address);
+        let mut publisher = Publisher::new(0, Qos::AtLeastOnce);
+        publisher.run(address, 500, &AtomicU64::new(0));
+        mount.fill();
+        std::thread::scope(|scope| {
+            scope.spawn(|| retain_until_the_end(address));
+            broker.line_with("until it can be written again");
+            subscriber.run(address, 500);
+            broker.signal(Signal::TERM);
+            let (code, lines) = end_or_kill(broker);
+            assert_eq!(code, Some(0), "{lines:?}");
+        });
+        check(&[publisher], &[subscriber]);
+    }
+}
+
+/// Waits for the end, and brings it about if it does not come: then there is no exit code.
+fn end_or_kill(broker: Running) -> (Option<i32>, Vec<String>) {
+    let pid = Pid::from_raw(broker.child.id() as i32).expect("not zero");
+    let (ended, has_ended) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if has_ended.recv_timeout(common::PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                kill_process(pid, Signal::KILL).expect("it runs");
+            }
+        });
+        let end = broker.end();
+        drop(ended);
+        end
+    })
+}
+
+/// The folder has what it may have, which is less than the log may have; what the log had has gone into
+/// pages, and all of it is read. The publisher has more than there is room for.
+#[test]
+fn publishers_go_on_when_what_took_the_room_has_been_read() {
+    for (lanes, limit_bytes, messages) in [(1, 25_000_000, 200), (2, 80_000_000, 700)] {
+        let place = Place::new();
+        let storage = format!("lanes = {lanes}\ndisk_limit_bytes = {limit_bytes}\n");
+        let (mut broker, address) = place.start_with(2, &storage);
+        let mut subscribers = [0, 1, 2].map(|number| Subscriber::new(number, Qos::AtLeastOnce));
+        subscribers.iter_mut().for_each(|subscriber| subscriber.subscribe(address));
+        let mut publisher = Publisher { padding: 50_000, ..Publisher::new(0, Qos::AtLeastOnce) };
+        std::thread::scope(|scope| {
+            let publisher = &mut publisher;
+            // What waits takes that for each of the three.
+            scope.spawn(move || publisher.run(address, messages, &AtomicU64::new(0)));
+            broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait");
+            (0..lanes).for_each(|lane| wait_until_folded(&place, lane));
+            for subscriber in &mut subscribers {
+                scope.spawn(move || subscriber.run(address, messages as usize));
+            }
+        });
+        check(&[publisher], &subscribers);
+        broker.signal(Signal::TERM);
+        assert_eq!(broker.end().0, Some(0));
+    }
+}
+
+/// Waits until a lane has no log but the file that it would write.
+fn wait_until_folded(place: &Place, lane: u32) {
+    let folder = place.folder.path().join(format!("data/lane-{lane}/log"));
+    let begun_at = Instant::now();
+    loop {
+        let files = fs::read_dir(&folder).expect("a folder").flatten();
+        let logs = files.filter(|file| file.path().extension().is_some_and(|it| it == "log"));
+        if logs.count() <= 1 {
+            return;
+        }
+        assert!(begun_at.elapsed() < common::PATIENCE, "the log stays");
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+}
+
+/// Bytes that a flood has, far above what it may cost.
+const FLOOD_BYTES: u64 = 256 << 20;
+/// What it may cost in memory: packets that lanes were given before they were in trouble, and buffers.
+const COST_BYTES_MAX: u64 = 64 << 20;
+/// Turns of a shard after which a connection that was not read is not read any more.
+const TURNS: u32 = 1_000;
+
+/// Has a client send something again and again, while others publish at QoS 0, until it has sent all of a
+/// flood or is read no longer.
+fn flood(address: SocketAddr, client: &Client, packets: &[u8]) {
+    let sent = AtomicU64::new(0);
+    let mut other = Client::connect(address, "other", Version::V5);
+    other.subscribe("zero", Qos::AtMostOnce);
+    std::thread::scope(|scope| {
+        let (mut stream, sent) = (&client.stream, &sent);
+        let flooding = scope.spawn(move || {
+            while sent.load(Ordering::Relaxed) < FLOOD_BYTES && stream.write_all(packets).is_ok() {
+                sent.fetch_add(packets.len() as u64, Ordering::Relaxed);
+            }
+        });
+        let (mut before, mut turns) = (0, 0);
+        while turns < TURNS && !flooding.is_finished() {
+            other.send(&publish_packet("zero", "still", Qos::AtMostOnce, 1));
+            assert_eq!(&other.receive_publish().payload[..], b"still");
+            let now = sent.load(Ordering::Relaxed);
+            turns = if now == before { turns + 1 } else { 0 };
+            before = now;
+        }
+        client.stream.shutdown(Shutdown::Both).expect("it is open");
+    });
+}
+
+/// Floods a broker that has no room with what a client may send without waiting for anything.
+fn flood_with_all(broker: &Running, address: SocketAddr) {
+    let before = resident_bytes(broker);
+    let client = Client::connect(address, "retainer of QoS 0", Version::V5);
+    let retained = retained("r/x", 100_000, Qos::AtMostOnce);
+    flood(address, &client, &common::bytes_of(&retained, Version::V5));
+    let cost = resident_bytes(broker).saturating_sub(before);
+    assert!(cost < COST_BYTES_MAX, "RETAIN at QoS 0 has cost {cost} bytes");
+
+    let (client, _) = resume(address, "subscriber");
+    let filter = "x".repeat(1_000);
+    let mut packets = common::bytes_of(&subscribe_packet(&filter, Qos::AtLeastOnce), Version::V5);
+    let unsubscribe = Packet::Unsubscribe(Box::new(petrel_proto::Unsubscribe {
+        packet_id: PacketId::new(1).expect("not zero"),
+        user_properties: petrel_proto::UserProperties::default(),
+        filters: smallvec::smallvec![petrel_proto::TopicFilter::new(text(&filter)).expect("valid")],
+    }));
+    packets.extend(common::bytes_of(&unsubscribe, Version::V5));
+    flood(address, &client, &packets.repeat(50));
+    let cost = resident_bytes(broker).saturating_sub(before);
+    assert!(cost < COST_BYTES_MAX, "SUBSCRIBE and UNSUBSCRIBE have cost {cost} bytes");
+}
+
+/// What a process has in memory.
+fn resident_bytes(broker: &Running) -> u64 {
+    let path = format!("/proc/{}/status", broker.child.id());
+    let status = fs::read_to_string(path).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+    kib << 10
+}
+
+/// What a folder takes of its disk.
+fn taken_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let of = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => taken_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.map(of).sum()
+}
+
+/// Neither what nobody acknowledges nor what is acknowledged later piles up.
+#[test]
+fn a_flood_costs_no_more_memory_than_it_may_while_the_disk_is_full() {
+    let place = Place::new();
+    let Some(mount) = Mount::over(&place, "48m") else { return };
+    let (mut broker, address) = place.start_with(1, NO_LIMIT);
+    mount.fill();
+    std::thread::scope(|scope| {
+        scope.spawn(|| retain_until_the_end(address));
+        broker.line_with("until it can be written again");
+        flood_with_all(&broker, address);
+        broker.signal(Signal::KILL);
+    });
+}
+
+#[test]
+fn a_flood_costs_no_more_memory_or_disk_than_it_may_when_the_limit_is_reached() {
+    let place = Place::new();
+    let (mut broker, address) = place.start_with(1, REACHED);
+    broker.line_with("disk_limit_bytes is reached");
+    let folder = place.folder.path().join("data");
+    let before = taken_bytes(&folder);
+    flood_with_all(&broker, address);
+    let cost = taken_bytes(&folder).saturating_sub(before);
+    assert!(cost < COST_BYTES_MAX, "it has cost {cost} bytes of the disk");
+}
+
+/// A connection with a keep alive of a second, and a will that says whose it is.
+fn watched(address: SocketAddr, client_id: &str) -> Client {
+    let mut client = Client::open(address);
+    let Packet::Connect(connect) = common::connect_packet(client_id, Version::V5) else {
+        panic!("a CONNECT")
+    };
+    let will = Will {
+        qos: Qos::AtMostOnce,
+        retain: false,
+        topic: petrel_proto::TopicName::new(text("will")).expect("valid"),
+        payload: client_id.to_owned().into(),
+        delay_interval_s: None,
+        properties: petrel_proto::PublishProperties::default(),
+    };
+    let connect = Connect { keep_alive_s: 1, will: Some(Box::new(will)), ..*connect };
+    client.send(&Packet::Connect(Box::new(connect)));
+    let Some(Packet::ConnAck(_)) = client.receive() else { panic!("no CONNACK") };
+    client
+}
+
+/// [MQTT5-3.1.2-22] speaks of a client that sends nothing.
+#[test]
+fn a_publisher_who_waits_for_room_is_not_taken_for_silent() {
+    let place = Place::new();
+    let (mut broker, address) = place.start_with(1, REACHED);
+    broker.line_with("disk_limit_bytes is reached");
+    let mut witness = Client::connect(address, "witness", Version::V5);
+    witness.subscribe("will", Qos::AtMostOnce);
+    let mut held = watched(address, "held");
+    held.send(&publish_packet("nobody", "1", Qos::AtLeastOnce, 1));
+    held.send(&publish_packet("nobody", "2", Qos::AtLeastOnce, 2));
+    held.send(&Packet::PingReq);
+    // Who is silent without being held came later, and is cut.
+    for silent in ["silent", "silent again"] {
+        let mut client = watched(address, silent);
+        assert_eq!(&witness.receive_publish().payload[..], silent.as_bytes());
+        match client.receive() {
+            Some(Packet::Disconnect(it)) if it.reason == ReasonCode::KeepAliveTimeout => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    broker.signal(Signal::KILL);
+    broker.child.wait().expect("it ends");
+    // Until then it was held, and nobody has said that it had to go.
+    let mut had = Vec::new();
+    while let Some(packet) = held.receive() {
+        had.push(packet);
+    }
+    assert!(matches!(&had[..], [Packet::PubAck(ack)] if ack.packet_id.get() == 1), "{had:?}");
+}
