@@ -9,6 +9,7 @@ use petrel_shard::input::{Counted, Waits};
 use petrel_shard::outbox::Count;
 
 use super::Lane;
+use crate::codec::{self, Waiting};
 use crate::page;
 use crate::store::{Space, Store, StoreError};
 use crate::window::Backlog;
@@ -205,6 +206,14 @@ impl<S: Store> Lane<S> {
         sequence: u64,
         value: Bytes,
     ) -> Result<Option<u64>, StoreError> {
+        if let Some(shared) = codec::shared(&value)
+            && let Ok(Waiting::Queued(queued)) = codec::waiting(value.clone())
+        {
+            // The message itself, which may be long, is not read.
+            let old = queued.provided.filter(|it| it.stream.epoch() < self.epoch);
+            let counts = old.is_none_or(|provided| self.counts(provided));
+            return Ok(counts.then_some(u64::from(shared.cost_bytes)));
+        }
         let stored = self.stored(incarnation, sequence, value)?;
         let bytes = |stored: petrel_shard::record::Stored| {
             stored.delivery.map_or(0, |delivery| delivery.message.cost_bytes() as u64)
