@@ -403,7 +403,7 @@ impl Counting {
     fn note(&mut self, counted: &Counted) -> bool {
         for waits in &counted.waiting {
             self.sessions += 1;
-            self.messages += waits.runs.iter().map(|(_, count)| u64::from(*count)).sum::<u64>();
+            self.messages += waits.runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
             self.bytes += waits.bytes;
         }
         self.shards = self.shards.saturating_sub(usize::from(counted.count.last));

@@ -31,7 +31,7 @@ pub struct Waiting {
     pub online: bool,
     /// Messages in its queue, in memory or not; in flight from an earlier connection, in part.
     pub queued: u64,
-    /// Messages in flight that are in memory.
+    /// Messages in flight that are in memory, without those that the client has and has not completed.
     pub inflight: u64,
     /// Bytes of both.
     pub bytes: u64,
@@ -113,7 +113,7 @@ impl Shard {
             incarnation: session.incarnation(),
             online: session.is_online(),
             queued: u64::from(stored) + flow.map_or(0, |flow| flow.queue.len()) as u64,
-            inflight: session.inflight() as u64,
+            inflight: flow.map_or(0, |flow| flow.published()) as u64,
             bytes: stored_bytes + flow.map_or(0, |flow| flow.queue.bytes + flow.inflight_bytes),
         })
     }
@@ -133,16 +133,13 @@ impl Kept {
             }
             return;
         };
-        let all: u64 = waits.runs.iter().map(|(_, count)| u64::from(*count)).sum();
+        let count = |waits: &Waits| waits.runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
+        let all = count(&waits);
         if !sabotage::on(Sabotage::CountedTwice) {
-            for (first, count) in &mut waits.runs {
-                // Below the count.
-                let gone = from.saturating_sub(*first).min(u64::from(*count)) as u32;
-                (*first, *count) = (*first + u64::from(gone), *count - gone);
-            }
-            waits.runs.retain(|(_, count)| *count > 0);
+            waits.runs.iter_mut().for_each(|run| run.cut_before(from));
+            waits.runs.retain(|run| run.count > 0);
         }
-        let left: u64 = waits.runs.iter().map(|(_, count)| u64::from(*count)).sum();
+        let left = count(&waits);
         let share = u128::from(waits.bytes) * u128::from(left) / u128::from(all.max(1));
         self.stored = self.stored.saturating_add(u32::try_from(left).unwrap_or(u32::MAX));
         // Not more than the bytes of all of it.
@@ -150,7 +147,7 @@ impl Kept {
         if with_runs && left > 0 {
             let runs = self.runs.get_or_insert_default();
             runs.extend(waits.runs);
-            runs.make_contiguous().sort_unstable();
+            runs.make_contiguous().sort_unstable_by_key(|run| run.first);
         }
     }
 }
@@ -159,6 +156,8 @@ impl Kept {
 mod tests {
     use super::*;
     use crate::Slot;
+    use crate::input::Run;
+    use petrel_proto::Qos;
 
     /// A session that has come back, in whose order this process begins at place 100.
     fn restored() -> Kept {
@@ -170,16 +169,18 @@ mod tests {
     fn waits(runs: &[(u64, u32)]) -> Option<Waits> {
         let count: u32 = runs.iter().map(|(_, count)| *count).sum();
         let incarnation = Incarnation::new(1, Slot(7), 1);
-        Some(Waits { incarnation, bytes: u64::from(count) * 10, runs: runs.to_vec() })
+        let runs = runs.iter().map(|&(first, count)| Run { first, count, qos: Qos::AtLeastOnce });
+        Some(Waits { incarnation, bytes: u64::from(count) * 10, runs: runs.collect() })
     }
 
     #[test]
     fn what_waits_is_added_to_what_has_come_since() {
         let mut kept = restored();
-        kept.store(100, 7, true);
+        kept.store(100, Qos::AtLeastOnce, 7, true);
         kept.count_in(waits(&[(3, 2), (9, 1)]), true);
         assert_eq!((kept.stored, kept.stored_bytes, kept.stored_from), (4, 37, 0));
-        let oldest: Vec<u64> = std::iter::from_fn(|| kept.drop_oldest()).collect();
+        let oldest: Vec<u64> =
+            std::iter::from_fn(|| kept.drop_oldest()).map(|oldest| oldest.sequence).collect();
         assert_eq!(oldest, [3, 4, 9, 100]);
         // A second answer would be another's.
         kept.count_in(waits(&[(3, 2)]), true);
@@ -200,7 +201,7 @@ mod tests {
         kept.count_in(None, false);
         assert_eq!(kept.stored_from, u64::MAX);
         let mut kept = restored();
-        kept.store(100, 7, false);
+        kept.store(100, Qos::AtLeastOnce, 7, false);
         kept.count_in(None, false);
         assert_eq!((kept.stored_from, kept.stored), (0, 1), "this process has queued something");
         let mut kept = restored();

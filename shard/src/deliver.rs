@@ -1,18 +1,16 @@
 //! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
 //! [MQTT5-4.6], [MQTT5-4.9]).
 
-use std::num::NonZeroU64;
-
 use petrel_proto::{PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
 
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
 use crate::connection::Connection;
 use crate::event::{DropReason, Event};
-use crate::flow::{Delivery, Flow, Inflight, Stage};
+use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
-use crate::session::Kept;
+use crate::session::{Kept, Session};
 use crate::shard::{Shard, Turn};
 use crate::waiting::HEAD_MESSAGES;
 use crate::{ConnId, Message};
@@ -147,6 +145,7 @@ impl Shard {
         let policy = limits.session_queue_full;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let (stored, stored_bytes) = session.stored();
+        let sent_upto = session.kept.as_deref().map_or(0, |kept| kept.sent_upto);
         let queue = &mut self.flows.of(&mut session.flow).queue;
         let bytes = delivery.message.cost_bytes() as u64;
         let full = |len: usize, held: u64| {
@@ -154,7 +153,7 @@ impl Shard {
         };
         let (mut gone, mut stored_gone) = (Vec::new(), Vec::new());
         if full(queue.len(), queue.bytes) {
-            for expired in queue.extract_expired(turn.now_ms) {
+            for expired in queue.extract_expired(turn.now_ms, sent_upto) {
                 drop_message(turn, DropReason::Expired);
                 gone.push(expired);
             }
@@ -177,7 +176,7 @@ impl Shard {
                 && let Some(oldest) = session.kept_whole().and_then(Kept::drop_oldest)
             {
                 drop_message(turn, DropReason::QueueFull);
-                stored_gone.extend(NonZeroU64::new(oldest));
+                stored_gone.push(oldest);
             }
         }
         let (stored, stored_bytes) = session.stored();
@@ -187,14 +186,14 @@ impl Shard {
         };
         let is_full = full(queue.len(), queue.bytes);
         for dropped in gone {
-            self.done_with(turn, index, &dropped);
+            self.drop_waiting(turn, index, &dropped);
         }
-        for sequence in stored_gone {
-            self.record_done(turn, index, sequence);
+        for dropped in stored_gone {
+            self.drop_stored(turn, index, dropped);
         }
         if is_full {
             drop_message(turn, DropReason::QueueFull);
-            return self.done_with(turn, index, &delivery);
+            return self.drop_waiting(turn, index, &delivery);
         }
         self.admit(turn, index, &mut delivery, provided);
         self.queue_up(index, delivery);
@@ -219,7 +218,7 @@ impl Shard {
             }
             if let Some(session) = self.sessions.get_mut(index) {
                 if let Some(kept) = session.kept.as_deref_mut() {
-                    kept.store(sequence.get(), bytes, with_runs);
+                    kept.store(sequence.get(), delivery.qos, bytes, with_runs);
                 }
                 self.flows.settle(&mut session.flow);
             }
@@ -251,7 +250,7 @@ impl Shard {
             let Some(next) = flow.queue.deliveries.front() else { break };
             let stuck = quota == 0 || !self.window_takes(flow, &next.message);
             let (qos, place) = (next.qos, next.place);
-            if next.is_claimable() {
+            if next.is_claimable() || (next.group.is_some() && self.lent_waits(session)) {
                 break;
             }
             if qos > Qos::AtMostOnce && (stuck || !self.may_send(index, place.sequence())) {
@@ -262,9 +261,9 @@ impl Shard {
             else {
                 break;
             };
-            if delivery.message.expired(turn.now_ms) {
+            if delivery.message.expired(turn.now_ms) && !self.has_sent(index, place) {
                 drop_message(turn, DropReason::Expired);
-                self.done_with(turn, index, &delivery);
+                self.drop_waiting(turn, index, &delivery);
             } else if delivery.qos == Qos::AtMostOnce {
                 let Delivery { message, retain, identifiers, .. } = delivery;
                 self.deliver_at_most_once(turn, index, &message, retain, &identifiers);
@@ -277,6 +276,20 @@ impl Shard {
         self.tell_groups(turn, index);
         self.load_more(turn, index);
         self.pull_retained(turn, index);
+    }
+
+    /// True if what a group has lent has to wait: its identifier may be that of a message that the client
+    /// has been sent, and that is not in memory yet ([MQTT5-2.2.1-4]).
+    fn lent_waits(&self, session: &Session) -> bool {
+        self.keep.is_on()
+            && session.waits_for_sent(self.keep.first_sequence())
+            && !sabotage::on(Sabotage::LentBeforeLoaded)
+    }
+
+    /// True if what waits at a place has been sent on an earlier connection.
+    fn has_sent(&self, index: u32, place: Place) -> bool {
+        let kept = self.sessions.get(index).and_then(|session| session.kept.as_deref());
+        place.recorded().is_some_and(|at| kept.is_some_and(|kept| kept.has_sent(at.get())))
     }
 
     /// Sends again what is in flight and was not sent on this connection. Returns true when
@@ -313,8 +326,7 @@ impl Shard {
                         identifiers: &delivery.identifiers,
                     };
                     if !self.send_publish(turn, conn, &outgoing) {
-                        self.give_up(index, conn, packet_id);
-                        self.done_with(turn, index, &delivery);
+                        self.give_up(turn, (index, conn), (at, packet_id), &delivery);
                         continue;
                     }
                 }
@@ -376,21 +388,42 @@ impl Shard {
                 flow.push_inflight(packet_id, delivery, charged);
             }
         } else {
-            self.done_with(turn, index, &delivery);
+            self.drop_waiting(turn, index, &delivery);
         }
     }
 
-    /// Forgets a delivery that cannot be sent to the client that is connected now.
-    fn give_up(&mut self, index: u32, conn: ConnId, packet_id: PacketId) {
-        if let Some(session) = self.sessions.get_mut(index)
-            && let Some(flow) = session.flow.as_deref_mut()
-            && let Some(at) = flow.find_inflight(packet_id)
-        {
-            flow.remove_inflight(at);
-        }
+    /// Gives up a delivery in flight that cannot be sent to the client that is connected now. At QoS 2 the
+    /// client may have it all the same, and is told that it may forget its identifier.
+    fn give_up(
+        &mut self,
+        turn: &mut Turn<'_>,
+        (index, conn): (u32, ConnId),
+        (at, packet_id): (usize, PacketId),
+        delivery: &Delivery,
+    ) {
         if let Some(connection) = self.connection_mut(conn) {
             connection.send_quota = (connection.send_quota + 1).min(connection.receive_maximum);
         }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let Some(flow) = session.flow.as_deref_mut() else { return };
+        if delivery.qos != Qos::ExactlyOnce {
+            flow.remove_inflight(at);
+            return self.done_with(turn, index, delivery);
+        }
+        let record = match delivery.place.recorded() {
+            Some(sequence) => {
+                self.record_released(turn, index, sequence);
+                self.keep.position()
+            }
+            None => 0,
+        };
+        if let Some(flow) = self.sessions.get_mut(index).and_then(|s| s.flow.as_deref_mut()) {
+            flow.release_inflight(at, record);
+        }
+        if let Some(entry) = self.inflight_mut(index, at) {
+            entry.charged = false;
+        }
+        self.owe_release(turn, conn, (packet_id, ReasonCode::Success), record);
     }
 
     /// Encodes a PUBLISH for a connection. Returns false, and sends nothing, if it is larger than

@@ -81,6 +81,12 @@ impl Flow {
         self.inflight.iter().position(|entry| entry.packet_id == packet_id)
     }
 
+    /// Messages in flight that the client has not said to have.
+    pub(crate) fn published(&self) -> usize {
+        let stages = self.inflight.iter().map(|entry| &entry.stage);
+        stages.filter(|stage| matches!(stage, Stage::Published(_))).count()
+    }
+
     /// Notes a delivery that was sent for the first time.
     pub(crate) fn push_inflight(&mut self, packet_id: PacketId, delivery: Delivery, charged: bool) {
         self.inflight_bytes += cost(&delivery);
@@ -363,13 +369,17 @@ impl Queue {
         self.deliveries.len()
     }
 
-    /// Takes out what has expired. Cost: O(1) unless something has.
-    pub(crate) fn extract_expired(&mut self, now_ms: u64) -> Vec<Delivery> {
+    /// Takes out what has expired, but for what has been sent, up to a place. Cost: O(1) unless something
+    /// has.
+    pub(crate) fn extract_expired(&mut self, now_ms: u64, sent_upto: u64) -> Vec<Delivery> {
         if now_ms < self.expires_first_ms {
             return Vec::new();
         }
-        let expired = self.extract(|waiting| waiting.message.expired(now_ms));
-        let left = self.deliveries.iter().map(|waiting| waiting.message.expires_at_ms);
+        let was_sent = |place: Place| place.recorded().is_some_and(|it| it.get() <= sent_upto);
+        let expired =
+            self.extract(|waiting| waiting.message.expired(now_ms) && !was_sent(waiting.place));
+        let left = self.deliveries.iter().filter(|waiting| !was_sent(waiting.place));
+        let left = left.map(|waiting| waiting.message.expires_at_ms);
         self.expires_first_ms = left.min().unwrap_or(u64::MAX);
         expired
     }

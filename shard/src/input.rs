@@ -135,9 +135,36 @@ pub struct Waits {
     pub incarnation: crate::record::Incarnation,
     /// Bytes of all its messages, as a queue counts them.
     pub bytes: u64,
-    /// Their places, as first places and counts, in order. None if what is kept does not count, since
-    /// its receipt was lost.
-    pub runs: Vec<(u64, u32)>,
+    /// Their places, in order. None if what is kept does not count, since its receipt was lost, or is no
+    /// message any more, since the client has it and has not completed it.
+    pub runs: Vec<Run>,
+}
+
+/// Messages of one QoS whose places follow on each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// The first place.
+    pub first: u64,
+    /// How many.
+    pub count: u32,
+    /// QoS at which they are delivered.
+    pub qos: petrel_proto::Qos,
+}
+
+impl Run {
+    /// The place behind the last.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.first + self.count as u64
+    }
+
+    /// Forgets what is before a place; of a run that ends there, nothing is left.
+    pub fn cut_before(&mut self, place: u64) {
+        let gone = place.saturating_sub(self.first).min(u64::from(self.count));
+        self.first += gone;
+        // Not above the count.
+        self.count -= gone as u32;
+    }
 }
 
 /// What an authentication method says to one step of an exchange.

@@ -85,7 +85,7 @@ impl Group {
                 self.provided.remove(&sequence);
                 Some(sequence)
             }
-            None => self.kept.as_deref_mut()?.drop_oldest(),
+            None => self.kept.as_deref_mut()?.drop_oldest().map(|oldest| oldest.sequence),
         }
     }
 
@@ -112,7 +112,9 @@ impl Group {
             || self.queue.len() >= most
             || self.queue_bytes >= LOAD_BYTES as u64;
         match self.kept.as_deref_mut().filter(|_| in_store) {
-            Some(kept) => kept.store(sequence, message.cost_bytes() as u64, with_runs),
+            Some(kept) => {
+                kept.store(sequence, message.qos, message.cost_bytes() as u64, with_runs);
+            }
             None => self.push(sequence, message, provided),
         }
     }

@@ -177,7 +177,7 @@ impl Shard {
             let overtaken = flow.queue.extract_stored(topic);
             self.settle(index);
             for delivery in overtaken {
-                self.done_with(turn, index, &delivery);
+                self.drop_waiting(turn, index, &delivery);
             }
         }
         let Some(rare) = self.sessions.get_mut(index).and_then(|s| s.rare.as_deref_mut()) else {

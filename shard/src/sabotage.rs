@@ -92,6 +92,10 @@ pub enum Sabotage {
     LentNotDone,
     /// A group that nobody has joined again is left alone.
     GroupLeftAlone,
+    /// A QoS 2 message that the client may have is dropped without a PUBREL.
+    ExchangeForgotten,
+    /// What a group lends goes out before all is known that the client has been sent.
+    LentBeforeLoaded,
     /// Each message asks for memory once more; seen by counters, not by a client.
     AllocationPerMessage,
     /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
@@ -135,7 +139,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 21] = [
+        pub const ALL_OF_KEEPING: [Self; 23] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -157,6 +161,8 @@ mod switch {
             Self::GroupHoldIgnored,
             Self::LentNotDone,
             Self::GroupLeftAlone,
+            Self::ExchangeForgotten,
+            Self::LentBeforeLoaded,
         ];
     }
 

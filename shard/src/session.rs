@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{ClientId, PacketId, SubscriptionOptions, Text, TopicFilter};
+use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter};
 use smallvec::SmallVec;
 
 use crate::flow::Flow;
+use crate::input::Run;
 use crate::name::Name;
 use crate::outbox::Load;
 use crate::packet_ids::PacketIds;
@@ -75,10 +76,9 @@ pub(crate) struct Kept {
     pub(crate) stored_bytes: u64,
     /// What is not in memory was sent before, up to this place.
     pub(crate) sent_upto: u64,
-    /// Places of what is not in memory, as first places and counts, where the oldest must make room for
-    /// the newest.
+    /// Places of what is not in memory, where the oldest must make room for the newest.
     #[allow(clippy::box_collection, reason = "few configurations want it")]
-    pub(crate) runs: Option<Box<VecDeque<(u64, u32)>>>,
+    pub(crate) runs: Option<Box<VecDeque<Run>>>,
     /// Wills that have been published, until what was queued of them is kept; each with a number.
     #[allow(clippy::box_collection, reason = "nearly always there is none")]
     pub(crate) leaving: Option<Box<Vec<(u64, petrel_proto::Will)>>>,
@@ -88,6 +88,13 @@ pub(crate) struct Kept {
     pub(crate) freed: Option<Box<VecDeque<(u64, PacketId)>>>,
 }
 
+/// What has made room for something newer, and was not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Oldest {
+    pub(crate) sequence: u64,
+    pub(crate) qos: Qos,
+}
+
 impl Kept {
     /// True if a message that had this identifier is done with, and that is not kept.
     fn is_freed(&self, packet_id: PacketId) -> bool {
@@ -95,35 +102,37 @@ impl Kept {
         freed.is_some_and(|freed| freed.iter().any(|(_, other)| *other == packet_id))
     }
 
+    /// True if what waits at a place was sent by this process, and has to be seen through
+    /// ([MQTT5-4.3.2-3], [MQTT5-4.3.3-7]).
+    pub(crate) const fn has_sent(&self, sequence: u64) -> bool {
+        sequence <= self.sent_upto
+    }
+
     /// A message waits and is not in memory.
-    pub(crate) fn store(&mut self, sequence: u64, bytes: u64, with_runs: bool) {
+    pub(crate) fn store(&mut self, sequence: u64, qos: Qos, bytes: u64, with_runs: bool) {
         self.stored_from = self.stored_from.min(sequence);
         self.stored += 1;
         self.stored_bytes += bytes;
         if with_runs {
             let runs = self.runs.get_or_insert_default();
-            match runs.back_mut() {
-                Some((first, count)) if *first + u64::from(*count) == sequence => *count += 1,
-                _ => runs.push_back((sequence, 1)),
+            match runs.back_mut().filter(|run| run.end() == sequence && run.qos == qos) {
+                Some(run) => run.count += 1,
+                _ => runs.push_back(Run { first: sequence, count: 1, qos }),
             }
         }
     }
 
     /// The first place of what is not in memory, where places are known.
     pub(crate) fn oldest_run(&self) -> Option<u64> {
-        self.runs.as_deref()?.front().map(|(first, _)| *first)
+        self.runs.as_deref()?.front().map(|run| run.first)
     }
 
     /// What is not in memory begins at a place now.
     pub(crate) fn forget_runs_before(&mut self, place: u64) {
         let Some(runs) = &mut self.runs else { return };
-        while let Some((first, count)) = runs.front_mut() {
-            let end = *first + u64::from(*count);
-            if end > place {
-                let gone = place.saturating_sub(*first);
-                *first += gone;
-                // Below the count.
-                *count -= gone as u32;
+        while let Some(run) = runs.front_mut() {
+            run.cut_before(place);
+            if run.count > 0 {
                 return;
             }
             runs.pop_front();
@@ -140,13 +149,13 @@ impl Kept {
         self.forget_runs_before(self.stored_from);
     }
 
-    /// The oldest of what is not in memory makes room. Returns its place.
-    pub(crate) fn drop_oldest(&mut self) -> Option<u64> {
+    /// The oldest of what is not in memory makes room.
+    pub(crate) fn drop_oldest(&mut self) -> Option<Oldest> {
         let runs = self.runs.as_deref_mut()?;
-        let (first, count) = runs.front_mut()?;
-        let oldest = *first;
-        (*first, *count) = (*first + 1, *count - 1);
-        if *count == 0 {
+        let run = runs.front_mut()?;
+        let oldest = Oldest { sequence: run.first, qos: run.qos };
+        run.cut_before(oldest.sequence + 1);
+        if run.count == 0 {
             runs.pop_front();
         }
         let each = self.stored_bytes / u64::from(self.stored.max(1));
@@ -279,6 +288,14 @@ impl Session {
     /// Its subscription through a group.
     pub(crate) fn find_shared(&self, group: &GroupKey) -> Option<&SharedSubscription> {
         self.rare.as_deref()?.shared.get(group)
+    }
+
+    /// True if anything waits that is not in memory, and that the client may have been sent with an
+    /// identifier of its own.
+    pub(crate) fn waits_for_sent(&self, first_sequence: u64) -> bool {
+        self.kept.as_deref().is_some_and(|kept| {
+            kept.stored_from < first_sequence || kept.has_sent(kept.stored_from)
+        })
     }
 
     /// True while a subscription waits for retained messages.

@@ -16,7 +16,7 @@ use crate::keep::{Hold, Needs};
 use crate::outbox::Load;
 use crate::record::{DeliveryRecord, Provided, Record, Stored};
 use crate::sabotage::{self, Sabotage};
-use crate::session::{Session, identifier_of};
+use crate::session::{Oldest, Session, identifier_of};
 use crate::shard::{Shard, Turn};
 
 /// Bytes of messages that one answer brings, about.
@@ -96,6 +96,45 @@ impl Shard {
                 self.flows.of(&mut session.flow).hold(sequence, hold);
             }
         }
+    }
+
+    /// A delivery is dropped that waited. If its client may have it, what they have begun is ended too.
+    pub(crate) fn drop_waiting(&mut self, turn: &mut Turn<'_>, index: u32, delivery: &Delivery) {
+        match delivery.place.recorded() {
+            Some(sequence)
+                if delivery.qos == Qos::ExactlyOnce
+                    && self.may_have_left(index, sequence.get()) =>
+            {
+                self.record_released(turn, index, sequence);
+                if let Some(packet_id) = identifier_of(sequence.get()) {
+                    let position = self.keep.position();
+                    self.restore_release(turn, index, (sequence.get(), packet_id), position);
+                }
+            }
+            _ => self.done_with(turn, index, delivery),
+        }
+    }
+
+    /// What waits at a place and is not in memory is dropped; the same holds.
+    pub(crate) fn drop_stored(&mut self, turn: &mut Turn<'_>, index: u32, dropped: Oldest) {
+        let Some(sequence) = NonZeroU64::new(dropped.sequence) else { return };
+        if dropped.qos == Qos::ExactlyOnce && self.may_have_left(index, dropped.sequence) {
+            // It takes part in nothing but the PUBREL that the client gets when this is loaded.
+            self.record_released(turn, index, sequence);
+        } else {
+            self.record_done(turn, index, sequence);
+        }
+    }
+
+    /// True if the client may have been sent what waits at a place, by a process before this one or on
+    /// an earlier connection. If that is of QoS 2, the client may keep its identifier, and would take
+    /// another message with that for the same ([MQTT5-4.3.3-10]).
+    fn may_have_left(&self, index: u32, sequence: u64) -> bool {
+        if sabotage::on(Sabotage::ExchangeForgotten) {
+            return false;
+        }
+        let kept = self.sessions.get(index).and_then(|session| session.kept.as_deref());
+        sequence < self.keep.first_sequence() || kept.is_some_and(|kept| kept.has_sent(sequence))
     }
 
     /// A delivery is over: its record goes.
@@ -184,24 +223,31 @@ impl Shard {
         if !kept.whole || recorded == 0 || (recorded <= messages_max && bytes <= HEAD_BYTES) {
             return;
         }
-        let mut gone: Vec<(u64, u64)> = Vec::new();
+        let mut gone: Vec<(u64, Qos, u64)> = Vec::new();
         let Flow { inflight, inflight_bytes, queue, holds, .. } = &mut **flow;
         inflight.retain(|entry| {
             let Some(sequence) = entry.stage.place().recorded() else { return true };
             kept.sent_upto = kept.sent_upto.max(sequence.get());
             *inflight_bytes -= entry.stage.bytes();
-            gone.push((sequence.get(), entry.stage.bytes()));
+            match &entry.stage {
+                Stage::Published(delivery) => {
+                    gone.push((sequence.get(), delivery.qos, entry.stage.bytes()));
+                }
+                // No message waits there any more.
+                Stage::Released { .. } => kept.stored_from = kept.stored_from.min(sequence.get()),
+            }
             false
         });
         for waiting in queue.extract(|waiting| waiting.place.recorded().is_some()) {
-            gone.push((waiting.place.sequence(), waiting.message.cost_bytes() as u64));
+            let bytes = waiting.message.cost_bytes() as u64;
+            gone.push((waiting.place.sequence(), waiting.qos, bytes));
         }
         holds.clear();
-        gone.sort_unstable();
+        gone.sort_unstable_by_key(|(sequence, ..)| *sequence);
         // What was there before lies behind all this.
         let behind = kept.runs.take();
-        for (sequence, bytes) in gone {
-            kept.store(sequence, bytes, with_runs);
+        for (sequence, qos, bytes) in gone {
+            kept.store(sequence, qos, bytes, with_runs);
         }
         if let (Some(runs), Some(behind)) = (&mut kept.runs, behind) {
             runs.extend(*behind);
@@ -219,7 +265,12 @@ impl Shard {
     fn ask_for_more(&mut self, turn: &mut Turn<'_>, index: u32) {
         let named = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
-        let room = session.is_online() && session.queued_in_memory() < READY_QUEUE_MAX / 2;
+        let flow = session.flow.as_deref();
+        let first = flow.and_then(|flow| flow.queue.deliveries.front());
+        // What a group has lent may wait for what is asked for here.
+        let is_next = first.is_some_and(|first| first.group.is_some());
+        let has_room = is_next || session.queued_in_memory() < READY_QUEUE_MAX / 2;
+        let room = session.is_online() && has_room;
         let Some(kept) = session.kept_whole().filter(|_| room) else { return };
         if kept.stored_from == u64::MAX || kept.loading {
             return;
@@ -269,15 +320,20 @@ impl Shard {
         for Stored { sequence, delivery } in messages {
             let Some(session) = self.sessions.get_mut(index) else { return };
             let Some(kept) = session.kept_whole() else { return };
+            let Some(record) = delivery else {
+                released.extend(identifier_of(sequence).map(|id| (sequence, id, 0)));
+                continue;
+            };
             let is_counted = sequence < counted_before || sequence >= first_sequence;
             if is_counted && sequence < oldest {
+                if record.qos == Qos::ExactlyOnce && self.may_have_left(index, sequence) {
+                    // Its record may have come after what was asked for.
+                    let position = self.keep.position();
+                    released.extend(identifier_of(sequence).map(|id| (sequence, id, position)));
+                }
                 continue;
             }
             kept.stored = kept.stored.saturating_sub(u32::from(is_counted));
-            let Some(record) = delivery else {
-                released.extend(identifier_of(sequence).map(|id| (sequence, id)));
-                continue;
-            };
             let bytes = record.message.cost_bytes() as u64;
             kept.stored_bytes =
                 kept.stored_bytes.saturating_sub(if is_counted { bytes } else { 0 });
@@ -308,31 +364,32 @@ impl Shard {
         for sequence in void.into_iter().filter_map(NonZeroU64::new) {
             self.record_done(turn, index, sequence);
         }
-        for (sequence, packet_id) in released {
-            self.restore_release(turn, index, sequence, packet_id);
+        for (sequence, packet_id, position) in released {
+            self.restore_release(turn, index, (sequence, packet_id), position);
         }
         self.drain(turn, index);
         self.settle(index);
     }
 
-    /// A QoS 2 message that the client has and has not completed is in flight again.
+    /// A QoS 2 message that the client has, or shall not get any more, and has not completed is in flight
+    /// again. This was recorded at that position; 0 if it is kept.
     fn restore_release(
         &mut self,
         turn: &mut Turn<'_>,
         index: u32,
-        sequence: u64,
-        packet_id: PacketId,
+        (sequence, packet_id): (u64, PacketId),
+        record: u64,
     ) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = self.flows.of(&mut session.flow);
         flow.put_in_flight(Inflight {
             packet_id,
-            stage: Stage::Released { place: Place::new(sequence, true, true), record: 0 },
+            stage: Stage::Released { place: Place::new(sequence, true, true), record },
             charged: false,
             sent: true,
         });
         if let Some(conn) = self.conn_of(index) {
-            self.owe_release(turn, conn, (packet_id, ReasonCode::Success), 0);
+            self.owe_release(turn, conn, (packet_id, ReasonCode::Success), record);
         } else if let Some(flow) =
             self.sessions.get_mut(index).and_then(|session| session.flow.as_deref_mut())
             && let Some(entry) = flow.inflight.back_mut()

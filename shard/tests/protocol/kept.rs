@@ -314,3 +314,148 @@ fn an_identifier_is_used_again_when_it_is_kept_that_it_is_free() {
     assert_eq!(net.received(a), [pubrel(identifier)]);
     net.send(a, pubcomp(identifier));
 }
+
+/// Takes what a client has received: what was published, and the identifiers that were released.
+fn taken(net: &mut Net, client: crate::harness::Client) -> (Vec<(u16, String)>, Vec<u16>) {
+    let (mut published, mut released) = (Vec::new(), Vec::new());
+    for packet in net.received(client) {
+        match packet {
+            Packet::Publish(publish) => {
+                let text = payloads(std::slice::from_ref(&publish))[0].to_owned();
+                published.push((publish.packet_id.unwrap().get(), text));
+            }
+            Packet::PubRel(ack) => released.push(ack.packet_id.get()),
+            other => panic!("{other:?} is not part of a delivery"),
+        }
+    }
+    (published, released)
+}
+
+/// [MQTT5-4.3.3-7] [MQTT5-3.3.2-5] Nobody knows after a restart whether a message has been sent. One of
+/// QoS 2 that has expired is not sent any more, and its exchange is ended: the client may have it, and
+/// would take another message with that identifier for it.
+#[test]
+fn an_expired_message_that_may_have_been_sent_is_released() {
+    for shards in [1, 3] {
+        let mut net = Net::keeping(shards, true, |_| {});
+        let a = net.online(resume(petrel_proto::Version::V5, "a"));
+        net.subscribe(a, "t", Qos::ExactlyOnce);
+        let b = net.online(v5("b"));
+        net.publish(b, message("t", "one").qos2(1).expiring(5));
+        net.publish(b, message("t", "two").qos1(1).expiring(5));
+        net.publish(b, message("t", "three").qos2(1));
+        let (sent, _) = taken(&mut net, a);
+        net.restart();
+        net.advance(6_000);
+        let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+        assert_eq!(taken(&mut net, a), (vec![sent[2].clone()], vec![sent[0].0]));
+        // It goes on over another connection, and another process.
+        net.restart();
+        let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+        assert_eq!(taken(&mut net, a), (vec![sent[2].clone()], vec![sent[0].0]));
+        let unknown = Ack::new(PacketId::new(sent[0].0).unwrap(), R::PacketIdentifierNotFound);
+        net.send(a, Packet::PubComp(unknown));
+        net.send(a, pubrec(sent[2].0));
+        assert_eq!(net.received(a), [pubrel(sent[2].0)]);
+        net.send(a, pubcomp(sent[2].0));
+        net.run();
+        assert_eq!(net.census().inflight, 0);
+    }
+}
+
+/// [MQTT5-4.3.2-3] [MQTT5-4.3.3-7] What this process has sent is seen through, in memory or not.
+#[test]
+fn what_was_sent_does_not_expire_though_it_left_the_memory() {
+    let mut net = Net::keeping(1, true, |_| {});
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "t", Qos::ExactlyOnce);
+    let b = net.online(v5("b"));
+    for number in 0..10u16 {
+        let publish = message("t", &format!("{number}")).expiring(5);
+        net.publish(b, if number.is_multiple_of(2) { publish.qos2(1) } else { publish.qos1(1) });
+    }
+    let (sent, _) = taken(&mut net, a);
+    assert_eq!(sent.len(), 10);
+    net.drop(a);
+    net.publish(b, message("t", "late").qos2(1).expiring(5));
+    net.advance(6_000);
+    let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+    let got = net.settle(a);
+    assert!(got.iter().all(|publish| publish.dup));
+    let expected: Vec<_> = (0..10).map(|number| number.to_string()).collect();
+    assert_eq!(payloads(&got), expected);
+    assert_eq!(net.dropped(DropReason::Expired), 1);
+}
+
+/// [MQTT5-4.3.3-10] What makes room for newer messages may be with the client already.
+#[test]
+fn what_made_room_is_released_if_it_was_sent() {
+    let oldest = |limits: &mut petrel_shard::Limits| {
+        limits.session_queue_messages = 8;
+        limits.session_queue_full = QueueFull::DropOldest;
+    };
+    // So many are in flight: not more than stay in memory, or more.
+    for count in [8, 3] {
+        let mut net = Net::keeping(1, true, oldest);
+        let a = net.online(resume(petrel_proto::Version::V5, "a"));
+        net.subscribe(a, "t", Qos::ExactlyOnce);
+        let b = net.online(v5("b"));
+        let number = |number: u16| {
+            let publish = message("t", &number.to_string());
+            if number.is_multiple_of(2) { publish.qos2(1) } else { publish.qos1(1) }
+        };
+        (0..count).for_each(|at| net.publish(b, number(at)));
+        let (sent, _) = taken(&mut net, a);
+        net.drop(a);
+        (count..20).for_each(|at| net.publish(b, number(at)));
+        let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+        let (again, released) = taken(&mut net, a);
+        let open: Vec<u16> = sent.iter().step_by(2).map(|(id, _)| *id).collect();
+        let is_again = |id: &u16| again.iter().any(|one| sent.contains(one) && one.0 == *id);
+        for id in &open {
+            assert!(released.contains(id) != is_again(id), "{id}: {again:?} {released:?}");
+        }
+        assert!(released.iter().all(|id| open.contains(id)), "{released:?}");
+        let newest: Vec<_> = (12..20).map(|number| number.to_string()).collect();
+        let texts: Vec<_> = again.iter().map(|(_, text)| text.clone()).collect();
+        assert!(texts.ends_with(&newest), "{texts:?}");
+        for id in released {
+            net.send(a, pubcomp(id));
+        }
+        for (at, (id, _)) in again.iter().enumerate() {
+            let is_second = (texts[at].parse::<u16>().unwrap()).is_multiple_of(2);
+            net.send(a, if is_second { pubrec(*id) } else { puback(*id) });
+        }
+        for id in taken(&mut net, a).1 {
+            net.send(a, pubcomp(id));
+        }
+        net.run();
+        assert_eq!(net.census().inflight, 0);
+    }
+}
+
+/// [MQTT5-3.1.2-25] What is too large for the client now it may have had when it took more.
+#[test]
+fn what_has_become_too_large_is_released() {
+    across_with(
+        |_| {},
+        |net| {
+            let a = net.online(resume(petrel_proto::Version::V5, "a"));
+            net.subscribe(a, "t", Qos::ExactlyOnce);
+            let b = net.online(v5("b"));
+            for count in 1..=6 {
+                net.publish(b, message("t", &"x".repeat(100)).qos2(count));
+            }
+            let (sent, _) = taken(net, a);
+            net.drop(a);
+            let small = resume(petrel_proto::Version::V5, "a")
+                .with(|c| c.properties.maximum_packet_size = Some(60));
+            let a = net.resumed(small, true);
+            let ids: Vec<u16> = sent.iter().map(|(id, _)| *id).collect();
+            assert_eq!(taken(net, a), (vec![], ids.clone()));
+            ids.iter().for_each(|id| net.send(a, pubcomp(*id)));
+            net.run();
+            assert_eq!(net.census().inflight, 0);
+        },
+    );
+}

@@ -190,3 +190,31 @@ fn a_group_is_kept_from_its_first_lasting_member_on() {
         },
     );
 }
+
+/// [MQTT5-2.2.1-4] A member may have been sent messages of its own that are still being loaded. What its
+/// group lends would go out with the identifier of one of them, so it comes after them.
+#[test]
+fn what_is_lent_waits_for_what_may_have_been_sent() {
+    let (mut net, m, b) = slow(resume(Version::V5, "m"), QOS1);
+    net.subscribe(m, "own", QOS2);
+    net.drop(m);
+    // The places of the next process begin 256 identifiers further on.
+    for number in 0..300u16 {
+        net.publish(b, message("own", &number.to_string()).qos2(1));
+    }
+    net.restart();
+    let b = net.resumed(resume(Version::V5, "b"), true);
+    let m = net.connect_pipelined(0, resume(Version::V5, "m"));
+    let asked = net.take_load().expect("it asks for what waits");
+    for _ in 0..100 {
+        net.send(b, message("t", "lent").qos1(1));
+    }
+    let first = net.answer(asked);
+    net.handle_on(0, petrel_shard::Input::Loaded(Box::new(first)));
+    net.run();
+    net.connack(m);
+    let got = net.settled(m);
+    assert_eq!(got[..300], numbers(0..300));
+    assert_eq!(got[300..], vec!["lent"; 100]);
+    net.received(b);
+}

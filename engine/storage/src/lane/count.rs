@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
+use petrel_proto::Qos;
 use petrel_shard::Incarnation;
-use petrel_shard::input::{Counted, Waits};
+use petrel_shard::input::{Counted, Run, Waits};
 use petrel_shard::outbox::Count;
 
 use super::Lane;
-use crate::codec::{self, Waiting};
 use crate::page;
 use crate::store::{Space, Store, StoreError};
 use crate::window::Backlog;
@@ -58,18 +58,18 @@ impl Walk {
         self.count.sessions.get(self.at).copied()
     }
 
-    /// Something waits at a place, or does not count there.
-    fn add(&mut self, incarnation: Incarnation, sequence: u64, bytes: Option<u64>) {
+    /// Something waits at a place, of a QoS and so many bytes, or does not count there.
+    fn add(&mut self, incarnation: Incarnation, sequence: u64, weight: Option<(Qos, u64)>) {
         if self.found.last().is_none_or(|waits| waits.incarnation != incarnation) {
             self.found.push(Waits { incarnation, bytes: 0, runs: Vec::new() });
         }
         self.from = sequence + 1;
         self.left = self.left.saturating_sub(1);
-        let (Some(waits), Some(bytes)) = (self.found.last_mut(), bytes) else { return };
+        let (Some(waits), Some((qos, bytes))) = (self.found.last_mut(), weight) else { return };
         waits.bytes += bytes;
-        match waits.runs.last_mut() {
-            Some((first, count)) if *first + u64::from(*count) == sequence => *count += 1,
-            _ => waits.runs.push((sequence, 1)),
+        match waits.runs.last_mut().filter(|run| run.end() == sequence && run.qos == qos) {
+            Some(run) => run.count += 1,
+            _ => waits.runs.push(Run { first: sequence, count: 1, qos }),
         }
     }
 }
@@ -199,25 +199,16 @@ impl<S: Store> Lane<S> {
         Ok(true)
     }
 
-    /// The bytes of what waits, as a queue counts them; `None` if it does not count at all.
+    /// The QoS of a message that waits, and its bytes as a queue counts them; `None` if there is none that
+    /// counts.
     fn weight(
         &self,
         incarnation: Incarnation,
         sequence: u64,
         value: Bytes,
-    ) -> Result<Option<u64>, StoreError> {
-        if let Some(shared) = codec::shared(&value)
-            && let Ok(Waiting::Queued(queued)) = codec::waiting(value.clone())
-        {
-            // The message itself, which may be long, is not read.
-            let old = queued.provided.filter(|it| it.stream.epoch() < self.epoch);
-            let counts = old.is_none_or(|provided| self.counts(provided));
-            return Ok(counts.then_some(u64::from(shared.cost_bytes)));
-        }
+    ) -> Result<Option<(Qos, u64)>, StoreError> {
         let stored = self.stored(incarnation, sequence, value)?;
-        let bytes = |stored: petrel_shard::record::Stored| {
-            stored.delivery.map_or(0, |delivery| delivery.message.cost_bytes() as u64)
-        };
-        Ok(stored.map(bytes))
+        let delivery = stored.and_then(|stored| stored.delivery);
+        Ok(delivery.map(|delivery| (delivery.qos, delivery.message.cost_bytes() as u64)))
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
 
 use bytes::Bytes;
 use petrel_shard::peer::GroupKey;
@@ -10,7 +9,7 @@ use petrel_shard::record::{Provided, Record, SessionRecord, Stored, Subscription
 use petrel_shard::{Incarnation, Message};
 
 use super::{Lane, LaneSettings, damaged};
-use crate::codec::{self, Source, Unreadable, Waiting};
+use crate::codec::{self, Unreadable, Waiting};
 use crate::page;
 use crate::store::{Space, Store, StoreError};
 use crate::view::View;
@@ -61,7 +60,7 @@ impl<S: Store> Lane<S> {
                 Ok(entries) => {
                     for (sequence, value) in entries {
                         if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
-                            bytes += codec::weight(&value);
+                            bytes += value.len();
                             waiting.insert(sequence, value);
                         }
                     }
@@ -92,7 +91,7 @@ impl<S: Store> Lane<S> {
             if messages.len() == messages_max || bytes > bytes_max {
                 return Ok(Page { messages, void, next: Some(next) });
             }
-            bytes += codec::weight(&value);
+            bytes += value.len();
             next = sequence + 1;
             match self.stored(incarnation, sequence, value)? {
                 Some(stored) => messages.push(stored),
@@ -139,7 +138,7 @@ impl<S: Store> Lane<S> {
         Ok(Some(page))
     }
 
-    /// Reads what waits; `None` if it does not count, since its receipt was lost, or has expired.
+    /// Reads what waits; `None` if it does not count, since its receipt was lost.
     pub(super) fn stored(
         &self,
         incarnation: Incarnation,
@@ -152,31 +151,22 @@ impl<S: Store> Lane<S> {
                 incarnation.to_u64()
             ),
         };
-        let mut queued = match codec::waiting(value).map_err(what)? {
+        let mut delivery = match codec::waiting(value, self.clock).map_err(what)? {
             Waiting::Released => return Ok(Some(Stored { sequence, delivery: None })),
-            Waiting::Queued(queued) => queued,
+            Waiting::Queued(delivery) => delivery,
         };
-        if let Some(provided) = queued.provided
+        if let Some(provided) = delivery.provided
             && provided.stream.epoch() < self.epoch
         {
             if !self.counts(provided) {
                 return Ok(None);
             }
-            queued.provided = None;
+            delivery.provided = None;
         }
-        let message = match &queued.message {
-            Source::Here(bytes) => {
-                Arc::new(codec::message(bytes.clone(), self.clock).map_err(what)?)
-            }
-            Source::Shared(shared) => match self.shared_message(*shared)? {
-                Some(message) => message,
-                None => return Ok(None),
-            },
-        };
-        Ok(Some(Stored { sequence, delivery: Some(queued.with(message)) }))
+        Ok(Some(Stored { sequence, delivery: Some(delivery) }))
     }
 
-    pub(super) fn counts(&self, provided: Provided) -> bool {
+    fn counts(&self, provided: Provided) -> bool {
         self.settled.get(&provided.stream).is_some_and(|&upto| provided.number <= upto)
     }
 
@@ -199,9 +189,7 @@ impl<S: Store> Lane<S> {
         let (first, batches) = self.window.batches();
         let LaneSettings { lane, lanes, .. } = self.settings;
         let maps = self.store.maps()?;
-        let _held = self.alive.hold();
-        let is_salvaged = false;
-        Ok(View { lane, lanes, epoch: self.epoch, maps, first, batches, is_salvaged, _held })
+        Ok(View { lane, lanes, epoch: self.epoch, maps, first, batches, _held: self.alive.hold() })
     }
 
     /// Shows every session.

@@ -1,6 +1,6 @@
 //! Clients that keep their side of the protocol across lost connections.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use petrel_proto::{Packet, PacketId, Qos};
 use petrel_shard::ConnId;
@@ -42,6 +42,8 @@ pub struct Unfinished {
     pub received: bool,
     /// It was sent before.
     pub sent: bool,
+    /// Message Expiry Interval.
+    pub expiry_s: Option<u32>,
 }
 
 /// What a client does in a run.
@@ -58,6 +60,8 @@ pub struct Habits {
     pub will: bool,
     /// Its messages are retained.
     pub retain: bool,
+    /// Some of its messages expire.
+    pub hurries: bool,
     /// It asks for a clean start now and then.
     pub forgetful: bool,
     /// It unsubscribes now and then, and subscribes again.
@@ -94,8 +98,9 @@ pub struct Client {
     pub has_quit: bool,
     pub published: u32,
     pub unfinished: VecDeque<Unfinished>,
-    /// Identifiers of QoS 2 messages that were received and not released.
-    pub receiving: BTreeSet<PacketId>,
+    /// QoS 2 messages that were received and not released: the application has had them, and whatever
+    /// comes with these identifiers is taken for them.
+    pub receiving: BTreeMap<PacketId, MessageId>,
     /// Packets on their way to the client.
     pub inbox: VecDeque<Packet>,
     /// Acknowledgements that it has not sent yet, in order.
@@ -134,7 +139,7 @@ impl Client {
             has_quit: false,
             published: 0,
             unfinished: VecDeque::new(),
-            receiving: BTreeSet::new(),
+            receiving: BTreeMap::new(),
             inbox: VecDeque::new(),
             owes: VecDeque::new(),
             got: BTreeMap::new(),

@@ -21,6 +21,8 @@ pub struct Published {
     pub acknowledged: u64,
     /// Its publisher lost its session meanwhile and cannot tell.
     pub uncertain: bool,
+    /// It expires, and need not arrive.
+    pub expires: bool,
 }
 
 /// What is known of all messages.
@@ -87,6 +89,8 @@ impl Oracle {
         }
         // What was published before the subscription may come again, and late.
         let counts = client.subscribed && published.at > client.since && !self.tight;
+        // What has expired at first may come when it is published again.
+        let counts = counts && !published.expires;
         if is_first && !published.uncertain && counts {
             self.check_order(client, id, qos, published)?;
         }
@@ -136,7 +140,8 @@ impl Oracle {
             }
             for (id, published) in &self.published {
                 let promised = published.acknowledged < u64::MAX && published.at > since;
-                let excused = published.qos == Qos::ExactlyOnce && published.at <= group.ended;
+                let excused = published.expires
+                    || published.qos == Qos::ExactlyOnce && published.at <= group.ended;
                 if promised && !excused && !group.got.contains_key(id) {
                     return Err(violated!(
                         "crash",
@@ -183,7 +188,9 @@ impl Oracle {
                     Wants::Topic(topic) => topic == published.topic,
                     Wants::Group(_) => false,
                 };
-                let promised = published.acknowledged < u64::MAX && published.at > client.since;
+                let promised = published.acknowledged < u64::MAX
+                    && published.at > client.since
+                    && !published.expires;
                 if wanted && promised && client.subscribed && !client.got.contains_key(id) {
                     return Err(violated!(
                         "crash",

@@ -98,15 +98,8 @@ pub fn run(settings: Settings) -> Checked<(usize, u32)> {
     Ok((world.oracle.published.len(), world.crashes))
 }
 
-/// Opens a lane; the first stores every message once for all sessions for which it waits.
-fn open(store: MemoryStore, origin_ms: u64, lane: u16, lanes: u16) -> Checked<Lane<MemoryStore>> {
-    let settings = LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 };
-    let opened = Lane::open(store, Clock { origin_ms }, settings);
-    let mut opened = opened.map_err(|error| storage(&error))?;
-    if lane == 0 {
-        opened.share_from(0);
-    }
-    Ok(opened)
+fn lane_settings(lane: u16, lanes: u16) -> LaneSettings {
+    LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 }
 }
 
 fn storage(error: &petrel_storage::StoreError) -> crate::Violation {
@@ -122,7 +115,10 @@ impl World {
         let starts = if rng.percent(30) { 256 } else { 1 };
         let mut opened = Vec::new();
         for lane in 0..lanes {
-            opened.push(open(MemoryStore::new(), 1_000_000, lane, lanes)?);
+            let settings = lane_settings(lane, lanes);
+            let clock = Clock { origin_ms: 1_000_000 };
+            let lane = Lane::open(MemoryStore::new(), clock, settings);
+            opened.push(lane.map_err(|error| storage(&error))?);
         }
         let mut world = Self {
             rng,
@@ -207,7 +203,9 @@ impl World {
             store.mend();
             store.set_survival(self.rng.below(1001) as u32, self.rng.below(1001) as u32);
             store.crash();
-            opened.push(open(store, 1_000_000 + self.now_ms, index as u16, count)?);
+            let clock = Clock { origin_ms: 1_000_000 + self.now_ms };
+            let lane = Lane::open(store, clock, lane_settings(index as u16, count));
+            opened.push(lane.map_err(|error| storage(&error))?);
         }
         self.lanes = opened;
         self.failed = vec![false; self.lanes.len()];
@@ -478,6 +476,7 @@ impl Process {
 /// Clients: some publish, some subscribe, one retains; the last gets everything.
 fn clients(rng: &mut Rng) -> Vec<Client> {
     let qos = |rng: &mut Rng| *rng.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce]);
+    let hurries = rng.percent(50);
     let mut clients = Vec::new();
     for number in 0..3 + rng.index(3) {
         let habits = Habits {
@@ -487,6 +486,7 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             qos: qos(rng),
             will: number > 0 && rng.percent(40),
             retain: number == 0,
+            hurries: number > 0 && hurries,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
@@ -502,6 +502,7 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             qos: qos(rng),
             will: false,
             retain: false,
+            hurries,
             forgetful: rng.percent(25),
             leaves: false,
             receive_maximum: 1 + rng.below(8) as u16,
@@ -540,6 +541,7 @@ fn add_members(rng: &mut Rng, clients: &mut Vec<Client>) {
                 qos: *rng.pick(&[Qos::AtLeastOnce, Qos::ExactlyOnce, Qos::ExactlyOnce]),
                 will: false,
                 retain: false,
+                hurries: false,
                 forgetful: !stays && rng.percent(40),
                 leaves: (group, number) != (0, 0) && rng.percent(50),
                 receive_maximum: 1 + rng.below(8) as u16,

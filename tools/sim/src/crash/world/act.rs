@@ -32,8 +32,9 @@ impl World {
             let id = will_id(at, client.will_number);
             let qos = client.habits.qos;
             let (topic, uncertain) = (WILLS, true);
-            let (acknowledged, retain) = (u64::MAX, false);
-            let published = Published { topic, qos, retain, at: step, acknowledged, uncertain };
+            let (acknowledged, retain, expires) = (u64::MAX, false, false);
+            let published =
+                Published { topic, qos, retain, at: step, acknowledged, uncertain, expires };
             self.oracle.published.insert(id, published);
             will = Some(Box::new(Will {
                 topic: topic_name(WILLS),
@@ -181,9 +182,19 @@ impl World {
         let client = &mut self.clients[at];
         let packet_id = publish.packet_id.unwrap_or(PacketId(std::num::NonZeroU16::MIN));
         let ack = Ack::new(packet_id, ReasonCode::Success);
+        if publish.qos > Qos::AtMostOnce
+            && let Some(before) = client.receiving.get(&packet_id)
+        {
+            hold!(
+                *before == id && publish.qos == Qos::ExactlyOnce,
+                "crash",
+                "{} got {id:?} as {packet_id:?}, and holds that for {before:?} [MQTT5-2.2.1-4]",
+                client.name
+            );
+        }
         if publish.qos == Qos::ExactlyOnce {
             client.owes.push_back(Packet::PubRec(ack));
-            if !client.receiving.insert(packet_id) {
+            if client.receiving.insert(packet_id, id).is_some() {
                 return Ok(());
             }
         } else {
@@ -244,12 +255,15 @@ impl World {
         let id = MessageId { publisher: at as u8, number: client.published };
         let (qos, retain) = (client.habits.qos, client.habits.retain);
         let topic = if retain { RETAINED } else { self.rng.below(3) as u8 };
+        let hurries = self.clients[at].habits.hurries && self.rng.percent(40);
+        let expiry_s = hurries.then(|| 1 + self.rng.below(20) as u32);
         let (received, sent) = (false, true);
-        let one = Unfinished { id, packet_id, topic, qos, retain, received, sent };
+        let one = Unfinished { id, packet_id, topic, qos, retain, received, sent, expiry_s };
         let packet = Packet::Publish(publish_of(&one, false));
         self.clients[at].unfinished.push_back(one);
-        let (acknowledged, uncertain) = (u64::MAX, false);
-        let published = Published { topic, qos, retain, at: step, acknowledged, uncertain };
+        let (acknowledged, uncertain, expires) = (u64::MAX, false, hurries);
+        let published =
+            Published { topic, qos, retain, at: step, acknowledged, uncertain, expires };
         self.oracle.published.insert(id, published);
         self.send(at, packet)
     }
@@ -414,6 +428,7 @@ impl World {
             qos: Qos::AtLeastOnce,
             will: false,
             retain: false,
+            hurries: false,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
@@ -448,7 +463,10 @@ pub(super) fn publish_of(one: &Unfinished, dup: bool) -> Publish {
         retain: one.retain,
         topic: topic_name(one.topic),
         packet_id: Some(one.packet_id),
-        properties: PublishProperties::default(),
+        properties: PublishProperties {
+            message_expiry_interval_s: one.expiry_s,
+            ..PublishProperties::default()
+        },
         payload: Bytes::from(one.id.payload()),
     }
 }

@@ -75,14 +75,13 @@ impl World {
             let page = self.lanes[lane]
                 .load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX)
                 .map_err(|error| storage(&error))?;
-            let cost = |stored: &petrel_shard::record::Stored| {
-                stored.delivery.as_ref().map_or(0, |one| one.message.cost_bytes() as u64)
-            };
-            let found = (page.messages.len() as u64, page.messages.iter().map(cost).sum::<u64>());
+            // What the client has and has not completed is no message any more.
+            let messages = page.messages.iter().filter_map(|stored| stored.delivery.as_ref());
+            let costs = messages.map(|delivery| delivery.message.cost_bytes() as u64);
+            let found = (costs.clone().count() as u64, costs.sum::<u64>());
             let known = (waiting.queued + waiting.inflight, waiting.bytes);
             let name = &self.clients[at].name;
-            // What was counted for a part of a session's messages is their share of the bytes of all, and
-            // a message that the client has not completed has none.
+            // What was counted for a part of a session's messages is their share of the bytes of all.
             let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX.max(found.1 / 10)
                 || self.limits.session_queue_full == QueueFull::DropOldest;
             hold!(
@@ -105,6 +104,7 @@ impl World {
             qos: Qos::AtLeastOnce,
             will: false,
             retain: false,
+            hurries: false,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
@@ -117,12 +117,12 @@ impl World {
         for number in 0..3 * (most + 1) {
             let (topic, qos, retain) = ((number % 3) as u8, Qos::AtLeastOnce, false);
             let id = MessageId { publisher: filler as u8, number };
-            let (at, acknowledged, uncertain) = (self.step, u64::MAX, true);
-            let published = Published { topic, qos, retain, at, acknowledged, uncertain };
+            let (at, acknowledged, uncertain, expires) = (self.step, u64::MAX, true, false);
+            let published = Published { topic, qos, retain, at, acknowledged, uncertain, expires };
             self.oracle.published.insert(id, published);
             let packet_id = PacketId(std::num::NonZeroU16::MIN);
-            let (received, sent) = (false, true);
-            let one = Unfinished { id, packet_id, topic, qos, retain, received, sent };
+            let (received, sent, expiry_s) = (false, true, None);
+            let one = Unfinished { id, packet_id, topic, qos, retain, received, sent, expiry_s };
             self.send(filler, Packet::Publish(act::publish_of(&one, false)))?;
             self.rest()?;
         }
