@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
 use petrel_proto::PacketId;
 use petrel_shard::Incarnation;
 
@@ -14,6 +15,7 @@ use crate::journal;
 use crate::lane::FOLDED;
 use crate::log::{Operation, Reader};
 use crate::page;
+use crate::shared::{Named, SharedId};
 use crate::store::{Space, Store, StoreError, Visitor};
 use crate::view::View;
 
@@ -35,6 +37,19 @@ pub struct Report {
     pub faults: Vec<String>,
     /// How many faults there are.
     pub faults_total: u64,
+    shared: HashMap<SharedId, Tally>,
+}
+
+/// What is found of a message that several sessions share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Tally {
+    /// Messages in pages that name it.
+    named: u64,
+    /// So many should.
+    counted: u64,
+    is_there: bool,
+    /// It expires, and the sweep may have taken it.
+    may_be_gone: bool,
 }
 
 impl Report {
@@ -42,6 +57,34 @@ impl Report {
         self.faults_total += 1;
         if self.faults.len() < FAULTS_MAX {
             self.faults.push(what);
+        }
+    }
+
+    /// Notes an entry of the messages that several sessions share.
+    fn tally(&mut self, key: &[u8], value: &[u8]) {
+        match SharedId::of_key(key) {
+            Some((id, true)) => self.shared.entry(id).or_default().is_there = true,
+            Some((id, false)) => {
+                let counted = Named::read(value).map_or(0, |named| named.count);
+                self.shared.entry(id).or_default().counted = counted;
+            }
+            None => {}
+        }
+    }
+
+    /// Compares what is there of messages that several sessions share with what names them. One that
+    /// nobody names is no fault: it takes room until it expires.
+    fn compare_shared(&mut self) {
+        for (id, tally) in std::mem::take(&mut self.shared) {
+            let Tally { named, counted, is_there, may_be_gone } = tally;
+            let name = id.to_u64();
+            if named > 0 && !may_be_gone && !is_there {
+                self.fault(format!(
+                    "shared {name:#x}: {named} messages name it, and it is missing"
+                ));
+            } else if named > counted && !may_be_gone {
+                self.fault(format!("shared {name:#x}: {named} messages name it, not {counted}"));
+            }
         }
     }
 
@@ -161,6 +204,9 @@ fn read_maps(
                 Space::Queue => queue(key, value, report),
                 _ => entry(space, key, value),
             };
+            if space == Space::Shared {
+                report.tally(key, value);
+            }
             report.note(space, key, found);
             if goes_on() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
@@ -168,6 +214,7 @@ fn read_maps(
             report.fault(format!("{}: the rest was not read: {error}", space.name()));
         }
     }
+    report.compare_shared();
 }
 
 /// Says what cannot be read of one entry.
@@ -231,6 +278,14 @@ fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
         Space::Meta if key == FOLDED && value.len() != 8 => {
             return Err("the number of a batch was expected".into());
         }
+        Space::Shared => match SharedId::of_key(key).ok_or("the name of a message was expected")? {
+            (_, true) => {
+                codec::message(value.clone(), clock).map_err(expected)?;
+            }
+            (_, false) => {
+                Named::read(value).ok_or("a count was expected")?;
+            }
+        },
         Space::Stream | Space::Meta | Space::Queue => {}
     }
     Ok(())
@@ -246,6 +301,7 @@ fn batch(number: u64, batch: &Bytes, report: &mut Report) {
 
 fn operations(number: u64, batch: &Bytes, report: &mut Report) -> Result<(), String> {
     let mut reader = Reader::new(number, batch, 0);
+    let mut named = HashSet::new();
     while let Some(operation) = reader.next().map_err(|error| error.to_string())? {
         report.operations += 1;
         let bytes = |place: crate::log::Place| {
@@ -254,7 +310,15 @@ fn operations(number: u64, batch: &Bytes, report: &mut Report) -> Result<(), Str
         match operation {
             Operation::Put { space, key, value } => entry(space, &key, &bytes(value))?,
             Operation::Queued { value, .. } | Operation::Released { value, .. } => {
-                codec::waiting(bytes(value), Clock::default()).map_err(expected)?;
+                let value = bytes(value);
+                if codec::shared(&value).is_some_and(|shared| !named.contains(&shared.id)) {
+                    return Err("a message that several sessions share is missing".into());
+                }
+                codec::judge_waiting(value).map_err(expected)?;
+            }
+            Operation::Shared { id, value } => {
+                codec::message(bytes(value), Clock::default()).map_err(expected)?;
+                named.insert(id);
             }
             Operation::Remove { .. } | Operation::Done { .. } | Operation::Ended { .. } => {}
         }
@@ -274,7 +338,12 @@ fn queue(key: &[u8], value: &Bytes, report: &mut Report) -> Result<(), String> {
     }
     for (sequence, value) in entries {
         report.messages += 1;
-        codec::waiting(value, Clock::default())
+        if let Some(shared) = codec::shared(&value) {
+            let tally = report.shared.entry(shared.id).or_default();
+            tally.named += 1;
+            tally.may_be_gone = shared.expires_at_wall_ms < u64::MAX;
+        }
+        codec::judge_waiting(value)
             .map_err(|unreadable| format!("message {sequence}: {}", expected(unreadable)))?;
     }
     Ok(())
@@ -349,7 +418,7 @@ mod tests {
         let report = check(folder.path(), DiskOptions::default()).unwrap();
         assert_eq!((report.messages, report.operations, report.faults_total), (20, 20, 0));
         assert_eq!(report.batches, 1);
-        assert_eq!(report.keys, [4, 1, 0, 4, 0, 1, 0]);
+        assert_eq!(report.keys, [4, 1, 0, 4, 0, 1, 0, 0]);
         assert!(report.to_string().ends_with("0 faults"), "{report}");
     }
 

@@ -19,6 +19,8 @@ use petrel_shard::record::{
 };
 use smallvec::SmallVec;
 
+use crate::shared::Shared;
+
 /// Translates moments of the process into moments of the world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Clock {
@@ -59,14 +61,48 @@ const DELIVERY_RETAIN: u8 = 4;
 const DELIVERY_STORED: u8 = 8;
 const DELIVERY_PROVIDED: u8 = 16;
 const DELIVERY_RELEASED: u8 = 32;
+const DELIVERY_SHARED: u8 = 64;
 
 /// A message that waits for a session, as it is read.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Waiting {
+pub(crate) enum Waiting {
     /// It has not been delivered, as far as is known.
-    Queued(DeliveryRecord),
+    Queued(Queued),
     /// The client has it and has not completed it.
     Released,
+}
+
+/// A message that waits, and that has not been read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Queued {
+    flags: u8,
+    pub(crate) qos: Qos,
+    pub(crate) provided: Option<Provided>,
+    identifiers: SmallVec<[u32; 1]>,
+    pub(crate) message: Source,
+}
+
+/// Where a message is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Source {
+    /// Here; see [`message`].
+    Here(Bytes),
+    /// Elsewhere, for several sessions.
+    Shared(Shared),
+}
+
+impl Queued {
+    /// The whole, once the message has been read.
+    pub(crate) fn with(self, message: Arc<Message>) -> DeliveryRecord {
+        DeliveryRecord {
+            message,
+            qos: self.qos,
+            retain: self.flags & DELIVERY_RETAIN != 0,
+            identifiers: self.identifiers,
+            stored: self.flags & DELIVERY_STORED != 0,
+            provided: self.provided,
+        }
+    }
 }
 
 /// Appends a message.
@@ -124,14 +160,20 @@ pub fn message_expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {
     bytes.get(1..)?.first_chunk::<8>().map(|ms| u64::from_be_bytes(*ms))
 }
 
-/// Appends a message that waits.
-pub fn put_delivery(out: &mut BytesMut, delivery: &DeliveryRecord, clock: Clock) {
+/// Appends a message that waits, or what stands for it.
+pub(crate) fn put_delivery(
+    out: &mut BytesMut,
+    delivery: &DeliveryRecord,
+    shared: Option<Shared>,
+    clock: Clock,
+) {
     let flag = |on: bool, bit: u8| if on { bit } else { 0 };
     out.put_u8(
         delivery.qos as u8
             | flag(delivery.retain, DELIVERY_RETAIN)
             | flag(delivery.stored, DELIVERY_STORED)
-            | flag(delivery.provided.is_some(), DELIVERY_PROVIDED),
+            | flag(delivery.provided.is_some(), DELIVERY_PROVIDED)
+            | flag(shared.is_some(), DELIVERY_SHARED),
     );
     if let Some(Provided { stream, number }) = delivery.provided {
         out.put_u64(stream.to_u64());
@@ -142,7 +184,28 @@ pub fn put_delivery(out: &mut BytesMut, delivery: &DeliveryRecord, clock: Clock)
     for &identifier in &delivery.identifiers {
         out.put_u32(identifier);
     }
-    put_message(out, &delivery.message, clock);
+    match shared {
+        Some(shared) => shared.put(out),
+        None => put_message(out, &delivery.message, clock),
+    }
+}
+
+/// What stands for the message that waits, if it is stored once for several sessions.
+pub(crate) fn shared(bytes: &[u8]) -> Option<Shared> {
+    let (&flags, rest) = bytes.split_first()?;
+    (flags & DELIVERY_SHARED != 0).then(|| Shared::read(behind_identifiers(flags, rest)?))?
+}
+
+/// The bytes of what waits and of its message, about.
+pub(crate) fn weight(bytes: &[u8]) -> usize {
+    bytes.len() + shared(bytes).map_or(0, |shared| shared.cost_bytes as usize)
+}
+
+/// What stands behind the subscription identifiers of what waits, without its first byte.
+fn behind_identifiers(flags: u8, bytes: &[u8]) -> Option<&[u8]> {
+    let rest = bytes.get(if flags & DELIVERY_PROVIDED == 0 { 0 } else { 16 }..)?;
+    let (count, rest) = rest.split_first_chunk::<4>()?;
+    rest.get(u32::from_be_bytes(*count) as usize * 4..)
 }
 
 /// Appends what is left of a QoS 2 message that the client has.
@@ -153,20 +216,22 @@ pub fn put_released(out: &mut BytesMut) {
 /// When what waits is of no use any more since it has expired, on the wall clock; `u64::MAX` for never:
 /// the client may have been sent a message of QoS 2, and has to be told that its exchange is over.
 pub fn expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {
-    let (&flags, mut rest) = bytes.split_first()?;
+    let (&flags, rest) = bytes.split_first()?;
     if flags & DELIVERY_RELEASED != 0 || flags & 3 == Qos::ExactlyOnce as u8 {
         return Some(u64::MAX);
     }
-    rest = rest.get(if flags & DELIVERY_PROVIDED == 0 { 0 } else { 16 }..)?;
-    let (count, rest) = rest.split_first_chunk::<4>()?;
-    message_expires_at_wall_ms(rest.get(u32::from_be_bytes(*count) as usize * 4..)?)
+    let rest = behind_identifiers(flags, rest)?;
+    if flags & DELIVERY_SHARED != 0 {
+        return Shared::read(rest).map(|shared| shared.expires_at_wall_ms);
+    }
+    message_expires_at_wall_ms(rest)
 }
 
 /// Reads what waits and takes all of `bytes`.
 ///
 /// # Errors
 /// They are nothing that waits.
-pub fn waiting(mut bytes: Bytes, clock: Clock) -> Result<Waiting, Unreadable> {
+pub(crate) fn waiting(mut bytes: Bytes) -> Result<Waiting, Unreadable> {
     const WHAT: &str = "a message that waits";
     let short = |bytes: &Bytes, least: usize| {
         if bytes.len() < least { Err(unreadable(WHAT)) } else { Ok(()) }
@@ -187,14 +252,24 @@ pub fn waiting(mut bytes: Bytes, clock: Clock) -> Result<Waiting, Unreadable> {
     let count = bytes.get_u32() as usize;
     short(&bytes, count.saturating_mul(4))?;
     let identifiers: SmallVec<[u32; 1]> = (0..count).map(|_| bytes.get_u32()).collect();
-    Ok(Waiting::Queued(DeliveryRecord {
-        message: Arc::new(message(bytes, clock)?),
-        qos: Qos::from_u8(flags & 3).ok_or(unreadable(WHAT))?,
-        retain: flags & DELIVERY_RETAIN != 0,
-        identifiers,
-        stored: flags & DELIVERY_STORED != 0,
-        provided,
-    }))
+    let qos = Qos::from_u8(flags & 3).ok_or(unreadable(WHAT))?;
+    let message = if flags & DELIVERY_SHARED == 0 {
+        Source::Here(bytes)
+    } else {
+        Source::Shared(Shared::read(&bytes).ok_or(unreadable(WHAT))?)
+    };
+    Ok(Waiting::Queued(Queued { flags, qos, provided, identifiers, message }))
+}
+
+/// Reads all of what waits, but not a message that stands elsewhere.
+///
+/// # Errors
+/// They are nothing that waits.
+pub(crate) fn judge_waiting(bytes: Bytes) -> Result<(), Unreadable> {
+    if let Waiting::Queued(Queued { message: Source::Here(bytes), .. }) = waiting(bytes)? {
+        message(bytes, Clock::default())?;
+    }
+    Ok(())
 }
 
 /// Bits of the first byte of a session.

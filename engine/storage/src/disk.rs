@@ -235,7 +235,9 @@ impl Store for DiskStore {
     fn shrink(&mut self) -> Result<(), StoreError> {
         self.sync_maps()?;
         self.log()?.remove_spare()?;
-        [Space::Queue, Space::Retained].into_iter().try_for_each(|space| self.compact(space))
+        [Space::Queue, Space::Shared, Space::Retained]
+            .into_iter()
+            .try_for_each(|space| self.compact(space))
     }
 
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -400,8 +402,8 @@ fn layout(space: Space, options: DiskOptions) -> KeyspaceCreateOptions {
         .manual_journal_persist(true)
         .max_memtable_size(options.memtable_bytes);
     match space {
-        // Pages are written once: merging moves their keys only.
-        Space::Queue => settings
+        // Pages and shared messages are written once: merging moves their keys only.
+        Space::Queue | Space::Shared => settings
             .filter_policy(FilterPolicy::disabled())
             .with_kv_separation(Some(KvSeparationOptions::default().separation_threshold(512))),
         _ => settings,

@@ -11,6 +11,7 @@
 
 mod count;
 mod fold;
+mod share;
 mod view;
 mod write;
 
@@ -23,17 +24,20 @@ use petrel_shard::record::{Record, Stream};
 use petrel_shard::{Incarnation, ShardIndex};
 
 pub use self::count::Walk;
+pub use self::share::SHARED_BYTES_MIN;
+use self::share::{Reads, Sharing, long};
 pub use self::view::Page;
 pub(crate) use self::view::incarnation_of;
 use self::write::write_record;
 use crate::codec::{Clock, Unreadable};
 use crate::disk::Alive;
 use crate::log::Writer;
+use crate::shared::SharedId;
 use crate::store::{Batch, Space, Store, StoreError};
-use crate::window::Window;
+use crate::window::{Latest, Window};
 
 /// The version of everything that is written.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A batch ends when it has so many bytes.
 const BATCH_BYTES_MAX: usize = 64 << 20;
@@ -100,6 +104,11 @@ pub struct Lane<S> {
     urgent: bool,
     /// See [`BATCH_BYTES_MAX`].
     batch_bytes_max: usize,
+    /// See [`SHARED_BYTES_MIN`].
+    shared_bytes_min: usize,
+    /// How many messages have been stored once for several since the process began.
+    shared: u64,
+    reads: Reads,
     /// The batch that is being written; empty between commits.
     writer: Writer,
     /// All batches below this number are known to survive.
@@ -137,6 +146,9 @@ impl<S: Store> Lane<S> {
             urgent: false,
             durable: 0,
             batch_bytes_max: BATCH_BYTES_MAX,
+            shared_bytes_min: SHARED_BYTES_MIN,
+            shared: 0,
+            reads: Reads::default(),
             writer: Writer::default(),
             unsynced: Vec::new(),
             streams: HashMap::new(),
@@ -222,6 +234,12 @@ impl<S: Store> Lane<S> {
     ) -> Result<(), StoreError> {
         // What is over must be over after any failure.
         self.sync()?;
+        // What they share with others is looked up when their end is folded.
+        for (key, latest) in self.window.keys(Space::Session) {
+            if let Latest::Removed(_) = latest {
+                sessions.push(incarnation_of(key)?);
+            }
+        }
         let gathered = self.gathered.iter().flatten();
         sessions.extend(gathered.filter_map(|record| match record {
             Record::Session(session) => Some(session.incarnation),
@@ -286,6 +304,12 @@ impl<S: Store> Lane<S> {
     /// The store.
     pub const fn store_mut(&mut self) -> &mut S {
         &mut self.store
+    }
+
+    /// Stores messages once for several sessions from this length of the payload on, in bytes, instead of
+    /// [`SHARED_BYTES_MIN`].
+    pub const fn share_from(&mut self, payload_bytes: usize) {
+        self.shared_bytes_min = payload_bytes;
     }
 
     /// Gives the store back, for tests that open it again.
@@ -360,15 +384,31 @@ impl<S: Store> Lane<S> {
         self.waiting.clear();
         self.owed.extend(self.promised.drain());
         let mut written = Ok(());
-        for record in std::mem::take(&mut self.gathered).into_iter().flatten() {
+        let mut sharing: Option<Sharing> = None;
+        let mut records = std::mem::take(&mut self.gathered).into_iter();
+        while let Some(record) = records.next() {
+            let Some(record) = record else { continue };
             match &record {
                 Record::Session(session) => self.alive.begin(session.incarnation),
                 Record::Group { incarnation, .. } => self.alive.begin(*incarnation),
                 Record::Queued { .. } => self.written.messages += 1,
                 _ => {}
             }
-            write_record(&mut self.writer, &record, self.clock, &mut streams);
+            let shared = long(&record, self.shared_bytes_min).and_then(|message| {
+                let rest = records.as_slice().iter().flatten();
+                let bytes_min = self.shared_bytes_min;
+                let rest = rest.filter_map(|record| long(record, bytes_min));
+                let all = std::iter::once(message).chain(rest);
+                let sharing = sharing.get_or_insert_with(|| Sharing::of(all));
+                let next = || {
+                    self.shared += 1;
+                    SharedId::new(self.epoch, self.shared)
+                };
+                sharing.stand_in(message, &mut self.writer, next, self.clock)
+            });
+            write_record(&mut self.writer, &record, shared, self.clock, &mut streams);
             if self.writer.len() >= self.batch_bytes_max {
+                sharing.iter_mut().for_each(Sharing::end_batch);
                 written = self.put_batch(&mut streams, written);
                 while written.is_ok() && self.window.bytes() > 2 * self.settings.window_bytes_max {
                     written = self.fold();

@@ -26,6 +26,7 @@ pub mod repair;
 mod restore;
 mod salvage;
 mod segment;
+mod shared;
 pub mod store;
 mod view;
 mod window;

@@ -3,6 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use petrel_shard::Incarnation;
 
+use crate::shared::SharedId;
 use crate::store::{Space, StoreError};
 
 const PUT: u8 = 1;
@@ -11,6 +12,7 @@ const QUEUED: u8 = 3;
 const RELEASED: u8 = 4;
 const DONE: u8 = 5;
 const ENDED: u8 = 6;
+const SHARED: u8 = 7;
 
 /// A writer keeps so much memory at most.
 const KEEP_BYTES_MAX: usize = 4 << 20;
@@ -41,6 +43,8 @@ pub(crate) enum Operation {
     Done { incarnation: Incarnation, sequence: u64 },
     /// A session is over.
     Ended { incarnation: Incarnation },
+    /// A message that what follows in the batch names.
+    Shared { id: SharedId, value: Place },
 }
 
 /// A batch that is being written.
@@ -75,6 +79,12 @@ impl Writer {
         value: impl FnOnce(&mut BytesMut),
     ) {
         self.waits(QUEUED, incarnation, sequence);
+        self.value(value);
+    }
+
+    pub(crate) fn shared(&mut self, id: SharedId, value: impl FnOnce(&mut BytesMut)) {
+        self.out.put_u8(SHARED);
+        self.out.put_u64(id.to_u64());
         self.value(value);
     }
 
@@ -186,6 +196,10 @@ impl Reader {
                 let incarnation = Incarnation::from_u64(self.rest.try_get_u64().ok()?);
                 Operation::Ended { incarnation }
             }
+            SHARED => {
+                let id = SharedId::from_u64(self.rest.try_get_u64().ok()?);
+                Operation::Shared { id, value: self.value()? }
+            }
             _ => return None,
         })
     }
@@ -224,6 +238,7 @@ mod tests {
         writer.released((life, 1), |out| out.put_u8(9));
         writer.done(life, 1);
         writer.ended(life);
+        writer.shared(SharedId::new(1, 2), |out| out.put_slice(b"for many"));
         writer.take()
     }
 
@@ -237,6 +252,7 @@ mod tests {
             count += 1;
             if let Operation::Put { value, .. }
             | Operation::Queued { value, .. }
+            | Operation::Shared { value, .. }
             | Operation::Released { value, .. } = operation
             {
                 assert_eq!(value.batch, 3);
@@ -244,8 +260,8 @@ mod tests {
                 values.push(bytes.slice(start..start + value.bytes as usize));
             }
         }
-        assert_eq!(count, 6);
-        assert_eq!(values, [&b"value"[..], b"message", &[9]]);
+        assert_eq!(count, 7);
+        assert_eq!(values, [&b"value"[..], b"message", &[9], b"for many"]);
     }
 
     #[test]
@@ -261,7 +277,7 @@ mod tests {
                     Err(error) => break matches!(error, StoreError::Damaged { .. }),
                 }
             };
-            assert!(read < 6, "{end}");
+            assert!(read < 7, "{end}");
             let mut whole_ones = Reader::new(0, &whole, 0);
             let mut ends = vec![0];
             while whole_ones.next().unwrap().is_some() {

@@ -11,6 +11,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use hashbrown::HashSet;
 use petrel_shard::Incarnation;
 
 use crate::check::{judge, judge_batch};
@@ -19,8 +20,10 @@ use crate::disk::{Alive, DiskOptions, DiskStore};
 use crate::fill::Filler;
 use crate::lane::{FOLDED, origin};
 use crate::log::{Operation, Reader};
+use crate::page;
 use crate::salvage::Salvage;
 pub use crate::salvage::{Damage, Lost};
+use crate::shared::SharedId;
 use crate::store::{Space, Store, StoreError};
 use crate::view::View;
 
@@ -57,7 +60,8 @@ impl Survey {
                 Lost::Nothing | Lost::Keys(Space::Retained | Space::Stream | Space::Meta, ..) => {
                     continue;
                 }
-                Lost::Changes => all.clone(),
+                // Any session may have named it.
+                Lost::Changes | Lost::Keys(Space::Shared, ..) => all.clone(),
                 Lost::Keys(_, behind, before) => between(behind.as_deref(), before.as_deref()),
             };
             found.extend(self.sessions.range(range).map(|(_, client)| client.as_str()));
@@ -212,14 +216,50 @@ fn make(
 ) -> Result<Survey, StoreError> {
     let mut maps = DiskStore::open(read, DiskOptions::default())?;
     let mut filler = Filler::new(&mut maps);
-    let (survey, batches, epoch) =
-        gather(folder, &mut |space, key, value| filler.put(space, key, value))?;
+    let mut shared = HashSet::new();
+    let (survey, batches, epoch) = gather(folder, &mut |space, key, value| {
+        if let (Space::Shared, Some((id, true))) = (space, SharedId::of_key(&key)) {
+            shared.insert(id);
+        }
+        filler.put(space, key, value)
+    })?;
     filler.finish()?;
+    for (number, batch) in (1..).zip(&batches) {
+        let mut reader = Reader::new(number, batch, 0);
+        while let Some(operation) = reader.next()? {
+            if let Operation::Shared { id, .. } = operation {
+                shared.insert(id);
+            }
+        }
+    }
     let _held = Alive::default().hold();
-    let view = View { lane, lanes, epoch, maps: maps.maps()?, first: 1, batches, _held };
+    let view = View {
+        lane,
+        lanes,
+        epoch,
+        maps: maps.maps()?,
+        first: 1,
+        batches,
+        is_salvaged: true,
+        _held,
+    };
     let mut store = DiskStore::open(repaired, DiskOptions::default())?;
     let mut filler = Filler::new(&mut store);
-    view.each(&mut |space, key, value| filler.put(space, key.clone(), value.clone()))?;
+    view.each(&mut |space, key, value| match space {
+        Space::Queue => {
+            // What names a message that is lost is lost with it.
+            let mut waiting = page::read(value)?;
+            waiting.retain(|(_, it)| codec::shared(it).is_none_or(|it| shared.contains(&it.id)));
+            let life = Incarnation::from_u64(
+                key.first_chunk().map_or(0, |life| u64::from_be_bytes(*life)),
+            );
+            for (last, page) in page::write(waiting.iter().map(|(at, value)| (*at, value))) {
+                filler.put(space, page::key(life, last), page)?;
+            }
+            Ok(())
+        }
+        _ => filler.put(space, key.clone(), value.clone()),
+    })?;
     filler.finish()?;
     // Numbers may have been given of which nothing is left.
     store.write(origin(lane, lanes, epoch.max(survey.last_epoch()) + 1), true)?;

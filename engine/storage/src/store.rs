@@ -22,11 +22,13 @@ pub enum Space {
     Retained,
     /// How far the receipts of a stream have come.
     Stream,
+    /// Messages that wait for several sessions, by name, and how many wait.
+    Shared,
 }
 
 impl Space {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Meta,
         Self::Session,
         Self::Subscription,
@@ -34,6 +36,7 @@ impl Space {
         Self::Receipt,
         Self::Retained,
         Self::Stream,
+        Self::Shared,
     ];
 
     /// Its name in the folder.
@@ -47,6 +50,7 @@ impl Space {
             Self::Receipt => "receipt",
             Self::Retained => "retained",
             Self::Stream => "stream",
+            Self::Shared => "shared",
         }
     }
 

@@ -11,10 +11,12 @@ use bytes::Bytes;
 use hashbrown::HashSet;
 use petrel_shard::Incarnation;
 
+use crate::codec;
 use crate::disk::Held;
 use crate::lane::{FOLDED, ORIGIN, incarnation_of};
 use crate::log::Place;
 use crate::page;
+use crate::shared::SharedId;
 use crate::store::{Maps, Space, StoreError, Usage};
 use crate::window::{Backlog, Window};
 
@@ -33,6 +35,8 @@ pub struct View {
     /// The number of the first batch in the log.
     pub(crate) first: u64,
     pub(crate) batches: Vec<Bytes>,
+    /// It is of what could be read of a damaged folder: what is missing is known to be.
+    pub(crate) is_salvaged: bool,
     /// Nothing is dropped of sessions that were alive.
     pub(crate) _held: Held,
 }
@@ -90,7 +94,44 @@ impl View {
                 false => Ok(()),
             })?;
         }
-        self.pages(&window, &alive, show)
+        let mut shared = BTreeMap::new();
+        self.pages(&window, &alive, &mut |space, key, page| {
+            for (_, value) in page::read(page)? {
+                shared.extend(codec::shared(&value).map(|it| (it.id, it.expires_at_wall_ms)));
+            }
+            show(space, key, page)
+        })?;
+        self.shared(&window, &shared, show)
+    }
+
+    /// Shows the messages that are named in the pages that were shown.
+    fn shared(
+        &self,
+        window: &Window,
+        named: &BTreeMap<SharedId, u64>,
+        show: &mut Show<'_>,
+    ) -> Result<(), StoreError> {
+        for (&id, &expires_at_wall_ms) in named {
+            let key = id.key();
+            let mut found = window.shared(id);
+            if found.is_none() {
+                self.maps.scan(Space::Shared, &key, &mut |at, value| {
+                    found = (*at == key).then(|| value.clone());
+                    ControlFlow::Break(())
+                })?;
+            }
+            match found {
+                Some(message) => show(Space::Shared, &key, &message)?,
+                // What expires may have been taken by the sweep.
+                None if expires_at_wall_ms < u64::MAX || self.is_salvaged => {}
+                None => {
+                    let name = id.to_u64();
+                    let what = format!("message {name:#x} that several sessions share is missing");
+                    return Err(StoreError::Damaged { what });
+                }
+            }
+        }
+        Ok(())
     }
 
     fn merge(

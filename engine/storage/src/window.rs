@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use petrel_shard::Incarnation;
 
 use crate::log::{Operation, Place, Reader};
+use crate::shared::SharedId;
 use crate::store::{Space, StoreError, Visitor};
 
 /// What the log says last of a key.
@@ -102,6 +103,10 @@ pub(crate) struct Window {
     /// By [`Space`].
     keys: [BTreeMap<Bytes, Latest>; Space::ALL.len()],
     backlogs: HashMap<Incarnation, Backlog>,
+    /// Messages that several sessions share.
+    shared: HashMap<SharedId, Place>,
+    /// Their names, in the order of the log.
+    shared_order: VecDeque<SharedId>,
 }
 
 impl Window {
@@ -134,6 +139,11 @@ impl Window {
     pub(crate) fn pop(&mut self) {
         if let Some(batch) = self.batches.pop_front() {
             self.bytes -= batch.len();
+            while let Some(id) = self.shared_order.pop_front_if(|id| {
+                self.shared.get(id).is_none_or(|place| place.batch == self.first)
+            }) {
+                self.shared.remove(&id);
+            }
             self.first += 1;
         }
     }
@@ -196,6 +206,10 @@ impl Window {
                 let removed = Latest::Removed(self.next());
                 self.set(Space::Session, Bytes::copy_from_slice(&key), removed);
             }
+            Operation::Shared { id, value } => {
+                self.shared.insert(id, value);
+                self.shared_order.push_back(id);
+            }
         }
     }
 
@@ -211,6 +225,11 @@ impl Window {
         let index = (place.batch - self.first) as usize;
         let start = place.start as usize;
         self.batches[index].slice(start..start + place.bytes as usize)
+    }
+
+    /// A message that several sessions share, if it stands in the log.
+    pub(crate) fn shared(&self, id: SharedId) -> Option<Bytes> {
+        self.shared.get(&id).map(|place| self.value(*place))
     }
 
     /// What the log says last of a key, if it says anything.

@@ -21,7 +21,7 @@ use crate::store::Space;
 
 const MAGIC: &[u8] = b"petrel backup";
 /// The version of what is written here.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 const HEAD: u8 = 1;
 const ENTRIES: u8 = 2;

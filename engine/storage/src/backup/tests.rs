@@ -236,6 +236,7 @@ fn a_backup_that_is_called_off_leaves_nothing() {
 #[test]
 fn the_numbers_of_the_spaces_are_part_of_the_format() {
     let names = crate::Space::ALL.map(crate::Space::name);
-    let of_format_1 = ["meta", "session", "subscription", "queue", "receipt", "retained", "stream"];
-    assert_eq!((chunks::FORMAT, names), (1, of_format_1));
+    let of_format_2 =
+        ["meta", "session", "subscription", "queue", "receipt", "retained", "stream", "shared"];
+    assert_eq!((chunks::FORMAT, names), (2, of_format_2));
 }

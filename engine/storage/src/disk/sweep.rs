@@ -1,5 +1,5 @@
-//! Drops what nobody can want any more while fjall merges tables: pages and retained messages that
-//! have expired, and what belongs to sessions that are over.
+//! Drops what nobody can want any more while fjall merges tables: pages and messages that have
+//! expired, and what belongs to sessions that are over.
 
 use std::fmt;
 use std::panic::RefUnwindSafe;
@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 use petrel_shard::Incarnation;
 
 use crate::store::Space;
-use crate::{codec, page};
+use crate::{codec, page, shared};
 
 /// The sessions that are not over. Until it has been filled, it says nothing of any.
 #[derive(Debug, Clone, Default)]
@@ -115,8 +115,10 @@ impl Sweep {
     /// The filter of a space, if anything of it can be dropped.
     pub(super) fn of(&self, space: &str) -> Option<Arc<dyn Factory>> {
         let space = Space::ALL.into_iter().find(|known| known.name() == space)?;
-        let drops =
-            matches!(space, Space::Subscription | Space::Queue | Space::Receipt | Space::Retained);
+        let drops = matches!(
+            space,
+            Space::Subscription | Space::Queue | Space::Receipt | Space::Retained | Space::Shared
+        );
         drops.then(|| Arc::new(Sweeper { sweep: self.clone(), space }) as Arc<dyn Factory>)
     }
 }
@@ -151,12 +153,16 @@ impl CompactionFilter for Pass {
         item: ItemAccessor<'_>,
         _: &Context,
     ) -> Result<Verdict, fjall::LsmError> {
-        let is_over = self.space != Space::Retained && self.alive.is_over(item.key());
-        let goes = is_over
+        let of_session = !matches!(self.space, Space::Retained | Space::Shared);
+        let goes = of_session && self.alive.is_over(item.key())
             || match self.space {
                 Space::Queue => page::expires_at_ms(&item.value()?) <= self.now_ms,
                 Space::Retained => {
                     let expires_at_ms = codec::message_expires_at_wall_ms(&item.value()?);
+                    expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
+                }
+                Space::Shared => {
+                    let expires_at_ms = shared::expires_at_wall_ms(item.key(), &item.value()?);
                     expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
                 }
                 _ => false,

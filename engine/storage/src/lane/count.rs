@@ -10,6 +10,7 @@ use petrel_shard::input::{Counted, Run, Waits};
 use petrel_shard::outbox::Count;
 
 use super::Lane;
+use crate::codec::{self, Waiting};
 use crate::page;
 use crate::store::{Space, Store, StoreError};
 use crate::window::Backlog;
@@ -207,6 +208,14 @@ impl<S: Store> Lane<S> {
         sequence: u64,
         value: Bytes,
     ) -> Result<Option<(Qos, u64)>, StoreError> {
+        if let Some(shared) = codec::shared(&value)
+            && let Ok(Waiting::Queued(queued)) = codec::waiting(value.clone())
+        {
+            // The message itself, which may be long, is not read.
+            let old = queued.provided.filter(|it| it.stream.epoch() < self.epoch);
+            let counts = old.is_none_or(|provided| self.counts(provided));
+            return Ok(counts.then_some((queued.qos, u64::from(shared.cost_bytes))));
+        }
         let stored = self.stored(incarnation, sequence, value)?;
         let delivery = stored.and_then(|stored| stored.delivery);
         Ok(delivery.map(|delivery| (delivery.qos, delivery.message.cost_bytes() as u64)))

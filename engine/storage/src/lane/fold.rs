@@ -6,9 +6,11 @@ use std::ops::ControlFlow;
 use bytes::Bytes;
 use petrel_shard::Incarnation;
 
-use super::{FOLDED, Lane};
+use super::{FOLDED, Lane, damaged};
+use crate::codec::{self, Unreadable};
 use crate::log::{Operation, Reader};
 use crate::page;
+use crate::shared::{Named, SharedId};
 use crate::store::{Batch, Space, Store, StoreError};
 use crate::window::{Backlog, Latest, session_key};
 
@@ -16,6 +18,32 @@ use crate::window::{Backlog, Latest, session_key};
 const FOLD_CHANGES_MAX: usize = 512;
 /// Bytes of one step of folding, about.
 const FOLD_BYTES_MAX: usize = 1 << 20;
+
+/// What one step of folding changes.
+#[derive(Debug, Default)]
+struct Step {
+    batch: Batch,
+    /// By how much the messages in pages that name a shared one become more, and when that expires.
+    names: BTreeMap<SharedId, (i64, u64)>,
+    /// Bytes of what they name, of those that become more.
+    shared: usize,
+    /// Sessions that are over once all this is written.
+    ended: Vec<Incarnation>,
+}
+
+impl Step {
+    /// What waits comes into a page, or goes from one.
+    fn named(&mut self, value: &Bytes, more: i64) {
+        let Some(shared) = codec::shared(value) else { return };
+        let (sum, _) = self.names.entry(shared.id).or_insert_with(|| {
+            if more > 0 {
+                self.shared += shared.cost_bytes as usize;
+            }
+            (0, shared.expires_at_wall_ms)
+        });
+        *sum += more;
+    }
+}
 
 impl<S: Store> Lane<S> {
     /// True if the log has grown over its bound.
@@ -49,27 +77,30 @@ impl<S: Store> Lane<S> {
         self.sync()?;
         let Some((number, bytes)) = self.window.oldest() else { return Ok(()) };
         let mut reader = Reader::new(number, bytes, self.folded);
-        let mut batch = Batch::default();
+        let mut step = Step::default();
         let mut size = 0;
-        let mut ended = false;
-        while batch.changes.len() < FOLD_CHANGES_MAX && size < FOLD_BYTES_MAX {
+        let mut finished = false;
+        while step.batch.changes.len() < FOLD_CHANGES_MAX && size + step.shared < FOLD_BYTES_MAX {
             let Some(operation) = reader.next()? else {
-                ended = true;
+                finished = true;
                 break;
             };
-            let before = batch.changes.len();
-            self.fold_operation(number, operation, &mut batch)?;
-            size += batch.changes[before..]
+            let before = step.batch.changes.len();
+            self.fold_operation(number, operation, &mut step)?;
+            size += step.batch.changes[before..]
                 .iter()
                 .map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len))
                 .sum::<usize>();
         }
         self.folded = reader.position();
-        if ended {
-            batch.put(Space::Meta, FOLDED, (number + 1).to_be_bytes().to_vec());
+        self.fold_shared(&mut step)?;
+        if finished {
+            step.batch.put(Space::Meta, FOLDED, (number + 1).to_be_bytes().to_vec());
         }
-        self.store.write(batch, false)?;
-        if ended {
+        self.store.write(step.batch, false)?;
+        // Before that, the sweep could take pages of which is not known yet what they name.
+        step.ended.into_iter().for_each(|incarnation| self.alive.end(incarnation));
+        if finished {
             self.window.pop();
             self.folded = 0;
             self.store.release_log(number + 1)?;
@@ -81,18 +112,18 @@ impl<S: Store> Lane<S> {
         &mut self,
         number: u64,
         operation: Operation,
-        batch: &mut Batch,
+        step: &mut Step,
     ) -> Result<(), StoreError> {
         match operation {
             Operation::Put { space, key, value } => {
                 if self.window.latest(space, &key) == Some(Latest::Put(value)) {
-                    batch.put(space, copy(&key), copy(&self.window.value(value)));
+                    step.batch.put(space, copy(&key), copy(&self.window.value(value)));
                     self.window.forget(space, &key);
                 }
             }
             Operation::Remove { space, key } => {
                 if self.window.latest(space, &key) == Some(Latest::Removed(number)) {
-                    batch.remove(space, copy(&key));
+                    step.batch.remove(space, copy(&key));
                     self.window.forget(space, &key);
                 }
             }
@@ -100,28 +131,84 @@ impl<S: Store> Lane<S> {
             | Operation::Released { incarnation, sequence, value } => {
                 let backlog = self.window.backlog(incarnation);
                 if backlog.is_some_and(|backlog| backlog.live.get(sequence) == Some(value)) {
-                    self.fold_backlog(incarnation, batch)?;
+                    self.fold_backlog(incarnation, step)?;
                 }
             }
             Operation::Done { incarnation, sequence } => {
                 let backlog = self.window.backlog(incarnation);
                 if backlog.is_some_and(|backlog| backlog.gone.contains(&sequence)) {
-                    self.fold_backlog(incarnation, batch)?;
+                    self.fold_backlog(incarnation, step)?;
                 }
             }
-            Operation::Ended { incarnation } => {
-                self.alive.end(incarnation);
-                let key = session_key(incarnation);
-                if self.window.latest(Space::Session, &key) == Some(Latest::Removed(number)) {
-                    batch.remove(Space::Session, key.to_vec());
-                    self.window.forget(Space::Session, &key);
+            Operation::Ended { incarnation } => self.fold_end(number, incarnation, step)?,
+            // It goes where those go that name it.
+            Operation::Shared { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn fold_end(
+        &mut self,
+        number: u64,
+        incarnation: Incarnation,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
+        let key = session_key(incarnation);
+        if self.window.latest(Space::Session, &key) == Some(Latest::Removed(number)) {
+            step.batch.remove(Space::Session, key.to_vec());
+            self.window.forget(Space::Session, &key);
+        }
+        for space in [Space::Subscription, Space::Receipt] {
+            for key in self.of_session(space, incarnation)? {
+                step.batch.remove(space, key);
+            }
+        }
+        let mut broken = Ok(());
+        self.store.scan_prefix(Space::Queue, key, &key, &mut |key, value| {
+            step.batch.remove(Space::Queue, key.clone());
+            match page::read(value) {
+                Ok(entries) => {
+                    entries.iter().for_each(|(_, value)| step.named(value, -1));
+                    ControlFlow::Continue(())
                 }
-                for space in [Space::Subscription, Space::Receipt, Space::Queue] {
-                    for key in self.of_session(space, incarnation)? {
-                        batch.remove(space, key);
-                    }
+                Err(error) => {
+                    broken = Err(error);
+                    ControlFlow::Break(())
                 }
             }
+        })?;
+        step.ended.push(incarnation);
+        broken
+    }
+
+    /// Stores what pages name from now on, and removes what none names any longer.
+    fn fold_shared(&self, step: &mut Step) -> Result<(), StoreError> {
+        for (id, (more, expires_at_wall_ms)) in std::mem::take(&mut step.names) {
+            if more == 0 {
+                continue;
+            }
+            let (key, count_key) = (id.key(), id.count_key());
+            let found = self.store.get(Space::Shared, &count_key)?;
+            let before = match &found {
+                Some(bytes) => Named::read(bytes).ok_or_else(|| {
+                    damaged(Space::Shared, &count_key, Unreadable { expected: "a count" })
+                })?,
+                None => Named { count: 0, expires_at_wall_ms },
+            };
+            let count = before.count.saturating_add_signed(more);
+            if count == 0 {
+                step.batch.remove(Space::Shared, count_key);
+                step.batch.remove(Space::Shared, key);
+                continue;
+            }
+            if before.count == 0 {
+                let message = self.window.shared(id).ok_or_else(|| {
+                    damaged(Space::Shared, &key, Unreadable { expected: "a message in the log" })
+                })?;
+                step.batch.put(Space::Shared, key, copy(&message));
+            }
+            let named = Named { count, ..before };
+            step.batch.put(Space::Shared, count_key, named.to_bytes());
         }
         Ok(())
     }
@@ -162,9 +249,13 @@ impl<S: Store> Lane<S> {
     fn fold_backlog(
         &mut self,
         incarnation: Incarnation,
-        batch: &mut Batch,
+        step: &mut Step,
     ) -> Result<(), StoreError> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
+        if step.ended.contains(&incarnation) {
+            // A word that came after its end: its pages go with this step already.
+            return Ok(());
+        }
         let Backlog { live, gone, overlaps } = backlog;
         let last_live = live.last().filter(|_| overlaps).unwrap_or(0);
         let last_gone = gone.last().copied().unwrap_or(0);
@@ -192,21 +283,23 @@ impl<S: Store> Lane<S> {
                     continue;
                 }
                 for (sequence, value) in page::read(value)? {
+                    step.named(&value, -1);
                     if !gone.contains(&sequence) {
                         // What the log says is newer.
                         waiting.entry(sequence).or_insert(value);
                     }
                 }
             }
+            waiting.values().for_each(|value| step.named(value, 1));
             let written = page::write(waiting.iter().map(|(at, value)| (*at, value)));
             // A page that ends where one ended is one change, not two.
             if let Some((key, _)) =
                 page.filter(|_| written.last().is_none_or(|(at, _)| Some(*at) != end))
             {
-                batch.remove(Space::Queue, key);
+                step.batch.remove(Space::Queue, key);
             }
             for (last, value) in written {
-                batch.put(Space::Queue, page::key(incarnation, last), value);
+                step.batch.put(Space::Queue, page::key(incarnation, last), value);
             }
             if end.is_none() {
                 return Ok(());

@@ -230,6 +230,8 @@ struct Author {
     count: u32,
     sequence: u64,
     known: Model,
+    /// What was queued last, and is perhaps queued for another session as well.
+    last: Option<std::sync::Arc<Message>>,
 }
 
 impl Author {
@@ -289,8 +291,11 @@ impl Author {
             }
             _ => {
                 self.sequence += 1;
+                let again = self.last.take().filter(|_| what >= 128);
+                let message = again.unwrap_or_else(|| message(pick));
+                self.last = Some(std::sync::Arc::clone(&message));
                 let delivery = Box::new(DeliveryRecord {
-                    message: message(pick),
+                    message,
                     qos: Qos::AtLeastOnce,
                     retain: pick.is_multiple_of(3),
                     identifiers: (0..pick % 3).map(u32::from).collect(),
@@ -379,9 +384,11 @@ struct Run<S> {
 impl<S: Breakable> Run<S> {
     fn new(store: S, alive: Alive, sync: SyncLevel, page: usize) -> Self {
         let mut lane = Lane::open(store, CLOCK, settings(sync)).unwrap();
+        lane.share_from(20);
         begin(std::slice::from_mut(&mut lane)).unwrap();
         lane.sweep(alive.clone()).unwrap();
-        let author = Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default() };
+        let author =
+            Author { lives: [0; 4], count: 0, sequence: 0, known: Model::default(), last: None };
         let (told, commits) = (Vec::new(), vec![0]);
         Self { lane: Some(lane), alive, author, told, committed: 0, durable: 0, commits, page }
     }
@@ -418,6 +425,8 @@ impl<S: Breakable> Run<S> {
         let (found, expected) =
             (Model::of(self.lane.as_ref().unwrap(), self.page), self.model(self.committed));
         assert!(found == expected, "{}", found.difference(&expected));
+        let (named, stored) = super::share::tests::names(self.lane.as_ref().unwrap());
+        assert_eq!(named, stored);
     }
 
     /// Begins to count what waits, but for the newest places.
@@ -513,6 +522,7 @@ impl<S: Breakable> Run<S> {
                     self.durable = self.committed;
                 }
                 self.lane = Some(Lane::open(store, CLOCK, settings(sync)).unwrap());
+                self.lane().share_from(20);
                 self.after_crash("a crash");
                 begin(std::slice::from_mut(self.lane())).unwrap();
                 let alive = self.alive.clone();

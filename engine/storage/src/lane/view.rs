@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use petrel_shard::peer::GroupKey;
@@ -9,7 +10,7 @@ use petrel_shard::record::{Provided, Record, SessionRecord, Stored, Subscription
 use petrel_shard::{Incarnation, Message};
 
 use super::{Lane, LaneSettings, damaged};
-use crate::codec::{self, Unreadable, Waiting};
+use crate::codec::{self, Source, Unreadable, Waiting};
 use crate::page;
 use crate::store::{Space, Store, StoreError};
 use crate::view::View;
@@ -60,7 +61,7 @@ impl<S: Store> Lane<S> {
                 Ok(entries) => {
                     for (sequence, value) in entries {
                         if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
-                            bytes += value.len();
+                            bytes += codec::weight(&value);
                             waiting.insert(sequence, value);
                         }
                     }
@@ -91,7 +92,7 @@ impl<S: Store> Lane<S> {
             if messages.len() == messages_max || bytes > bytes_max {
                 return Ok(Page { messages, void, next: Some(next) });
             }
-            bytes += value.len();
+            bytes += codec::weight(&value);
             next = sequence + 1;
             match self.stored(incarnation, sequence, value)? {
                 Some(stored) => messages.push(stored),
@@ -138,7 +139,7 @@ impl<S: Store> Lane<S> {
         Ok(Some(page))
     }
 
-    /// Reads what waits; `None` if it does not count, since its receipt was lost.
+    /// Reads what waits; `None` if it does not count, since its receipt was lost, or has expired.
     pub(super) fn stored(
         &self,
         incarnation: Incarnation,
@@ -151,22 +152,31 @@ impl<S: Store> Lane<S> {
                 incarnation.to_u64()
             ),
         };
-        let mut delivery = match codec::waiting(value, self.clock).map_err(what)? {
+        let mut queued = match codec::waiting(value).map_err(what)? {
             Waiting::Released => return Ok(Some(Stored { sequence, delivery: None })),
-            Waiting::Queued(delivery) => delivery,
+            Waiting::Queued(queued) => queued,
         };
-        if let Some(provided) = delivery.provided
+        if let Some(provided) = queued.provided
             && provided.stream.epoch() < self.epoch
         {
             if !self.counts(provided) {
                 return Ok(None);
             }
-            delivery.provided = None;
+            queued.provided = None;
         }
-        Ok(Some(Stored { sequence, delivery: Some(delivery) }))
+        let message = match &queued.message {
+            Source::Here(bytes) => {
+                Arc::new(codec::message(bytes.clone(), self.clock).map_err(what)?)
+            }
+            Source::Shared(shared) => match self.shared_message(*shared)? {
+                Some(message) => message,
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Stored { sequence, delivery: Some(queued.with(message)) }))
     }
 
-    fn counts(&self, provided: Provided) -> bool {
+    pub(super) fn counts(&self, provided: Provided) -> bool {
         self.settled.get(&provided.stream).is_some_and(|&upto| provided.number <= upto)
     }
 
@@ -189,7 +199,9 @@ impl<S: Store> Lane<S> {
         let (first, batches) = self.window.batches();
         let LaneSettings { lane, lanes, .. } = self.settings;
         let maps = self.store.maps()?;
-        Ok(View { lane, lanes, epoch: self.epoch, maps, first, batches, _held: self.alive.hold() })
+        let _held = self.alive.hold();
+        let is_salvaged = false;
+        Ok(View { lane, lanes, epoch: self.epoch, maps, first, batches, is_salvaged, _held })
     }
 
     /// Shows every session.

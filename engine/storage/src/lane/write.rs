@@ -7,13 +7,16 @@ use petrel_shard::record::{Record, Stream};
 
 use crate::codec::{self, Clock};
 use crate::log::Writer;
+use crate::shared::Shared;
 use crate::store::Space;
 use crate::window::session_key;
 
-/// Appends a record; how far a stream has come is left to the end of the batch.
+/// Appends a record; how far a stream has come is left to the end of the batch. `shared` stands for its
+/// message, if that has been appended for several.
 pub(super) fn write_record(
     writer: &mut Writer,
     record: &Record,
+    shared: Option<Shared>,
     clock: Clock,
     streams: &mut BTreeMap<Stream, u64>,
 ) {
@@ -39,7 +42,7 @@ pub(super) fn write_record(
         }
         Record::Queued { incarnation, sequence, delivery } => {
             writer.queued((*incarnation, *sequence), |out| {
-                codec::put_delivery(out, delivery, clock);
+                codec::put_delivery(out, delivery, shared, clock);
             });
         }
         Record::Done { incarnation, sequence } => writer.done(*incarnation, *sequence),

@@ -98,8 +98,15 @@ pub fn run(settings: Settings) -> Checked<(usize, u32)> {
     Ok((world.oracle.published.len(), world.crashes))
 }
 
-fn lane_settings(lane: u16, lanes: u16) -> LaneSettings {
-    LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 }
+/// Opens a lane; the first stores every message once for all sessions for which it waits.
+fn open(store: MemoryStore, origin_ms: u64, lane: u16, lanes: u16) -> Checked<Lane<MemoryStore>> {
+    let settings = LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 };
+    let opened = Lane::open(store, Clock { origin_ms }, settings);
+    let mut opened = opened.map_err(|error| storage(&error))?;
+    if lane == 0 {
+        opened.share_from(0);
+    }
+    Ok(opened)
 }
 
 fn storage(error: &petrel_storage::StoreError) -> crate::Violation {
@@ -115,10 +122,7 @@ impl World {
         let starts = if rng.percent(30) { 256 } else { 1 };
         let mut opened = Vec::new();
         for lane in 0..lanes {
-            let settings = lane_settings(lane, lanes);
-            let clock = Clock { origin_ms: 1_000_000 };
-            let lane = Lane::open(MemoryStore::new(), clock, settings);
-            opened.push(lane.map_err(|error| storage(&error))?);
+            opened.push(open(MemoryStore::new(), 1_000_000, lane, lanes)?);
         }
         let mut world = Self {
             rng,
@@ -203,9 +207,7 @@ impl World {
             store.mend();
             store.set_survival(self.rng.below(1001) as u32, self.rng.below(1001) as u32);
             store.crash();
-            let clock = Clock { origin_ms: 1_000_000 + self.now_ms };
-            let lane = Lane::open(store, clock, lane_settings(index as u16, count));
-            opened.push(lane.map_err(|error| storage(&error))?);
+            opened.push(open(store, 1_000_000 + self.now_ms, index as u16, count)?);
         }
         self.lanes = opened;
         self.failed = vec![false; self.lanes.len()];

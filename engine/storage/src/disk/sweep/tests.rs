@@ -41,7 +41,7 @@ fn page(expires_at_ms: u64) -> Bytes {
         stored: false,
         provided: None,
     };
-    codec::put_delivery(&mut out, &delivery, Clock::default());
+    codec::put_delivery(&mut out, &delivery, None, Clock::default());
     page::write([(1, &out.freeze())]).remove(0).1
 }
 
