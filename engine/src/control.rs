@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use petrel_storage::control::{self, Answer, Request};
 use petrel_storage::{View, backup};
@@ -21,6 +21,9 @@ use crate::log;
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How long a thread waits that could not take a connection.
 const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// Pauses of a request that comes while another is carried out, at most.
+const PROMPT: Duration = Duration::from_millis(100);
 
 /// The socket of a process, and the thread behind it.
 pub struct Control {
@@ -108,6 +111,9 @@ impl Desk {
     fn carry_out(&self, request: &Request, stream: &UnixStream) -> Result<Answer, String> {
         let goes_on = &mut || self.goes_on(stream);
         goes_on()?;
+        if let Request::Backup { into } = request {
+            backup::refuse_inside(&self.folder, into).map_err(|error| error.to_string())?;
+        }
         let views = self.viewer.views(goes_on)?;
         match request {
             Request::Backup { into } => {
@@ -156,6 +162,8 @@ impl Desk {
             return Err("petrelctl was interrupted".into());
         }
         while let Ok((stream, _)) = self.listener.accept() {
+            // A socket that is closed with something unread in it takes the answer back.
+            let _ = control::receive_within(&stream, PROMPT);
             let busy = "the broker is busy with another request of petrelctl; try again later";
             let _ = control::answer(&stream, &Err(busy.into()));
         }

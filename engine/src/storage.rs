@@ -1,7 +1,6 @@
 //! The folder in which things outlive the process: opened at start, and its lanes with it.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -52,7 +51,7 @@ pub fn open(
     let clock = Clock { origin_ms: ms(wall_clock().saturating_sub(elapsed)) };
     let count = config.lanes;
     let mut lanes = Vec::new();
-    make_private(path)?;
+    petrel_storage::make_private(path)?;
     check_lanes(path, count)?;
     for lane in 0..count {
         let alive = Alive::default();
@@ -136,12 +135,6 @@ fn taken_bytes(folder: &Path) -> u64 {
         Err(_) => 0,
     };
     entries.flatten().map(of).sum()
-}
-
-/// Makes the folder, if it is not there, for nobody but the user that Petrel runs as: messages are in it.
-fn make_private(path: &Path) -> Result<(), StoreError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|error| StoreError::Failed { why: error.to_string() })
 }
 
 /// Refuses a folder that has more lanes than are asked for; one with fewer says so itself.

@@ -632,3 +632,13 @@ fn a_folder_in_use_is_refused() {
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }
+
+#[test]
+fn something_else_where_the_folder_should_be_is_said_with_its_place() {
+    let place = Place::new();
+    std::fs::write(place.folder.path().join("data"), "").expect("written");
+    let (code, lines) = place.begin(1, "", "").end();
+    assert_ne!(code, Some(0));
+    let told = |line: &String| line.contains("/data is there and is no folder; move it away");
+    assert!(lines.iter().any(told), "{lines:?}");
+}

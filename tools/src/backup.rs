@@ -16,8 +16,8 @@ petrelctl backup writes everything that a broker keeps into a folder, while the 
 
 Usage: petrelctl backup FOLDER DIR
 
-FOLDER is the `path` of [storage] in the broker's configuration. DIR is made, or must be empty; the
-broker writes it, if it runs, as the user that it runs as.
+FOLDER is the `path` of [storage] in the broker's configuration. DIR is made, or must be empty, and
+is not inside FOLDER; the broker writes it, if it runs, as the user that it runs as.
 
 Everything that was acknowledged before the command began is in the backup. It is whole once the
 command has ended well: until then it has no file `manifest`, and cannot be restored.
@@ -52,6 +52,7 @@ pub fn run_backup(arguments: &[OsString]) -> Result<(), Failure> {
     if whole.to_str().is_none() {
         return Err(Failure::usage(format!("{}: the path is not UTF-8", into.display())));
     }
+    backup::refuse_inside(&folder, &whole).map_err(failed)?;
     if let Some(answer) = asked(&folder, &Request::Backup { into: whole })? {
         return crate::print(&format!("{}\n", answer.text));
     }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub use self::manifest::{LaneSummary, Summary};
 pub use self::restore::{examine, restore};
@@ -142,6 +142,41 @@ fn write_into(
 
 fn synchronise(path: &Path) -> Result<(), BackupError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(at(path))
+}
+
+/// Refuses a place for a backup that is in the folder it is a backup of: it would take the broker's room,
+/// lie among its lanes, and go when the folder does. Links are followed, and nothing has to be there.
+///
+/// # Errors
+/// It is in there, or it cannot be told where it is.
+pub fn refuse_inside(storage: &Path, into: &Path) -> Result<(), BackupError> {
+    let (storage, whole) = (resolve(storage)?, resolve(into)?);
+    if !whole.starts_with(&storage) {
+        return Ok(());
+    }
+    let (into, storage) = (into.display(), storage.display());
+    let what = format!(
+        "{into} is inside {storage}, which the broker keeps for itself; choose a place outside of it, \
+         on another disk if there is one"
+    );
+    Err(BackupError::Refused(what))
+}
+
+/// Where a path leads, as far as it is there.
+fn resolve(path: &Path) -> Result<PathBuf, BackupError> {
+    let mut whole = PathBuf::new();
+    for part in std::path::absolute(path).map_err(at(path))?.components() {
+        match part {
+            Component::ParentDir => drop(whole.pop()),
+            part => whole.push(part),
+        }
+        match whole.canonicalize() {
+            Ok(real) => whole = real,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(BackupError::File(whole, error)),
+        }
+    }
+    Ok(whole)
 }
 
 /// Makes a folder, for nobody but the user of this process, or takes one that holds nothing.

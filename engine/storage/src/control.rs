@@ -99,7 +99,9 @@ pub fn ask(folder: &Path, request: &Request) -> io::Result<Option<Result<Answer,
         Err(error)
             if matches!(
                 error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                io::ErrorKind::NotFound
+                    | io::ErrorKind::NotADirectory
+                    | io::ErrorKind::ConnectionRefused
             ) =>
         {
             return Ok(None);
@@ -107,10 +109,16 @@ pub fn ask(folder: &Path, request: &Request) -> io::Result<Option<Result<Answer,
         Err(error) => return Err(error),
     };
     stream.set_write_timeout(Some(SENT_WITHIN))?;
-    stream.write_all(request.to_line().as_bytes())?;
+    // One that is busy may have answered and gone before it was asked.
+    let asked = stream.write_all(request.to_line().as_bytes());
     let mut line = Vec::new();
     // Escaped, a byte has up to six.
-    stream.take(TEXT_BYTES_MAX as u64 * 6 + 1024).read_to_end(&mut line)?;
+    let mut bounded = BufReader::new(stream.take(TEXT_BYTES_MAX as u64 * 6 + 1024));
+    let had = bounded.read_until(b'\n', &mut line);
+    if line.last() != Some(&b'\n') {
+        asked?;
+        had?;
+    }
     if line.is_empty() {
         let what = "the broker has ended before it answered";
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, what));
@@ -125,8 +133,16 @@ pub fn ask(folder: &Path, request: &Request) -> io::Result<Option<Result<Answer,
 /// # Errors
 /// It cannot be understood, does not come in time or is too long: a sentence for the answer.
 pub fn receive(stream: &UnixStream) -> Result<Request, String> {
+    receive_within(stream, SENT_WITHIN)
+}
+
+/// The same, of which the parts come with no longer pauses.
+///
+/// # Errors
+/// See [`receive`].
+pub fn receive_within(stream: &UnixStream, pause_max: Duration) -> Result<Request, String> {
     let unreadable = |error: io::Error| format!("the request cannot be read: {error}");
-    stream.set_read_timeout(Some(SENT_WITHIN)).map_err(unreadable)?;
+    stream.set_read_timeout(Some(pause_max)).map_err(unreadable)?;
     let mut line = Vec::new();
     let mut bounded = BufReader::new(stream).take(REQUEST_BYTES_MAX);
     bounded.read_until(b'\n', &mut line).map_err(unreadable)?;
@@ -250,6 +266,24 @@ mod tests {
             let error = Request::parse(line.as_bytes()).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_came_before_the_request_was_read_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = listen(folder.path()).unwrap();
+        let path = folder.path().to_owned();
+        let asking = std::thread::spawn(move || ask(&path, &Request::Stat));
+        let (stream, _) = listener.accept().unwrap();
+        // Its request is there, and is never read.
+        rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&stream, rustix::event::PollFlags::IN)],
+            None,
+        )
+        .unwrap();
+        answer(&stream, &Err("busy".to_owned())).unwrap();
+        drop(stream);
+        assert_eq!(asking.join().unwrap().unwrap(), Some(Err("busy".into())));
     }
 
     #[test]

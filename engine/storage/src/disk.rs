@@ -11,8 +11,10 @@ mod maps;
 mod sweep;
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::ErrorKind;
 use std::ops::ControlFlow;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -313,10 +315,37 @@ fn wait_for_room(database: &Database, keyspace: &Keyspace) -> fjall::Result<()> 
     Ok(())
 }
 
+/// Makes a folder, and what is above it, for nobody but the user of this process: messages are in it.
+///
+/// # Errors
+/// Something else is there, or the system refuses it; both say where.
+pub fn make_private(path: &Path) -> Result<(), StoreError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => StoreError::Foreign {
+            what: format!(
+                "{} is there and is no folder; move it away, or choose another place",
+                path.display()
+            ),
+        },
+        ErrorKind::NotADirectory => StoreError::Foreign {
+            what: format!(
+                "{} cannot be made, since something above it is no folder; move that away, or choose \
+                 another place",
+                path.display()
+            ),
+        },
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            StoreError::Full { why: format!("{} cannot be made: {error}", path.display()) }
+        }
+        _ => StoreError::Failed { why: format!("{} cannot be made: {error}", path.display()) },
+    })
+}
+
 fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open, StoreError> {
     let place = Place::folder(path);
     let fault = |error| explain(&place, error);
-    std::fs::create_dir_all(path).map_err(|error| fault(error.into()))?;
+    make_private(path)?;
     let marker = path.join(MARKER);
     let was_made = marker.try_exists().map_err(|error| fault(error.into()))?;
     if path.join(VERSION).try_exists().map_err(|error| fault(error.into()))? {
@@ -371,7 +400,17 @@ fn open(path: &Path, options: DiskOptions, sweep: Option<&Sweep>) -> Result<Open
 /// Looks at what fjall would throw away, while nobody else can write.
 fn examine(path: &Path, was_made: bool) -> Result<(), StoreError> {
     let fault = |error: std::io::Error| explain(&Place::folder(path), error.into());
-    let lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK)).map_err(fault)?;
+    let lock = OpenOptions::new().read(true).write(true).open(path.join(LOCK));
+    let lock = lock.map_err(|error| match error.kind() {
+        ErrorKind::NotFound => StoreError::Damaged {
+            what: format!(
+                "{} is missing, which keeps two processes from using one folder; see that none uses \
+                 it, and make the file again, empty",
+                path.join(LOCK).display()
+            ),
+        },
+        _ => fault(error),
+    })?;
     lock.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => StoreError::InUse { path: path.display().to_string() },
         TryLockError::Error(error) => fault(error),

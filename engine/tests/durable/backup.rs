@@ -134,8 +134,13 @@ fn a_broker_that_runs_says_what_it_keeps_and_whether_it_can_be_read() {
     assert!(checked.text.contains("lane-0\nmeta: "), "{checked:?}");
     let stat = ask(&folder, &Request::Stat).expect("an answer");
     assert!(stat.text.contains("\nlog "), "{stat:?}");
-    let refused = ask(&folder, &Request::Backup { into: folder.clone() }).expect_err("not empty");
+    let into = place.folder.path().to_owned();
+    let refused = ask(&folder, &Request::Backup { into }).expect_err("not empty");
     assert!(refused.contains("is not empty"), "{refused}");
+    let into = folder.join("lane-0/backup");
+    let refused = ask(&folder, &Request::Backup { into: into.clone() }).expect_err("inside");
+    assert!(refused.contains("which the broker keeps for itself"), "{refused}");
+    assert!(!into.exists());
 
     // What the next process finds of one that was killed is replaced.
     broker.signal(Signal::KILL);
@@ -158,4 +163,50 @@ fn a_broker_that_runs_says_what_it_keeps_and_whether_it_can_be_read() {
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
     assert!(!folder.join("control").exists());
+}
+
+/// One request after the other, at once; what each is told.
+fn stat_again_and_again(folder: &Path) -> impl Iterator<Item = String> {
+    (0..100_000).map(|_| {
+        let mut stream = UnixStream::connect(folder.join("control")).expect("it listens");
+        stream.write_all(b"{\"version\":1,\"do\":\"stat\"}\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        answer
+    })
+}
+
+#[test]
+fn who_comes_beside_a_backup_is_told_that_the_broker_is_busy() {
+    let place = Place::new();
+    let (broker, address) = place.start(1);
+    Subscriber::new(0, Qos::AtLeastOnce).subscribe(address);
+    let mut publisher = Publisher { padding: 100_000, ..Publisher::new(0, Qos::AtLeastOnce) };
+    publisher.run(address, 100, &AtomicU64::new(0));
+    let folder = data(&place);
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Mebibyte after mebibyte; now and then it is the backup that comes beside something else.
+            for number in 0..500 {
+                let into = place.folder.path().join(format!("backup-{number}"));
+                if let Err(why) = ask(&folder, &Request::Backup { into: into.clone() }) {
+                    assert!(why.contains("busy"), "{why}");
+                }
+                let _ = std::fs::remove_dir_all(into);
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let busy = stat_again_and_again(&folder).filter(|answer| {
+            let busy = answer.contains("the broker is busy with another request of petrelctl");
+            assert!(busy || answer.contains("\"text\""), "{answer}");
+            busy
+        });
+        assert_eq!(busy.take(5).count(), 5);
+        is_over.store(true, Ordering::Relaxed);
+    });
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
 }

@@ -240,3 +240,22 @@ fn the_numbers_of_the_spaces_are_part_of_the_format() {
         ["meta", "session", "subscription", "queue", "receipt", "retained", "stream", "shared"];
     assert_eq!((chunks::FORMAT, names), (2, of_format_2));
 }
+
+#[test]
+fn a_backup_is_not_made_inside_of_what_it_is_a_backup_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = folder.path().join("data");
+    fs::create_dir_all(storage.join("lane-0")).unwrap();
+    std::os::unix::fs::symlink(&storage, folder.path().join("link")).unwrap();
+    for inside in
+        ["data", "data/lane-0/x", "data/lane-9", "link/x", "no/../data/x", "data2/../link/lane-0"]
+    {
+        let error = refuse_inside(&storage, &folder.path().join(inside)).unwrap_err().to_string();
+        assert!(error.contains("choose a place outside of it"), "{inside}: {error}");
+        let through_link = refuse_inside(&folder.path().join("link"), &folder.path().join(inside));
+        assert!(through_link.is_err(), "{inside}");
+    }
+    for outside in ["", "data2", "x/data", "data/../x", "link/../x"] {
+        refuse_inside(&storage, &folder.path().join(outside)).unwrap();
+    }
+}

@@ -233,3 +233,27 @@ fn a_full_disk_is_said_and_loses_nothing_and_works_again_when_there_is_room() {
         mount.resize("24m");
     }
 }
+
+#[test]
+fn what_is_not_as_it_must_be_is_said_with_its_place_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| DiskStore::open(path, DiskOptions::default());
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for (path, part) in [
+        (file.clone(), "file is there and is no folder; move it away, or choose another place"),
+        (file.join("lane-0"), "file/lane-0 cannot be made, since something above it is no folder"),
+    ] {
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.starts_with(folder.path().to_str().unwrap()), "{error}");
+        assert!(error.contains(part), "{error}");
+    }
+    let lane = folder.path().join("lane-0");
+    drop(open(&lane).unwrap());
+    std::fs::remove_file(lane.join(LOCK)).unwrap();
+    let error = open(&lane).unwrap_err().to_string();
+    assert!(error.contains("lane-0/lock is missing"), "{error}");
+    assert!(error.contains("make the file again, empty"), "{error}");
+    std::fs::write(lane.join(LOCK), "").unwrap();
+    open(&lane).unwrap();
+}
