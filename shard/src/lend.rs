@@ -326,11 +326,14 @@ impl Shard {
         let Some(kept) = group.kept.as_deref_mut() else { return };
         kept.loading = false;
         // What has made room since the question is among the answer.
-        let oldest = if drops_oldest { kept.oldest_run().unwrap_or(u64::MAX) } else { 0 };
+        let places = messages.iter().map(|stored| stored.sequence);
+        let dropped: Vec<u64> = places
+            .filter(|&at| drops_oldest && at >= first_sequence && kept.has_dropped(at))
+            .collect();
         kept.answered(&load, next);
         let waiting = messages.into_iter().filter_map(|one| Some((one.sequence, one.delivery?)));
         for (sequence, record) in waiting {
-            if sequence >= first_sequence && sequence < oldest {
+            if dropped.binary_search(&sequence).is_ok() {
                 continue;
             }
             if let Some(kept) = group.kept.as_deref_mut() {

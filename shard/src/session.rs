@@ -122,9 +122,12 @@ impl Kept {
         }
     }
 
-    /// The first place of what is not in memory, where places are known.
-    pub(crate) fn oldest_run(&self) -> Option<u64> {
-        self.runs.as_deref()?.front().map(|run| run.first)
+    /// True if places are known, and what waits at this one has made room.
+    pub(crate) fn has_dropped(&self, sequence: u64) -> bool {
+        self.runs.as_deref().is_some_and(|runs| {
+            let at = runs.partition_point(|run| run.end() <= sequence);
+            runs.get(at).is_none_or(|run| sequence < run.first)
+        })
     }
 
     /// What is not in memory begins at a place now.

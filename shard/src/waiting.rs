@@ -306,16 +306,19 @@ impl Shard {
             // The client went and came back meanwhile, and what it had in flight is asked for as well.
             return self.drain(turn, index);
         }
+        let counted_before = kept.uncounted_from;
+        let first_sequence = self.keep.first_sequence();
+        let counts = |sequence| sequence < counted_before || sequence >= first_sequence;
         // What has made room since the question is among the answer.
-        let oldest = if with_runs { kept.oldest_run().unwrap_or(u64::MAX) } else { 0 };
+        let places = messages.iter().map(|stored| stored.sequence);
+        let dropped: Vec<u64> =
+            places.filter(|&place| with_runs && counts(place) && kept.has_dropped(place)).collect();
         kept.answered(&load, next);
         let sent_upto = kept.sent_upto;
-        let counted_before = kept.uncounted_from;
         if counted_before < u64::MAX {
             // What has come into memory is not counted any more.
             kept.uncounted_from = counted_before.max(kept.stored_from);
         }
-        let first_sequence = self.keep.first_sequence();
         let mut released = Vec::new();
         for Stored { sequence, delivery } in messages {
             let Some(session) = self.sessions.get_mut(index) else { return };
@@ -324,8 +327,7 @@ impl Shard {
                 released.extend(identifier_of(sequence).map(|id| (sequence, id, 0)));
                 continue;
             };
-            let is_counted = sequence < counted_before || sequence >= first_sequence;
-            if is_counted && sequence < oldest {
+            if dropped.binary_search(&sequence).is_ok() {
                 if record.qos == Qos::ExactlyOnce && self.may_have_left(index, sequence) {
                     // Its record may have come after what was asked for.
                     let position = self.keep.position();
@@ -333,6 +335,7 @@ impl Shard {
                 }
                 continue;
             }
+            let is_counted = counts(sequence);
             kept.stored = kept.stored.saturating_sub(u32::from(is_counted));
             let bytes = record.message.cost_bytes() as u64;
             kept.stored_bytes =

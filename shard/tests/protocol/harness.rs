@@ -8,9 +8,9 @@ use petrel_proto::{
     Connect, DecodeError, Frame, Packet, Publish, ReasonCode, TopicName, Version, connect_version,
     decode, encode, frame,
 };
-use petrel_shard::input::Loaded;
+use petrel_shard::input::{Counted, Loaded, Run, Waits};
 use petrel_shard::level_hash::HashKey;
-use petrel_shard::outbox::Load;
+use petrel_shard::outbox::{Count, Load};
 use petrel_shard::record::{
     DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
 };
@@ -53,6 +53,9 @@ pub struct Net {
     waiting: BTreeMap<(Incarnation, u64), Option<DeliveryRecord>>,
     /// Questions for it.
     loads: VecDeque<(u16, Load)>,
+    /// Questions for how much of it there is, and whether nobody answers them for now.
+    counts: VecDeque<(u16, Count)>,
+    pub holds_counts: bool,
     /// What else the records say.
     records: Records,
 }
@@ -144,6 +147,8 @@ impl Net {
             recorded: VecDeque::new(),
             waiting: BTreeMap::new(),
             loads: VecDeque::new(),
+            counts: VecDeque::new(),
+            holds_counts: false,
             records: Records::default(),
             interest,
             slots,
@@ -178,6 +183,7 @@ impl Net {
         self.rings.iter_mut().flatten().for_each(VecDeque::clear);
         self.recorded.clear();
         self.loads.clear();
+        self.counts.clear();
         // The receipts are kept too.
         self.waiting.values_mut().flatten().for_each(|waiting| waiting.provided = None);
         self.interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
@@ -446,7 +452,32 @@ impl Net {
                 self.handle(shard, Input::Loaded(Box::new(loaded)));
                 handled = true;
             }
+            if !handled
+                && !self.holds_counts
+                && let Some((shard, count)) = self.counts.pop_front()
+            {
+                let counted = self.count(count);
+                self.handle(shard, Input::Counted(Box::new(counted)));
+                handled = true;
+            }
         }
+    }
+
+    /// What a lane counts.
+    fn count(&self, count: Count) -> Counted {
+        let of_one = |incarnation: Incarnation| {
+            let places = (incarnation, 0)..(incarnation, count.before);
+            let waiting = self.waiting.range(places).filter_map(|((_, first), delivery)| {
+                let delivery = delivery.as_ref()?;
+                let run = Run { first: *first, count: 1, qos: delivery.qos };
+                Some((run, delivery.message.cost_bytes() as u64))
+            });
+            let (runs, bytes): (Vec<Run>, Vec<u64>) = waiting.unzip();
+            let bytes = bytes.into_iter().sum();
+            (!runs.is_empty()).then_some(Waits { incarnation, bytes, runs })
+        };
+        let waiting = count.sessions.iter().copied().filter_map(of_one).collect();
+        Counted { count, waiting }
     }
 
     fn note(&mut self, record: Record) {
@@ -574,6 +605,7 @@ impl Net {
             self.recorded.push_back((shard, out.records_upto));
         }
         self.loads.extend(out.loads.drain(..).map(|load| (shard, load)));
+        self.counts.extend(out.counts.drain(..).map(|count| (shard, count)));
         for record in out.records.drain(..) {
             self.note(record);
         }

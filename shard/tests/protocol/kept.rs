@@ -459,3 +459,34 @@ fn what_has_become_too_large_is_released() {
         },
     );
 }
+
+/// What made room before it was known what waits from before the process is gone, though a question for
+/// it was under way.
+#[test]
+fn what_has_made_room_before_the_count_does_not_come() {
+    let mut net = Net::keeping(1, true, |limits| {
+        limits.session_queue_messages = 4;
+        limits.session_queue_full = QueueFull::DropOldest;
+    });
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "t", Qos::AtLeastOnce);
+    net.drop(a);
+    let b = net.online(v5("b"));
+    (0..2).for_each(|at| net.publish(b, message("t", &format!("{at}")).qos1(1)));
+    net.holds_counts = true;
+    net.restart();
+    let b = net.online(v5("b"));
+    (2..6).for_each(|at| net.publish(b, message("t", &format!("{at}")).qos1(1)));
+    let a = net.connect_pipelined(0, resume(petrel_proto::Version::V5, "a"));
+    let asked = net.take_load().expect("it asks for what waits");
+    let late = net.answer(asked);
+    net.publish(b, message("t", "6").qos1(1));
+    net.holds_counts = false;
+    net.run();
+    assert_eq!(net.census().queued_messages, 6, "two of them from before");
+    net.handle_on(0, Input::Loaded(Box::new(late)));
+    net.run();
+    net.connack(a);
+    assert_eq!(net.settled(a), ["0", "1", "3", "4", "5", "6"]);
+    assert_eq!(net.census().queued_messages, 0);
+}

@@ -3,7 +3,7 @@
 use super::*;
 
 /// So far may bytes be off: those of some messages, or a tenth where many wait.
-const BYTES_OFF_MAX: u64 = 40;
+const BYTES_OFF_MAX: u64 = 0;
 
 impl World {
     /// Clients are left alone until nothing moves between shards and lanes, perhaps soon after a crash;
@@ -82,8 +82,7 @@ impl World {
             let known = (waiting.queued + waiting.inflight, waiting.bytes);
             let name = &self.clients[at].name;
             // What was counted for a part of a session's messages is their share of the bytes of all.
-            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX.max(found.1 / 10)
-                || self.limits.session_queue_full == QueueFull::DropOldest;
+            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX;
             hold!(
                 known.0 == found.0 && is_near,
                 "crash",
