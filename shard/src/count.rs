@@ -1,4 +1,4 @@
-//! How much waits for sessions from before this process.
+//! How much waits for sessions, and in shared groups, from before this process.
 //!
 //! A session comes back without its messages and without their number, so that a start need not read
 //! them. While the broker serves, the shard asks each lane for the numbers, some sessions at a time, in
@@ -8,6 +8,8 @@
 //! A session may have a client before its number has come, and get a part of what waits. Places tell
 //! what counts: what was read into memory lies before [`Kept::uncounted_from`], and what this process has
 //! queued lies behind all that is asked about.
+
+use std::collections::VecDeque;
 
 use petrel_proto::ClientId;
 
@@ -19,8 +21,10 @@ use crate::sabotage::{self, Sabotage};
 use crate::session::Kept;
 use crate::shard::{Shard, Turn};
 
-/// Sessions of one question.
+/// Sessions of one question, or groups.
 const TOGETHER: usize = 256;
+/// Instead of the position of a session.
+const NO_SESSION: u32 = u32::MAX;
 
 /// What is known of what waits for a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +47,15 @@ impl Shard {
         let lanes = self.keep.lanes();
         self.restoring.asked.resize(usize::from(lanes), Vec::new());
         self.restoring.uncounted = lanes;
+        self.restoring.groups.resize(usize::from(lanes), VecDeque::new());
+        let mut groups: Vec<Incarnation> = self.groups.by_life.keys().copied().collect();
+        groups.sort_unstable();
+        if sabotage::on(Sabotage::GroupsUncounted) {
+            groups.clear();
+        }
+        for incarnation in groups {
+            self.restoring.groups[self.keep.lane_of(incarnation)].push_back(incarnation);
+        }
         for lane in 0..lanes {
             self.ask_for_counts(turn, lane);
         }
@@ -51,11 +64,11 @@ impl Shard {
     /// Asks a lane for the next sessions that are still there and have not read everything themselves.
     fn ask_for_counts(&mut self, turn: &mut Turn<'_>, lane: u16) {
         let mut sessions = Vec::new();
-        let mut last = false;
+        let mut ended = false;
         // Looks at so many only, whatever is left of them.
         for _ in 0..TOGETHER {
             let Some((incarnation, index)) = self.restoring.places.next(usize::from(lane)) else {
-                last = true;
+                ended = true;
                 break;
             };
             let kept = self.sessions.get(index).and_then(|session| session.kept.as_deref());
@@ -64,6 +77,16 @@ impl Shard {
             if kept.filter(counts).is_some() {
                 sessions.push((incarnation, index));
             }
+        }
+        let groups = self.restoring.groups.get_mut(usize::from(lane));
+        let mut last = ended;
+        if let Some(groups) = groups.filter(|groups| ended && !groups.is_empty()) {
+            // They have the next question, so that each is in the order of the lane.
+            if sessions.is_empty() {
+                let next = groups.drain(..groups.len().min(TOGETHER));
+                sessions.extend(next.map(|incarnation| (incarnation, NO_SESSION)));
+            }
+            last = groups.is_empty();
         }
         let asked = sessions.iter().map(|(incarnation, _)| *incarnation).collect();
         self.restoring.asked[usize::from(lane)] = sessions;
@@ -85,7 +108,12 @@ impl Shard {
         let asked = self.restoring.asked.get_mut(usize::from(count.lane));
         for (incarnation, index) in asked.map(std::mem::take).unwrap_or_default() {
             let waits = waiting.next_if(|waits| waits.incarnation == incarnation);
-            let kept = self.sessions.get_mut(index).and_then(|session| session.kept_whole());
+            let kept = match self.groups.by_life.get(&incarnation) {
+                Some(&group) => {
+                    self.groups.groups.get_mut(group).and_then(|group| group.kept.as_deref_mut())
+                }
+                None => self.sessions.get_mut(index).and_then(|session| session.kept_whole()),
+            };
             let Some(kept) = kept.filter(|kept| kept.incarnation == incarnation) else { continue };
             if !sabotage::on(Sabotage::CountForgotten) {
                 kept.count_in(waits, with_runs);
@@ -101,6 +129,13 @@ impl Shard {
     #[must_use]
     pub const fn has_counted(&self) -> bool {
         self.restoring.uncounted == 0
+    }
+
+    /// Messages that are known to wait in a shared group, and their bytes, if it is kept and owned here.
+    #[must_use]
+    pub fn waiting_in_group(&self, incarnation: Incarnation) -> Option<(u64, u64)> {
+        let group = self.groups.groups.get(*self.groups.by_life.get(&incarnation)?)?;
+        Some((group.waiting() as u64, group.waiting_bytes()))
     }
 
     /// What is known of what waits for the session of a client, if it has one.
@@ -120,6 +155,13 @@ impl Shard {
 }
 
 impl Kept {
+    /// What has come into memory is not counted any more.
+    pub(crate) fn pass_uncounted(&mut self) {
+        if self.uncounted_from < u64::MAX {
+            self.uncounted_from = self.uncounted_from.max(self.stored_from);
+        }
+    }
+
     /// So much waits from before this process; `None` if nothing does. What has been read into memory
     /// meanwhile is among it.
     fn count_in(&mut self, waits: Option<Waits>, with_runs: bool) {

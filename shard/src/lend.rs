@@ -56,6 +56,11 @@ impl Group {
         self.queue.len() + self.stored().0 as usize
     }
 
+    /// Bytes of the messages that wait.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.queue_bytes + self.stored().1
+    }
+
     /// Messages that wait and are not in memory, and their bytes, as far as is known.
     fn stored(&self) -> (u32, u64) {
         self.kept.as_deref().map_or((0, 0), |kept| (kept.stored, kept.stored_bytes))
@@ -72,9 +77,7 @@ impl Group {
 
     /// Whether a message of so many bytes is one too many.
     fn is_full(&self, bytes: u64, messages_max: u32, bytes_max: u64) -> bool {
-        let (_, stored_bytes) = self.stored();
-        self.waiting() + 1 > messages_max as usize
-            || self.queue_bytes + stored_bytes + bytes > bytes_max
+        self.waiting() + 1 > messages_max as usize || self.waiting_bytes() + bytes > bytes_max
     }
 
     /// The oldest that waits makes room. Returns its place.
@@ -159,7 +162,7 @@ impl Shard {
             None => self.make_group(key),
         };
         let mut kept = Kept::new(incarnation, true, self.keep.first_sequence());
-        kept.stored_from = 0;
+        (kept.stored_from, kept.uncounted_from) = (0, 0);
         if let Some(group) = self.groups.groups.get_mut(index) {
             group.kept = Some(Box::new(kept));
         }
@@ -325,18 +328,20 @@ impl Shard {
         let Some(group) = self.groups.groups.get_mut(index) else { return };
         let Some(kept) = group.kept.as_deref_mut() else { return };
         kept.loading = false;
+        let counted_before = kept.uncounted_from;
+        let counts = |sequence| sequence < counted_before || sequence >= first_sequence;
         // What has made room since the question is among the answer.
         let places = messages.iter().map(|stored| stored.sequence);
-        let dropped: Vec<u64> = places
-            .filter(|&at| drops_oldest && at >= first_sequence && kept.has_dropped(at))
-            .collect();
+        let dropped: Vec<u64> =
+            places.filter(|&at| drops_oldest && counts(at) && kept.has_dropped(at)).collect();
         kept.answered(&load, next);
+        kept.pass_uncounted();
         let waiting = messages.into_iter().filter_map(|one| Some((one.sequence, one.delivery?)));
         for (sequence, record) in waiting {
             if dropped.binary_search(&sequence).is_ok() {
                 continue;
             }
-            if let Some(kept) = group.kept.as_deref_mut() {
+            if let Some(kept) = group.kept.as_deref_mut().filter(|_| counts(sequence)) {
                 let bytes = record.message.cost_bytes() as u64;
                 kept.stored = kept.stored.saturating_sub(1);
                 kept.stored_bytes = kept.stored_bytes.saturating_sub(bytes);

@@ -1,5 +1,6 @@
 //! Sessions where they are kept: what is recorded of them, and how they come back after a restart.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use petrel_proto::{PacketId, Will};
@@ -27,6 +28,8 @@ pub(crate) struct Restoring {
     over: Vec<SessionRecord>,
     /// Wills that were published, and may have been lost.
     leaving: Vec<(Incarnation, Will)>,
+    /// By lane: shared groups of which nobody has been asked yet, in order.
+    pub(crate) groups: Vec<VecDeque<Incarnation>>,
     /// By lane: the sessions of the question that has not been answered.
     pub(crate) asked: Vec<Vec<(Incarnation, u32)>>,
     /// Lanes that have not counted everything.

@@ -78,6 +78,8 @@ pub enum Sabotage {
     CountForgotten,
     /// What has come into memory already is counted again.
     CountedTwice,
+    /// What waits in groups from before the process is never counted.
+    GroupsUncounted,
     /// A message that waits in a group is not recorded.
     GroupUnrecorded,
     /// A message that a member is lent is not recorded any more.
@@ -139,7 +141,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 23] = [
+        pub const ALL_OF_KEEPING: [Self; 24] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -154,6 +156,7 @@ mod switch {
             Self::OfflineUnrecorded,
             Self::CountForgotten,
             Self::CountedTwice,
+            Self::GroupsUncounted,
             Self::GroupUnrecorded,
             Self::LentForgotten,
             Self::MoveNotNeeded,

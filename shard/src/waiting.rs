@@ -315,10 +315,7 @@ impl Shard {
             places.filter(|&place| with_runs && counts(place) && kept.has_dropped(place)).collect();
         kept.answered(&load, next);
         let sent_upto = kept.sent_upto;
-        if counted_before < u64::MAX {
-            // What has come into memory is not counted any more.
-            kept.uncounted_from = counted_before.max(kept.stored_from);
-        }
+        kept.pass_uncounted();
         let mut released = Vec::new();
         for Stored { sequence, delivery } in messages {
             let Some(session) = self.sessions.get_mut(index) else { return };

@@ -2,15 +2,14 @@
 
 use super::*;
 
-/// So far may bytes be off: those of some messages, or a tenth where many wait.
-const BYTES_OFF_MAX: u64 = 0;
-
 impl World {
     /// Clients are left alone until nothing moves between shards and lanes, perhaps soon after a crash;
     /// then what is known of the sessions that are away must be what is kept of them.
     pub(super) fn audit(&mut self) -> Checked {
         if self.rng.percent(50) {
             self.crash()?;
+            self.rest()?;
+            self.compare_groups()?;
             for _ in 0..self.rng.below(200) {
                 self.random_step(0)?;
             }
@@ -75,19 +74,38 @@ impl World {
             let page = self.lanes[lane]
                 .load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX)
                 .map_err(|error| storage(&error))?;
-            // What the client has and has not completed is no message any more.
-            let messages = page.messages.iter().filter_map(|stored| stored.delivery.as_ref());
-            let costs = messages.map(|delivery| delivery.message.cost_bytes() as u64);
-            let found = (costs.clone().count() as u64, costs.sum::<u64>());
+            let found = found_in(&page);
             let known = (waiting.queued + waiting.inflight, waiting.bytes);
             let name = &self.clients[at].name;
-            // What was counted for a part of a session's messages is their share of the bytes of all.
-            let is_near = known.1.abs_diff(found.1) <= BYTES_OFF_MAX;
+            // All messages have as many bytes, so that shares of sums are exact.
             hold!(
-                known.0 == found.0 && is_near,
+                known == found,
                 "crash",
                 "{name}: {known:?} messages and bytes are known to wait, and {found:?} do"
             );
+        }
+        Ok(())
+    }
+
+    /// Nobody has come back, so all that waits in groups is with them.
+    fn compare_groups(&self) -> Checked {
+        for lane in &self.lanes {
+            let mut groups = Vec::new();
+            lane.groups(|incarnation, key| groups.push((incarnation, key)))
+                .map_err(|error| storage(&error))?;
+            for (incarnation, key) in groups {
+                let owner = self.process.slots.home(incarnation.slot());
+                let known = self.process.shards[usize::from(owner.0)].waiting_in_group(incarnation);
+                let page = lane
+                    .load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX)
+                    .map_err(|error| storage(&error))?;
+                let found = found_in(&page);
+                hold!(
+                    known == Some(found),
+                    "crash",
+                    "{key:?}: {known:?} messages and bytes are known to wait, and {found:?} do"
+                );
+            }
         }
         Ok(())
     }
@@ -156,4 +174,11 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Messages of a page, and their bytes. What a client has and has not completed is none any more.
+fn found_in(page: &Page) -> (u64, u64) {
+    let messages = page.messages.iter().filter_map(|stored| stored.delivery.as_ref());
+    let costs = messages.map(|delivery| delivery.message.cost_bytes() as u64);
+    (costs.clone().count() as u64, costs.sum())
 }
