@@ -9,7 +9,7 @@ use petrel_sim::crash::{CRASH_STEPS, Settings};
 use petrel_sim::run;
 
 /// Seeds that a fault gets to show itself.
-const SEEDS_PER_FAULT: u64 = 500;
+const SEEDS_PER_FAULT: u64 = 2_000;
 
 #[test]
 fn every_fault_in_a_shard_is_seen() {

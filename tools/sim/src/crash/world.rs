@@ -119,7 +119,7 @@ impl World {
         let lanes = 1 + rng.below(2) as u16;
         let clients = clients(&mut rng);
         let limits = limits(&mut rng);
-        let starts = if rng.percent(30) { 256 } else { 1 };
+        let starts = if rng.percent(60) { 256 } else { 1 };
         let mut opened = Vec::new();
         for lane in 0..lanes {
             opened.push(open(MemoryStore::new(), 1_000_000, lane, lanes)?);
