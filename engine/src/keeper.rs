@@ -46,8 +46,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const SHRINK_EVERY: Duration = Duration::from_secs(5);
 /// How long a lane waits before it tries a disk again that has failed.
 const RETRY: Duration = Duration::from_millis(500);
-/// Questions that a lane answers before it looks for orders again.
-const LOADS_MAX: usize = 64;
+/// Questions that a lane answers before it looks for orders again, and before it wakes who has asked.
+const LOADS_MAX: usize = 16;
 /// How often who waits for a lane is asked whether to go on.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Messages that a lane counts at once: less than a millisecond, by which an order may be late.
@@ -102,6 +102,8 @@ pub struct StorageEnd {
 enum Answer {
     Loaded(Loaded),
     Counted(Counted),
+    /// Records that it needs no more, to be dropped where their memory comes from.
+    Spent(Vec<Record>),
 }
 
 impl std::fmt::Debug for StorageEnd {
@@ -132,7 +134,8 @@ pub fn start<S: Store + Send + 'static>(
     let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
     let mut orders = Vec::new();
     let mut threads = Vec::new();
-    for (index, lane) in lanes.into_iter().enumerate() {
+    for (index, mut lane) in lanes.into_iter().enumerate() {
+        lane.return_spent();
         let (sender, receiver) = crossbeam_channel::bounded(ORDERS_MAX);
         orders.push(sender);
         let worker = Worker {
@@ -143,6 +146,7 @@ pub fn start<S: Store + Send + 'static>(
             bells: bells.to_vec(),
             answers: answers.iter().map(|(sender, _)| sender.clone()).collect(),
             loads: VecDeque::new(),
+            answered: Vec::new(),
             viewers: Vec::new(),
             counting: Counting::new(bells.len()),
             sync_every,
@@ -257,8 +261,8 @@ impl StorageEnd {
     }
 
     fn send(&mut self, lane: usize, order: Order) {
-        if let Order::Keep { records, .. } = &order {
-            self.board.pending_bytes.fetch_add(weight(records), Ordering::Relaxed);
+        if let Order::Keep { bytes, .. } = &order {
+            self.board.pending_bytes.fetch_add(*bytes, Ordering::Relaxed);
         }
         if !self.spill[lane].is_empty() {
             return self.spill[lane].push_back(order);
@@ -344,10 +348,13 @@ impl StorageEnd {
 
     /// The next answer of a lane.
     pub fn answer(&mut self) -> Option<Input> {
-        Some(match self.answers.try_recv().ok()? {
-            Answer::Loaded(loaded) => Input::Loaded(Box::new(loaded)),
-            Answer::Counted(counted) => Input::Counted(Box::new(counted)),
-        })
+        loop {
+            match self.answers.try_recv().ok()? {
+                Answer::Loaded(loaded) => return Some(Input::Loaded(Box::new(loaded))),
+                Answer::Counted(counted) => return Some(Input::Counted(Box::new(counted))),
+                Answer::Spent(records) => drop(records),
+            }
+        }
     }
 
     /// True if a lane has said something that has not been heard.
@@ -411,16 +418,6 @@ impl Counting {
     }
 }
 
-/// The bytes of the messages in records. One that many sessions get counts for each, as it is written.
-fn weight(records: &[Record]) -> u64 {
-    let bytes = |record: &Record| match record {
-        Record::Queued { delivery, .. } => delivery.message.cost_bytes(),
-        Record::Retained(message) => message.cost_bytes(),
-        _ => 0,
-    };
-    records.iter().map(|record| bytes(record) as u64).sum()
-}
-
 /// A lane on its thread.
 struct Worker<S> {
     lane: Lane<S>,
@@ -431,6 +428,8 @@ struct Worker<S> {
     answers: Vec<Sender<Answer>>,
     /// Questions that wait until what was asked before them is written.
     loads: VecDeque<Load>,
+    /// Shards that have been answered and not been woken.
+    answered: Vec<usize>,
     /// Who waits for a view of everything, just so.
     viewers: Vec<mpsc::Sender<View>>,
     counting: Counting,
@@ -513,8 +512,8 @@ impl<S: Store> Worker<S> {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Keep { from, upto, urgent, records } => {
-                self.gathered_bytes += weight(&records);
+            Order::Keep { from, upto, urgent, records, bytes } => {
+                self.gathered_bytes += bytes;
                 self.lane.gather(from, upto, urgent, records);
             }
             Order::Load(load) => self.loads.push_back(load),
@@ -546,8 +545,13 @@ impl<S: Store> Worker<S> {
             let places = load.from..load.upto;
             let (messages_max, bytes_max) = (load.messages_max, load.bytes_max);
             let page = self.lane.load(load.incarnation, places, messages_max, bytes_max);
-            self.answer(page)?;
+            let answered = self.answer(page);
+            if answered.is_err() {
+                self.ring();
+                return answered;
+            }
         }
+        self.ring();
         if self.wants_folding() {
             self.lane.fold()?;
         } else if self.is_full && self.shrunk_at.is_none_or(|at| at.elapsed() >= SHRINK_EVERY) {
@@ -582,14 +586,23 @@ impl<S: Store> Worker<S> {
         let loaded = Loaded { load, messages, void, next };
         // A shard that has ended asks for nothing.
         let _ = self.answers[shard].send(Answer::Loaded(loaded));
-        self.bells[shard].ring();
+        if !self.answered.contains(&shard) {
+            self.answered.push(shard);
+        }
         Ok(())
+    }
+
+    /// Wakes the shards that have been answered.
+    fn ring(&mut self) {
+        for shard in self.answered.drain(..) {
+            self.bells[shard].ring();
+        }
     }
 
     /// Answers questions while nothing can be committed, as far as that is possible.
     fn answer_kept(&mut self) {
         for _ in 0..self.loads.len() {
-            let Some(load) = self.loads.front() else { return };
+            let Some(load) = self.loads.front() else { break };
             let places = load.from..load.upto;
             let (messages_max, bytes_max) = (load.messages_max, load.bytes_max);
             let page = self.lane.load_kept(load.incarnation, places, messages_max, bytes_max);
@@ -602,6 +615,7 @@ impl<S: Store> Worker<S> {
                 self.loads.rotate_left(1);
             }
         }
+        self.ring();
     }
 
     /// True if the log is too long, or has to go since there is no room for it.
@@ -649,6 +663,10 @@ impl<S: Store> Worker<S> {
         self.written_at = Instant::now();
         let written = std::mem::take(&mut self.gathered_bytes);
         self.board.pending_bytes.fetch_sub(written, Ordering::Relaxed);
+        for (shard, records) in self.lane.take_spent() {
+            // A shard that has ended needs nothing.
+            let _ = self.answers[usize::from(shard.0)].send(Answer::Spent(records));
+        }
         for (shard, upto) in kept {
             let shard = usize::from(shard.0);
             self.board.kept[shard][self.index].store(upto, Ordering::Release);

@@ -42,7 +42,7 @@ pub(crate) struct Keep {
     lives: u32,
     promises: Table<Promise>,
     /// Who waits for a position of this shard, in order.
-    waiting: VecDeque<(u64, u32)>,
+    waiting: VecDeque<(u64, Waiter)>,
     /// By shard.
     peers: Vec<PeerKeep>,
     /// The peers that were sent a message since [`Keep::begin`].
@@ -120,6 +120,15 @@ enum What {
     },
     /// A member of a group has the message, which the group has no longer.
     Moved(Lent),
+}
+
+/// Who waits for a position.
+#[derive(Debug)]
+enum Waiter {
+    /// A promise, which may wait for more.
+    Promise(u32),
+    /// A session's owed packet, which waits for nothing else.
+    Owed { session: u32, generation: u32, token: u64 },
 }
 
 /// Something that happens when everything it waits for has been kept.
@@ -306,11 +315,17 @@ impl Keep {
     }
 
     fn promise(&mut self, needs: &Needs, then: Then) {
+        if let Then::Send { session, generation, token } = then
+            && needs.peers.iter().all(|&(at, sent)| self.peers[usize::from(at)].kept >= sent)
+        {
+            let owed = Waiter::Owed { session, generation, token };
+            return self.waiting.push_back((needs.position, owed));
+        }
         let mut left = 0;
         let promise = self.promises.insert(Promise { left: 0, then });
         if !self.has_kept(needs.position) {
             left += 1;
-            self.waiting.push_back((needs.position, promise));
+            self.waiting.push_back((needs.position, Waiter::Promise(promise)));
         }
         for &(at, sent) in &needs.peers {
             let peer = &mut self.peers[usize::from(at)];
@@ -362,7 +377,7 @@ impl Keep {
     /// What is under way of what must be kept; 0 when nothing is.
     pub(crate) fn pending(&self) -> usize {
         let streams = self.streams.iter().map(|stream| stream.receipts.len());
-        self.promises.len() + streams.sum::<usize>()
+        self.promises.len() + self.waiting.len() + streams.sum::<usize>()
     }
 
     /// True if a held delivery may be sent.
@@ -656,11 +671,18 @@ impl Shard {
                 peer.ready = received;
             }
         }
-        while let Some((_, promise)) =
+        while let Some((_, waiter)) =
             self.keep.waiting.pop_front_if(|(position, _)| *position <= upto)
         {
-            if let Some(then) = self.keep.fulfil(promise) {
-                self.keep_promise(turn, then);
+            match waiter {
+                Waiter::Owed { session, generation, token } => {
+                    self.send_owed(turn, session, generation, token);
+                }
+                Waiter::Promise(promise) => {
+                    if let Some(then) = self.keep.fulfil(promise) {
+                        self.keep_promise(turn, then);
+                    }
+                }
             }
         }
         self.release_held(turn);

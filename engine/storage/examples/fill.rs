@@ -126,7 +126,7 @@ impl Broker {
         let orders = self.ends.split(records, self.out.records_upto, true);
         self.out.clear();
         for (lane, order) in orders {
-            let Order::Keep { from, upto, urgent, records } = order else { continue };
+            let Order::Keep { from, upto, urgent, records, .. } = order else { continue };
             self.lanes[lane].gather(from, upto, urgent, records);
             let mut kept = 0;
             for (_, upto) in self.lanes[lane].commit()? {

@@ -67,19 +67,18 @@ const DELIVERY_SHARED: u8 = 64;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Waiting {
     /// It has not been delivered, as far as is known.
-    Queued(Queued),
+    Queued(Queued, Source),
     /// The client has it and has not completed it.
     Released,
 }
 
-/// A message that waits, and that has not been read.
+/// What is said of a message that waits, but not the message.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Queued {
     flags: u8,
     pub(crate) qos: Qos,
     pub(crate) provided: Option<Provided>,
     identifiers: SmallVec<[u32; 1]>,
-    pub(crate) message: Source,
 }
 
 /// Where a message is.
@@ -258,7 +257,7 @@ pub(crate) fn waiting(mut bytes: Bytes) -> Result<Waiting, Unreadable> {
     } else {
         Source::Shared(Shared::read(&bytes).ok_or(unreadable(WHAT))?)
     };
-    Ok(Waiting::Queued(Queued { flags, qos, provided, identifiers, message }))
+    Ok(Waiting::Queued(Queued { flags, qos, provided, identifiers }, message))
 }
 
 /// Reads all of what waits, but not a message that stands elsewhere.
@@ -266,7 +265,7 @@ pub(crate) fn waiting(mut bytes: Bytes) -> Result<Waiting, Unreadable> {
 /// # Errors
 /// They are nothing that waits.
 pub(crate) fn judge_waiting(bytes: Bytes) -> Result<(), Unreadable> {
-    if let Waiting::Queued(Queued { message: Source::Here(bytes), .. }) = waiting(bytes)? {
+    if let Waiting::Queued(_, Source::Here(bytes)) = waiting(bytes)? {
         message(bytes, Clock::default())?;
     }
     Ok(())

@@ -21,6 +21,8 @@ pub enum Order {
         urgent: bool,
         /// What, in order.
         records: Vec<Record>,
+        /// The bytes of the messages in it. One that many sessions get counts for each.
+        bytes: u64,
     },
     /// Answer this when everything before it is kept.
     Load(Load),
@@ -93,7 +95,8 @@ impl Ends {
                 self.urged[lane] = upto;
             }
             if !records.is_empty() || urges {
-                orders.push((lane, Order::Keep { from, upto, urgent, records }));
+                let bytes = weight(&records);
+                orders.push((lane, Order::Keep { from, upto, urgent, records, bytes }));
             }
         }
         orders
@@ -111,6 +114,15 @@ impl Ends {
             kept
         })
     }
+}
+
+fn weight(records: &[Record]) -> u64 {
+    let bytes = |record: &Record| match record {
+        Record::Queued { delivery, .. } => delivery.message.cost_bytes(),
+        Record::Retained(message) => message.cost_bytes(),
+        _ => 0,
+    };
+    records.iter().map(|record| bytes(record) as u64).sum()
 }
 
 #[cfg(test)]

@@ -94,6 +94,10 @@ pub struct Lane<S> {
     /// How far into the oldest batch it has been folded.
     folded: u32,
     gathered: Vec<Option<Record>>,
+    /// Up to which of them they came from which shard.
+    origins: Vec<(usize, ShardIndex)>,
+    /// Messages that are of no use any more, by the shard that they came from, if it wants them back.
+    spent: Option<Vec<(ShardIndex, Vec<Record>)>>,
     /// Positions in `gathered` of what waits, so that what is done with at once is never written.
     waiting: HashMap<(Incarnation, u64), usize>,
     /// How far each shard's records are kept when `gathered` is written.
@@ -140,6 +144,8 @@ impl<S: Store> Lane<S> {
             window: Window::default(),
             folded: 0,
             gathered: Vec::new(),
+            origins: Vec::new(),
+            spent: None,
             waiting: HashMap::new(),
             promised: HashMap::new(),
             owed: BTreeMap::new(),
@@ -329,30 +335,65 @@ impl<S: Store> Lane<S> {
         records: impl IntoIterator<Item = Record>,
     ) {
         self.urgent |= urgent;
-        for record in records {
-            let at = self.gathered.len();
-            match &record {
-                Record::Queued { incarnation, sequence, .. } => {
+        let begin = self.gathered.len();
+        self.gathered.extend(records.into_iter().map(Some));
+        for at in begin..self.gathered.len() {
+            match &self.gathered[at] {
+                Some(Record::Queued { incarnation, sequence, .. }) => {
                     self.waiting.insert((*incarnation, *sequence), at);
                 }
-                Record::Done { incarnation, sequence } => {
+                Some(Record::Done { incarnation, sequence }) => {
                     if let Some(queued) = self.waiting.remove(&(*incarnation, *sequence)) {
-                        self.gathered[queued] = None;
-                        continue;
+                        self.gathered[at] = None;
+                        self.forget(from, queued);
                     }
                 }
-                Record::Released { incarnation, sequence } => {
+                Some(Record::Released { incarnation, sequence }) => {
                     // What is left of it stands for it.
                     if let Some(queued) = self.waiting.get_mut(&(*incarnation, *sequence)) {
-                        self.gathered[*queued] = None;
-                        *queued = at;
+                        let before = std::mem::replace(queued, at);
+                        self.forget(from, before);
                     }
                 }
                 _ => {}
             }
-            self.gathered.push(Some(record));
+        }
+        let end = self.gathered.len();
+        match self.origins.last_mut() {
+            Some((upto, shard)) if *shard == from => *upto = end,
+            _ => self.origins.push((end, from)),
         }
         self.promised.insert(from, upto);
+    }
+
+    /// Collects the messages of which it needs no more, for [`Lane::take_spent`]: to give memory back is
+    /// much cheaper for the thread that has asked for it.
+    pub fn return_spent(&mut self) {
+        if self.spent.is_none() {
+            self.spent = Some(Vec::new());
+        }
+    }
+
+    /// What it needs no more, by the shard from which it came.
+    pub fn take_spent(&mut self) -> Vec<(ShardIndex, Vec<Record>)> {
+        self.spent.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// What was gathered needs not be written.
+    fn forget(&mut self, from: ShardIndex, at: usize) {
+        if let Some(record) = self.gathered[at].take() {
+            self.spend(from, record);
+        }
+    }
+
+    fn spend(&mut self, from: ShardIndex, record: Record) {
+        let Some(spent) = &mut self.spent else { return };
+        if let Record::Queued { .. } = record {
+            match spent.iter_mut().find(|(shard, _)| *shard == from) {
+                Some((_, records)) => records.push(record),
+                None => spent.push((from, vec![record])),
+            }
+        }
     }
 
     /// True if somebody waits for what has been gathered.
@@ -385,8 +426,12 @@ impl<S: Store> Lane<S> {
         self.owed.extend(self.promised.drain());
         let mut written = Ok(());
         let mut sharing: Option<Sharing> = None;
+        let mut origins = std::mem::take(&mut self.origins).into_iter().peekable();
         let mut records = std::mem::take(&mut self.gathered).into_iter();
+        let mut at = 0;
         while let Some(record) = records.next() {
+            at += 1;
+            while origins.next_if(|(end, _)| *end < at).is_some() {}
             let Some(record) = record else { continue };
             match &record {
                 Record::Session(session) => self.alive.begin(session.incarnation),
@@ -407,6 +452,9 @@ impl<S: Store> Lane<S> {
                 sharing.stand_in(message, &mut self.writer, next, self.clock)
             });
             write_record(&mut self.writer, &record, shared, self.clock, &mut streams);
+            if let Some((_, from)) = origins.peek() {
+                self.spend(*from, record);
+            }
             if self.writer.len() >= self.batch_bytes_max {
                 sharing.iter_mut().for_each(Sharing::end_batch);
                 written = self.put_batch(&mut streams, written);

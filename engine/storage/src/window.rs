@@ -26,6 +26,12 @@ pub(crate) struct Places(VecDeque<(u64, Place)>);
 
 impl Places {
     fn position(&self, sequence: u64) -> Result<usize, usize> {
+        // What is looked for is mostly the first.
+        match self.first() {
+            Some(first) if first == sequence => return Ok(0),
+            Some(first) if first > sequence => return Err(0),
+            _ => {}
+        }
         self.0.binary_search_by_key(&sequence, |(sequence, _)| *sequence)
     }
 
@@ -47,9 +53,6 @@ impl Places {
 
     /// Returns whether there was one.
     fn remove(&mut self, sequence: u64) -> bool {
-        if self.first() == Some(sequence) {
-            return self.0.pop_front().is_some();
-        }
         self.position(sequence).is_ok_and(|at| self.0.remove(at).is_some())
     }
 

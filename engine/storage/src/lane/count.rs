@@ -209,7 +209,7 @@ impl<S: Store> Lane<S> {
         value: Bytes,
     ) -> Result<Option<(Qos, u64)>, StoreError> {
         if let Some(shared) = codec::shared(&value)
-            && let Ok(Waiting::Queued(queued)) = codec::waiting(value.clone())
+            && let Ok(Waiting::Queued(queued, _)) = codec::waiting(value.clone())
         {
             // The message itself, which may be long, is not read.
             let old = queued.provided.filter(|it| it.stream.epoch() < self.epoch);

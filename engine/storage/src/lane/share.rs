@@ -120,7 +120,7 @@ impl<S: Store> Lane<S> {
         let message = codec::message(bytes, self.clock).map_err(|Unreadable { expected }| {
             StoreError::Damaged { what: format!("shared {name:#x}: {expected} was expected") }
         })?;
-        let message = Arc::new(message);
+        let message = Arc::new(message.into_owned());
         self.reads.insert(shared.id, &message);
         Ok(Some(message))
     }

@@ -1,6 +1,6 @@
 //! What the log and the maps say together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ impl<S: Store> Lane<S> {
     ) -> Result<Page, StoreError> {
         let none = Backlog::default();
         let backlog = self.window.backlog(incarnation).unwrap_or(&none);
-        let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
+        let mut waiting: Vec<(u64, Bytes)> = Vec::new();
         let mut bytes = 0;
         let mut broken = Ok(());
         // Beyond this nothing has been looked at in the pages.
@@ -62,7 +62,7 @@ impl<S: Store> Lane<S> {
                     for (sequence, value) in entries {
                         if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
                             bytes += codec::weight(&value);
-                            waiting.insert(sequence, value);
+                            waiting.push((sequence, value));
                         }
                     }
                     ControlFlow::Continue(())
@@ -74,16 +74,20 @@ impl<S: Store> Lane<S> {
             }
         })?;
         broken?;
+        let last = waiting.last().map_or(0, |(last, _)| *last);
+        let of_pages = waiting.len();
         for (sequence, place) in backlog.live.from(places.start) {
-            if sequence >= places.end {
+            let enough = waiting.len() > messages_max && sequence > last;
+            if sequence >= places.end.min(seen_upto) || enough {
                 break;
             }
-            let enough = waiting.len() > messages_max
-                && waiting.last_key_value().is_some_and(|(last, _)| *last < sequence);
-            if sequence >= seen_upto || enough {
-                break;
-            }
-            waiting.insert(sequence, self.window.value(place));
+            waiting.push((sequence, self.window.value(place)));
+        }
+        if waiting.get(of_pages).is_some_and(|(first, _)| *first <= last) {
+            // What the log says is newer.
+            waiting.rotate_left(of_pages);
+            waiting.sort_by_key(|(sequence, _)| *sequence);
+            waiting.dedup_by_key(|(sequence, _)| *sequence);
         }
         let (mut messages, mut void) = (Vec::new(), Vec::new());
         let mut bytes = 0;
@@ -152,9 +156,9 @@ impl<S: Store> Lane<S> {
                 incarnation.to_u64()
             ),
         };
-        let mut queued = match codec::waiting(value).map_err(what)? {
+        let (mut queued, source) = match codec::waiting(value).map_err(what)? {
             Waiting::Released => return Ok(Some(Stored { sequence, delivery: None })),
-            Waiting::Queued(queued) => queued,
+            Waiting::Queued(queued, source) => (queued, source),
         };
         if let Some(provided) = queued.provided
             && provided.stream.epoch() < self.epoch
@@ -164,11 +168,12 @@ impl<S: Store> Lane<S> {
             }
             queued.provided = None;
         }
-        let message = match &queued.message {
+        let message = match source {
             Source::Here(bytes) => {
-                Arc::new(codec::message(bytes.clone(), self.clock).map_err(what)?)
+                // A slice would keep all of its batch or page in memory while a client is slow.
+                Arc::new(codec::message(bytes, self.clock).map_err(what)?.into_owned())
             }
-            Source::Shared(shared) => match self.shared_message(*shared)? {
+            Source::Shared(shared) => match self.shared_message(shared)? {
                 Some(message) => message,
                 None => return Ok(None),
             },

@@ -309,7 +309,7 @@ impl World {
             return;
         }
         match self.process.channels[lane].pop_front() {
-            Some(Order::Keep { from, upto, urgent, records }) => {
+            Some(Order::Keep { from, upto, urgent, records, .. }) => {
                 self.lanes[lane].gather(from, upto, urgent, records);
             }
             Some(Order::Load(load)) => self.process.loads[lane].push(load),

@@ -173,6 +173,20 @@ fn sessions_that_read_a_shared_message_share_it_in_memory() {
     assert!(Arc::ptr_eq(&one, &other));
 }
 
+/// A client may be slow, and a batch long.
+#[test]
+fn what_was_read_keeps_no_batch_in_memory() {
+    let mut lane = open(MemoryStore::new());
+    commit(&mut lane, [session(0)]);
+    let (one, other) = (message(100), message(PAYLOAD));
+    commit(&mut lane, [queued(0, 1, &one), queued(0, 2, &other), queued(1, 1, &other)]);
+    let read = load(&lane, 0);
+    let (_, batches) = lane.window.batches();
+    let log = batches[1].as_ptr_range();
+    assert!(read.iter().all(|(_, message)| !log.contains(&message.payload.as_ptr())));
+    assert!(read.iter().all(|(_, message)| !log.contains(&message.topic.as_bytes().as_ptr())));
+}
+
 #[test]
 fn what_is_short_or_waits_for_one_only_is_stored_where_it_waits() {
     let mut lane = open(MemoryStore::new());
