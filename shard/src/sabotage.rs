@@ -72,6 +72,8 @@ pub enum Sabotage {
     WillUnrestored,
     /// Retained messages are not recorded.
     RetainedUnrecorded,
+    /// That a subscription waits for retained messages is not recorded.
+    PullForgotten,
     /// A message that waits is not recorded if its session is away.
     OfflineUnrecorded,
     /// What waits from before the process is never counted.
@@ -141,7 +143,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 24] = [
+        pub const ALL_OF_KEEPING: [Self; 25] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -153,6 +155,7 @@ mod switch {
             Self::PlacesReused,
             Self::WillUnrestored,
             Self::RetainedUnrecorded,
+            Self::PullForgotten,
             Self::OfflineUnrecorded,
             Self::CountForgotten,
             Self::CountedTwice,

@@ -13,6 +13,7 @@ use crate::connection::Violation;
 use crate::keep::Needs;
 use crate::peer::{GroupKey, PeerMessage};
 use crate::record::{Incarnation, Record, SubscriptionRecord};
+use crate::sabotage::{self, Sabotage};
 use crate::session::{PendingSubAck, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 
@@ -122,6 +123,7 @@ impl Shard {
         awaits_retained: bool,
     ) {
         let Some(incarnation) = self.keeps_subscriptions(index) else { return };
+        let awaits_retained = awaits_retained && !sabotage::on(Sabotage::PullForgotten);
         let record =
             SubscriptionRecord { incarnation, filter, options, identifier, awaits_retained };
         self.record(turn, Record::Subscribed(Box::new(record)));

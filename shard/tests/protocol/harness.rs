@@ -53,6 +53,8 @@ pub struct Net {
     waiting: BTreeMap<(Incarnation, u64), Option<DeliveryRecord>>,
     /// Questions for it.
     loads: VecDeque<(u16, Load)>,
+    /// How many questions for retained messages have left, in all.
+    pub retained_asked: usize,
     /// Questions for how much of it there is, and whether nobody answers them for now.
     counts: VecDeque<(u16, Count)>,
     pub holds_counts: bool,
@@ -149,6 +151,7 @@ impl Net {
             loads: VecDeque::new(),
             counts: VecDeque::new(),
             holds_counts: false,
+            retained_asked: 0,
             records: Records::default(),
             interest,
             slots,
@@ -552,11 +555,14 @@ impl Net {
         }
     }
 
-    /// Lets one message of one ring arrive.
-    pub fn pop(&mut self, from: u16, to: u16) {
-        if let Some(message) = self.rings[usize::from(from)][usize::from(to)].pop_front() {
+    /// Lets one message of one ring arrive; false if there is none.
+    pub fn pop(&mut self, from: u16, to: u16) -> bool {
+        let message = self.rings[usize::from(from)][usize::from(to)].pop_front();
+        let found = message.is_some();
+        if let Some(message) = message {
             self.handle(to, Input::Peer { from: ShardIndex(from), message });
         }
+        found
     }
 
     /// Lets time pass in the steps of the pump.
@@ -620,6 +626,8 @@ impl Net {
             self.clients[client].close();
         }
         for (to, message) in out.peers.drain(..) {
+            let asks = matches!(message, PeerMessage::RetainedQuery(_));
+            self.retained_asked += usize::from(asks);
             self.rings[usize::from(shard)][usize::from(to.0)].push_back(message);
         }
         self.questions.append(&mut out.questions);

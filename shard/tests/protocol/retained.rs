@@ -426,3 +426,50 @@ fn retained_messages_are_no_part_of_a_session() {
         assert_eq!(net.settled(a), ["m"]);
     });
 }
+
+/// Clients that read slowly and want thousands of retained messages: an input leads to one answer of 32
+/// messages at most, each client has three of them, and what others get meanwhile comes with its own input.
+#[test]
+fn slow_readers_of_retained_messages_delay_others_by_one_answer() {
+    const SLOW: usize = 20;
+    let mut net = Net::new(1);
+    let b = net.online(v5("b"));
+    for number in 0..2_000 {
+        net.publish(b, message(&format!("many/{number:04}"), "m").retained().qos1(1));
+    }
+    let other = net.online(v5("other"));
+    net.subscribe(other, "live", QOS1);
+    let slow: Vec<Client> = (0..SLOW)
+        .map(|at| {
+            let connect = v5(&format!("slow{at}"));
+            net.online(connect.with(|c| c.properties.receive_maximum = Some(1)))
+        })
+        .collect();
+    net.retained_asked = 0;
+    for (at, &client) in slow.iter().enumerate() {
+        net.send(client, subscribe(&[("many/#", options(QOS1))]));
+        assert_eq!(net.retained_asked, at + 1, "one question with each subscription");
+    }
+    let (mut turns, mut queued) = (0, 0);
+    while net.pop(0, 0) {
+        turns += 1;
+        let more = net.census().queued_messages - queued;
+        assert!(more <= 32, "{more} messages in one turn");
+        assert!(net.retained_asked <= SLOW + turns, "more than one question in a turn");
+        queued += more;
+        net.send(b, message("live", "m").qos1(1));
+        assert_eq!((net.unread(other), net.unread(b)), (turns, turns), "in its own turn");
+    }
+    assert_eq!((turns, net.retained_asked), (3 * SLOW, 3 * SLOW));
+    assert_eq!(queued, SLOW * (3 * 32 - 1));
+    // A client that goes on is asked for when less than 64 wait for it.
+    for step in 1..=32 {
+        let packet = net.take(slow[0], |packet| matches!(packet, petrel_proto::Packet::Publish(_)));
+        let Some(petrel_proto::Packet::Publish(publish)) = packet else { panic!("{packet:?}") };
+        net.send(slow[0], puback(publish.packet_id.map_or(0, PacketId::get)));
+        assert_eq!(net.retained_asked, 3 * SLOW + usize::from(step == 32), "{step}");
+    }
+    assert!(net.pop(0, 0) && !net.pop(0, 0));
+    net.received(b);
+    net.settle(other);
+}

@@ -62,6 +62,8 @@ pub struct Habits {
     pub retain: bool,
     /// Some of its messages expire.
     pub hurries: bool,
+    /// It connects for the first time after so many steps.
+    pub late: u64,
     /// It asks for a clean start now and then.
     pub forgetful: bool,
     /// It unsubscribes now and then, and subscribes again.
@@ -111,6 +113,8 @@ pub struct Client {
     pub asked_at: u64,
     /// When it was told that it has it; what is published later must come.
     pub since: u64,
+    /// Of topics with retained messages, the number of the one that its SUBACK promised, or a later one.
+    pub retained: BTreeMap<u8, u32>,
     /// It was told something that makes its session last.
     pub promised: bool,
 }
@@ -145,6 +149,7 @@ impl Client {
             got: BTreeMap::new(),
             asked_at: u64::MAX,
             since: 0,
+            retained: BTreeMap::new(),
             promised: false,
         }
     }
@@ -179,6 +184,7 @@ impl Client {
         self.got.clear();
         self.subscribed = false;
         self.asked_at = u64::MAX;
+        self.retained.clear();
         self.promised = false;
     }
 

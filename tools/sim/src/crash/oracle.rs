@@ -181,6 +181,7 @@ impl Oracle {
         }
         self.check_groups(clients)?;
         for client in clients.iter().filter(|client| client.habits.lasting) {
+            self.check_promised(client)?;
             let Some(wants) = client.habits.subscribes else { continue };
             for (id, published) in &self.published {
                 let wanted = match wants {
@@ -198,6 +199,34 @@ impl Oracle {
                         client.name
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Of each topic the number of the last retained message that was acknowledged before a step.
+    pub fn retained_before(&self, step: u64) -> BTreeMap<u8, u32> {
+        let retained = self.published.iter().filter(|(id, published)| {
+            id.publisher == 0 && published.retain && published.acknowledged < step
+        });
+        // Its messages are in order.
+        retained.map(|(id, published)| (published.topic, id.number)).collect()
+    }
+
+    /// What a SUBACK promised of retained messages, or something newer.
+    fn check_promised(&self, client: &Client) -> Checked {
+        for (&topic, &number) in &client.retained {
+            let least = MessageId { publisher: 0, number };
+            let is_it = |id: &MessageId| {
+                id.publisher == 0 && self.published.get(id).is_some_and(|it| it.topic == topic)
+            };
+            if client.subscribed && !client.got.range(least..).any(|(id, _)| is_it(id)) {
+                return Err(violated!(
+                    "crash",
+                    "{} never got what topic {topic} retained, which was number {number} when it \
+                     subscribed [MQTT5-3.3.1-9]",
+                    client.name
+                ));
             }
         }
         Ok(())

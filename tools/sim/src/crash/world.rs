@@ -78,6 +78,8 @@ struct World {
     clients: Vec<Client>,
     oracle: Oracle,
     crashes: u32,
+    /// There is a crash at this step, so that it hits what a client has just been promised.
+    doomed_at: u64,
     limits: Limits,
     /// Processes that begin before one does anything. Places begin 256 identifiers further on with each,
     /// of 65,535, so those of one that follows 256 others fall on the identifiers of the last that ran.
@@ -135,6 +137,7 @@ impl World {
             clients,
             oracle: Oracle { tight: is_tight(&limits), ..Oracle::default() },
             crashes: 0,
+            doomed_at: u64::MAX,
             limits,
             starts,
         };
@@ -237,7 +240,8 @@ impl World {
 
     fn random_step(&mut self, crash_per_myriad: u64) -> Checked {
         self.step += 1;
-        if self.rng.below(10_000) < crash_per_myriad {
+        if self.rng.below(10_000) < crash_per_myriad || self.step >= self.doomed_at {
+            self.doomed_at = u64::MAX;
             return self.crash();
         }
         match self.rng.below(1000) {
@@ -489,6 +493,7 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             will: number > 0 && rng.percent(40),
             retain: number == 0,
             hurries: number > 0 && hurries,
+            late: 0,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
@@ -505,6 +510,7 @@ fn clients(rng: &mut Rng) -> Vec<Client> {
             will: false,
             retain: false,
             hurries,
+            late: if rng.percent(40) { rng.below(3_000) } else { 0 },
             forgetful: rng.percent(25),
             leaves: false,
             receive_maximum: 1 + rng.below(8) as u16,
@@ -544,6 +550,7 @@ fn add_members(rng: &mut Rng, clients: &mut Vec<Client>) {
                 will: false,
                 retain: false,
                 hurries: false,
+                late: 0,
                 forgetful: !stays && rng.percent(40),
                 leaves: (group, number) != (0, 0) && rng.percent(50),
                 receive_maximum: 1 + rng.below(8) as u16,
@@ -557,8 +564,9 @@ fn will_id(client: usize, number: u32) -> MessageId {
     MessageId { publisher: WILL_PUBLISHER + client as u8, number }
 }
 
+/// All names have one length, so that messages have.
 fn topic_name(topic: u8) -> TopicName {
-    let text = Text::try_from(format!("t/{topic}").as_str()).unwrap_or_default();
+    let text = Text::try_from(format!("t/{topic:02}").as_str()).unwrap_or_default();
     TopicName::new(text).unwrap_or_default()
 }
 

@@ -6,6 +6,9 @@ impl World {
     /// A client does one thing that it can do.
     pub(super) fn client_step(&mut self, at: usize) -> Checked {
         if self.clients[at].conn.is_none() {
+            if self.step < self.clients[at].habits.late {
+                return Ok(());
+            }
             let clean = self.clients[at].habits.forgetful && self.rng.percent(15);
             return self.connect(at, clean);
         }
@@ -138,6 +141,12 @@ impl World {
                 client.subscribed = true;
                 client.promised |= client.habits.lasting;
                 client.since = step;
+                if client.habits.subscribes == Some(Wants::All) {
+                    client.retained = self.oracle.retained_before(client.asked_at);
+                    if !client.retained.is_empty() && self.rng.percent(30) {
+                        self.doomed_at = step + self.rng.below(40);
+                    }
+                }
                 self.oracle.member_begins(client, step);
             }
             Packet::Publish(publish) => return self.receive(at, publish),
@@ -254,7 +263,12 @@ impl World {
         client.published += 1;
         let id = MessageId { publisher: at as u8, number: client.published };
         let (qos, retain) = (client.habits.qos, client.habits.retain);
-        let topic = if retain { RETAINED } else { self.rng.below(3) as u8 };
+        let topic = match retain {
+            // Some of them seldom change.
+            true if self.rng.percent(50) => RETAINED + 10 * (1 + self.rng.below(9) as u8),
+            true => RETAINED,
+            false => self.rng.below(3) as u8,
+        };
         let hurries = self.clients[at].habits.hurries && self.rng.percent(40);
         let expiry_s = hurries.then(|| 1 + self.rng.below(20) as u32);
         let (received, sent) = (false, true);
@@ -296,6 +310,7 @@ impl World {
         for lane in &mut self.lanes {
             lane.store_mut().mend();
         }
+        self.doomed_at = u64::MAX;
         let quits = self.rng.percent(50);
         for client in &mut self.clients {
             client.habits.publishes = false;
@@ -429,6 +444,7 @@ impl World {
             will: false,
             retain: false,
             hurries: false,
+            late: 0,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
@@ -449,7 +465,7 @@ impl World {
 fn filter_of(wants: Wants) -> Checked<TopicFilter> {
     let filter = match wants {
         Wants::All => "t/+".to_owned(),
-        Wants::Topic(topic) => format!("t/{topic}"),
+        Wants::Topic(topic) => format!("t/{topic:02}"),
         Wants::Group(group) => format!("$share/g{group}/t/+"),
     };
     let text = Text::try_from(filter.as_str()).unwrap_or_default();

@@ -122,6 +122,7 @@ impl World {
             will: false,
             retain: false,
             hurries: false,
+            late: 0,
             forgetful: false,
             leaves: false,
             receive_maximum: 10,
