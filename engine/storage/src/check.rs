@@ -12,7 +12,7 @@ use petrel_shard::Incarnation;
 use crate::codec::{self, Clock, Unreadable};
 use crate::disk::{DiskOptions, DiskStore};
 use crate::journal;
-use crate::lane::FOLDED;
+use crate::lane::{FOLDED, LOGGED};
 use crate::log::{Operation, Reader};
 use crate::page;
 use crate::shared::{Named, SharedId};
@@ -272,7 +272,9 @@ fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
             return Err("how far a stream has come was expected".into());
         }
         // What else is noted there is known to whoever noted it.
-        Space::Meta if matches!(key, b"format" | b"lane" | b"epoch") && value.len() != 4 => {
+        Space::Meta
+            if matches!(key, b"format" | b"lane" | b"epoch" | LOGGED) && value.len() != 4 =>
+        {
             return Err("a number was expected".into());
         }
         Space::Meta if key == FOLDED && value.len() != 8 => {
@@ -418,7 +420,7 @@ mod tests {
         let report = check(folder.path(), DiskOptions::default()).unwrap();
         assert_eq!((report.messages, report.operations, report.faults_total), (20, 20, 0));
         assert_eq!(report.batches, 1);
-        assert_eq!(report.keys, [4, 1, 0, 4, 0, 1, 0, 0]);
+        assert_eq!(report.keys, [5, 1, 0, 4, 0, 1, 0, 0]);
         assert!(report.to_string().ends_with("0 faults"), "{report}");
     }
 

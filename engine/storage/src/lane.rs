@@ -45,6 +45,12 @@ const BATCH_BYTES_MAX: usize = 64 << 20;
 /// The name under which it is noted from which batch on the log counts.
 pub(crate) const FOLDED: &[u8] = b"folded";
 
+/// The name under which it is noted which process used the folder last.
+const EPOCH: &[u8] = b"epoch";
+
+/// The name under which the log says which process wrote it.
+pub(crate) const LOGGED: &[u8] = b"logged";
+
 /// When what was written is made to survive the machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SyncLevel {
@@ -90,6 +96,8 @@ pub struct Lane<S> {
     settings: LaneSettings,
     clock: Clock,
     epoch: u32,
+    /// The log says it as well.
+    epoch_logged: bool,
     window: Window,
     /// How far into the oldest batch it has been folded.
     folded: u32,
@@ -141,6 +149,7 @@ impl<S: Store> Lane<S> {
             settings,
             clock,
             epoch: 0,
+            epoch_logged: false,
             window: Window::default(),
             folded: 0,
             gathered: Vec::new(),
@@ -170,6 +179,15 @@ impl<S: Store> Lane<S> {
                         may have been removed";
             return Err(StoreError::Damaged { what: what.into() });
         }
+        let logged = match lane.window.latest(Space::Meta, LOGGED) {
+            Some(Latest::Put(place)) => Some(lane.window.value(place)),
+            _ => lane.store.get(Space::Meta, LOGGED)?,
+        };
+        if logged.is_some_and(|logged| number(&logged) > lane.epoch) {
+            let what = "the log is of a later process than what the folder says of itself; a journal \
+                        may have been removed";
+            return Err(StoreError::Damaged { what: what.into() });
+        }
         lane.read_streams()?;
         Ok(lane)
     }
@@ -177,12 +195,7 @@ impl<S: Store> Lane<S> {
     /// Compares what the folder says of itself with the settings. Returns false if it says nothing.
     fn check_origin(&mut self) -> Result<bool, StoreError> {
         let LaneSettings { lane, lanes, .. } = self.settings;
-        let number = |value: Option<Bytes>| {
-            value.map(|bytes| {
-                let four = bytes.first_chunk::<4>().copied().unwrap_or_default();
-                u32::from_be_bytes(four)
-            })
-        };
+        let number = |value: Option<Bytes>| value.map(|bytes| number(&bytes));
         let format = number(self.store.get(Space::Meta, b"format")?);
         let Some(format) = format else { return Ok(false) };
         if format != FORMAT {
@@ -202,7 +215,7 @@ impl<S: Store> Lane<S> {
             );
             return Err(StoreError::Foreign { what });
         }
-        self.epoch = number(self.store.get(Space::Meta, b"epoch")?).unwrap_or(0);
+        self.epoch = number(self.store.get(Space::Meta, EPOCH)?).unwrap_or(0);
         Ok(true)
     }
 
@@ -216,6 +229,7 @@ impl<S: Store> Lane<S> {
         let LaneSettings { lane, lanes, .. } = self.settings;
         self.store.write(origin(lane, lanes, epoch), true)?;
         self.epoch = epoch;
+        self.epoch_logged = false;
         self.settled = settled;
         Ok(())
     }
@@ -488,6 +502,11 @@ impl<S: Store> Lane<S> {
             self.writer.put(Space::Stream, &key, |out| out.put_u64(number));
             self.streams.insert(stream, number);
         }
+        if !self.epoch_logged {
+            let epoch = self.epoch;
+            self.writer.put(Space::Meta, LOGGED, |out| out.put_u32(epoch));
+            self.epoch_logged = true;
+        }
         let bytes = self.writer.take();
         let number = self.window.next();
         self.window.push(bytes.clone(), false)?;
@@ -536,6 +555,11 @@ impl<S: Store> Lane<S> {
         self.unsynced.clear();
         Ok(std::mem::take(&mut self.owed).into_iter().collect())
     }
+}
+
+/// The number that an entry of what is known of the folder has.
+fn number(bytes: &[u8]) -> u32 {
+    u32::from_be_bytes(bytes.first_chunk().copied().unwrap_or_default())
 }
 
 /// The names of what a folder says of its making; whoever makes another of its entries says that anew.

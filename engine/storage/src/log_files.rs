@@ -13,12 +13,18 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::segment::{self, Frame, PAGE_BYTES, Rest};
 use crate::store::StoreError;
 
 /// Files that wait to be used again, at most.
 const SPARE_MAX: usize = 8;
+
+/// The file that says which file of the log is the newest, or was: it is not waited for.
+const NEWEST: &str = "newest";
+/// It has two places for that, of which one may be torn.
+const NEWEST_BYTES: u64 = 512;
 
 /// A file that holds batches.
 #[derive(Debug)]
@@ -75,6 +81,9 @@ impl LogFiles {
             let entry = entry.map_err(failed)?;
             let path = entry.path();
             let name = entry.file_name();
+            if name == NEWEST {
+                continue;
+            }
             let Some((stem, kind)) = name.to_str().and_then(|name| name.split_once('.')) else {
                 return Err(not_ours(&path));
             };
@@ -117,6 +126,14 @@ impl LogFiles {
     /// The log is damaged, or cannot be read.
     pub fn read(&mut self, from: u64, below: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
         self.open = None;
+        let newest = newest(&self.folder).map_err(|error| failed(&self.folder, &error))?;
+        if newest > self.files.back().map(|file| file.number) {
+            let what = format!(
+                "{} is missing",
+                file_path(&self.folder, newest.unwrap_or_default()).display()
+            );
+            return Err(StoreError::Damaged { what });
+        }
         let mut batches = Vec::new();
         let mut expected = 0;
         let mut oldest = from;
@@ -271,7 +288,7 @@ impl LogFiles {
         self.sync()?;
         self.open = None;
         let number = self.next_file;
-        let path = self.folder.join(format!("{number:016x}.log"));
+        let path = file_path(&self.folder, number);
         let fault = |error: io::Error| failed(&path, &error);
         let bytes = self.file_bytes.max(PAGE_BYTES + bytes);
         let spare = if bytes == self.file_bytes { self.spare.pop() } else { None };
@@ -291,11 +308,41 @@ impl LogFiles {
         file.sync_all().map_err(fault)?;
         fs::rename(&old, &path).map_err(fault)?;
         File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(fault)?;
+        note_newest(&self.folder, number).map_err(fault)?;
         self.next_file += 1;
         self.files.push_back(LogFile { number, path, bytes: bytes as u64, end: first });
         self.open = Some(Open { file, key, at: PAGE_BYTES, bytes });
         Ok(())
     }
+}
+
+fn file_path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(format!("{number:016x}.log"))
+}
+
+/// Notes that a file of the log was begun. It is there for good by then, so whatever a failure leaves of
+/// this names a file that is there.
+fn note_newest(folder: &Path, number: u64) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(false).open(folder.join(NEWEST))?;
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&number.to_le_bytes());
+    let sum = xxh3_64(&bytes[..8]);
+    bytes[8..].copy_from_slice(&sum.to_le_bytes());
+    file.write_all_at(&bytes, number % 2 * NEWEST_BYTES)
+}
+
+/// The newest file that a log had, as far as it has been noted.
+pub(crate) fn newest(folder: &Path) -> io::Result<Option<u64>> {
+    let bytes = match fs::read(folder.join(NEWEST)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        bytes => bytes?,
+    };
+    let noted = bytes.chunks(NEWEST_BYTES as usize).filter_map(|place| {
+        let (number, rest) = place.split_first_chunk::<8>()?;
+        (*rest.first_chunk()? == xxh3_64(number).to_le_bytes()).then(|| u64::from_le_bytes(*number))
+    });
+    Ok(noted.max())
 }
 
 /// What the files of a log take of their disk, those that wait to be used again included; what cannot

@@ -18,7 +18,7 @@ use crate::check::{judge, judge_batch};
 use crate::codec::{self, Clock};
 use crate::disk::{Alive, DiskOptions, DiskStore};
 use crate::fill::Filler;
-use crate::lane::{FOLDED, origin};
+use crate::lane::{FOLDED, LOGGED, origin};
 use crate::log::{Operation, Reader};
 use crate::page;
 use crate::salvage::Salvage;
@@ -317,6 +317,12 @@ fn gather(
                 Operation::Put { space: Space::Session, key, value } => {
                     let start = value.start as usize;
                     survey.session(&key, &batch.slice(start..start + value.bytes as usize));
+                }
+                Operation::Put { space: Space::Meta, key, value } if &key[..] == LOGGED => {
+                    let start = value.start as usize;
+                    let logged =
+                        batch[start..].first_chunk().copied().map_or(0, u32::from_be_bytes);
+                    epoch = epoch.max(logged);
                 }
                 Operation::Queued { incarnation, .. } => {
                     survey.owners.insert(incarnation.to_u64());

@@ -711,6 +711,16 @@ fn a_lane_that_has_lost_everything_is_not_begun_anew() {
     let mut lanes = vec![open(0, whole).unwrap(), open(1, MemoryStore::new()).unwrap()];
     let error = begin(&mut lanes).unwrap_err();
     assert!(error.to_string().contains("there is nothing in lane 1"), "{error}");
+    // Nor one whose log is of a later process than its maps.
+    let mut behind = open(0, MemoryStore::new()).unwrap();
+    begin(std::slice::from_mut(&mut behind)).unwrap();
+    begin(std::slice::from_mut(&mut behind)).unwrap();
+    behind.gather(ShardIndex(0), 1, true, [Record::Session(Box::new(session_record(life, 1)))]);
+    behind.commit().unwrap();
+    let mut behind = behind.into_store();
+    behind.write(origin(0, 2, 1), true).unwrap();
+    let error = open(0, behind).unwrap_err();
+    assert!(error.to_string().contains("of a later process"), "{error}");
     // Nor one of which only the log is left.
     let mut log = MemoryStore::new();
     log.read_log(1, u64::MAX).unwrap();

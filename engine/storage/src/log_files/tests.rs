@@ -66,6 +66,24 @@ fn batches_come_back_from_wherever_one_asks() {
 }
 
 #[test]
+fn the_newest_file_is_missed() {
+    let folder = folder();
+    drop(fill(folder.path(), 40));
+    let newest = paths(folder.path(), "log").pop().unwrap();
+    fs::remove_file(&newest).unwrap();
+    let error = open(folder.path()).read(1, u64::MAX).unwrap_err().to_string();
+    assert!(error.contains(newest.to_str().unwrap()), "{error}");
+    assert!(error.ends_with("is missing"), "{error}");
+    // What says so may be torn, and is no more than a help.
+    let note = folder.path().join("log").join(NEWEST);
+    let whole = fs::read(&note).unwrap();
+    fs::write(&note, &whole[..3]).unwrap();
+    open(folder.path()).read(1, u64::MAX).unwrap();
+    fs::remove_file(&note).unwrap();
+    open(folder.path()).read(1, u64::MAX).unwrap();
+}
+
+#[test]
 fn files_are_used_again_and_nothing_of_their_earlier_lives_comes_back() {
     let folder = folder();
     let mut log = fill(folder.path(), 40);

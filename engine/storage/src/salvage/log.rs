@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::{Damage, Lost, failed};
+use crate::log_files;
 use crate::segment::{self, Frame, Rest};
 use crate::store::StoreError;
 
@@ -31,6 +32,11 @@ pub(crate) fn read(
     let files = files(&folder)?;
     if files.is_empty() {
         say(&folder, "there is no log".into());
+    }
+    let last = files.last().map(|(number, _)| *number);
+    let newest = log_files::newest(&folder).map_err(|error| failed(&folder, &error))?;
+    if let Some(number) = newest.filter(|_| newest > last) {
+        say(&folder, format!("file {number:016x}.log is missing, the newest"));
     }
     let mut batches = Batches { found: Vec::new(), next: from };
     for (number, path) in files {
