@@ -331,6 +331,17 @@ impl Session {
             || identifier_of(sequence).is_none_or(|id| flow.find_inflight(id).is_none())
     }
 
+    /// True if something else in flight has the identifier that follows from a place, or something in
+    /// memory that waits before that.
+    pub(crate) fn has_before(&self, sequence: u64) -> bool {
+        let (Some(flow), Some(id)) = (self.flow.as_deref(), identifier_of(sequence)) else {
+            return false;
+        };
+        let mut waiting = flow.queue.deliveries.iter().map(|waiting| waiting.place.sequence());
+        flow.find_inflight(id).is_some()
+            || waiting.any(|at| (1..sequence).contains(&at) && identifier_of(at) == Some(id))
+    }
+
     /// What it is called where it is kept, if anything of it is.
     pub(crate) fn incarnation(&self) -> Option<Incarnation> {
         self.kept.as_deref().map(|kept| kept.incarnation)

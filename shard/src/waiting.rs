@@ -128,13 +128,15 @@ impl Shard {
 
     /// True if the client may have been sent what waits at a place, by a process before this one or on
     /// an earlier connection. If that is of QoS 2, the client may keep its identifier, and would take
-    /// another message with that for the same ([MQTT5-4.3.3-10]).
+    /// another message with that for the same ([MQTT5-4.3.3-10]). It was not sent while something before
+    /// it has the identifier, which a PUBREL would release.
     fn may_have_left(&self, index: u32, sequence: u64) -> bool {
         if sabotage::on(Sabotage::ExchangeForgotten) {
             return false;
         }
-        let kept = self.sessions.get(index).and_then(|session| session.kept.as_deref());
-        sequence < self.keep.first_sequence() || kept.is_some_and(|kept| kept.has_sent(sequence))
+        let Some(session) = self.sessions.get(index) else { return false };
+        let has_sent = session.kept.as_deref().is_some_and(|kept| kept.has_sent(sequence));
+        (sequence < self.keep.first_sequence() || has_sent) && !session.has_before(sequence)
     }
 
     /// A delivery is over: its record goes.

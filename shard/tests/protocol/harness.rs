@@ -47,6 +47,8 @@ pub struct Net {
     retained: HashSet<String>,
     stopped: bool,
     kept: bool,
+    /// Which process it is.
+    epoch: u32,
     /// What is recorded and not kept yet: shards, and positions of their records.
     recorded: VecDeque<(u16, u64)>,
     /// What waits, by incarnation and place, as records say.
@@ -146,6 +148,7 @@ impl Net {
             retained: HashSet::new(),
             stopped: false,
             kept,
+            epoch: 1,
             recorded: VecDeque::new(),
             waiting: BTreeMap::new(),
             loads: VecDeque::new(),
@@ -157,12 +160,13 @@ impl Net {
             slots,
             limits,
         };
-        net.shards = net.new_shards(1);
+        net.shards = net.new_shards();
         net
     }
 
-    /// Empty shards of a process that is the so-maniest.
-    fn new_shards(&self, epoch: u32) -> Vec<Shard> {
+    /// Empty shards of a process.
+    fn new_shards(&self) -> Vec<Shard> {
+        let epoch = self.epoch;
         let shard = |index| {
             let config = ShardConfig {
                 index: ShardIndex(index),
@@ -190,7 +194,8 @@ impl Net {
         // The receipts are kept too.
         self.waiting.values_mut().flatten().for_each(|waiting| waiting.provided = None);
         self.interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
-        self.shards = self.new_shards(2);
+        self.epoch += 1;
+        self.shards = self.new_shards();
         let now = Now { mono_ms: self.now_ms };
         let home = |slot| usize::from(self.slots.home(slot).0);
         for session in self.records.sessions.values() {

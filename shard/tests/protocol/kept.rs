@@ -490,3 +490,38 @@ fn what_has_made_room_before_the_count_does_not_come() {
     assert_eq!(net.settled(a), ["0", "1", "3", "4", "5", "6"]);
     assert_eq!(net.census().queued_messages, 0);
 }
+
+/// A message that has expired cannot have been sent while one before it has its identifier, and a PUBREL
+/// would release that.
+#[test]
+fn what_expired_behind_another_with_its_identifier_is_not_released() {
+    let mut net = Net::keeping(1, true, |limits| limits.session_queue_messages = 2);
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "t", Qos::ExactlyOnce);
+    let b = net.online(resume(petrel_proto::Version::V5, "b"));
+    // The places of the next process begin 256 identifiers further on.
+    for number in 0..256 {
+        net.publish(b, message("t", &format!("{number}")).qos2(1));
+        net.settle(a);
+    }
+    net.publish(b, message("t", "held").qos2(1));
+    let (held, _) = taken(&mut net, a);
+    net.restart();
+    let b = net.resumed(resume(petrel_proto::Version::V5, "b"), true);
+    net.publish(b, message("t", "expires").qos2(1).expiring(5));
+    net.restart();
+    net.advance(6_000);
+    let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+    assert_eq!(taken(&mut net, a), (held.clone(), vec![]));
+    // It has to make room.
+    let b = net.resumed(resume(petrel_proto::Version::V5, "b"), true);
+    (0..2).for_each(|_| net.publish(b, message("t", "new").qos1(1)));
+    assert_eq!(net.dropped(DropReason::Expired), 1);
+    net.silent(a);
+    net.send(a, pubrec(held[0].0));
+    let (new, released) = taken(&mut net, a);
+    assert_eq!((new.len(), released), (2, vec![held[0].0]));
+    new.iter().for_each(|(id, _)| net.send(a, puback(*id)));
+    net.send(a, pubcomp(held[0].0));
+    net.silent(a);
+}
