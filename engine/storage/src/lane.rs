@@ -509,7 +509,7 @@ impl<S: Store> Lane<S> {
         }
         let bytes = self.writer.take();
         let number = self.window.next();
-        self.window.push(bytes.clone(), false)?;
+        self.window.push_marked(bytes.clone(), self.writer.marks())?;
         self.unsynced.push((number, bytes.clone()));
         before?;
         self.store.append(number, &bytes, false)?;

@@ -16,6 +16,8 @@ const SHARED: u8 = 7;
 
 /// A writer keeps so much memory at most.
 const KEEP_BYTES_MAX: usize = 4 << 20;
+/// And room for so many marks.
+const MARKS_KEPT_MAX: usize = 16 << 10;
 
 /// Where a value lies in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +49,22 @@ pub(crate) enum Operation {
     Shared { id: SharedId, value: Place },
 }
 
+/// Where an operation stands in a batch that is being written, so that it needs not be read again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mark {
+    /// Something waits for a session.
+    Queued { incarnation: Incarnation, sequence: u64, start: u32, bytes: u32 },
+    /// It waits no longer.
+    Done { incarnation: Incarnation, sequence: u64 },
+    /// One that is rarer, which begins here.
+    Other { at: u32 },
+}
+
 /// A batch that is being written.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     out: BytesMut,
+    marks: Vec<Mark>,
 }
 
 impl Writer {
@@ -63,13 +77,13 @@ impl Writer {
     }
 
     pub(crate) fn put(&mut self, space: Space, key: &[u8], value: impl FnOnce(&mut BytesMut)) {
-        self.out.put_u8(PUT);
+        self.other(PUT);
         self.key(space, key);
         self.value(value);
     }
 
     pub(crate) fn remove(&mut self, space: Space, key: &[u8]) {
-        self.out.put_u8(REMOVE);
+        self.other(REMOVE);
         self.key(space, key);
     }
 
@@ -78,12 +92,14 @@ impl Writer {
         (incarnation, sequence): (Incarnation, u64),
         value: impl FnOnce(&mut BytesMut),
     ) {
-        self.waits(QUEUED, incarnation, sequence);
-        self.value(value);
+        self.out.put_u8(QUEUED);
+        self.waits(incarnation, sequence);
+        let (start, bytes) = self.value(value);
+        self.marks.push(Mark::Queued { incarnation, sequence, start, bytes });
     }
 
     pub(crate) fn shared(&mut self, id: SharedId, value: impl FnOnce(&mut BytesMut)) {
-        self.out.put_u8(SHARED);
+        self.other(SHARED);
         self.out.put_u64(id.to_u64());
         self.value(value);
     }
@@ -93,21 +109,24 @@ impl Writer {
         (incarnation, sequence): (Incarnation, u64),
         value: impl FnOnce(&mut BytesMut),
     ) {
-        self.waits(RELEASED, incarnation, sequence);
+        self.other(RELEASED);
+        self.waits(incarnation, sequence);
         self.value(value);
     }
 
     pub(crate) fn done(&mut self, incarnation: Incarnation, sequence: u64) {
-        self.waits(DONE, incarnation, sequence);
+        self.out.put_u8(DONE);
+        self.waits(incarnation, sequence);
+        self.marks.push(Mark::Done { incarnation, sequence });
     }
 
     pub(crate) fn ended(&mut self, incarnation: Incarnation) {
-        self.out.put_u8(ENDED);
+        self.other(ENDED);
         self.out.put_u64(incarnation.to_u64());
     }
 
-    /// What was written, with no more memory than it needs; the writer is empty again, and keeps its own
-    /// unless that is much.
+    /// What was written, with no more memory than it needs; the writer is empty again but for the marks
+    /// ([`Writer::marks`]), and keeps its own memory unless that is much.
     pub(crate) fn take(&mut self) -> Bytes {
         if self.out.len() > KEEP_BYTES_MAX {
             return std::mem::take(&mut self.out).freeze();
@@ -117,6 +136,18 @@ impl Writer {
         bytes
     }
 
+    /// Where everything is that was written since this was last called, in order.
+    pub(crate) fn marks(&mut self) -> impl Iterator<Item = Mark> + '_ {
+        self.marks.shrink_to(MARKS_KEPT_MAX.max(self.marks.len()));
+        self.marks.drain(..)
+    }
+
+    fn other(&mut self, tag: u8) {
+        // A batch is never longer than a u32 can say.
+        self.marks.push(Mark::Other { at: self.out.len() as u32 });
+        self.out.put_u8(tag);
+    }
+
     fn key(&mut self, space: Space, key: &[u8]) {
         self.out.put_u8(space as u8);
         // Client identifiers and topics have at most 65,535 bytes, and 8 of an incarnation.
@@ -124,19 +155,20 @@ impl Writer {
         self.out.put_slice(key);
     }
 
-    fn waits(&mut self, tag: u8, incarnation: Incarnation, sequence: u64) {
-        self.out.put_u8(tag);
+    fn waits(&mut self, incarnation: Incarnation, sequence: u64) {
         self.out.put_u64(incarnation.to_u64());
         self.out.put_u64(sequence);
     }
 
-    fn value(&mut self, value: impl FnOnce(&mut BytesMut)) {
+    /// Returns where it begins, and its length.
+    fn value(&mut self, value: impl FnOnce(&mut BytesMut)) -> (u32, u32) {
         let at = self.out.len();
         self.out.put_u32(0);
         value(&mut self.out);
         // A value is a packet of at most 256 MiB and a little more.
         let bytes = (self.out.len() - at - 4) as u32;
         self.out[at..at + 4].copy_from_slice(&bytes.to_be_bytes());
+        (at as u32 + 4, bytes)
     }
 }
 
@@ -262,6 +294,31 @@ mod tests {
         }
         assert_eq!(count, 7);
         assert_eq!(values, [&b"value"[..], b"message", &[9], b"for many"]);
+    }
+
+    #[test]
+    fn marks_say_what_reading_says() {
+        let life = Incarnation::from_u64(7);
+        let mut writer = Writer::default();
+        writer.put(Space::Session, b"key", |out| out.put_slice(b"value"));
+        writer.queued((life, 1), |out| out.put_slice(b"message"));
+        writer.done(life, 1);
+        writer.ended(life);
+        let bytes = writer.take();
+        let mut reader = Reader::new(3, &bytes, 0);
+        for mark in writer.marks() {
+            let operation = match mark {
+                Mark::Queued { incarnation, sequence, start, bytes } => {
+                    let value = Place { batch: 3, start, bytes };
+                    Operation::Queued { incarnation, sequence, value }
+                }
+                Mark::Done { incarnation, sequence } => Operation::Done { incarnation, sequence },
+                Mark::Other { at } => Reader::new(3, &bytes, at).next().unwrap().unwrap(),
+            };
+            assert_eq!(reader.next().unwrap(), Some(operation));
+        }
+        assert_eq!(reader.next().unwrap(), None);
+        assert_eq!(writer.marks().count(), 0);
     }
 
     #[test]

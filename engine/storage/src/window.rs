@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use petrel_shard::Incarnation;
 
-use crate::log::{Operation, Place, Reader};
+use crate::log::{Mark, Operation, Place, Reader};
 use crate::shared::SharedId;
 use crate::store::{Space, StoreError, Visitor};
 
@@ -156,6 +156,32 @@ impl Window {
         let mut reader = Reader::new(self.next(), &bytes, 0);
         while let Some(operation) = reader.next()? {
             self.apply(operation, again);
+        }
+        self.bytes += bytes.len();
+        self.batches.push_back(bytes);
+        Ok(())
+    }
+
+    /// Adds a batch of which it is known where everything is.
+    pub(crate) fn push_marked(
+        &mut self,
+        bytes: Bytes,
+        marks: impl Iterator<Item = Mark>,
+    ) -> Result<(), StoreError> {
+        let batch = self.next();
+        for mark in marks {
+            let operation = match mark {
+                Mark::Queued { incarnation, sequence, start, bytes } => {
+                    let value = Place { batch, start, bytes };
+                    Operation::Queued { incarnation, sequence, value }
+                }
+                Mark::Done { incarnation, sequence } => Operation::Done { incarnation, sequence },
+                Mark::Other { at } => match Reader::new(batch, &bytes, at).next()? {
+                    Some(operation) => operation,
+                    None => continue,
+                },
+            };
+            self.apply(operation, false);
         }
         self.bytes += bytes.len();
         self.batches.push_back(bytes);
