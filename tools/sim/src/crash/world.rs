@@ -240,7 +240,8 @@ impl World {
 
     fn random_step(&mut self, crash_per_myriad: u64) -> Checked {
         self.step += 1;
-        if self.rng.below(10_000) < crash_per_myriad || self.step >= self.doomed_at {
+        let is_doomed = crash_per_myriad > 0 && self.step >= self.doomed_at;
+        if self.rng.below(10_000) < crash_per_myriad || is_doomed {
             self.doomed_at = u64::MAX;
             return self.crash();
         }

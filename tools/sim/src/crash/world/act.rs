@@ -310,7 +310,6 @@ impl World {
         for lane in &mut self.lanes {
             lane.store_mut().mend();
         }
-        self.doomed_at = u64::MAX;
         let quits = self.rng.percent(50);
         for client in &mut self.clients {
             client.habits.publishes = false;
