@@ -160,6 +160,8 @@ impl Shard {
             return;
         }
         self.forget_freed(index);
+        // What nobody waits for counts as kept when it is written, and may be lost after that.
+        turn.out.urgent = true;
         let freed = identifier_of(sequence).map(|id| (self.keep.position(), id));
         if let Some(kept) = self.sessions.get_mut(index).and_then(|s| s.kept_whole()) {
             kept.freed.get_or_insert_default().extend(freed);
@@ -192,6 +194,8 @@ impl Shard {
     ) {
         if let Some(incarnation) = self.sessions.get(index).and_then(|s| s.incarnation()) {
             self.record(turn, Record::Released { incarnation, sequence: sequence.get() });
+            // The PUBREL waits for it, on whatever connection.
+            turn.out.urgent = true;
         }
     }
 

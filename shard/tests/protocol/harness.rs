@@ -55,6 +55,8 @@ pub struct Net {
     waiting: BTreeMap<(Incarnation, u64), Option<DeliveryRecord>>,
     /// Questions for it.
     loads: VecDeque<(u16, Load)>,
+    /// The last turn has recorded something that is waited for, so that it is kept for good.
+    pub is_urgent: bool,
     /// How many questions for retained messages have left, in all.
     pub retained_asked: usize,
     /// Questions for how much of it there is, and whether nobody answers them for now.
@@ -154,6 +156,7 @@ impl Net {
             loads: VecDeque::new(),
             counts: VecDeque::new(),
             holds_counts: false,
+            is_urgent: false,
             retained_asked: 0,
             records: Records::default(),
             interest,
@@ -612,6 +615,7 @@ impl Net {
 
     fn carry_out(&mut self, shard: u16, mut out: Outbox) {
         self.shards[usize::from(shard)].end_turn(&mut out);
+        self.is_urgent = out.urgent;
         if !out.records.is_empty() {
             self.recorded.push_back((shard, out.records_upto));
         }

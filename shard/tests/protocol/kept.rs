@@ -307,6 +307,7 @@ fn an_identifier_is_used_again_when_it_is_kept_that_it_is_free() {
         assert_eq!(net.received(a), [pubrel(identifier)]);
         net.send(a, pubcomp(identifier));
     }
+    assert!(net.is_urgent, "what nobody waits for may be lost though it was written");
     assert_eq!(net.unread(a), 0, "the end of the earlier one is not kept");
     let got = net.publishes(a);
     assert_eq!((payloads(&got), got[0].packet_id.unwrap().get()), (vec!["257"], identifier));
