@@ -22,6 +22,7 @@ use petrel_shard::{Input, Outbox, Record, ShardIndex};
 use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Written};
 
 use crate::config::WhenFull;
+use crate::doorway::Causes;
 use crate::log;
 use crate::storage::Room;
 
@@ -29,8 +30,10 @@ use crate::storage::Room;
 const ORDERS_MAX: usize = 1_024;
 /// Above this many a lane counts as clogged.
 const ORDERS_CLOGGED: usize = ORDERS_MAX * 3 / 4;
-/// Above this many bytes of messages that wait to be written, lanes count as clogged.
+/// Above this many bytes that wait to be written, lanes count as clogged, and as laden.
 const PENDING_BYTES_CLOGGED: u64 = 64 << 20;
+/// Above this many, those wait as well who come for what waits for them.
+const PENDING_BYTES_MAX: u64 = 128 << 20;
 /// Orders that a lane takes before it writes.
 const GATHER_MAX: usize = 4_096;
 /// Records that are worth a synchronisation of their own.
@@ -62,7 +65,7 @@ struct Board {
     spilling: AtomicUsize,
     /// By lane: its disk has failed.
     failing: Vec<AtomicBool>,
-    /// Bytes of messages that lanes have been given and have not written.
+    /// Bytes that lanes have been given and have not written.
     pending_bytes: AtomicU64,
     /// How often that has begun.
     troubles: AtomicU64,
@@ -313,6 +316,18 @@ impl StorageEnd {
             || self.board.failing.iter().any(|failing| failing.load(Ordering::Relaxed))
     }
 
+    /// True if lanes have all that they may have to write: what would cause so much more is not to be
+    /// looked at.
+    #[must_use]
+    pub fn is_laden(&self, causes: Causes) -> bool {
+        let pending_bytes = self.board.pending_bytes.load(Ordering::Relaxed);
+        match causes {
+            Causes::Nothing => false,
+            Causes::Little => pending_bytes > PENDING_BYTES_MAX,
+            Causes::Much => pending_bytes > PENDING_BYTES_CLOGGED,
+        }
+    }
+
     /// Lanes whose disk has failed or has no room, and how often that has begun.
     #[must_use]
     pub fn troubles(&self) -> (u64, u64) {
@@ -439,7 +454,7 @@ struct Worker<S> {
     /// How much of the disk may be taken, when that was looked at, and whether too much is.
     room: Room,
     looked_at: Instant,
-    /// Bytes of messages that have been gathered and not written.
+    /// Bytes that have been gathered and not written.
     gathered_bytes: u64,
     is_full: bool,
     /// When the disk was given back what is over, while there was no room.

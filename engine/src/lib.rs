@@ -7,6 +7,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod courier;
+pub mod doorway;
 pub mod executor;
 pub mod figures;
 pub mod grace;

@@ -5,6 +5,7 @@
 //! does not know what runs it: [`crate::executor`] does.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -14,12 +15,13 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{DecodeError, Packet, Version, encode, encoded_len};
+use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
 use petrel_shard::{
     ConnId, Input, Now, Origin, Outbox, PeerMessage, Shard, ShardIndex, SlotMap, refusal,
 };
 
 use crate::auth::AuthMethods;
+use crate::doorway::{Causes, Doorway, causes};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
@@ -33,9 +35,15 @@ const EVENTS_PER_TURN_MAX: usize = 4096;
 /// Questions about retained messages that a shard asks in a turn, at most.
 const QUESTIONS_PER_TURN_MAX: usize = 16;
 
+/// Connections that are let in, in a turn, at most, when lanes have written what they had: each may
+/// bring a packet of the largest size.
+const LET_IN_PER_TURN_MAX: usize = 16;
+
 /// The shard's output is carried out early once it holds this much, in bytes and in messages.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
 const OUTBOX_MESSAGES_MAX: usize = 16_384;
+/// The same in records, while a lane is in trouble.
+const OUTBOX_RECORDS_IN_TROUBLE: usize = 16;
 
 /// How often output that leads to more output is carried out before the next turn goes on with it.
 const ROUNDS_MAX: usize = 8;
@@ -133,6 +141,8 @@ pub struct Pump {
     held: Vec<Vec<ConnKey>>,
     /// Connections that are not read because storage does not keep up.
     held_by_storage: Vec<ConnKey>,
+    /// Connections that are not read because lanes have more to write than they may have.
+    doorway: Doorway,
     /// Those who can be told are told that what they send cannot be kept.
     refuses: bool,
     flushed: Vec<(ConnKey, usize)>,
@@ -160,6 +170,7 @@ impl Pump {
             outbox: std::mem::take(&mut parts.begun),
             parts,
             held_by_storage: Vec::new(),
+            doorway: Doorway::default(),
             refuses: false,
             flushed: Vec::new(),
             questions: VecDeque::new(),
@@ -204,6 +215,7 @@ impl Pump {
             || !self.outbox.is_empty()
             || self.shard.is_overdue()
             || self.parts.storage.as_ref().is_some_and(StorageEnd::has_mail)
+            || !self.doorway.is_empty() && !self.is_laden(Causes::Much)
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -227,12 +239,14 @@ impl Pump {
             for &conn in self.held_by_storage.iter().chain(self.held.iter().flatten()) {
                 self.shard.excuse(self.now, id_of(conn));
             }
+            self.look_at_the_doorway();
         }
         if ticked || self.shard.is_overdue() {
             self.feed(Input::Timer);
         }
         self.receive();
         self.hear_storage();
+        self.let_in();
         self.read();
         self.stop_if_ripe();
         self.carry_out();
@@ -317,6 +331,11 @@ impl Pump {
             self.carry_out();
             self.parts.wire.stop_listening();
             self.parts.wire.drop_unknown();
+            for (conn, event) in self.doorway.take_if(|_| true) {
+                if let WireEvent::Connect { .. } = event {
+                    self.parts.wire.close(conn);
+                }
+            }
             self.feed(Input::Shutdown);
             self.stop_at_ms = Some(self.now.mono_ms + STOP_MS_MAX);
         }
@@ -371,6 +390,11 @@ impl Pump {
                     false => self.held_by_storage.push(conn),
                 }
             }
+            let shard = &self.shard;
+            for (conn, event) in self.doorway.take_if(|conn| shard.can_refuse(id_of(conn))) {
+                self.parts.wire.resume(conn);
+                self.on_event(event);
+            }
         }
     }
 
@@ -403,6 +427,9 @@ impl Pump {
         self.outbox.arena_bytes() > OUTBOX_BYTES_MAX
             || self.outbox.writes.len() > OUTBOX_MESSAGES_MAX
             || self.outbox.peers.len() > OUTBOX_MESSAGES_MAX
+            // Lanes are given it before more is looked at.
+            || self.outbox.records.len() > OUTBOX_RECORDS_IN_TROUBLE
+                && self.parts.storage.as_ref().is_some_and(|storage| storage.troubles().0 > 0)
     }
 
     fn on_event(&mut self, event: WireEvent) {
@@ -419,6 +446,13 @@ impl Pump {
                     _ => (false, false),
                 };
                 let is_publish = matches!(&packet, Packet::Publish(_));
+                if is_publish
+                    && promises
+                    && self.is_laden(Causes::Much)
+                    && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
+                {
+                    return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
+                }
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
                 if promises
@@ -436,8 +470,7 @@ impl Pump {
                     false => self.parts.slots.home_of(connect.client_id.as_bytes()),
                 };
                 if home == self.parts.index {
-                    let origin = self.origin(listener, peer);
-                    self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+                    self.welcome(conn, connect, listener, peer);
                 } else if let Some(moving) = self.parts.wire.detach(conn) {
                     let handover = Handover { conn: moving, connect, peer, ticket: 0 };
                     self.parts.mesh.hand_over(home, Box::new(handover));
@@ -479,8 +512,80 @@ impl Pump {
             return self.report.stranded(self.now.mono_ms);
         };
         self.parts.counters.adopted.fetch_add(1, Ordering::Relaxed);
+        self.welcome(conn, connect, listener, peer);
+    }
+
+    /// A CONNECT of a client whose home is here. While lanes have more to write than they may have, one
+    /// that causes more waits.
+    fn welcome(
+        &mut self,
+        conn: ConnKey,
+        connect: Box<Connect>,
+        listener: u16,
+        peer: Option<SocketAddr>,
+    ) {
+        if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
+            return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
+        }
         let origin = self.origin(listener, peer);
         self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+    }
+
+    /// True if lanes have more to write than they may have for what causes so much more.
+    fn is_laden(&self, causes: Causes) -> bool {
+        self.parts.storage.as_ref().is_some_and(|storage| storage.is_laden(causes))
+    }
+
+    fn keep_waiting(&mut self, conn: ConnKey, event: WireEvent) {
+        self.parts.wire.pause(conn);
+        self.doorway.push(conn, event);
+        if self.doorway.wants_a_look() {
+            self.send_away_who_has_gone();
+        }
+    }
+
+    /// Handles what was not looked at while lanes had too much to write.
+    fn let_in(&mut self) {
+        for _ in 0..LET_IN_PER_TURN_MAX {
+            if self.doorway.is_empty() || self.is_laden(Causes::Much) {
+                return;
+            }
+            let Some((conn, event)) = self.doorway.pop() else { return };
+            self.parts.wire.resume(conn);
+            match event {
+                // Its CONNACK would reach nobody, and its session may have a later connection.
+                WireEvent::Connect { .. } if self.parts.wire.has_ended(conn) => {
+                    self.parts.wire.close(conn);
+                }
+                event => self.on_event(event),
+            }
+        }
+    }
+
+    /// Who waits is not silent.
+    fn look_at_the_doorway(&mut self) {
+        if self.doorway.is_empty() {
+            return;
+        }
+        for conn in self.doorway.connections() {
+            self.shard.excuse(self.now, id_of(conn));
+        }
+        self.send_away_who_has_gone();
+    }
+
+    /// Who has gone while a disk has failed waits no longer.
+    fn send_away_who_has_gone(&mut self) {
+        if self.parts.storage.as_ref().is_none_or(|storage| storage.troubles().0 == 0) {
+            return;
+        }
+        let wire = &self.parts.wire;
+        for (conn, event) in self.doorway.take_if(|conn| wire.has_ended(conn)) {
+            match event {
+                WireEvent::Connect { .. } => self.parts.wire.close(conn),
+                // Its end comes behind what it sent; that was acknowledged to nobody.
+                _ => self.parts.wire.resume(conn),
+            }
+        }
     }
 
     /// Answers a first packet that is no good CONNECT, where the protocol has an answer.

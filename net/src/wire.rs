@@ -434,6 +434,12 @@ impl Wire {
             || self.can_displace()
     }
 
+    /// True if the peer of a connection has ended it, as far as the kernel has said, or it is gone.
+    #[must_use]
+    pub fn has_ended(&self, key: ConnKey) -> bool {
+        self.conns.get(key).is_none_or(|conn| conn.flags.has(Flags::ENDED))
+    }
+
     /// The number of connections, those before CONNECT and those being closed included.
     #[must_use]
     pub fn connections(&self) -> usize {

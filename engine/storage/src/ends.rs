@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::Sender;
 
+use petrel_proto::Will;
 use petrel_shard::outbox::{Count, Load};
+use petrel_shard::record::SessionRecord;
 use petrel_shard::{Record, ShardIndex};
 
 use crate::view::View;
@@ -116,13 +118,26 @@ impl Ends {
     }
 }
 
+/// About the bytes of records and what is in them. A message that many sessions get counts for each.
 fn weight(records: &[Record]) -> u64 {
     let bytes = |record: &Record| match record {
         Record::Queued { delivery, .. } => delivery.message.cost_bytes(),
         Record::Retained(message) => message.cost_bytes(),
+        Record::Session(session) => {
+            let wills = session.will.as_deref().into_iter().chain(&session.leaving);
+            size_of::<SessionRecord>() + wills.map(weight_of_will).sum::<usize>()
+        }
+        Record::Subscribed(subscription) => subscription.filter.as_bytes().len(),
+        Record::Unsubscribed { filter, .. } => filter.as_bytes().len(),
         _ => 0,
     };
-    records.iter().map(|record| bytes(record) as u64).sum()
+    records.iter().map(|record| (size_of::<Record>() + bytes(record)) as u64).sum()
+}
+
+fn weight_of_will(will: &Will) -> usize {
+    let correlation = will.properties.correlation_data.as_ref().map_or(0, |data| data.len());
+    let properties = will.properties.user_properties.wire().len() + correlation;
+    will.topic.as_bytes().len() + will.payload.len() + properties
 }
 
 #[cfg(test)]

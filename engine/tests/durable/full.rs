@@ -42,6 +42,12 @@ impl Mount {
         let mut file = File::create(self.0.join("filler")).expect("a file");
         while file.write_all(&[0; 4096]).is_ok() {}
     }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        let status = Command::new("mount").args(["-o", &options]).arg(&self.0).status();
+        assert!(status.expect("a program").success());
+    }
 }
 
 impl Drop for Mount {
@@ -105,35 +111,36 @@ fn end_or_kill(broker: Running) -> (Option<i32>, Vec<String>) {
     })
 }
 
-/// The folder has what it may have, which is less than the log may have; what the log had has gone into
-/// pages, and all of it is read. The publisher has more than there is room for.
+/// The folder has what it may have, which is less than the log may have: what the log has goes into pages,
+/// and who waits for it gets it.
 #[test]
-fn publishers_go_on_when_what_took_the_room_has_been_read() {
-    for (lanes, limit_bytes, messages) in [(1, 25_000_000, 250), (2, 80_000_000, 700)] {
-        let place = Place::new();
-        let storage = format!("lanes = {lanes}\ndisk_limit_bytes = {limit_bytes}\n");
-        let (mut broker, address) = place.start_with(2, &storage);
-        let mut subscribers = [0, 1].map(|number| Subscriber::new(number, Qos::AtLeastOnce));
-        subscribers.iter_mut().for_each(|subscriber| subscriber.subscribe(address));
-        let mut publisher = Publisher { padding: 150_000, ..Publisher::new(0, Qos::AtLeastOnce) };
-        std::thread::scope(|scope| {
-            let publisher = &mut publisher;
-            scope.spawn(move || publisher.run(address, messages, &AtomicU64::new(0)));
-            broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait");
-            (0..lanes).for_each(|lane| wait_until_folded(&place, lane));
-            for subscriber in &mut subscribers {
-                scope.spawn(move || subscriber.run(address, messages as usize));
-            }
-        });
-        check(&[publisher], &subscribers);
-        broker.signal(Signal::TERM);
-        assert_eq!(broker.end().0, Some(0));
-    }
+fn the_log_is_given_back_and_what_waits_is_delivered_when_the_limit_is_reached() {
+    let place = Place::new();
+    let (mut broker, address) = place.start_with(2, "disk_limit_bytes = 60000000\n");
+    let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
+    subscriber.subscribe(address);
+    let mut publisher = Publisher { padding: 150_000, ..Publisher::new(0, Qos::AtLeastOnce) };
+    let acknowledged = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        let (publisher, acknowledged) = (&mut publisher, &acknowledged);
+        scope.spawn(move || publisher.run(address, 1_000, acknowledged));
+        broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait");
+        wait_until_folded(&place);
+        subscriber.run(address, acknowledged.load(Ordering::Relaxed) as usize);
+        broker.signal(Signal::KILL);
+        broker.child.wait().expect("it ends");
+    });
+    let (broker, address) = place.start(1);
+    publisher.run(address, publisher.next, &AtomicU64::new(0));
+    subscriber.run(address, publisher.acknowledged.len());
+    check(&[publisher], &[subscriber]);
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
 }
 
-/// Waits until a lane has no log but the file that it would write.
-fn wait_until_folded(place: &Place, lane: u32) {
-    let folder = place.folder.path().join(format!("data/lane-{lane}/log"));
+/// Waits until the lane has no log but the file that it would write.
+fn wait_until_folded(place: &Place) {
+    let folder = place.folder.path().join("data/lane-0/log");
     let begun_at = Instant::now();
     loop {
         let files = fs::read_dir(&folder).expect("a folder").flatten();
@@ -201,6 +208,57 @@ fn flood_with_all(broker: &Running, address: SocketAddr) {
     assert!(cost < COST_BYTES_MAX, "SUBSCRIBE and UNSUBSCRIBE have cost {cost} bytes");
 }
 
+/// What a crowd may cost in memory: what lanes may have to write, and as much for sessions and buffers.
+const CROWD_BYTES_MAX: u64 = 128 << 20;
+
+/// Has many clients come, each with a packet that is worth keeping, and go again.
+fn crowd(address: SocketAddr) {
+    for number in 0..4_000 {
+        let mut client = Client::open(address);
+        client.send(&connect_with_will(&format!("crowd-{number}"), 60_000));
+    }
+    for _ in 0..300 {
+        let mut client = Client::connect(address, "retainer of QoS 0", Version::V5);
+        client.send(&retained("r/y", 900_000, Qos::AtMostOnce));
+    }
+    let mut other = Client::connect(address, "other", Version::V5);
+    other.subscribe("zero", Qos::AtMostOnce);
+    for _ in 0..TURNS {
+        other.send(&publish_packet("zero", "still", Qos::AtMostOnce, 1));
+        assert_eq!(&other.receive_publish().payload[..], b"still");
+    }
+}
+
+/// To hold back connections bounds nothing where each brings something.
+#[test]
+fn a_crowd_costs_no_more_memory_than_it_may_while_the_disk_is_full() {
+    let place = Place::new();
+    let Some(mount) = Mount::over(&place, "48m") else { return };
+    let (mut broker, address) = place.start_with(1, NO_LIMIT);
+    let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
+    subscriber.subscribe(address);
+    mount.fill();
+    std::thread::scope(|scope| {
+        scope.spawn(|| retain_until_the_end(address));
+        broker.line_with("until it can be written again");
+        let before = resident_bytes(&broker);
+        crowd(address);
+        let cost = resident_bytes(&broker).saturating_sub(before);
+        assert!(cost < CROWD_BYTES_MAX, "it has cost {cost} bytes");
+        // Who comes for what waits does not stand behind the crowd.
+        let (_, present) = resume(address, &subscriber.name);
+        assert!(present);
+        // Whoever still waits when there is room is let in: of two connections of a client the last stays.
+        let [mut first, mut last] = [(); 2].map(|()| Client::open(address));
+        first.send(&connect_with_will("patient", 100));
+        last.send(&connect_with_will("patient", 100));
+        mount.grow("400m");
+        let Some(Packet::ConnAck(_)) = last.receive() else { panic!("no CONNACK") };
+        first.expect_end();
+        broker.signal(Signal::KILL);
+    });
+}
+
 /// What a process has in memory.
 fn resident_bytes(broker: &Running) -> u64 {
     let path = format!("/proc/{}/status", broker.child.id());
@@ -248,22 +306,27 @@ fn a_flood_costs_no_more_memory_or_disk_than_it_may_when_the_limit_is_reached() 
     assert!(cost < COST_BYTES_MAX, "it has cost {cost} bytes of the disk");
 }
 
-/// A connection with a keep alive of a second, and a will that says whose it is.
-fn watched(address: SocketAddr, client_id: &str) -> Client {
-    let mut client = Client::open(address);
+/// A CONNECT with a keep alive of a second, and a will of so many bytes that says whose it is.
+fn connect_with_will(client_id: &str, bytes: usize) -> Packet {
     let Packet::Connect(connect) = common::connect_packet(client_id, Version::V5) else {
         panic!("a CONNECT")
     };
+    let mut payload = client_id.as_bytes().to_vec();
+    payload.resize(bytes, 0);
     let will = Will {
         qos: Qos::AtMostOnce,
         retain: false,
         topic: petrel_proto::TopicName::new(text("will")).expect("valid"),
-        payload: client_id.to_owned().into(),
+        payload: payload.into(),
         delay_interval_s: None,
         properties: petrel_proto::PublishProperties::default(),
     };
-    let connect = Connect { keep_alive_s: 1, will: Some(Box::new(will)), ..*connect };
-    client.send(&Packet::Connect(Box::new(connect)));
+    Packet::Connect(Box::new(Connect { keep_alive_s: 1, will: Some(Box::new(will)), ..*connect }))
+}
+
+fn watched(address: SocketAddr, client_id: &str) -> Client {
+    let mut client = Client::open(address);
+    client.send(&connect_with_will(client_id, client_id.len()));
     let Some(Packet::ConnAck(_)) = client.receive() else { panic!("no CONNACK") };
     client
 }
