@@ -353,62 +353,24 @@ fn queue(key: &[u8], value: &Bytes, report: &mut Report) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use petrel_proto::{Qos, Text, TopicName};
-    use petrel_shard::record::{DeliveryRecord, Record, SessionRecord};
-    use petrel_shard::{Message, ShardIndex, Slot};
+    use petrel_shard::record::Record;
 
     use super::*;
-    use crate::{Batch, Lane, LaneSettings, SyncLevel};
+    use crate::{Batch, sample};
 
     /// A folder with a session, for which 20 messages wait in pages and 20 in the log.
     fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
-        let settings =
-            LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max: 0 };
-        let mut lane = Lane::open(store, Clock::default(), settings).unwrap();
-        crate::begin(std::slice::from_mut(&mut lane)).unwrap();
-        let incarnation = Incarnation::new(1, Slot(3), 1);
-        let topic = TopicName::new(Text::try_from("a/b").unwrap()).unwrap();
-        let message = Message {
-            topic,
-            payload: Bytes::from_static(b"something"),
-            qos: Qos::AtLeastOnce,
-            retain: false,
-            properties: None,
-            publisher: 1,
-            expires_at_ms: u64::MAX,
-        };
-        let session = SessionRecord {
-            incarnation,
-            client_id: Text::try_from("client").unwrap(),
-            expiry_interval_s: 9,
-            expires_at_ms: None,
-            will: None,
-            will_at_ms: u64::MAX,
-            leaving: Vec::new(),
-        };
-        let mut records = vec![
-            Record::Session(Box::new(session)),
-            Record::Retained(std::sync::Arc::new(message.clone())),
-        ];
+        let mut lane = sample::lane(store, 0);
+        let message = sample::message("a/b", &b"something"[..]);
+        let mut records = vec![sample::session(1), Record::Retained(message.clone())];
         for half in 0..2 {
-            records.extend((0..20).map(|number| {
-                let delivery = DeliveryRecord {
-                    message: std::sync::Arc::new(message.clone()),
-                    qos: Qos::AtLeastOnce,
-                    retain: false,
-                    identifiers: Default::default(),
-                    stored: false,
-                    provided: None,
-                };
-                let sequence = half * 20 + number;
-                Record::Queued { incarnation, sequence, delivery: Box::new(delivery) }
-            }));
-            lane.gather(ShardIndex(0), half + 1, true, records.drain(..));
-            lane.commit().unwrap();
-            while half == 0 && lane.wants_folding() {
-                lane.fold().unwrap();
+            let sequences = half * 20..(half + 1) * 20;
+            records.extend(sequences.map(|sequence| sample::queued(1, sequence, &message)));
+            sample::commit(&mut lane, records.drain(..));
+            if half == 0 {
+                sample::fold(&mut lane);
             }
         }
         folder

@@ -25,6 +25,8 @@ pub mod page;
 pub mod repair;
 mod restore;
 mod salvage;
+#[cfg(test)]
+mod sample;
 mod segment;
 mod shared;
 pub mod store;

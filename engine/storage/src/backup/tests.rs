@@ -1,66 +1,19 @@
-use bytes::Bytes;
-use petrel_proto::{Qos, Text, TopicName};
-use petrel_shard::record::{DeliveryRecord, Record, SessionRecord};
-use petrel_shard::{Incarnation, Message, ShardIndex, Slot};
+use std::sync::Arc;
+
+use petrel_shard::Message;
+use petrel_shard::record::Record;
 
 use super::*;
 use crate::memory::MemoryStore;
-use crate::{Clock, DiskOptions, DiskStore, Lane, LaneSettings, Store, SyncLevel, check};
+use crate::sample::{commit, lane, life, session};
+use crate::{DiskOptions, DiskStore, Lane, Store, check, sample};
 
-fn message(number: u64) -> Message {
-    Message {
-        topic: TopicName::new(Text::try_from(format!("t/{number}").as_str()).unwrap()).unwrap(),
-        payload: Bytes::from(number.to_be_bytes().to_vec()),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: None,
-        publisher: 1,
-        expires_at_ms: u64::MAX,
-    }
-}
-
-fn life(number: u32) -> Incarnation {
-    Incarnation::new(1, Slot(number as u16 * 2), number)
-}
-
-fn session(number: u32) -> Record {
-    Record::Session(Box::new(SessionRecord {
-        incarnation: life(number),
-        client_id: Text::try_from(format!("client {number}").as_str()).unwrap(),
-        expiry_interval_s: u32::MAX,
-        expires_at_ms: None,
-        will: None,
-        will_at_ms: u64::MAX,
-        leaving: Vec::new(),
-    }))
+fn message(number: u64) -> Arc<Message> {
+    sample::message(&format!("t/{number}"), number.to_be_bytes().to_vec())
 }
 
 fn queued(number: u32, sequence: u64) -> Record {
-    let delivery = DeliveryRecord {
-        message: std::sync::Arc::new(message(sequence)),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        identifiers: Default::default(),
-        stored: false,
-        provided: None,
-    };
-    Record::Queued { incarnation: life(number), sequence, delivery: Box::new(delivery) }
-}
-
-fn settings(window_bytes_max: usize) -> LaneSettings {
-    LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max }
-}
-
-/// A lane that has begun.
-fn lane<S: Store>(store: S, window_bytes_max: usize) -> Lane<S> {
-    let mut lane = Lane::open(store, Clock::default(), settings(window_bytes_max)).unwrap();
-    crate::begin(std::slice::from_mut(&mut lane)).unwrap();
-    lane
-}
-
-fn commit<S: Store>(lane: &mut Lane<S>, records: impl IntoIterator<Item = Record>) {
-    lane.gather(ShardIndex(0), 1, true, records);
-    lane.commit().unwrap();
+    sample::queued(number, sequence, &message(sequence))
 }
 
 /// What a lane says of everything that it keeps.
@@ -97,7 +50,7 @@ fn through(view: View) -> Vec<String> {
     let report = check(&restored.join("lane-0"), DiskOptions::default()).unwrap();
     assert_eq!(report.faults_total, 0, "{report}");
     let store = DiskStore::open(restored.join("lane-0"), DiskOptions::default()).unwrap();
-    let mut lane = Lane::open(store, Clock::default(), settings(0)).unwrap();
+    let mut lane = sample::open(store, 0);
     let found = contents(&lane);
     assert_eq!(crate::begin(std::slice::from_mut(&mut lane)).unwrap(), written.epoch + 2);
     found
@@ -108,8 +61,8 @@ fn through(view: View) -> Vec<String> {
 fn fill<S: Store>(lane: &mut Lane<S>) {
     commit(lane, (0..5).map(session));
     commit(lane, (0..600).flat_map(|it| [queued(0, it), queued(1, it), queued(4, it)]));
-    commit(lane, [Record::Retained(std::sync::Arc::new(message(1)))]);
-    commit(lane, [Record::Retained(std::sync::Arc::new(message(2)))]);
+    commit(lane, [Record::Retained(message(1))]);
+    commit(lane, [Record::Retained(message(2))]);
     while lane.wants_folding() {
         lane.fold().unwrap();
     }
@@ -117,7 +70,10 @@ fn fill<S: Store>(lane: &mut Lane<S>) {
     commit(lane, (0..300).map(|it| done(1, it)));
     commit(lane, [Record::Released { incarnation: life(1), sequence: 300 }]);
     commit(lane, (600..900).flat_map(|it| [queued(1, it), queued(2, it)]));
-    commit(lane, [Record::Cleared(message(2).topic), Record::Ended { incarnation: life(4) }]);
+    commit(
+        lane,
+        [Record::Cleared(message(2).topic.clone()), Record::Ended { incarnation: life(4) }],
+    );
 }
 
 #[test]
@@ -149,7 +105,7 @@ fn a_view_stays_what_it_was_while_the_lane_goes_on() {
     let expected = contents(&lane);
     let view = lane.view().unwrap();
     commit(&mut lane, (0..4).map(|number| Record::Ended { incarnation: life(number) }));
-    commit(&mut lane, [Record::Cleared(message(1).topic)]);
+    commit(&mut lane, [Record::Cleared(message(1).topic.clone())]);
     while lane.wants_folding() {
         lane.fold().unwrap();
     }

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use petrel_proto::{Qos, Text, TopicName};
-use petrel_shard::record::{DeliveryRecord, Record, SessionRecord};
-use petrel_shard::{Message, ShardIndex, Slot};
+use petrel_shard::Message;
+use petrel_shard::record::Record;
 
 use super::*;
-use crate::{Lane, LaneSettings, SyncLevel, check};
+use crate::sample::{commit, fold, session};
+use crate::{Lane, check, sample};
 
 const SESSIONS: u32 = 60;
 const MESSAGES: u64 = 80;
@@ -15,58 +16,19 @@ fn somewhere() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
-fn message(topic: &str, number: u64) -> Message {
+fn message(topic: &str, number: u64) -> Arc<Message> {
     // Long enough for pages to be blobs, and never the same.
     let payload = (0..40).flat_map(|part| (number * 1_000_003 + part).to_be_bytes());
-    Message {
-        topic: TopicName::new(Text::try_from(topic).unwrap()).unwrap(),
-        payload: payload.collect::<Vec<u8>>().into(),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: None,
-        publisher: 1,
-        expires_at_ms: u64::MAX,
-    }
-}
-
-fn life(number: u32) -> Incarnation {
-    Incarnation::new(1, Slot(number as u16), number)
-}
-
-fn session(number: u32) -> Record {
-    Record::Session(Box::new(SessionRecord {
-        incarnation: life(number),
-        client_id: Text::try_from(format!("client {number:03}").as_str()).unwrap(),
-        expiry_interval_s: u32::MAX,
-        expires_at_ms: None,
-        will: None,
-        will_at_ms: u64::MAX,
-        leaving: Vec::new(),
-    }))
+    sample::message(topic, payload.collect::<Vec<u8>>())
 }
 
 fn queued(number: u32, sequence: u64) -> Record {
-    let delivery = DeliveryRecord {
-        message: std::sync::Arc::new(message("a/b", sequence)),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        identifiers: Default::default(),
-        stored: false,
-        provided: None,
-    };
-    Record::Queued { incarnation: life(number), sequence, delivery: Box::new(delivery) }
+    sample::queued(number, sequence, &message("a/b", sequence))
 }
 
 fn open(folder: &Path) -> Lane<DiskStore> {
-    let settings = LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max: 0 };
     let options = DiskOptions { log_file_bytes: 512 << 10, ..DiskOptions::default() };
-    let store = DiskStore::open(folder, options).unwrap();
-    Lane::open(store, Clock::default(), settings).unwrap()
-}
-
-fn commit(lane: &mut Lane<DiskStore>, records: impl IntoIterator<Item = Record>) {
-    lane.gather(ShardIndex(0), 1, true, records);
-    lane.commit().unwrap();
+    sample::open(DiskStore::open(folder, options).unwrap(), 0)
 }
 
 /// A lane with half of what it has in tables and blobs only, and the rest in its log.
@@ -75,10 +37,7 @@ fn make_folder(folder: &Path) {
     crate::begin(std::slice::from_mut(&mut lane)).unwrap();
     lane.set_note("hash key", vec![7; 16]).unwrap();
     commit(&mut lane, (0..SESSIONS).map(session));
-    let retained = |number| {
-        let message = message(&format!("kept/{number:04}"), number);
-        Record::Retained(std::sync::Arc::new(message))
-    };
+    let retained = |number| Record::Retained(message(&format!("kept/{number:04}"), number));
     commit(&mut lane, (0..600).map(retained));
     for half in 0..2 {
         let sequences = (half * MESSAGES / 2)..((half + 1) * MESSAGES / 2);
@@ -86,9 +45,7 @@ fn make_folder(folder: &Path) {
             commit(&mut lane, sequences.clone().map(|sequence| queued(number, sequence)));
         }
         if half == 0 {
-            while lane.wants_folding() {
-                lane.fold().unwrap();
-            }
+            fold(&mut lane);
             for space in Space::ALL {
                 lane.store_mut().compact(space).unwrap();
             }

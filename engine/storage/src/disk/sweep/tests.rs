@@ -4,48 +4,31 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
-use petrel_proto::{Qos, Text, TopicName};
-use petrel_shard::record::DeliveryRecord;
-use petrel_shard::{Message, Slot};
+use petrel_shard::Message;
 
 use super::*;
 use crate::codec::Clock;
 use crate::disk::{DiskOptions, DiskStore};
+use crate::sample::{self, life};
+use crate::shared::{Named, SharedId};
 use crate::store::{Batch, Store};
 
-const SWEPT: [Space; 4] = [Space::Subscription, Space::Queue, Space::Receipt, Space::Retained];
-
-fn life(count: u32) -> Incarnation {
-    Incarnation::new(1, Slot(3), count)
-}
+const SWEPT: [Space; 5] =
+    [Space::Subscription, Space::Queue, Space::Receipt, Space::Retained, Space::Shared];
 
 fn message(expires_at_ms: u64) -> Message {
-    Message {
-        topic: TopicName::new(Text::try_from("a/b").unwrap()).unwrap(),
-        payload: Bytes::from(vec![7; 900]),
-        qos: Qos::AtLeastOnce,
-        retain: true,
-        properties: None,
-        publisher: 1,
-        expires_at_ms,
-    }
+    Message { expires_at_ms, ..(*sample::message("a/b", vec![7; 900])).clone() }
 }
 
 fn page(expires_at_ms: u64) -> Bytes {
     let mut out = BytesMut::new();
-    let delivery = DeliveryRecord {
-        message: Arc::new(message(expires_at_ms)),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        identifiers: Default::default(),
-        stored: false,
-        provided: None,
-    };
+    let delivery = sample::delivery(&Arc::new(message(expires_at_ms)));
     codec::put_delivery(&mut out, &delivery, None, Clock::default());
     page::write([(1, &out.freeze())]).remove(0).1
 }
 
-/// A store with three sessions, two pages and two retained messages of which one of each expires.
+/// A store with three sessions with a page each, two retained messages and two that are shared, of which
+/// one of each expires.
 fn store(folder: &tempfile::TempDir, sweep: Sweep) -> DiskStore {
     let options = DiskOptions::default();
     let mut store = DiskStore::open_and_sweep(folder.path(), options, Some(sweep)).unwrap();
@@ -60,7 +43,13 @@ fn store(folder: &tempfile::TempDir, sweep: Sweep) -> DiskStore {
     for expires_at_ms in [1000, u64::MAX] {
         let mut value = BytesMut::new();
         codec::put_message(&mut value, &message(expires_at_ms), Clock::default());
-        batch.put(Space::Retained, expires_at_ms.to_string(), value.freeze());
+        let value = value.freeze();
+        batch.put(Space::Retained, expires_at_ms.to_string(), value.clone());
+        // Of no session, whatever its name.
+        let id = SharedId::from_u64(expires_at_ms);
+        let named = Named { count: 3, expires_at_wall_ms: expires_at_ms };
+        batch.put(Space::Shared, id.key(), value);
+        batch.put(Space::Shared, id.count_key(), named.to_bytes());
     }
     store.write(batch, true).unwrap();
     store
@@ -77,7 +66,7 @@ fn keys(store: &DiskStore, space: Space) -> Vec<Bytes> {
     found
 }
 
-fn counts(store: &DiskStore) -> [usize; 4] {
+fn counts(store: &DiskStore) -> [usize; 5] {
     SWEPT.into_iter().for_each(|space| store.compact(space).unwrap());
     store.compact(Space::Session).unwrap();
     assert_eq!(keys(store, Space::Session).len(), 3);
@@ -93,17 +82,17 @@ fn what_has_expired_and_what_belongs_to_sessions_that_are_over_goes() {
     let wall_clock: WallClock = Arc::new(move || clock.load(Ordering::Relaxed));
     let mut store = store(&folder, Sweep { alive: alive.clone(), wall_clock });
     // Nothing is known of sessions yet, and nothing has expired.
-    assert_eq!(counts(&store), [3, 3, 3, 2]);
+    assert_eq!(counts(&store), [3, 3, 3, 2, 4]);
     now_ms.store(1000, Ordering::Relaxed);
-    assert_eq!(counts(&store), [3, 2, 3, 1]);
+    assert_eq!(counts(&store), [3, 2, 3, 1, 2]);
     alive.fill([life(2), life(3)]);
-    assert_eq!(counts(&store), [2, 2, 2, 1]);
+    assert_eq!(counts(&store), [2, 2, 2, 1, 2]);
     alive.end(life(3));
     alive.begin(life(4));
-    assert_eq!(counts(&store), [1, 1, 1, 1]);
+    assert_eq!(counts(&store), [1, 1, 1, 1, 2]);
     assert_eq!(keys(&store, Space::Queue), [page::key(life(2), 1)]);
     store.reopen().unwrap();
-    assert_eq!(counts(&store), [1, 1, 1, 1]);
+    assert_eq!(counts(&store), [1, 1, 1, 1, 2]);
 }
 
 /// Else a message that the client has would come back.
@@ -112,7 +101,7 @@ fn what_goes_does_not_uncover_what_it_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let sweep = Sweep { alive: Alive::default(), wall_clock: Arc::new(|| 2500) };
     let mut store = store(&folder, sweep);
-    assert_eq!(counts(&store), [3, 1, 3, 1]);
+    assert_eq!(counts(&store), [3, 1, 3, 1, 2]);
     let mut batch = Batch::default();
     batch.put(Space::Queue, page::key(life(3), 1), page(2000));
     store.write(batch, true).unwrap();

@@ -1,17 +1,12 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use bytes::Bytes;
-use petrel_proto::{Qos, Text, TopicName};
-use petrel_shard::record::{DeliveryRecord, SessionRecord};
-use petrel_shard::{Incarnation, ShardIndex, Slot};
-
 use super::*;
 use crate::disk::{DiskOptions, DiskStore};
-use crate::lane::begin;
 use crate::memory::MemoryStore;
+use crate::sample::{commit, fold, life, queued, session};
 use crate::shared::Named;
-use crate::{LaneSettings, SyncLevel, page};
+use crate::{page, sample};
 
 /// How many messages in pages name each message, and how many it is said to be.
 pub(in crate::lane) fn names<S: Store>(
@@ -42,63 +37,14 @@ pub(in crate::lane) fn names<S: Store>(
     (named, stored)
 }
 
-fn life(number: u32) -> Incarnation {
-    Incarnation::new(1, Slot(0), number)
-}
-
-fn session(number: u32) -> Record {
-    Record::Session(Box::new(SessionRecord {
-        incarnation: life(number),
-        client_id: Text::try_from(format!("client {number}").as_str()).unwrap(),
-        expiry_interval_s: u32::MAX,
-        expires_at_ms: None,
-        will: None,
-        will_at_ms: u64::MAX,
-        leaving: Vec::new(),
-    }))
-}
-
 fn message(payload_bytes: usize) -> Arc<Message> {
-    Arc::new(Message {
-        topic: TopicName::new(Text::try_from("a/b").unwrap()).unwrap(),
-        payload: Bytes::from(vec![7; payload_bytes]),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: None,
-        publisher: 1,
-        expires_at_ms: u64::MAX,
-    })
-}
-
-fn queued(number: u32, sequence: u64, message: &Arc<Message>) -> Record {
-    let delivery = DeliveryRecord {
-        message: Arc::clone(message),
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        identifiers: Default::default(),
-        stored: false,
-        provided: None,
-    };
-    Record::Queued { incarnation: life(number), sequence, delivery: Box::new(delivery) }
+    sample::message("a/b", vec![7; payload_bytes])
 }
 
 fn open<S: Store>(store: S) -> Lane<S> {
-    let settings = LaneSettings { lane: 0, lanes: 1, sync: SyncLevel::Commit, window_bytes_max: 0 };
-    let mut lane = Lane::open(store, Clock::default(), settings).unwrap();
-    begin(std::slice::from_mut(&mut lane)).unwrap();
+    let mut lane = sample::lane(store, 0);
     lane.sweep(crate::Alive::default()).unwrap();
     lane
-}
-
-fn commit<S: Store>(lane: &mut Lane<S>, records: impl IntoIterator<Item = Record>) {
-    lane.gather(ShardIndex(0), 1, true, records);
-    lane.commit().unwrap();
-}
-
-fn fold<S: Store>(lane: &mut Lane<S>) {
-    while lane.wants_folding() {
-        lane.fold().unwrap();
-    }
 }
 
 /// What waits for a session.
