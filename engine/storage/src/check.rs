@@ -343,7 +343,7 @@ fn queue(key: &[u8], value: &Bytes, report: &mut Report) -> Result<(), String> {
         if let Some(shared) = codec::shared(&value) {
             let tally = report.shared.entry(shared.id).or_default();
             tally.named += 1;
-            tally.may_be_gone = shared.expires_at_wall_ms < u64::MAX;
+            tally.may_be_gone = shared.goes_at_wall_ms() < u64::MAX;
         }
         codec::judge_waiting(value)
             .map_err(|unreadable| format!("message {sequence}: {}", expected(unreadable)))?;

@@ -153,6 +153,11 @@ pub fn message(mut bytes: Bytes, clock: Clock) -> Result<Message, Unreadable> {
     })
 }
 
+/// The QoS at which a message was published.
+pub(crate) fn message_qos(bytes: &[u8]) -> Option<Qos> {
+    Qos::from_u8(bytes.first()? & 3)
+}
+
 /// When a message expires, on the wall clock; `u64::MAX` for never.
 #[must_use]
 pub fn message_expires_at_wall_ms(bytes: &[u8]) -> Option<u64> {

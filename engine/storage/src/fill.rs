@@ -35,7 +35,7 @@ impl<'s, S: Store> Filler<'s, S> {
             }
             Space::Queue => {
                 for shared in page::read(&value)?.iter().filter_map(|(_, it)| codec::shared(it)) {
-                    let none = Named { count: 0, expires_at_wall_ms: shared.expires_at_wall_ms };
+                    let none = Named { count: 0, goes_at_wall_ms: shared.goes_at_wall_ms() };
                     self.names.entry(shared.id).or_insert(none).count += 1;
                 }
             }

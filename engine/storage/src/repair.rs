@@ -33,6 +33,9 @@ const NAMED_MAX: usize = 20;
 const DAMAGES_MAX: usize = 100;
 /// Behind so many bits of an incarnation stands its epoch.
 const EPOCH_SHIFT: u32 = 44;
+/// And behind so many of a place in the order of a session, and of a stream.
+const PLACE_BITS: u32 = 40;
+const STREAM_BITS: u32 = 32;
 
 /// What can be read of a lane's folder, and what cannot.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +50,8 @@ pub struct Survey {
     sessions: BTreeMap<u64, String>,
     /// Incarnations to which anything else belongs.
     owners: BTreeSet<u64>,
+    /// The last process that gave a number to anything else.
+    numbered: u32,
 }
 
 impl Survey {
@@ -100,7 +105,33 @@ impl Survey {
     fn last_epoch(&self) -> u32 {
         let named = self.sessions.last_key_value().map(|(life, _)| life);
         let last = self.owners.last().max(named).map_or(0, |life| life >> EPOCH_SHIFT);
-        u32::try_from(last).unwrap_or(0)
+        u32::try_from(last).unwrap_or(0).max(self.numbered)
+    }
+
+    /// Notes the process that gave a number; it stands behind so many bits.
+    fn note_number(&mut self, number: u64, bits: u32) {
+        self.numbered = self.numbered.max(u32::try_from(number >> bits).unwrap_or(0));
+    }
+
+    /// Notes the process that gave the numbers in a key.
+    fn note_key(&mut self, space: Space, key: &[u8]) {
+        let number = || key.first_chunk().copied().map_or(0, u64::from_be_bytes);
+        match space {
+            Space::Queue => self.note_number(page::last(key), PLACE_BITS),
+            Space::Shared => self.note_number(number(), SharedId::COUNT_BITS),
+            Space::Stream => self.note_number(number(), STREAM_BITS),
+            _ => {}
+        }
+    }
+
+    /// Notes what an operation of the log says of processes.
+    fn note_operation(&mut self, operation: &Operation) {
+        match operation {
+            Operation::Put { space, key, .. } => self.note_key(*space, key),
+            Operation::Queued { sequence, .. } => self.note_number(*sequence, PLACE_BITS),
+            Operation::Shared { id, .. } => self.note_number(id.to_u64(), SharedId::COUNT_BITS),
+            _ => {}
+        }
     }
 }
 
@@ -283,6 +314,7 @@ fn gather(
             return Ok(());
         }
         survey.entries[space as usize] += 1;
+        survey.note_key(space, &key);
         match space {
             Space::Session => survey.session(&key, &value),
             Space::Subscription | Space::Queue | Space::Receipt => survey.owner(&key),
@@ -313,6 +345,7 @@ fn gather(
     for (number, batch) in (1..).zip(&log) {
         let mut reader = Reader::new(number, batch, 0);
         while let Some(operation) = reader.next()? {
+            survey.note_operation(&operation);
             match operation {
                 Operation::Put { space: Space::Session, key, value } => {
                     let start = value.start as usize;

@@ -5,20 +5,24 @@
 //! many of the messages in pages name it; the two change together with those pages.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use petrel_proto::Qos;
+
+use crate::codec;
 
 /// The name of a message that is stored once. No other has the same, not even after a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SharedId(u64);
 
-/// Bits of a [`SharedId`] that count within one process.
-const COUNT_BITS: u32 = 40;
 /// Stands behind the name in the key of how many name it.
 const COUNT: u8 = b'n';
 
 impl SharedId {
+    /// Bits that count within one process.
+    pub(crate) const COUNT_BITS: u32 = 40;
+
     /// The `count`th that the process with this epoch has stored in a lane.
     pub(crate) const fn new(epoch: u32, count: u64) -> Self {
-        Self((epoch as u64) << COUNT_BITS | count)
+        Self((epoch as u64) << Self::COUNT_BITS | count)
     }
 
     pub(crate) const fn to_u64(self) -> u64 {
@@ -63,15 +67,18 @@ pub(crate) struct Shared {
     pub(crate) expires_at_wall_ms: u64,
     /// What it counts for against a queue's bound.
     pub(crate) cost_bytes: u32,
+    /// It was published at QoS 2: who may have been sent it still has to hear of it when it has expired.
+    pub(crate) stays: bool,
 }
 
 impl Shared {
-    pub(crate) const BYTES: usize = 20;
+    const BYTES: usize = 21;
 
     pub(crate) fn put(self, out: &mut BytesMut) {
         out.put_u64(self.id.0);
         out.put_u64(self.expires_at_wall_ms);
         out.put_u32(self.cost_bytes);
+        out.put_u8(self.stays.into());
     }
 
     /// Reads what takes all of `bytes`.
@@ -80,36 +87,43 @@ impl Shared {
             id: SharedId(bytes.get_u64()),
             expires_at_wall_ms: bytes.get_u64(),
             cost_bytes: bytes.get_u32(),
+            stays: bytes.get_u8() != 0,
         })
+    }
+
+    /// When the sweep may take it although somebody names it, on the wall clock; `u64::MAX` for never.
+    pub(crate) const fn goes_at_wall_ms(self) -> u64 {
+        if self.stays { u64::MAX } else { self.expires_at_wall_ms }
     }
 }
 
-/// How many of the messages in pages name a message, and when it expires.
+/// How many of the messages in pages name a message, and when the sweep may take both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Named {
     pub(crate) count: u64,
-    pub(crate) expires_at_wall_ms: u64,
+    pub(crate) goes_at_wall_ms: u64,
 }
 
 impl Named {
     pub(crate) fn to_bytes(self) -> Bytes {
         let mut bytes = BytesMut::with_capacity(16);
-        bytes.put_u64(self.expires_at_wall_ms);
+        bytes.put_u64(self.goes_at_wall_ms);
         bytes.put_u64(self.count);
         bytes.freeze()
     }
 
     pub(crate) fn read(mut bytes: &[u8]) -> Option<Self> {
         (bytes.len() == 16)
-            .then(|| Self { expires_at_wall_ms: bytes.get_u64(), count: bytes.get_u64() })
+            .then(|| Self { goes_at_wall_ms: bytes.get_u64(), count: bytes.get_u64() })
     }
 }
 
-/// When an entry of the messages that are stored once expires, on the wall clock.
-pub(crate) fn expires_at_wall_ms(key: &[u8], value: &[u8]) -> Option<u64> {
+/// When the sweep may take an entry of the messages that are stored once, on the wall clock.
+pub(crate) fn goes_at_wall_ms(key: &[u8], value: &[u8]) -> Option<u64> {
     match SharedId::of_key(key)? {
-        (_, true) => crate::codec::message_expires_at_wall_ms(value),
-        (_, false) => Named::read(value).map(|named| named.expires_at_wall_ms),
+        (_, true) if codec::message_qos(value)? == Qos::ExactlyOnce => Some(u64::MAX),
+        (_, true) => codec::message_expires_at_wall_ms(value),
+        (_, false) => Named::read(value).map(|named| named.goes_at_wall_ms),
     }
 }
 
@@ -124,13 +138,13 @@ mod tests {
         assert_eq!(SharedId::of_key(&id.count_key()), Some((id, false)));
         assert_eq!(SharedId::of_key(b"short"), None);
         assert!(id < SharedId::new(8, 0));
-        let shared = Shared { id, expires_at_wall_ms: 5, cost_bytes: 1_000 };
+        let shared = Shared { id, expires_at_wall_ms: 5, cost_bytes: 1_000, stays: true };
         let mut out = BytesMut::new();
         shared.put(&mut out);
         assert_eq!(Shared::read(&out), Some(shared));
         assert_eq!(Shared::read(&out[1..]), None);
-        let named = Named { count: 3, expires_at_wall_ms: u64::MAX };
+        let named = Named { count: 3, goes_at_wall_ms: u64::MAX };
         assert_eq!(Named::read(&named.to_bytes()), Some(named));
-        assert_eq!(expires_at_wall_ms(&id.count_key(), &named.to_bytes()), Some(u64::MAX));
+        assert_eq!(goes_at_wall_ms(&id.count_key(), &named.to_bytes()), Some(u64::MAX));
     }
 }

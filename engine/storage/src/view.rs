@@ -97,7 +97,7 @@ impl View {
         let mut shared = BTreeMap::new();
         self.pages(&window, &alive, &mut |space, key, page| {
             for (_, value) in page::read(page)? {
-                shared.extend(codec::shared(&value).map(|it| (it.id, it.expires_at_wall_ms)));
+                shared.extend(codec::shared(&value).map(|it| (it.id, it.goes_at_wall_ms())));
             }
             show(space, key, page)
         })?;
@@ -111,7 +111,7 @@ impl View {
         named: &BTreeMap<SharedId, u64>,
         show: &mut Show<'_>,
     ) -> Result<(), StoreError> {
-        for (&id, &expires_at_wall_ms) in named {
+        for (&id, &goes_at_wall_ms) in named {
             let key = id.key();
             let mut found = window.shared(id);
             if found.is_none() {
@@ -123,7 +123,7 @@ impl View {
             match found {
                 Some(message) => show(Space::Shared, &key, &message)?,
                 // What expires may have been taken by the sweep.
-                None if expires_at_wall_ms < u64::MAX || self.is_salvaged => {}
+                None if goes_at_wall_ms < u64::MAX || self.is_salvaged => {}
                 None => {
                     let name = id.to_u64();
                     let what = format!("message {name:#x} that several sessions share is missing");

@@ -95,6 +95,13 @@ impl Backlog {
     }
 }
 
+/// What was taken out of a window while it is written into the maps.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    keys: Vec<(Space, Bytes, Latest)>,
+    pub(crate) backlogs: Vec<(Incarnation, Backlog)>,
+}
+
 /// The log in memory, with an index.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
@@ -272,8 +279,18 @@ impl Window {
     }
 
     /// Forgets a key, which the maps know from now on.
-    pub(crate) fn forget(&mut self, space: Space, key: &[u8]) {
-        self.keys[space as usize].remove(key);
+    pub(crate) fn forget(&mut self, space: Space, key: &[u8], taken: &mut Taken) {
+        if let Some((key, latest)) = self.keys[space as usize].remove_entry(key) {
+            taken.keys.push((space, key, latest));
+        }
+    }
+
+    /// The maps do not know what was taken, or it is not known whether they do.
+    pub(crate) fn take_back(&mut self, taken: Taken) {
+        for (space, key, latest) in taken.keys {
+            self.keys[space as usize].insert(key, latest);
+        }
+        self.backlogs.extend(taken.backlogs);
     }
 
     /// What the log says of what waits for a session.

@@ -162,8 +162,8 @@ impl CompactionFilter for Pass {
                     expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
                 }
                 Space::Shared => {
-                    let expires_at_ms = shared::expires_at_wall_ms(item.key(), &item.value()?);
-                    expires_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
+                    let goes_at_ms = shared::goes_at_wall_ms(item.key(), &item.value()?);
+                    goes_at_ms.is_some_and(|at_ms| at_ms <= self.now_ms)
                 }
                 _ => false,
             };

@@ -12,7 +12,7 @@ use crate::log::{Operation, Reader};
 use crate::page;
 use crate::shared::{Named, SharedId};
 use crate::store::{Batch, Space, Store, StoreError};
-use crate::window::{Backlog, Latest, session_key};
+use crate::window::{Backlog, Latest, Taken, session_key};
 
 /// Changes of one step of folding, at most: so long others wait for it.
 const FOLD_CHANGES_MAX: usize = 512;
@@ -23,12 +23,15 @@ const FOLD_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Default)]
 struct Step {
     batch: Batch,
-    /// By how much the messages in pages that name a shared one become more, and when that expires.
+    /// By how much the messages in pages that name a shared one become more, and when that
+    /// may be swept.
     names: BTreeMap<SharedId, (i64, u64)>,
     /// Bytes of what they name, of those that become more.
     shared: usize,
     /// Sessions that are over once all this is written.
     ended: Vec<Incarnation>,
+    /// What the window said of it.
+    taken: Taken,
 }
 
 impl Step {
@@ -39,7 +42,7 @@ impl Step {
             if more > 0 {
                 self.shared += shared.cost_bytes as usize;
             }
-            (0, shared.expires_at_wall_ms)
+            (0, shared.goes_at_wall_ms())
         });
         *sum += more;
     }
@@ -76,8 +79,35 @@ impl<S: Store> Lane<S> {
         // The maps must never know what the log has lost.
         self.sync()?;
         let Some((number, bytes)) = self.window.oldest() else { return Ok(()) };
-        let mut reader = Reader::new(number, bytes, self.folded);
+        let reader = Reader::new(number, bytes, self.folded);
         let mut step = Step::default();
+        let (reader, finished) = match self.fold_step(number, reader, &mut step) {
+            Ok(done) => done,
+            Err(error) => {
+                // It can be read until the store is opened again, which may take a while.
+                self.window.take_back(step.taken);
+                return Err(error);
+            }
+        };
+        // Before that, the sweep could take pages of which is not known yet what they name.
+        step.ended.into_iter().for_each(|incarnation| self.alive.end(incarnation));
+        self.folded = reader.position();
+        if finished {
+            self.window.pop();
+            self.folded = 0;
+            self.store.release_log(number + 1)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what a part of a batch changes in the maps. Returns how far that goes, and whether to the
+    /// end.
+    fn fold_step(
+        &mut self,
+        number: u64,
+        mut reader: Reader,
+        step: &mut Step,
+    ) -> Result<(Reader, bool), StoreError> {
         let mut size = 0;
         let mut finished = false;
         while step.batch.changes.len() < FOLD_CHANGES_MAX && size + step.shared < FOLD_BYTES_MAX {
@@ -86,26 +116,18 @@ impl<S: Store> Lane<S> {
                 break;
             };
             let before = step.batch.changes.len();
-            self.fold_operation(number, operation, &mut step)?;
+            self.fold_operation(number, operation, step)?;
             size += step.batch.changes[before..]
                 .iter()
                 .map(|change| change.key.len() + change.value.as_ref().map_or(0, Bytes::len))
                 .sum::<usize>();
         }
-        self.folded = reader.position();
-        self.fold_shared(&mut step)?;
+        self.fold_shared(step)?;
         if finished {
             step.batch.put(Space::Meta, FOLDED, (number + 1).to_be_bytes().to_vec());
         }
-        self.store.write(step.batch, false)?;
-        // Before that, the sweep could take pages of which is not known yet what they name.
-        step.ended.into_iter().for_each(|incarnation| self.alive.end(incarnation));
-        if finished {
-            self.window.pop();
-            self.folded = 0;
-            self.store.release_log(number + 1)?;
-        }
-        Ok(())
+        self.store.write(std::mem::take(&mut step.batch), false)?;
+        Ok((reader, finished))
     }
 
     fn fold_operation(
@@ -118,13 +140,13 @@ impl<S: Store> Lane<S> {
             Operation::Put { space, key, value } => {
                 if self.window.latest(space, &key) == Some(Latest::Put(value)) {
                     step.batch.put(space, copy(&key), copy(&self.window.value(value)));
-                    self.window.forget(space, &key);
+                    self.window.forget(space, &key, &mut step.taken);
                 }
             }
             Operation::Remove { space, key } => {
                 if self.window.latest(space, &key) == Some(Latest::Removed(number)) {
                     step.batch.remove(space, copy(&key));
-                    self.window.forget(space, &key);
+                    self.window.forget(space, &key, &mut step.taken);
                 }
             }
             Operation::Queued { incarnation, sequence, value }
@@ -156,7 +178,7 @@ impl<S: Store> Lane<S> {
         let key = session_key(incarnation);
         if self.window.latest(Space::Session, &key) == Some(Latest::Removed(number)) {
             step.batch.remove(Space::Session, key.to_vec());
-            self.window.forget(Space::Session, &key);
+            self.window.forget(Space::Session, &key, &mut step.taken);
         }
         for space in [Space::Subscription, Space::Receipt] {
             for key in self.of_session(space, incarnation)? {
@@ -183,7 +205,7 @@ impl<S: Store> Lane<S> {
 
     /// Stores what pages name from now on, and removes what none names any longer.
     fn fold_shared(&self, step: &mut Step) -> Result<(), StoreError> {
-        for (id, (more, expires_at_wall_ms)) in std::mem::take(&mut step.names) {
+        for (id, (more, goes_at_wall_ms)) in std::mem::take(&mut step.names) {
             if more == 0 {
                 continue;
             }
@@ -193,7 +215,7 @@ impl<S: Store> Lane<S> {
                 Some(bytes) => Named::read(bytes).ok_or_else(|| {
                     damaged(Space::Shared, &count_key, Unreadable { expected: "a count" })
                 })?,
-                None => Named { count: 0, expires_at_wall_ms },
+                None => Named { count: 0, goes_at_wall_ms },
             };
             let count = before.count.saturating_add_signed(more);
             if count == 0 {
@@ -252,15 +274,26 @@ impl<S: Store> Lane<S> {
         step: &mut Step,
     ) -> Result<(), StoreError> {
         let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
+        let folded = self.write_pages(incarnation, &backlog, step);
+        step.taken.backlogs.push((incarnation, backlog));
+        folded
+    }
+
+    fn write_pages(
+        &self,
+        incarnation: Incarnation,
+        backlog: &Backlog,
+        step: &mut Step,
+    ) -> Result<(), StoreError> {
         if step.ended.contains(&incarnation) {
             // A word that came after its end: its pages go with this step already.
             return Ok(());
         }
         let Backlog { live, gone, overlaps } = backlog;
-        let last_live = live.last().filter(|_| overlaps).unwrap_or(0);
+        let last_live = live.last().filter(|_| *overlaps).unwrap_or(0);
         let last_gone = gone.last().copied().unwrap_or(0);
         let mut live = live.from(0).peekable();
-        let within = live.peek().filter(|_| overlaps).map(|(first, _)| *first);
+        let within = live.peek().filter(|_| *overlaps).map(|(first, _)| *first);
         let changed = gone.first().copied().into_iter().chain(within).min();
         let mut pages = match changed {
             Some(from) => self.pages(incarnation, from, last_live.max(last_gone))?,

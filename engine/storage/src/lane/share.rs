@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hashbrown::HashMap;
+use petrel_proto::Qos;
 use petrel_shard::Message;
 use petrel_shard::record::Record;
 
@@ -16,8 +17,8 @@ use crate::store::{Space, Store, StoreError};
 /// written together; a shorter one is stored for each, where it is read with what waits beside it.
 pub const SHARED_BYTES_MIN: usize = 1024;
 
-/// Names are looked over for such that nobody uses once there are so many.
-const READ_MAX: usize = 256;
+/// Names are looked over for such that nobody uses when there are so many, and then at each doubling.
+const READ_MIN: usize = 256;
 
 /// Messages that are long enough to be stored once, of what is written together.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl Sharing {
                 expires_at_wall_ms: clock.to_wall(message.expires_at_ms),
                 // A packet has at most 256 MiB.
                 cost_bytes: message.cost_bytes() as u32,
+                stays: message.qos == Qos::ExactlyOnce,
             });
         }
         *shared
@@ -78,20 +80,30 @@ impl Sharing {
 
 /// Messages that were read for one session, while any still uses them.
 #[derive(Debug, Default)]
-pub(super) struct Reads(Mutex<HashMap<SharedId, Weak<Message>>>);
+pub(super) struct Reads(Mutex<Read>);
+
+#[derive(Debug, Default)]
+struct Read {
+    messages: HashMap<SharedId, Weak<Message>>,
+    /// There were so many in use when that was looked at.
+    used: usize,
+}
 
 impl Reads {
     fn get(&self, id: SharedId) -> Option<Arc<Message>> {
-        let reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        reads.get(&id)?.upgrade()
+        let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        read.messages.get(&id)?.upgrade()
     }
 
     fn insert(&self, id: SharedId, message: &Arc<Message>) {
-        let mut reads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reads.len() >= READ_MAX {
-            reads.retain(|_, message| message.strong_count() > 0);
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.messages.len() >= READ_MIN.max(2 * read.used) {
+            read.messages.retain(|_, message| message.strong_count() > 0);
+            read.used = read.messages.len();
+            let room = 2 * read.used;
+            read.messages.shrink_to(room);
         }
-        reads.insert(id, Arc::downgrade(message));
+        read.messages.insert(id, Arc::downgrade(message));
     }
 }
 
@@ -111,7 +123,7 @@ impl<S: Store> Lane<S> {
         let name = shared.id.to_u64();
         let Some(bytes) = bytes else {
             // Nobody but the sweep takes what is still named.
-            if shared.expires_at_wall_ms < u64::MAX {
+            if shared.goes_at_wall_ms() < u64::MAX {
                 return Ok(None);
             }
             let what = format!("message {name:#x} that several sessions share is missing");

@@ -16,6 +16,7 @@ use petrel_shard::record::{DeliveryRecord, Provided, SessionRecord, Stored, Subs
 use super::*;
 use crate::disk::{Alive, DiskOptions, DiskStore, Sweep};
 use crate::memory::{Fault, MemoryStore};
+use crate::sample;
 
 /// A store that a test can break, as far as it can be broken.
 trait Breakable: Store {
@@ -727,4 +728,37 @@ fn a_lane_that_has_lost_everything_is_not_begun_anew() {
     log.append(1, &Bytes::from_static(b""), true).unwrap();
     let error = open(0, log).unwrap_err();
     assert!(error.to_string().contains("says of itself is missing"), "{error}");
+}
+
+/// A disk that is full may stay so for long, and who takes what waits makes room.
+#[test]
+fn what_waits_can_be_read_after_folding_has_failed() {
+    let mut lane = sample::lane(MemoryStore::new(), 0);
+    let message = sample::message("a/b", vec![7; 2_000]);
+    sample::commit(&mut lane, (0..3).map(sample::session));
+    let waits = (0..10).flat_map(|place| (0..3).map(move |number| (number, place)));
+    let waits = waits.map(|(number, place)| sample::queued(number, place, &message));
+    sample::commit(&mut lane, waits);
+    let read = |lane: &Lane<MemoryStore>| -> Vec<usize> {
+        let load = |number| {
+            let page = lane.load_kept(sample::life(number), 0..100, 100, usize::MAX).unwrap();
+            page.unwrap().messages.len()
+        };
+        (0..3).map(load).collect()
+    };
+    while lane.has_log() {
+        lane.store_mut().break_next(Fault::Full);
+        lane.fold().unwrap_err();
+        assert_eq!(read(&lane), [10, 10, 10]);
+        let mut sessions = 0;
+        lane.sessions(|_| sessions += 1).unwrap();
+        assert_eq!(sessions, 3);
+        lane.store_mut().mend();
+        lane.store_mut().set_survival(1000, 1000);
+        lane.recover().unwrap();
+        lane.fold().unwrap();
+        assert_eq!(read(&lane), [10, 10, 10]);
+    }
+    let (named, stored) = super::share::tests::names(&lane);
+    assert_eq!(named, stored);
 }

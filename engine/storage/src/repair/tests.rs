@@ -233,6 +233,46 @@ fn files_that_are_missing_or_cut_cost_no_more_than_is_said() {
     assert!(cases > 10 && costs > 5, "{cases} {costs}");
 }
 
+/// Else a place or a name would be given a second time.
+#[test]
+fn processes_are_counted_on_above_every_number_that_was_given() {
+    let place = somewhere();
+    let folder = place.path().join("lane-0");
+    // Places and names in the log, or in the maps only.
+    for (round, folds) in [false, true].into_iter().enumerate() {
+        let folder = folder.with_file_name(format!("lane-{round}"));
+        let mut lane = open(&folder);
+        crate::begin(std::slice::from_mut(&mut lane)).unwrap();
+        commit(&mut lane, (0..2).map(session));
+        for _ in 0..5 {
+            crate::begin(std::slice::from_mut(&mut lane)).unwrap();
+        }
+        assert_eq!(lane.epoch(), 6);
+        let long = message("a/b", 1);
+        let waits = (0..2).map(|number| sample::queued(number, (6 << 40) + 1, &long));
+        lane.share_from(1);
+        commit(&mut lane, waits);
+        if folds {
+            fold(&mut lane);
+            for space in Space::ALL {
+                lane.store_mut().compact(space).unwrap();
+            }
+        }
+        drop(lane);
+        // What the folder says of itself is in the journal.
+        let journals = crate::journal::journals(&folder).unwrap();
+        if folds {
+            fs::write(&journals[0], []).unwrap();
+            fs::remove_dir_all(folder.join("keyspaces").join("1").join("tables")).unwrap();
+        } else {
+            fs::remove_file(&journals[0]).unwrap();
+        }
+        repair(&folder, 0, 1, "x").unwrap();
+        let lane = open(&folder);
+        assert!(lane.epoch() > 6, "{folds}: {}", lane.epoch());
+    }
+}
+
 #[test]
 fn a_folder_that_a_process_has_is_left_alone() {
     let place = somewhere();

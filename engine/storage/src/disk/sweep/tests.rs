@@ -47,7 +47,7 @@ fn store(folder: &tempfile::TempDir, sweep: Sweep) -> DiskStore {
         batch.put(Space::Retained, expires_at_ms.to_string(), value.clone());
         // Of no session, whatever its name.
         let id = SharedId::from_u64(expires_at_ms);
-        let named = Named { count: 3, expires_at_wall_ms: expires_at_ms };
+        let named = Named { count: 3, goes_at_wall_ms: expires_at_ms };
         batch.put(Space::Shared, id.key(), value);
         batch.put(Space::Shared, id.count_key(), named.to_bytes());
     }
@@ -93,6 +93,24 @@ fn what_has_expired_and_what_belongs_to_sessions_that_are_over_goes() {
     assert_eq!(keys(&store, Space::Queue), [page::key(life(2), 1)]);
     store.reopen().unwrap();
     assert_eq!(counts(&store), [1, 1, 1, 1, 2]);
+}
+
+/// Who may have been sent it is told that nothing more comes of it.
+#[test]
+fn a_shared_message_of_qos_2_stays_when_it_has_expired() {
+    let folder = tempfile::tempdir().unwrap();
+    let sweep = Sweep { alive: Alive::default(), wall_clock: Arc::new(|| 5000) };
+    let options = DiskOptions::default();
+    let mut store = DiskStore::open_and_sweep(folder.path(), options, Some(sweep)).unwrap();
+    let message = Message { qos: petrel_proto::Qos::ExactlyOnce, ..message(1000) };
+    let mut value = BytesMut::new();
+    codec::put_message(&mut value, &message, Clock::default());
+    let id = SharedId::new(1, 1);
+    let mut batch = Batch::default();
+    batch.put(Space::Shared, id.key(), value.freeze());
+    store.write(batch, true).unwrap();
+    store.compact(Space::Shared).unwrap();
+    assert_eq!(keys(&store, Space::Shared), [id.key()]);
 }
 
 /// Else a message that the client has would come back.

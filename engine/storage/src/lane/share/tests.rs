@@ -133,6 +133,27 @@ fn what_was_read_keeps_no_batch_in_memory() {
     assert!(read.iter().all(|(_, message)| !log.contains(&message.topic.as_bytes().as_ptr())));
 }
 
+/// It is looked at which are in use when twice as many are as then.
+#[test]
+fn what_nobody_uses_any_more_is_forgotten() {
+    let reads = Reads::default();
+    let used: Vec<_> = (0..10_000)
+        .map(|number| {
+            let message = message(1);
+            reads.insert(SharedId::new(1, number), &message);
+            message
+        })
+        .collect();
+    assert!(used.iter().zip(0..).all(|(message, number)| {
+        reads.get(SharedId::new(1, number)).is_some_and(|read| Arc::ptr_eq(&read, message))
+    }));
+    drop(used);
+    for number in 10_000..50_000 {
+        reads.insert(SharedId::new(1, number), &message(1));
+    }
+    assert!(reads.0.lock().unwrap().messages.len() <= READ_MIN);
+}
+
 #[test]
 fn what_is_short_or_waits_for_one_only_is_stored_where_it_waits() {
     let mut lane = open(MemoryStore::new());
