@@ -8,6 +8,7 @@ mod fault;
 mod key;
 mod manifest;
 mod maps;
+mod shrink;
 mod sweep;
 
 use std::fmt;
@@ -29,6 +30,8 @@ use self::fault::{Place, explain};
 pub(crate) use self::key::restore as restore_key;
 pub(crate) use self::manifest::examine_keyspace;
 use self::maps::DiskMaps;
+pub use self::shrink::LIMIT_BYTES_MIN;
+use self::shrink::wait_until_written;
 pub use self::sweep::{Alive, Held, Sweep, WallClock};
 use crate::journal;
 use crate::log_files::LogFiles;
@@ -42,6 +45,9 @@ const LOG: &str = "log";
 const LOCK: &str = "lock";
 /// fjall's own file that says that there is a database.
 pub(crate) const VERSION: &str = "version";
+
+/// What a file of the log has, unless it is asked for otherwise.
+const LOG_FILE_BYTES: usize = 16 << 20;
 
 /// Sealed memtables of a space before a writer waits. fjall waits at 4, for 100 ms and for ever if its
 /// worker has failed.
@@ -69,7 +75,7 @@ impl Default for DiskOptions {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
-            log_file_bytes: 16 << 20,
+            log_file_bytes: LOG_FILE_BYTES,
             memtable_bytes: 16 << 20,
             journal_bytes_max: 512 << 20,
             worker_threads: 1,
@@ -94,6 +100,10 @@ pub struct DiskStore {
     open: Option<Open>,
     /// A synchronisation may have failed: what the journals are said to have may be in memory only.
     doubtful: bool,
+    /// By [`Space`]: it may have been written since all its tables were merged.
+    unmerged: [bool; Space::ALL.len()],
+    /// Batches below this number may go from the log, if that has been said since it was opened.
+    released: Option<u64>,
 }
 
 impl fmt::Debug for DiskStore {
@@ -122,7 +132,8 @@ impl DiskStore {
     ) -> Result<Self, StoreError> {
         let path = path.into();
         let open = Some(open(&path, options, sweep.as_ref())?);
-        Ok(Self { path, options, sweep, open, doubtful: false })
+        let unmerged = [true; Space::ALL.len()];
+        Ok(Self { path, options, sweep, open, doubtful: false, unmerged, released: None })
     }
 
     /// True if a folder holds a store.
@@ -145,16 +156,6 @@ impl DiskStore {
         self.maps()?.usage()
     }
 
-    /// Merges all tables of a space, and waits for it.
-    ///
-    /// # Errors
-    /// The disk fails, or what is there cannot be read.
-    pub fn compact(&self, space: Space) -> Result<(), StoreError> {
-        let fault = |error| explain(&Place::folder(&self.path), error);
-        let keyspace = &self.opened()?.keyspaces[space as usize];
-        keyspace.rotate_memtable_and_wait().and_then(|()| keyspace.major_compact()).map_err(fault)
-    }
-
     fn opened(&self) -> Result<&Open, StoreError> {
         self.open.as_ref().ok_or_else(|| not_open(&self.path))
     }
@@ -171,7 +172,8 @@ impl DiskStore {
         if self.doubtful {
             // Tables have been synchronised by themselves.
             for keyspace in keyspaces {
-                keyspace.rotate_memtable_and_wait().map_err(fault)?;
+                keyspace.rotate_memtable().map_err(fault)?;
+                wait_until_written(database, keyspace).map_err(fault)?;
             }
         }
         database.persist(PersistMode::SyncData).map_err(fault)?;
@@ -202,6 +204,7 @@ impl Store for DiskStore {
             self.sync_maps()?;
             self.log()?.release(below)?;
         }
+        self.released = Some(below);
         Ok(())
     }
 
@@ -231,15 +234,13 @@ impl Store for DiskStore {
         for keyspace in keyspaces.iter().zip(touched).filter_map(|(k, on)| on.then_some(k)) {
             wait_for_room(database, keyspace).map_err(fault)?;
         }
-        changes.commit().map_err(fault)
+        changes.commit().map_err(fault)?;
+        self.unmerged.iter_mut().zip(touched).for_each(|(unmerged, on)| *unmerged |= on);
+        Ok(())
     }
 
     fn shrink(&mut self) -> Result<(), StoreError> {
-        self.sync_maps()?;
-        self.log()?.remove_spare()?;
-        [Space::Queue, Space::Shared, Space::Retained]
-            .into_iter()
-            .try_for_each(|space| self.compact(space))
+        self.give_back()
     }
 
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
@@ -273,7 +274,7 @@ impl Store for DiskStore {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        (self.open, self.doubtful) = (None, true);
+        (self.open, self.doubtful, self.released) = (None, true, None);
         self.open = Some(open(&self.path, self.options, self.sweep.as_ref())?);
         Ok(())
     }

@@ -35,7 +35,7 @@ mod window;
 
 pub use check::{Report, check, check_view};
 pub use codec::Clock;
-pub use disk::{Alive, DiskOptions, DiskStore, Sweep, make_private};
+pub use disk::{Alive, DiskOptions, DiskStore, LIMIT_BYTES_MIN, Sweep, make_private};
 pub use ends::{Ends, Order};
 pub use lane::{Lane, LaneSettings, Page, SyncLevel, Walk, Written, begin};
 pub use restore::{Restored, restore, restore_on_threads};

@@ -258,6 +258,19 @@ impl LogFiles {
         Ok(())
     }
 
+    /// Goes on in a file of the usual size if the newest is longer, which is so if a batch had no room in
+    /// such a file, and holds nothing but batches below a number.
+    ///
+    /// # Errors
+    /// There is no room, or the disk fails; then the log is to be opened and read again.
+    pub fn shorten(&mut self, below: u64) -> Result<(), StoreError> {
+        let long = |file: &&LogFile| file.bytes > self.file_bytes as u64 && file.end <= below;
+        if let Some(end) = self.files.back().filter(long).map(|file| file.end) {
+            self.begin_file(end, 0)?;
+        }
+        self.release(below)
+    }
+
     /// Removes the files that wait to be used again.
     ///
     /// # Errors

@@ -258,3 +258,101 @@ fn what_is_not_as_it_must_be_is_said_with_its_place_and_what_to_do() {
     std::fs::write(lane.join(LOCK), "").unwrap();
     open(&lane).unwrap();
 }
+
+/// Bytes that nothing makes shorter.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..bytes).map(|_| next()).collect()
+}
+
+/// What a folder takes of its disk.
+fn taken_bytes(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let of = |entry: std::fs::DirEntry| match entry.metadata().unwrap() {
+        meta if meta.is_dir() => taken_bytes(&entry.path()),
+        meta => meta.blocks() * 512,
+    };
+    std::fs::read_dir(folder).unwrap().map(|entry| of(entry.unwrap())).sum()
+}
+
+/// Writes what a lane does that has much to keep, or removes it again.
+fn keep_much(store: &mut DiskStore, numbers: std::ops::Range<u64>, removed: bool) {
+    for number in numbers {
+        let mut batch = Batch::default();
+        for (space, bytes) in [
+            (Space::Queue, 150_000),
+            (Space::Shared, 90_000),
+            (Space::Meta, 20),
+            (Space::Session, 200),
+            (Space::Stream, 20),
+        ] {
+            let key = [7, number].map(u64::to_be_bytes).concat();
+            match removed {
+                true => batch.remove(space, key),
+                false => batch.put(space, key, noise(number, bytes)),
+            }
+        }
+        store.write(batch, number % 8 == 0).unwrap();
+    }
+}
+
+#[test]
+fn what_was_removed_is_given_back_all_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    store.read_log(1, u64::MAX).unwrap();
+    for (number, count) in (1..).zip([300, 1, 700, 90]) {
+        // More than a file of the log has.
+        append(&mut store, number, 20 << 20, true).unwrap();
+        store.release_log(number).unwrap();
+        keep_much(&mut store, 0..count, false);
+        // Tables have it, and then the journals have what was removed.
+        store.compact(Space::Queue).unwrap();
+        keep_much(&mut store, 0..count, true);
+        store.release_log(number + 1).unwrap();
+        store.shrink().unwrap();
+        let taken = taken_bytes(folder.path());
+        assert!(taken <= shrink::EMPTY_BYTES_MAX, "{count}: {taken}");
+        let opened = store.opened().unwrap();
+        assert_eq!(opened.database.journal_count(), 1, "{count}");
+        for keyspace in &opened.keyspaces {
+            assert_eq!(keyspace.blob_file_count(), 0, "{count}: {}", keyspace.name());
+        }
+        let Usage { spaces, .. } = store.usage().unwrap();
+        for (space, bytes) in spaces {
+            assert!(bytes < 64 << 10, "{count}: {space:?} has {bytes}");
+        }
+        // And is not brought back by what stays.
+        store.reopen().unwrap();
+        assert!(store.read_log(number + 1, u64::MAX).unwrap().is_empty());
+        for space in Space::ALL {
+            assert!(all(&store, space).is_empty(), "{count}: {space:?}");
+        }
+    }
+}
+
+/// What stays is what was not removed, and what is beside it in the same files goes.
+#[test]
+fn what_stays_can_be_read_after_the_rest_was_given_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
+    keep_much(&mut store, 0..200, false);
+    store.compact(Space::Shared).unwrap();
+    keep_much(&mut store, 20..200, true);
+    for _ in 0..2 {
+        store.shrink().unwrap();
+        let queued = all(&store, Space::Queue);
+        assert_eq!(queued.len(), 20);
+        for (number, value) in (0..).zip(queued.values()) {
+            assert_eq!(value[..], noise(number, 150_000));
+        }
+        assert_eq!(all(&store, Space::Session).len(), 20);
+        store.reopen().unwrap();
+    }
+}

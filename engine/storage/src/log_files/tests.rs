@@ -288,3 +288,19 @@ fn a_file_that_is_missing_is_missed_even_if_nothing_has_been_written_since() {
     let error = open(folder.path()).read(1, u64::MAX).unwrap_err();
     assert!(error.to_string().contains("is missing"), "{error}");
 }
+
+#[test]
+fn a_long_file_goes_when_its_batch_is_needed_no_more_and_only_then() {
+    let folder = folder();
+    let mut log = fill(folder.path(), 2);
+    log.append(3, &batch(3, 2 * FILE_BYTES), true).unwrap();
+    log.shorten(3).unwrap();
+    let long = |path: &PathBuf| fs::metadata(path).unwrap().len() > FILE_BYTES as u64;
+    assert!(paths(folder.path(), "log").iter().any(long));
+    log.shorten(4).unwrap();
+    assert!(!paths(folder.path(), "log").iter().any(long));
+    log.append(4, &batch(4, 4 * 977), true).unwrap();
+    let found = open(folder.path()).read(4, u64::MAX).unwrap();
+    assert_eq!(found.len(), 1);
+    check(&found, 4);
+}
