@@ -41,6 +41,9 @@ struct Place {
     port: u16,
 }
 
+/// What a folder may take of its disk where a test says so.
+const LIMIT_BYTES: u64 = 100_000_000;
+
 impl Place {
     fn new() -> Self {
         Self { folder: folder(""), port: free_port() }
@@ -55,6 +58,16 @@ impl Place {
         let mut broker = self.begin(shards, storage, limits);
         broker.line_with("petrel ready");
         (broker, SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)))
+    }
+
+    /// Like [`Self::start_with`], with a limit for the disk that something else has reached.
+    fn start_without_room(&self, shards: u16, storage: &str) -> (Running, SocketAddr) {
+        let data = self.folder.path().join("data");
+        std::fs::create_dir(&data).expect("a folder");
+        let filler = std::fs::File::create(data.join("filler")).expect("a file");
+        let flags = rustix::fs::FallocateFlags::empty();
+        rustix::fs::fallocate(&filler, flags, 0, LIMIT_BYTES).expect("there is room");
+        self.start_with(shards, &format!("disk_limit_bytes = {LIMIT_BYTES}\n{storage}"))
     }
 
     /// A broker that is about to be ready.
@@ -554,7 +567,7 @@ fn a_restart_with_other_shards_brings_everything_back() {
 #[test]
 fn publishers_wait_for_room_on_the_disk() {
     let place = Place::new();
-    let (mut broker, address) = place.start_with(1, "disk_limit_bytes = 1000000\n");
+    let (mut broker, address) = place.start_without_room(1, "");
     let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
     subscriber.subscribe(address);
     let mut publisher = Publisher::new(0, Qos::AtLeastOnce);
@@ -585,8 +598,7 @@ fn publishers_wait_for_room_on_the_disk() {
 #[test]
 fn publishers_are_refused_while_there_is_no_room() {
     let place = Place::new();
-    let full = "disk_limit_bytes = 1000000\nwhen_full = \"refuse\"\n";
-    let (mut broker, address) = place.start_with(1, full);
+    let (mut broker, address) = place.start_without_room(1, "when_full = \"refuse\"\n");
     let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
     subscriber.subscribe(address);
     broker.line_with("publishers of QoS 1 and 2 are refused");

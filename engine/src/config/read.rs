@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use petrel_net::tls::TicketSecret;
+use petrel_storage::LIMIT_BYTES_MIN;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -54,6 +55,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 storage_at = places.get("path").copied().unwrap_or(0);
                 let others = places.iter().find(|(name, _)| **name != "path");
                 without_path = others.map(|(name, at)| (*name, *at));
+                check_limit(&storage, &places, &mut problems);
             }
             ("listener", DeValue::Array(array)) => {
                 listeners = Some(read_listeners(array, value.span().start, &mut problems));
@@ -100,6 +102,20 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
         Ok(Config { engine, listeners, limits, network, storage })
     } else {
         Err(problems.into_sorted())
+    }
+}
+
+/// Refuses a limit that could be reached for ever though nothing is kept.
+fn check_limit(storage: &StorageConfig, places: &Places, problems: &mut Problems) {
+    let least = LIMIT_BYTES_MIN * u64::from(storage.lanes);
+    let Some(at) = places.get("disk_limit_bytes") else { return };
+    if (1..least).contains(&storage.disk_limit_bytes) {
+        let text = format!(
+            "`disk_limit_bytes` must be at least {least}, which is {LIMIT_BYTES_MIN} for each of \
+             `lanes`, or 0, not {}: a lane takes about that though nothing is kept",
+            storage.disk_limit_bytes
+        );
+        problems.add(*at, text);
     }
 }
 

@@ -475,6 +475,29 @@ fn storage_is_a_folder_beside_the_file_and_off_without_one() {
 }
 
 #[test]
+fn a_limit_of_the_disk_leaves_room_for_each_lane() {
+    let limited = |lanes, bytes: u64| {
+        format!("[storage]\npath = \"data\"\ndisk_limit_bytes = {bytes}\nlanes = {lanes}\n")
+    };
+    for (lanes, bytes) in [(1, 90_000_000), (3, 270_000_000), (16, 0)] {
+        let config = accepted(&limited(lanes, bytes));
+        assert_eq!(config.storage.disk_limit_bytes, bytes);
+    }
+    refused(
+        &limited(3, 269_999_999),
+        &[
+            "p.toml:3:20: `disk_limit_bytes` must be at least 270000000, which is 90000000 for each \
+           of `lanes`, or 0, not 269999999: a lane takes about that though nothing is kept",
+        ],
+    );
+    refused(
+        &limited(1, 1),
+        &["p.toml:3:20: `disk_limit_bytes` must be at least 90000000, which is 90000000 for each \
+           of `lanes`, or 0, not 1: a lane takes about that though nothing is kept"],
+    );
+}
+
+#[test]
 fn the_example_of_the_document_is_the_default() {
     let document = include_str!("../../../docs/CONFIGURATION.md");
     let example = document.split("```").nth(1).expect("an example");

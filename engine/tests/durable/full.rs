@@ -16,8 +16,6 @@ use super::*;
 
 /// Never reached: what ends the room is the disk.
 const NO_LIMIT: &str = "disk_limit_bytes = 1000000000000\n";
-/// Reached by an empty folder.
-const REACHED: &str = "disk_limit_bytes = 1000000\n";
 
 /// A small file system in memory, which is given back.
 struct Mount(PathBuf);
@@ -112,28 +110,31 @@ fn end_or_kill(broker: Running) -> (Option<i32>, Vec<String>) {
 }
 
 /// The folder has what it may have, which is less than the log may have: what the log has goes into pages,
-/// and who waits for it gets it.
+/// and who waits for it gets it. When they have it, all of it is given back, and publishers go on.
 #[test]
-fn the_log_is_given_back_and_what_waits_is_delivered_when_the_limit_is_reached() {
+fn publishers_go_on_when_all_that_filled_the_disk_was_read() {
     let place = Place::new();
-    let (mut broker, address) = place.start_with(2, "disk_limit_bytes = 60000000\n");
-    let mut subscriber = Subscriber::new(0, Qos::AtLeastOnce);
-    subscriber.subscribe(address);
-    let mut publisher = Publisher { padding: 150_000, ..Publisher::new(0, Qos::AtLeastOnce) };
-    let acknowledged = AtomicU64::new(0);
+    let (mut broker, address) = place.start_with(2, &format!("disk_limit_bytes = {LIMIT_BYTES}\n"));
+    let mut subscribers = [0, 1].map(|number| Subscriber::new(number, Qos::AtLeastOnce));
+    subscribers.iter_mut().for_each(|subscriber| subscriber.subscribe(address));
+    let mut publishers = [0, 1]
+        .map(|number| Publisher { padding: 150_000, ..Publisher::new(number, Qos::AtLeastOnce) });
     std::thread::scope(|scope| {
-        let (publisher, acknowledged) = (&mut publisher, &acknowledged);
-        scope.spawn(move || publisher.run(address, 1_000, acknowledged));
+        let [first, second] = &mut publishers;
+        // Alone more than the limit.
+        scope.spawn(move || first.run(address, 1_000, &AtomicU64::new(0)));
         broker.line_with("disk_limit_bytes is reached; publishers of QoS 1 and 2 wait");
+        scope.spawn(move || second.run(address, 100, &AtomicU64::new(0)));
         wait_until_folded(&place);
-        subscriber.run(address, acknowledged.load(Ordering::Relaxed) as usize);
-        broker.signal(Signal::KILL);
-        broker.child.wait().expect("it ends");
+        for subscriber in &mut subscribers {
+            scope.spawn(move || subscriber.run(address, 1_100));
+        }
     });
-    let (broker, address) = place.start(1);
-    publisher.run(address, publisher.next, &AtomicU64::new(0));
-    subscriber.run(address, publisher.acknowledged.len());
-    check(&[publisher], &[subscriber]);
+    broker.line_with("there is room again");
+    for publisher in &publishers {
+        assert!(publisher.unfinished.is_empty(), "{:?}", publisher.unfinished);
+    }
+    check(&publishers, &subscribers);
     broker.signal(Signal::TERM);
     assert_eq!(broker.end().0, Some(0));
 }
@@ -297,7 +298,7 @@ fn a_flood_costs_no_more_memory_than_it_may_while_the_disk_is_full() {
 #[test]
 fn a_flood_costs_no_more_memory_or_disk_than_it_may_when_the_limit_is_reached() {
     let place = Place::new();
-    let (mut broker, address) = place.start_with(1, REACHED);
+    let (mut broker, address) = place.start_without_room(1, "");
     broker.line_with("disk_limit_bytes is reached");
     let folder = place.folder.path().join("data");
     let before = taken_bytes(&folder);
@@ -335,7 +336,7 @@ fn watched(address: SocketAddr, client_id: &str) -> Client {
 #[test]
 fn a_publisher_who_waits_for_room_is_not_taken_for_silent() {
     let place = Place::new();
-    let (mut broker, address) = place.start_with(1, REACHED);
+    let (mut broker, address) = place.start_without_room(1, "");
     broker.line_with("disk_limit_bytes is reached");
     let mut witness = Client::connect(address, "witness", Version::V5);
     witness.subscribe("will", Qos::AtMostOnce);
