@@ -203,6 +203,7 @@ impl Store for DiskStore {
         if self.log()?.has_useless(below) {
             self.sync_maps()?;
             self.log()?.release(below)?;
+            self.bound_journals(self.journals_max())?;
         }
         self.released = Some(below);
         Ok(())

@@ -14,6 +14,8 @@
 //! So all spaces are merged, then get a mark of their own that removes nothing, and that is written out
 //! before anybody looks. What no call can give back is the journal that is being written, which is
 //! sealed above [`JOURNAL_BYTES_SEALED`] only.
+//!
+//! The same marks keep journals from piling up behind a space that is written no more.
 
 use std::time::Duration;
 
@@ -42,6 +44,9 @@ const TABLES_BYTES_MAX: u64 = 2 << 20;
 
 const _: () = assert!(EMPTY_BYTES_MAX < LIMIT_BYTES_MIN, "room for messages");
 
+/// So many journals more than fjall was told there may be are waited for.
+const JOURNALS_MORE: usize = 4;
+
 /// Marks are written once more if merging in the background has taken some away; then the tables are
 /// too few to be merged again.
 const ROUNDS_MAX: usize = 4;
@@ -63,15 +68,34 @@ impl DiskStore {
                 self.unmerged[space as usize] = false;
             }
         }
+        self.mark_all()?;
+        self.bound_journals(1)
+    }
+
+    /// Has sealed journals go that fjall would keep, so that there are so many with the one that is
+    /// being written, if there are more.
+    ///
+    /// *Cost*: if so, all memtables go into tables.
+    pub(super) fn bound_journals(&mut self, most: usize) -> Result<(), StoreError> {
         for _ in 0..ROUNDS_MAX {
-            self.mark(&Space::ALL)?;
-            // All that is older can go when this is sealed.
-            self.mark(&[Space::Meta])?;
-            if self.opened()?.database.journal_count() == 1 {
+            if self.opened()?.database.journal_count() <= most {
                 break;
             }
+            self.mark_all()?;
         }
         Ok(())
+    }
+
+    /// As many journals as there are while fjall does what it was told to.
+    pub(super) const fn journals_max(&self) -> usize {
+        (self.options.journal_bytes_max / JOURNAL_BYTES_SEALED) as usize + JOURNALS_MORE
+    }
+
+    /// Writes marks into all spaces; then all that is older can go.
+    fn mark_all(&mut self) -> Result<(), StoreError> {
+        self.mark(&Space::ALL)?;
+        // fjall looks when this is sealed.
+        self.mark(&[Space::Meta])
     }
 
     /// Merges all tables of a space, and waits for it.

@@ -356,3 +356,31 @@ fn what_stays_can_be_read_after_the_rest_was_given_back() {
         store.reopen().unwrap();
     }
 }
+
+/// A journal goes when each space that it has something of has a table as new, and merging takes from a
+/// space that is written no more what was newest.
+#[test]
+fn journals_do_not_pile_up_behind_a_space_that_is_written_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = DiskOptions { journal_bytes_max: 192 << 20, ..DiskOptions::default() };
+    let mut store = DiskStore::open(folder.path(), options).unwrap();
+    store.read_log(1, u64::MAX).unwrap();
+    let mut batch = Batch::default();
+    batch.put(Space::Shared, &b"key"[..], &b"value"[..]);
+    store.write(batch, false).unwrap();
+    let mut batch = Batch::default();
+    batch.remove(Space::Shared, &b"key"[..]);
+    // Which keeps the first journal, and has too little to go into a table soon.
+    batch.put(Space::Session, &b"key"[..], &b"value"[..]);
+    store.write(batch, false).unwrap();
+    for number in 1..=900 {
+        put(&mut store, number % 7, 1 << 20, false).unwrap();
+        append(&mut store, number, 1 << 20, false).unwrap();
+        if number == 90 {
+            store.compact(Space::Shared).unwrap();
+        }
+        store.release_log(number).unwrap();
+        let journals = store.opened().unwrap().database.journal_count();
+        assert!(journals <= store.journals_max() + 1, "{number}: {journals}");
+    }
+}
