@@ -131,6 +131,28 @@ impl Shard {
         self.connection(conn).is_some_and(|c| c.is_live() && c.pending_bytes() < limit)
     }
 
+    /// What would be in flight by now, did the first not wait for a record, a receipt or an answer of the
+    /// storage: so many messages, and so many bytes, count as if they were.
+    fn window_left(&self, index: u32, qos: Qos) -> (usize, u64) {
+        let Some(session) = self.sessions.get(index) else { return (0, 0) };
+        let Some(kept) = session.kept.as_deref().filter(|kept| kept.whole) else { return (0, 0) };
+        let flow = session.flow.as_deref();
+        let first = flow.and_then(|flow| flow.queue.deliveries.front());
+        let is_held = match first {
+            _ if kept.stored_from != u64::MAX => kept.stored_from >= self.keep.first_sequence(),
+            Some(first) => flow.is_some_and(|flow| flow.is_held(first.place.sequence())),
+            None => qos == Qos::ExactlyOnce,
+        };
+        let Some(conn) = self.conn_of(index).filter(|_| is_held) else { return (0, 0) };
+        let quota = self.connection(conn).map_or(0, |connection| connection.send_quota);
+        if quota == 0 || !self.socket_takes(conn) {
+            return (0, 0);
+        }
+        let inflight_bytes = flow.map_or(0, |flow| flow.inflight_bytes);
+        let bytes = self.limits().outgoing_inflight_bytes_maximum.saturating_sub(inflight_bytes);
+        (usize::from(quota), bytes)
+    }
+
     /// Puts a delivery into the queue, within its bounds.
     pub(crate) fn enqueue(
         &mut self,
@@ -140,8 +162,9 @@ impl Shard {
         provided: Option<Provided>,
     ) {
         let limits = self.limits();
-        let (messages_max, bytes_max) =
-            (limits.session_queue_messages as usize, limits.session_queue_bytes);
+        let (in_window, bytes_in_window) = self.window_left(index, delivery.qos);
+        let messages_max = limits.session_queue_messages as usize + in_window;
+        let bytes_max = limits.session_queue_bytes.saturating_add(bytes_in_window);
         let policy = limits.session_queue_full;
         let Some(session) = self.sessions.get_mut(index) else { return };
         let (stored, stored_bytes) = session.stored();

@@ -147,6 +147,11 @@ impl Flow {
         self.holds.get(at).map(|(_, hold)| *hold)
     }
 
+    /// True if the message at a place has waited for something when that was looked at last.
+    pub(crate) fn is_held(&self, sequence: u64) -> bool {
+        self.holds.binary_search_by_key(&sequence, |(other, _)| *other).is_ok()
+    }
+
     /// The message at a place waits for nothing any more.
     pub(crate) fn release(&mut self, sequence: u64) {
         if let Ok(at) = self.holds.binary_search_by_key(&sequence, |(other, _)| *other) {

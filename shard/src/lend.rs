@@ -225,10 +225,16 @@ impl Shard {
         provided: Option<Provided>,
     ) {
         let limits = &self.config.limits;
-        let (messages_max, bytes_max) = (limits.session_queue_messages, limits.session_queue_bytes);
+        let (mut messages_max, mut bytes_max) =
+            (limits.session_queue_messages, limits.session_queue_bytes);
         let drops_oldest = limits.session_queue_full == QueueFull::DropOldest;
         let bytes = message.cost_bytes() as u64;
         let Some(group) = self.groups.groups.get_mut(index) else { return };
+        if !group.provided.is_empty() && group.members.iter().any(|one| one.readiness.ready) {
+            // What waits for the receipt of a publisher would be in flight to a member by now.
+            messages_max = messages_max.saturating_add(u32::from(limits.outgoing_inflight_maximum));
+            bytes_max = bytes_max.saturating_add(limits.outgoing_inflight_bytes_maximum);
+        }
         let mut gone = Vec::new();
         while drops_oldest
             && bytes <= bytes_max

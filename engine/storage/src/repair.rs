@@ -330,7 +330,6 @@ fn gather(
     })?;
     survey.damage = salvage.damage;
     survey.damage.append(&mut unsound);
-    // Before the first batch is folded nothing says from where on the log counts.
     let batches = crate::salvage::log::read(folder, folded, &mut survey.damage)?;
     let mut log = Vec::new();
     for batch in batches {

@@ -136,6 +136,26 @@ fn a_long_queue_comes_back_in_order() {
     );
 }
 
+/// What waits for nothing but the disk would be in flight by now, and counts as if it were.
+#[test]
+fn what_waits_for_its_record_is_not_one_too_many() {
+    let mut net = Net::keeping(1, true, |limits| {
+        limits.session_queue_messages = 0;
+        limits.outgoing_inflight_maximum = 30;
+    });
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "t", Qos::ExactlyOnce);
+    let b = net.online(resume(petrel_proto::Version::V5, "b"));
+    for number in 1..=40 {
+        net.send(b, message("t", &number.to_string()).qos2(number));
+    }
+    net.run();
+    let expected: Vec<String> = (1..=30).map(|number: u16| number.to_string()).collect();
+    let got: Vec<String> = net.settled(a);
+    assert_eq!(got, expected);
+    assert_eq!(net.dropped(DropReason::QueueFull), 10);
+}
+
 /// The bound of a queue holds for what is not in memory too, by either policy.
 #[test]
 fn a_long_queue_keeps_its_bound() {

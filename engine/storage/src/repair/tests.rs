@@ -233,6 +233,26 @@ fn files_that_are_missing_or_cut_cost_no_more_than_is_said() {
     assert!(cases > 10 && costs > 5, "{cases} {costs}");
 }
 
+#[test]
+fn the_oldest_file_of_a_log_is_missed_before_anything_was_folded() {
+    let place = somewhere();
+    let folder = place.path().join("lane-0");
+    let mut lane = open(&folder);
+    crate::begin(std::slice::from_mut(&mut lane)).unwrap();
+    commit(&mut lane, (0..SESSIONS).map(session));
+    for number in 0..SESSIONS {
+        commit(&mut lane, (0..MESSAGES).map(|sequence| queued(number, sequence)));
+    }
+    drop(lane);
+    let mut logs = Vec::new();
+    files(&folder.join("log"), &mut logs);
+    fs::remove_file(&logs[0]).unwrap();
+    assert!(check(&folder, DiskOptions::default()).unwrap().faults_total > 0);
+    let (done, _) = repair(&folder, 0, 1, "x").unwrap();
+    assert!(done.to_string().contains("of the log are missing before it"), "{done}");
+    assert_eq!(check(&folder, DiskOptions::default()).unwrap().faults_total, 0);
+}
+
 /// Else a place or a name would be given a second time.
 #[test]
 fn processes_are_counted_on_above_every_number_that_was_given() {

@@ -14,11 +14,11 @@ use crate::store::StoreError;
 /// Batches in the order of their numbers, and where the next is expected.
 struct Batches {
     found: Vec<Bytes>,
-    next: Option<u64>,
+    next: u64,
 }
 
 /// Reads the batches that can be read and have not been folded, in their order; `from` is the first of
-/// them, if it is known. What a failure may have lost is no damage, and what stands behind it does not
+/// them, if anything was. What a failure may have lost is no damage, and what stands behind it does not
 /// count.
 pub(crate) fn read(
     lane: &Path,
@@ -38,7 +38,8 @@ pub(crate) fn read(
     if let Some(number) = newest.filter(|_| newest > last) {
         say(&folder, format!("file {number:016x}.log is missing, the newest"));
     }
-    let mut batches = Batches { found: Vec::new(), next: from };
+    // Before anything was folded a log begins with 1.
+    let mut batches = Batches { found: Vec::new(), next: from.unwrap_or(1) };
     for (number, path) in files {
         let bytes = fs::read(&path).map_err(|error| failed(&path, &error))?;
         let header = segment::read_header(&bytes, number);
@@ -61,13 +62,13 @@ pub(crate) fn read(
         let behind = found.behind.into_iter().map(|frame| (frame, is_damaged));
         let frames = found.frames.into_iter().map(|frame| (frame, false)).chain(behind);
         for (Frame { number, durable, payload }, was_there) in frames {
-            if batches.next.is_some_and(|next| number > next && durable <= next && !was_there) {
+            if number > batches.next && durable <= batches.next && !was_there {
                 break;
             }
             batches.skip_to(number, &mut |what| say(&path, what));
-            if batches.next == Some(number) {
+            if batches.next == number {
                 batches.found.push(payload);
-                batches.next = Some(number + 1);
+                batches.next = number + 1;
             }
         }
     }
@@ -77,14 +78,10 @@ pub(crate) fn read(
 impl Batches {
     /// Expects a batch, where one before it was expected.
     fn skip_to(&mut self, number: u64, say: &mut dyn FnMut(String)) {
-        match self.next {
-            Some(next) if number > next => {
-                let last = number - 1;
-                say(format!("batches {next} to {last} of the log are missing before it"));
-                self.next = Some(number);
-            }
-            Some(_) => {}
-            None => self.next = Some(number),
+        if number > self.next {
+            let (next, last) = (self.next, number - 1);
+            say(format!("batches {next} to {last} of the log are missing before it"));
+            self.next = number;
         }
     }
 }
