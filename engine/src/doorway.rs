@@ -1,5 +1,5 @@
 //! What is not even looked at while lanes have all that they may have to write: CONNECTs and PUBLISHes
-//! that would cause more.
+//! that would cause more; PUBLISHes as well while a disk has failed or has no room.
 //!
 //! To hold back a connection after its packet bounds what one connection causes, and nobody is bound to
 //! one connection. Each that stands here has one packet here and is not read.
@@ -15,7 +15,10 @@ const FRESH_BYTES_MAX: usize = 8 << 20;
 /// Connections that wait with a packet, in the order in which they came.
 #[derive(Debug, Default)]
 pub struct Doorway {
-    waiting: VecDeque<(ConnKey, WireEvent)>,
+    /// With a CONNECT. They go in first, since who comes may take what waits.
+    connects: VecDeque<(ConnKey, WireEvent)>,
+    /// With a PUBLISH.
+    packets: VecDeque<(ConnKey, WireEvent)>,
     /// About the bytes that have come since somebody looked who has gone.
     fresh_bytes: usize,
 }
@@ -24,12 +27,18 @@ impl Doorway {
     /// True if nobody waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.connects.is_empty() && self.packets.is_empty()
+    }
+
+    /// True if somebody waits with a CONNECT.
+    #[must_use]
+    pub fn has_connects(&self) -> bool {
+        !self.connects.is_empty()
     }
 
     /// Those who wait.
     pub fn connections(&self) -> impl Iterator<Item = ConnKey> {
-        self.waiting.iter().map(|(conn, _)| *conn)
+        self.connects.iter().chain(&self.packets).map(|(conn, _)| *conn)
     }
 
     /// Has a CONNECT or another packet of a connection wait behind the others.
@@ -41,19 +50,31 @@ impl Doorway {
             WireEvent::Packet { packet: Packet::Publish(publish), .. } => publish.payload.len(),
             _ => 0,
         };
-        self.waiting.push_back((conn, event));
+        match event {
+            WireEvent::Connect { .. } => self.connects.push_back((conn, event)),
+            _ => self.packets.push_back((conn, event)),
+        }
     }
 
-    /// Takes who has waited longest.
-    pub fn pop(&mut self) -> Option<(ConnKey, WireEvent)> {
-        self.waiting.pop_front()
+    /// Takes who has waited longest with a CONNECT.
+    pub fn pop_connect(&mut self) -> Option<(ConnKey, WireEvent)> {
+        self.connects.pop_front()
+    }
+
+    /// Takes who has waited longest with another packet.
+    pub fn pop_packet(&mut self) -> Option<(ConnKey, WireEvent)> {
+        self.packets.pop_front()
     }
 
     /// Takes those for whom this is true, with what they wait with.
     pub fn take_if(&mut self, is_it: impl Fn(ConnKey) -> bool) -> Vec<(ConnKey, WireEvent)> {
-        let all = std::mem::take(&mut self.waiting).into_iter();
-        let (taken, rest): (Vec<_>, _) = all.partition(|(conn, _)| is_it(*conn));
-        self.waiting = rest.into();
+        let mut taken = Vec::new();
+        for waiting in [&mut self.connects, &mut self.packets] {
+            let all = std::mem::take(waiting).into_iter();
+            let (gone, rest): (Vec<_>, Vec<_>) = all.partition(|(conn, _)| is_it(*conn));
+            *waiting = rest.into();
+            taken.extend(gone);
+        }
         taken
     }
 
@@ -66,6 +87,15 @@ impl Doorway {
         }
         does
     }
+}
+
+/// With what somebody waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// A CONNECT.
+    Connect,
+    /// Another packet.
+    Packet,
 }
 
 /// What a CONNECT causes that is to be kept.
@@ -125,7 +155,8 @@ mod tests {
         }
         let gone: Vec<_> = doorway.take_if(|conn| conn == key(3)).into_iter().collect();
         assert_eq!(gone.iter().map(|(conn, _)| *conn).collect::<Vec<_>>(), [key(3)]);
-        let rest: Vec<_> = std::iter::from_fn(|| doorway.pop()).map(|(conn, _)| conn).collect();
+        let rest: Vec<_> =
+            std::iter::from_fn(|| doorway.pop_packet()).map(|(conn, _)| conn).collect();
         assert_eq!(rest, [0, 1, 2, 4].map(key));
         assert!(doorway.is_empty());
     }
@@ -150,6 +181,8 @@ mod tests {
             looks += u32::from(doorway.wants_a_look());
         }
         assert_eq!(looks, 9);
+        assert!(doorway.has_connects() && doorway.pop_packet().is_none());
+        assert_eq!(doorway.pop_connect().map(|(conn, _)| conn), Some(key(0)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use petrel_shard::{
 };
 
 use crate::auth::AuthMethods;
-use crate::doorway::{Causes, Doorway, causes};
+use crate::doorway::{Causes, Doorway, Waits, causes};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
@@ -215,7 +215,7 @@ impl Pump {
             || !self.outbox.is_empty()
             || self.shard.is_overdue()
             || self.parts.storage.as_ref().is_some_and(StorageEnd::has_mail)
-            || !self.doorway.is_empty() && !self.is_laden(Causes::Much)
+            || self.lets_in().is_some()
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -429,7 +429,7 @@ impl Pump {
             || self.outbox.peers.len() > OUTBOX_MESSAGES_MAX
             // Lanes are given it before more is looked at.
             || self.outbox.records.len() > OUTBOX_RECORDS_IN_TROUBLE
-                && self.parts.storage.as_ref().is_some_and(|storage| storage.troubles().0 > 0)
+                && self.is_in_trouble()
     }
 
     fn on_event(&mut self, event: WireEvent) {
@@ -448,7 +448,7 @@ impl Pump {
                 let is_publish = matches!(&packet, Packet::Publish(_));
                 if is_publish
                     && promises
-                    && self.is_laden(Causes::Much)
+                    && (self.is_laden(Causes::Much) || self.is_in_trouble())
                     && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
                 {
                     return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
@@ -536,6 +536,22 @@ impl Pump {
         self.parts.storage.as_ref().is_some_and(|storage| storage.is_laden(causes))
     }
 
+    /// True if a disk has failed or has no room.
+    fn is_in_trouble(&self) -> bool {
+        self.parts.storage.as_ref().is_some_and(|storage| storage.troubles().0 > 0)
+    }
+
+    /// Who may come in from the doorway, if anybody waits there who may.
+    fn lets_in(&self) -> Option<Waits> {
+        if self.doorway.is_empty() || self.is_laden(Causes::Much) {
+            return None;
+        }
+        if self.doorway.has_connects() {
+            return Some(Waits::Connect);
+        }
+        (!self.is_in_trouble()).then_some(Waits::Packet)
+    }
+
     fn keep_waiting(&mut self, conn: ConnKey, event: WireEvent) {
         self.parts.wire.pause(conn);
         self.doorway.push(conn, event);
@@ -547,10 +563,12 @@ impl Pump {
     /// Handles what was not looked at while lanes had too much to write.
     fn let_in(&mut self) {
         for _ in 0..LET_IN_PER_TURN_MAX {
-            if self.doorway.is_empty() || self.is_laden(Causes::Much) {
-                return;
-            }
-            let Some((conn, event)) = self.doorway.pop() else { return };
+            let waiting = match self.lets_in() {
+                Some(Waits::Connect) => self.doorway.pop_connect(),
+                Some(Waits::Packet) => self.doorway.pop_packet(),
+                None => return,
+            };
+            let Some((conn, event)) = waiting else { return };
             self.parts.wire.resume(conn);
             match event {
                 // Its CONNACK would reach nobody, and its session may have a later connection.
@@ -575,7 +593,7 @@ impl Pump {
 
     /// Who has gone while a disk has failed waits no longer.
     fn send_away_who_has_gone(&mut self) {
-        if self.parts.storage.as_ref().is_none_or(|storage| storage.troubles().0 == 0) {
+        if !self.is_in_trouble() {
             return;
         }
         let wire = &self.parts.wire;

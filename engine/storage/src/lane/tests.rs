@@ -750,6 +750,17 @@ fn what_waits_can_be_read_after_folding_has_failed() {
         lane.store_mut().break_next(Fault::Full);
         lane.fold().unwrap_err();
         assert_eq!(read(&lane), [10, 10, 10]);
+        // What has come since may not survive.
+        lane.gather(ShardIndex(0), 1, true, [sample::queued(1, 10, &message)]);
+        let page = lane.load_kept(sample::life(1), 0..100, 100, usize::MAX).unwrap().unwrap();
+        assert_eq!((page.messages.len(), page.next), (10, Some(10)));
+        assert_eq!(lane.load_kept(sample::life(1), 10..100, 100, usize::MAX).unwrap(), None);
+        lane.gather(
+            ShardIndex(0),
+            1,
+            true,
+            [Record::Done { incarnation: sample::life(1), sequence: 10 }],
+        );
         let mut sessions = 0;
         lane.sessions(|_| sessions += 1).unwrap();
         assert_eq!(sessions, 3);

@@ -108,7 +108,8 @@ impl<S: Store> Lane<S> {
         Ok(Page { messages, void, next: more.then_some(next) })
     }
 
-    /// The same while nothing can be committed; `None` if that would tell of what is not known to survive.
+    /// The same while nothing can be committed, up to the first place of which something is not known to
+    /// survive; `None` if that is the first.
     ///
     /// # Errors
     /// The store fails or is damaged.
@@ -120,26 +121,32 @@ impl<S: Store> Lane<S> {
         bytes_max: usize,
     ) -> Result<Option<Page>, StoreError> {
         let mut done = BTreeSet::new();
+        let mut end = places.end;
         for record in self.gathered.iter().flatten() {
             match record {
                 Record::Done { incarnation: of, sequence } if *of == incarnation => {
                     done.insert(*sequence);
                 }
-                Record::Queued { incarnation: of, .. }
-                | Record::Released { incarnation: of, .. }
+                Record::Queued { incarnation: of, sequence, .. }
+                | Record::Released { incarnation: of, sequence }
                     if *of == incarnation =>
                 {
-                    return Ok(None);
+                    end = end.min(*sequence);
                 }
                 _ => {}
             }
         }
-        let mut live = self.window.backlog(incarnation).into_iter().flat_map(|it| it.live.from(0));
-        if live.any(|(_, place)| place.batch >= self.durable) {
+        let live = self.window.backlog(incarnation).into_iter().flat_map(|it| it.live.from(0));
+        let unsafe_ones = live.filter(|(_, place)| place.batch >= self.durable);
+        end = unsafe_ones.map(|(sequence, _)| sequence).min().map_or(end, |first| first.min(end));
+        if end <= places.start && end < places.end {
             return Ok(None);
         }
-        let mut page = self.load(incarnation, places, messages_max, bytes_max)?;
+        let mut page = self.load(incarnation, places.start..end, messages_max, bytes_max)?;
         page.messages.retain(|stored| !done.contains(&stored.sequence));
+        if end < places.end {
+            page.next = page.next.or(Some(end));
+        }
         Ok(Some(page))
     }
 
