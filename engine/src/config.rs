@@ -63,7 +63,8 @@ pub struct StorageConfig {
     pub sync_interval_ms: u32,
     /// Threads that write, each to a folder of its own.
     pub lanes: u16,
-    /// What the folder may take of its disk, in bytes; 0 for 95 % of the file system.
+    /// What the folder may take of its disk, in bytes; 0 for 95 % of the file system, or less
+    /// if that is small.
     pub disk_limit_bytes: u64,
     /// What publishers of QoS 1 and 2 get while it is full or fails.
     pub when_full: WhenFull,

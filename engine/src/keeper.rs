@@ -44,7 +44,7 @@ const GATHER_TIME: Duration = Duration::from_millis(1);
 /// How long something that nobody waits for may wait to be written.
 const IDLE_WRITE: Duration = Duration::from_millis(100);
 /// How often a lane looks whether too much of the disk is taken.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often a lane that has no room gives back what the disk has of what is over.
 const SHRINK_EVERY: Duration = Duration::from_secs(5);
 /// How long a lane waits before it tries a disk again that has failed.

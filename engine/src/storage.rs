@@ -18,6 +18,10 @@ const WINDOW_BYTES: usize = 128 << 20;
 /// Below this a file system has no room for a file of the log.
 const SCARCE_BYTES: u64 = 32 << 20;
 
+/// What a lane needs beyond that to put all of its log into pages: the engine's journal has them once,
+/// and its files once more, and what has come since somebody looked goes into the log first.
+const FOLD_BYTES: u64 = 3 * WINDOW_BYTES as u64;
+
 /// The name under which the key of all keyed hashes is kept.
 const HASH_KEY: &str = "hash key";
 
@@ -86,6 +90,7 @@ pub fn open(
     let room = Room {
         path: path.clone(),
         limit_bytes: config.disk_limit_bytes,
+        lanes: count,
         when_full: config.when_full,
     };
     Ok(Some(Opened { lanes, alive, keeping, hash_key, sync_every, room }))
@@ -96,8 +101,10 @@ pub fn open(
 pub struct Room {
     /// The folder with all lanes.
     pub path: PathBuf,
-    /// What it may have; 0 for 95 % of the file system.
+    /// What it may have; 0 for 95 % of the file system, or less if that is small.
     pub limit_bytes: u64,
+    /// How many lanes there are.
+    pub lanes: u16,
     /// What becomes of messages when it has that.
     pub when_full: WhenFull,
 }
@@ -121,9 +128,16 @@ impl Room {
                 .then(|| format!("storage takes {taken} bytes, disk_limit_bytes is reached"));
         }
         let system = rustix::fs::statvfs(&self.path).ok()?;
-        let scarce = system.f_bavail < system.f_blocks / 20;
-        scarce.then(|| "95 % of the file system are taken".to_owned())
+        let [free, all] =
+            [system.f_bavail, system.f_blocks].map(|it| it.saturating_mul(system.f_frsize));
+        (free < spared_bytes(all, self.lanes))
+            .then(|| format!("{free} bytes of {all} are free on its file system"))
     }
+}
+
+/// What is left free of a file system of so many bytes: to give room back takes room.
+fn spared_bytes(all: u64, lanes: u16) -> u64 {
+    (FOLD_BYTES * u64::from(lanes)).min(all / 2).max(all / 20)
 }
 
 /// What a folder takes of its disk; what cannot be read counts for nothing.
@@ -158,4 +172,17 @@ fn wall_clock() -> Duration {
 
 fn ms(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_file_system_is_not_filled_to_where_nothing_can_be_given_back() {
+        assert_eq!(spared_bytes(100 << 30, 1), 5 << 30);
+        assert_eq!(spared_bytes(4 << 30, 1), 384 << 20);
+        assert_eq!(spared_bytes(4 << 30, 4), 1536 << 20);
+        assert_eq!(spared_bytes(500 << 20, 1), 250 << 20);
+    }
 }
