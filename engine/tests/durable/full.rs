@@ -342,7 +342,6 @@ fn a_publisher_who_waits_for_room_is_not_taken_for_silent() {
     witness.subscribe("will", Qos::AtMostOnce);
     let mut held = watched(address, "held");
     held.send(&publish_packet("nobody", "1", Qos::AtLeastOnce, 1));
-    held.send(&publish_packet("nobody", "2", Qos::AtLeastOnce, 2));
     held.send(&Packet::PingReq);
     // Who is silent without being held came later, and is cut.
     for silent in ["silent", "silent again"] {
@@ -360,5 +359,5 @@ fn a_publisher_who_waits_for_room_is_not_taken_for_silent() {
     while let Some(packet) = held.receive() {
         had.push(packet);
     }
-    assert!(matches!(&had[..], [Packet::PubAck(ack)] if ack.packet_id.get() == 1), "{had:?}");
+    assert!(had.is_empty(), "{had:?}");
 }
