@@ -124,18 +124,21 @@ impl Model {
         Ok(())
     }
 
-    /// A PUBREL that answers no PUBREC of this connection: allowed once after a reconnect.
+    /// A PUBREL that answers no PUBREC of this connection: allowed once after a reconnect, and where the
+    /// message does not fit the new connection, so that the client forgets its identifier.
     pub(super) fn on_pubrel_again(&mut self, key: Key, id: u16) -> Checked {
         let Some(conn) = self.conns.get(&key) else { return Ok(()) };
         let Some(session) = conn.session else { return Ok(()) };
         let session = &mut self.sessions[session];
         let who = &session.client_id;
-        let out = session.out.iter_mut().find(|out| out.packet_id == id && out.received);
+        let is_ended = |out: &Outgoing| out.given_up && out.qos == Qos::ExactlyOnce;
+        let mut all = session.out.iter_mut().filter(|out| out.packet_id == id);
+        let out = all.find(|out| out.received || is_ended(out));
         let out = out.ok_or_else(|| {
             violated!(ORACLE, "{who:?} was sent PUBREL {id}, which no PUBREC asked for")
         })?;
         hold!(out.conn != key, ORACLE, "{who:?} was sent PUBREL {id} twice on one connection");
-        out.conn = key;
+        (out.conn, out.received, out.given_up) = (key, true, false);
         Ok(())
     }
 
