@@ -29,21 +29,29 @@ def certificates_are_read_again_on_sighup(lab):
         certificates.cert.write_bytes(b"".join(b.bytes() for b in renewed.cert_chain_pems))
         certificates.key.write_bytes(renewed.private_key_pem.bytes())
         lab.broker.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + WAIT_S
-        while True:
-            try:
-                newcomer = lab.new("newcomer")
-                newcomer.paho._ssl_context = trust
-                newcomer.connect()
-                break
-            except ssl.SSLError:
-                assert time.monotonic() < deadline, "the new certificate is not used"
+        newcomer = connected_once_trusted(lab, trust)
         newcomer.publish(lab.topic("x"), "still here", 1)
         staying.expect("still here")
     finally:
         for path, content in files.items():
             path.write_bytes(content)
         lab.broker.process.send_signal(signal.SIGHUP)
+        # The next check trusts the old one.
+        connected_once_trusted(lab, None)
+
+
+def connected_once_trusted(lab, trust):
+    """A client, connected when the broker uses a certificate of an authority; of its first for None."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            client = lab.new("newcomer")
+            if trust:
+                client.paho._ssl_context = trust
+            client.connect()
+            return client
+        except ssl.SSLError:
+            assert time.monotonic() < deadline, "the certificate is not used"
 
 
 @SUITE.check(versions=(V5,), transports=("mqtt",), alone=True)
