@@ -14,8 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use petrel_proto::{
     Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
-    ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
-    Version,
+    ReasonCode, RetainHandling, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter,
+    TopicName, Version,
 };
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
@@ -166,7 +166,10 @@ impl Broker {
         let conn = ConnId { index: 1, generation: number };
         self.connect(conn, &client_id(number), true)?;
         let filter = TopicFilter::new(Text::try_from(topic(number).as_str())?)?;
-        let options = SubscriptionOptions { qos: Qos::AtLeastOnce, ..Default::default() };
+        // Who leaves before the answer gets it after a restart, and is held in memory until then.
+        let retain_handling = RetainHandling::DoNotSend;
+        let qos = Qos::AtLeastOnce;
+        let options = SubscriptionOptions { qos, retain_handling, ..Default::default() };
         let subscribe = Subscribe {
             packet_id: PacketId(std::num::NonZeroU16::MIN),
             subscription_identifier: None,
