@@ -307,10 +307,17 @@ fn show(
     Ok(())
 }
 
-/// Waits while tables are behind. A worker that has failed ends it.
+/// Waits while tables are behind.
 fn wait_for_room(database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
-    while keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX
-    {
+    wait_while(database, || {
+        keyspace.sealed_memtable_count() >= SEALED_MAX || keyspace.tree.l0_run_count() >= RUNS_MAX
+    })
+}
+
+/// Waits while fjall's worker has something to do. Its own waiting goes on for ever if the worker has
+/// failed, and nothing announces when it is done; to persist says whether it has failed.
+fn wait_while(database: &Database, is_behind: impl Fn() -> bool) -> fjall::Result<()> {
+    while is_behind() {
         database.persist(PersistMode::Buffer)?;
         std::thread::sleep(Duration::from_millis(1));
     }

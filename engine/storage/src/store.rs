@@ -14,7 +14,7 @@ pub enum Space {
     Session,
     /// Subscriptions, by incarnation and filter.
     Subscription,
-    /// Pages of messages that wait, by incarnation and the sequence number of the first.
+    /// Pages of messages that wait, by incarnation and the sequence number of the last.
     Queue,
     /// QoS 2 messages received and not released, by incarnation and packet identifier.
     Receipt,

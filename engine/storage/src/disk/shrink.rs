@@ -17,12 +17,10 @@
 //!
 //! The same marks keep journals from piling up behind a space that is written no more.
 
-use std::time::Duration;
-
-use fjall::{Database, Keyspace, PersistMode};
+use fjall::{Database, Keyspace};
 
 use super::fault::{Place, explain};
-use super::{DiskStore, LOG_FILE_BYTES, Open};
+use super::{DiskStore, LOG_FILE_BYTES, Open, wait_while};
 use crate::store::{Batch, Space, Store as _, StoreError};
 
 /// A key that no space has: it is no topic name, since it is no UTF-8, and too short for the others.
@@ -133,11 +131,7 @@ impl DiskStore {
     }
 }
 
-/// Waits until all sealed memtables of a space are in tables. A worker that has failed ends it.
+/// Waits until all sealed memtables of a space are in tables.
 pub(super) fn wait_until_written(database: &Database, keyspace: &Keyspace) -> fjall::Result<()> {
-    while keyspace.sealed_memtable_count() > 0 {
-        database.persist(PersistMode::Buffer)?;
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
+    wait_while(database, || keyspace.sealed_memtable_count() > 0)
 }
