@@ -70,7 +70,13 @@ impl<S: Read + Write> WsStream<S> {
     /// Reads once; true when the upgrade is complete.
     fn fill(&mut self) -> io::Result<bool> {
         let mut input = [0; 4096];
-        let bytes = self.stream.read(&mut input)?;
+        // The rings of a broker that this thread started may interrupt it when they end.
+        let bytes = loop {
+            match self.stream.read(&mut input) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         let mut answers = Vec::new();
         let progress = self
             .socket
