@@ -65,7 +65,8 @@ pub struct DiskOptions {
     pub log_file_bytes: usize,
     /// What a space may have in memory before it goes into a table.
     pub memtable_bytes: u64,
-    /// What all journals may have; at least 64 MiB.
+    /// What all journals may have; at least 64 MiB. To open a folder takes about a second for each
+    /// 128 MiB of them.
     pub journal_bytes_max: u64,
     /// Threads that write and merge tables.
     pub worker_threads: usize,
@@ -77,7 +78,7 @@ impl Default for DiskOptions {
             cache_bytes: 16 << 20,
             log_file_bytes: LOG_FILE_BYTES,
             memtable_bytes: 16 << 20,
-            journal_bytes_max: 512 << 20,
+            journal_bytes_max: 128 << 20,
             worker_threads: 1,
         }
     }
