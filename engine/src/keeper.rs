@@ -98,6 +98,8 @@ pub struct StorageEnd {
     /// By lane: how much of what it has kept is known here.
     seen: Vec<u64>,
     answers: Receiver<Answer>,
+    /// For the records that come next.
+    empty: Vec<Record>,
     when_full: WhenFull,
 }
 
@@ -175,6 +177,7 @@ pub fn start<S: Store + Send + 'static>(
             board: Arc::clone(&board),
             seen: vec![0; count],
             answers,
+            empty: Vec::new(),
             when_full: room.when_full,
         }
     });
@@ -247,7 +250,8 @@ impl StorageEnd {
     /// Takes the records and questions out of an outbox.
     pub fn take(&mut self, out: &mut Outbox) {
         if !out.records.is_empty() || out.urgent {
-            let records = std::mem::take(&mut out.records);
+            let empty = std::mem::take(&mut self.empty);
+            let records = std::mem::replace(&mut out.records, empty);
             let upto = out.records_upto;
             for (lane, order) in self.ends.split(records, upto, out.urgent) {
                 self.send(lane, order);
@@ -367,7 +371,12 @@ impl StorageEnd {
             match self.answers.try_recv().ok()? {
                 Answer::Loaded(loaded) => return Some(Input::Loaded(Box::new(loaded))),
                 Answer::Counted(counted) => return Some(Input::Counted(Box::new(counted))),
-                Answer::Spent(records) => drop(records),
+                Answer::Spent(mut records) => {
+                    records.clear();
+                    if records.capacity() <= GATHER_MAX {
+                        self.empty = records;
+                    }
+                }
             }
         }
     }
@@ -538,8 +547,10 @@ impl<S: Store> Worker<S> {
     }
 
     fn work(&mut self) -> Result<(), StoreError> {
+        let must_come_first =
+            |load: &Load| self.lane.must_commit_before(load.incarnation, load.from);
         let due = self.lane.is_urgent()
-            || !self.loads.is_empty()
+            || self.loads.iter().take(LOADS_MAX).any(must_come_first)
             || !self.viewers.is_empty()
             || (self.lane.gathered() > 0 && self.written_at.elapsed() >= IDLE_WRITE)
             || self.lane.gathered() >= GATHER_MAX;

@@ -42,6 +42,12 @@ const FORMAT: u32 = 3;
 /// A batch ends when it has so many bytes.
 const BATCH_BYTES_MAX: usize = 64 << 20;
 
+/// Room that is kept for records between commits, in records; and for what goes back to a shard.
+const GATHERED_KEPT_MAX: usize = 16 << 10;
+const SPENT_KEPT_MAX: usize = 1_024;
+/// So many vectors in which records came are kept to take some back.
+const VECTORS_KEPT_MAX: usize = 4;
+
 /// The name under which it is noted from which batch on the log counts.
 pub(crate) const FOLDED: &[u8] = b"folded";
 
@@ -106,8 +112,14 @@ pub struct Lane<S> {
     origins: Vec<(usize, ShardIndex)>,
     /// Messages that are of no use any more, by the shard that they came from, if it wants them back.
     spent: Option<Vec<(ShardIndex, Vec<Record>)>>,
+    /// Empty, with room.
+    vectors: Vec<Vec<Record>>,
     /// Positions in `gathered` of what waits, so that what is done with at once is never written.
     waiting: HashMap<(Incarnation, u64), usize>,
+    /// The last place of each session of which `gathered` says that it is done with.
+    done_upto: HashMap<Incarnation, u64>,
+    /// `gathered` says something else.
+    says_more: bool,
     /// How far each shard's records are kept when `gathered` is written.
     promised: HashMap<ShardIndex, u64>,
     /// How far they will be kept when what failed has been written again.
@@ -155,7 +167,10 @@ impl<S: Store> Lane<S> {
             gathered: Vec::new(),
             origins: Vec::new(),
             spent: None,
+            vectors: Vec::new(),
             waiting: HashMap::new(),
+            done_upto: HashMap::new(),
+            says_more: false,
             promised: HashMap::new(),
             owed: BTreeMap::new(),
             urgent: false,
@@ -346,17 +361,27 @@ impl<S: Store> Lane<S> {
         from: ShardIndex,
         upto: u64,
         urgent: bool,
-        records: impl IntoIterator<Item = Record>,
+        records: impl Into<Vec<Record>>,
     ) {
         self.urgent |= urgent;
         let begin = self.gathered.len();
-        self.gathered.extend(records.into_iter().map(Some));
+        let mut records = records.into();
+        self.gathered.extend(records.drain(..).map(Some));
+        let has_room = 0 < records.capacity() && records.capacity() <= SPENT_KEPT_MAX;
+        if self.spent.is_some() && has_room && self.vectors.len() < VECTORS_KEPT_MAX {
+            self.vectors.push(records);
+        }
         for at in begin..self.gathered.len() {
             match &self.gathered[at] {
                 Some(Record::Queued { incarnation, sequence, .. }) => {
                     self.waiting.insert((*incarnation, *sequence), at);
+                    self.says_more = true;
                 }
                 Some(Record::Done { incarnation, sequence }) => {
+                    if !self.says_more {
+                        let upto = self.done_upto.entry(*incarnation).or_default();
+                        *upto = (*upto).max(*sequence);
+                    }
                     if let Some(queued) = self.waiting.remove(&(*incarnation, *sequence)) {
                         self.gathered[at] = None;
                         self.forget(from, queued);
@@ -368,8 +393,9 @@ impl<S: Store> Lane<S> {
                         let before = std::mem::replace(queued, at);
                         self.forget(from, before);
                     }
+                    self.says_more = true;
                 }
-                _ => {}
+                _ => self.says_more = true,
             }
         }
         let end = self.gathered.len();
@@ -405,7 +431,11 @@ impl<S: Store> Lane<S> {
         if let Record::Queued { .. } = record {
             match spent.iter_mut().find(|(shard, _)| *shard == from) {
                 Some((_, records)) => records.push(record),
-                None => spent.push((from, vec![record])),
+                None => {
+                    let mut records = self.vectors.pop().unwrap_or_default();
+                    records.push(record);
+                    spent.push((from, records));
+                }
             }
         }
     }
@@ -414,6 +444,13 @@ impl<S: Store> Lane<S> {
     #[must_use]
     pub const fn is_urgent(&self) -> bool {
         self.urgent
+    }
+
+    /// True unless [`Lane::load`] shows what waits for a session from a place on as it would show it if
+    /// what has been gathered were written.
+    #[must_use]
+    pub fn must_commit_before(&self, incarnation: Incarnation, from: u64) -> bool {
+        self.says_more || self.done_upto.get(&incarnation).is_some_and(|upto| *upto >= from)
     }
 
     /// What has been written so far.
@@ -437,11 +474,14 @@ impl<S: Store> Lane<S> {
         let mut streams: BTreeMap<Stream, u64> = BTreeMap::new();
         let urgent = std::mem::take(&mut self.urgent);
         self.waiting.clear();
+        self.done_upto.clear();
+        self.says_more = false;
         self.owed.extend(self.promised.drain());
         let mut written = Ok(());
         let mut sharing: Option<Sharing> = None;
         let mut origins = std::mem::take(&mut self.origins).into_iter().peekable();
-        let mut records = std::mem::take(&mut self.gathered).into_iter();
+        let mut gathered = std::mem::take(&mut self.gathered);
+        let mut records = gathered.drain(..);
         let mut at = 0;
         while let Some(record) = records.next() {
             at += 1;
@@ -477,6 +517,9 @@ impl<S: Store> Lane<S> {
                 }
             }
         }
+        drop(records);
+        gathered.shrink_to(GATHERED_KEPT_MAX);
+        self.gathered = gathered;
         if !self.writer.is_empty() {
             written = self.put_batch(&mut streams, written);
         }

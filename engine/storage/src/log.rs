@@ -1,5 +1,7 @@
 //! The operations of which a batch in the log consists.
 
+use std::collections::VecDeque;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use petrel_shard::Incarnation;
 
@@ -16,6 +18,9 @@ const SHARED: u8 = 7;
 
 /// A writer keeps so much memory at most.
 const KEEP_BYTES_MAX: usize = 4 << 20;
+/// And so many buffers for batches, of so many bytes each.
+const BUFFERS_KEPT_MAX: usize = 4;
+const BUFFER_BYTES_MAX: usize = 1 << 20;
 /// And room for so many marks.
 const MARKS_KEPT_MAX: usize = 16 << 10;
 
@@ -65,6 +70,8 @@ pub(crate) enum Mark {
 pub(crate) struct Writer {
     out: BytesMut,
     marks: Vec<Mark>,
+    /// Empty, for what is taken, oldest first.
+    buffers: VecDeque<BytesMut>,
 }
 
 impl Writer {
@@ -125,15 +132,36 @@ impl Writer {
         self.out.put_u64(incarnation.to_u64());
     }
 
-    /// What was written, with no more memory than it needs; the writer is empty again but for the marks
-    /// ([`Writer::marks`]), and keeps its own memory unless that is much.
+    /// What was written, with at most twice the memory that it needs; the writer is empty again but for
+    /// the marks ([`Writer::marks`]), and keeps its own memory unless that is much.
     pub(crate) fn take(&mut self) -> Bytes {
-        if self.out.len() > KEEP_BYTES_MAX {
+        let bytes = self.out.len();
+        if bytes > KEEP_BYTES_MAX {
             return std::mem::take(&mut self.out).freeze();
         }
-        let bytes = Bytes::copy_from_slice(&self.out);
+        let fits = |buffer: &BytesMut| (bytes..=2 * bytes).contains(&buffer.capacity());
+        let buffer = self.buffers.iter().position(fits).and_then(|at| self.buffers.remove(at));
+        let mut batch = buffer.unwrap_or_else(|| BytesMut::with_capacity(bytes));
+        batch.extend_from_slice(&self.out);
         self.out.clear();
-        bytes
+        batch.freeze()
+    }
+
+    /// Writes into the memory of a batch again, if nobody else has it.
+    ///
+    /// *Cost*: a batch has mostly more than the allocator keeps, and memory that comes from the system is
+    /// made page by page.
+    pub(crate) fn reuse(&mut self, batch: Bytes) {
+        if batch.len() <= BUFFER_BYTES_MAX
+            && let Ok(mut buffer) = batch.try_into_mut()
+        {
+            buffer.clear();
+            // The oldest may be of a size that is not wanted now.
+            if self.buffers.len() == BUFFERS_KEPT_MAX {
+                self.buffers.pop_front();
+            }
+            self.buffers.push_back(buffer);
+        }
     }
 
     /// Where everything is that was written since this was last called, in order.

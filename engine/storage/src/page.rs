@@ -1,6 +1,6 @@
 //! Pages: messages that wait for one session, many in one value.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use petrel_shard::Incarnation;
 
 use crate::codec;
@@ -59,21 +59,33 @@ pub fn expires_at_ms(page: &[u8]) -> u64 {
     page.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_be_bytes(*bytes))
 }
 
-/// What a page holds, in order.
+/// What a page holds, in order, without a copy; nothing comes behind an error.
+pub(crate) fn entries(page: &[u8]) -> impl Iterator<Item = Result<(u64, &[u8]), StoreError>> {
+    let mut rest = page.get(8..);
+    std::iter::from_fn(move || {
+        let now = match rest {
+            Some([]) => return None,
+            Some(now) => now,
+            None => &[],
+        };
+        let entry = entry(now);
+        rest = entry.map_or(Some(&[]), |(_, _, rest)| Some(rest));
+        let damaged = || StoreError::Damaged { what: "a page of messages cannot be read".into() };
+        Some(entry.map(|(sequence, value, _)| (sequence, value)).ok_or_else(damaged))
+    })
+}
+
+/// The first of these entries: its sequence number, its value, and what comes behind it.
+fn entry(bytes: &[u8]) -> Option<(u64, &[u8], &[u8])> {
+    let (sequence, rest) = bytes.split_first_chunk::<8>()?;
+    let (length, rest) = rest.split_first_chunk::<4>()?;
+    let (value, rest) = rest.split_at_checked(u32::from_be_bytes(*length) as usize)?;
+    Some((u64::from_be_bytes(*sequence), value, rest))
+}
+
+/// The same, all of it, as parts of the page.
 pub(crate) fn read(page: &Bytes) -> Result<Vec<(u64, Bytes)>, StoreError> {
-    let damaged = || StoreError::Damaged { what: "a page of messages cannot be read".into() };
-    let mut rest = page.clone();
-    rest.try_get_u64().map_err(|_| damaged())?;
-    let mut entries = Vec::new();
-    while rest.has_remaining() {
-        let sequence = rest.try_get_u64().map_err(|_| damaged())?;
-        let bytes = rest.try_get_u32().map_err(|_| damaged())? as usize;
-        if rest.len() < bytes {
-            return Err(damaged());
-        }
-        entries.push((sequence, rest.split_to(bytes)));
-    }
-    Ok(entries)
+    entries(page).map(|entry| entry.map(|(at, value)| (at, page.slice_ref(value)))).collect()
 }
 
 #[cfg(test)]

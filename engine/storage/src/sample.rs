@@ -68,7 +68,7 @@ pub(crate) fn lane<S: Store>(store: S, window_bytes_max: usize) -> Lane<S> {
 }
 
 pub(crate) fn commit<S: Store>(lane: &mut Lane<S>, records: impl IntoIterator<Item = Record>) {
-    lane.gather(ShardIndex(0), 1, true, records);
+    lane.gather(ShardIndex(0), 1, true, records.into_iter().collect::<Vec<_>>());
     lane.commit().unwrap();
 }
 

@@ -146,16 +146,17 @@ impl Window {
     }
 
     /// Forgets the oldest batch, to which nothing refers any more.
-    pub(crate) fn pop(&mut self) {
-        if let Some(batch) = self.batches.pop_front() {
-            self.bytes -= batch.len();
-            while let Some(id) = self.shared_order.pop_front_if(|id| {
-                self.shared.get(id).is_none_or(|place| place.batch == self.first)
-            }) {
-                self.shared.remove(&id);
-            }
-            self.first += 1;
+    pub(crate) fn pop(&mut self) -> Option<Bytes> {
+        let batch = self.batches.pop_front()?;
+        self.bytes -= batch.len();
+        while let Some(id) = self
+            .shared_order
+            .pop_front_if(|id| self.shared.get(id).is_none_or(|place| place.batch == self.first))
+        {
+            self.shared.remove(&id);
         }
+        self.first += 1;
+        Some(batch)
     }
 
     /// Adds a batch. `again` if it is read after a failure, which may have come while it was folded.

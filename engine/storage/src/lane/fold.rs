@@ -36,7 +36,7 @@ struct Step {
 
 impl Step {
     /// What waits comes into a page, or goes from one.
-    fn named(&mut self, value: &Bytes, more: i64) {
+    fn named(&mut self, value: &[u8], more: i64) {
         let Some(shared) = codec::shared(value) else { return };
         let (sum, _) = self.names.entry(shared.id).or_insert_with(|| {
             if more > 0 {
@@ -92,8 +92,11 @@ impl<S: Store> Lane<S> {
         // Before that, the sweep could take pages of which is not known yet what they name.
         step.ended.into_iter().for_each(|incarnation| self.alive.end(incarnation));
         self.folded = reader.position();
+        drop(reader);
         if finished {
-            self.window.pop();
+            if let Some(batch) = self.window.pop() {
+                self.writer.reuse(batch);
+            }
             self.folded = 0;
             self.store.release_log(number + 1)?;
         }
@@ -188,16 +191,9 @@ impl<S: Store> Lane<S> {
         let mut broken = Ok(());
         self.store.scan_prefix(Space::Queue, key, &key, &mut |key, value| {
             step.batch.remove(Space::Queue, key.clone());
-            match page::read(value) {
-                Ok(entries) => {
-                    entries.iter().for_each(|(_, value)| step.named(value, -1));
-                    ControlFlow::Continue(())
-                }
-                Err(error) => {
-                    broken = Err(error);
-                    ControlFlow::Break(())
-                }
-            }
+            broken = page::entries(value)
+                .try_for_each(|entry| entry.map(|(_, value)| step.named(value, -1)));
+            if broken.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         step.ended.push(incarnation);
         broken
@@ -315,11 +311,12 @@ impl<S: Store> Lane<S> {
                 if waiting.is_empty() && none_gone {
                     continue;
                 }
-                for (sequence, value) in page::read(value)? {
-                    step.named(&value, -1);
+                for entry in page::entries(value) {
+                    let (sequence, entry) = entry?;
+                    step.named(entry, -1);
                     if !gone.contains(&sequence) {
                         // What the log says is newer.
-                        waiting.entry(sequence).or_insert(value);
+                        waiting.entry(sequence).or_insert_with(|| value.slice_ref(entry));
                     }
                 }
             }

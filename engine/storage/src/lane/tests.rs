@@ -488,7 +488,7 @@ impl<S: Breakable> Run<S> {
             }
             Step::Commit { urgent } => {
                 let upto = self.told.len() as u64;
-                self.lane().gather(ShardIndex(0), upto, urgent, []);
+                self.lane().gather(ShardIndex(0), upto, urgent, Vec::new());
                 match self.lane().commit() {
                     Ok(marks) => assert_eq!(marks, [(ShardIndex(0), upto)]),
                     Err(_) => {
@@ -596,6 +596,34 @@ fn what_the_client_has_before_the_batch_is_written_is_never_written() {
     assert_eq!(lane.commit().unwrap(), [(ShardIndex(2), 2)]);
     assert_eq!(lane.store_mut().syncs(), syncs);
     assert_eq!(lane.window.bytes(), 0);
+}
+
+/// A client that is given what waits says all the time what it has: that alone needs no batch.
+#[test]
+fn only_what_may_change_an_answer_is_written_before_it() {
+    let mut lane = sample::lane(MemoryStore::new(), 1 << 20);
+    let (life, other) = (sample::life(1), sample::life(2));
+    let message = sample::message("a", "b");
+    let done = |sequence| Record::Done { incarnation: life, sequence };
+    sample::commit(&mut lane, (1..=9).map(|n| sample::queued(1, n, &message)));
+    lane.gather(ShardIndex(0), 2, false, [done(2), done(1)]);
+    assert!(lane.must_commit_before(life, 1) && lane.must_commit_before(life, 2));
+    assert!(!lane.must_commit_before(life, 3) && !lane.must_commit_before(other, 1));
+    let places = |page: Page| page.messages.iter().map(|it| it.sequence).collect::<Vec<_>>();
+    let before = places(lane.load(life, 3..10, 64, 1 << 20).unwrap());
+    lane.commit().unwrap();
+    assert!(!lane.must_commit_before(life, 1));
+    assert_eq!(before, places(lane.load(life, 1..10, 64, 1 << 20).unwrap()));
+    for record in [
+        sample::queued(2, 1, &message),
+        Record::Released { incarnation: other, sequence: 1 },
+        sample::session(2),
+    ] {
+        lane.gather(ShardIndex(0), 3, false, [record]);
+        assert!(lane.must_commit_before(life, 3));
+        lane.commit().unwrap();
+        assert!(!lane.must_commit_before(life, 3));
+    }
 }
 
 #[test]

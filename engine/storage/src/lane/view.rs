@@ -42,7 +42,8 @@ impl<S: Store> Lane<S> {
     ) -> Result<Page, StoreError> {
         let none = Backlog::default();
         let backlog = self.window.backlog(incarnation).unwrap_or(&none);
-        let mut waiting: Vec<(u64, Bytes)> = Vec::new();
+        let most = usize::try_from(places.end.saturating_sub(places.start)).unwrap_or(usize::MAX);
+        let mut waiting: Vec<(u64, Bytes)> = Vec::with_capacity(most.min(messages_max).min(64) + 1);
         let mut bytes = 0;
         let mut broken = Ok(());
         // Beyond this nothing has been looked at in the pages.
@@ -53,32 +54,34 @@ impl<S: Store> Lane<S> {
             if page::first(value) >= places.end {
                 return ControlFlow::Break(());
             }
-            if waiting.len() > messages_max || bytes > bytes_max {
-                seen_upto = page::first(value);
-                return ControlFlow::Break(());
-            }
-            match page::read(value) {
-                Ok(entries) => {
-                    for (sequence, value) in entries {
-                        if places.contains(&sequence) && !backlog.gone.contains(&sequence) {
-                            bytes += codec::weight(&value);
-                            waiting.push((sequence, value));
-                        }
+            for entry in page::entries(value) {
+                let (sequence, entry) = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        broken = Err(error);
+                        return ControlFlow::Break(());
                     }
-                    ControlFlow::Continue(())
+                };
+                if !places.contains(&sequence) || backlog.gone.contains(&sequence) {
+                    continue;
                 }
-                Err(error) => {
-                    broken = Err(error);
-                    ControlFlow::Break(())
+                if waiting.len() > messages_max || bytes > bytes_max {
+                    seen_upto = sequence;
+                    return ControlFlow::Break(());
                 }
+                bytes += codec::weight(entry);
+                waiting.push((sequence, value.slice_ref(entry)));
             }
+            ControlFlow::Continue(())
         })?;
         broken?;
         let last = waiting.last().map_or(0, |(last, _)| *last);
         let of_pages = waiting.len();
+        let mut more = seen_upto < places.end;
         for (sequence, place) in backlog.live.from(places.start) {
             let enough = waiting.len() > messages_max && sequence > last;
             if sequence >= places.end.min(seen_upto) || enough {
+                more |= sequence < places.end;
                 break;
             }
             waiting.push((sequence, self.window.value(place)));
@@ -89,7 +92,8 @@ impl<S: Store> Lane<S> {
             waiting.sort_by_key(|(sequence, _)| *sequence);
             waiting.dedup_by_key(|(sequence, _)| *sequence);
         }
-        let (mut messages, mut void) = (Vec::new(), Vec::new());
+        let most = waiting.len().min(messages_max);
+        let (mut messages, mut void) = (Vec::with_capacity(most), Vec::new());
         let mut bytes = 0;
         let mut next = places.start;
         for (sequence, value) in waiting {
@@ -103,8 +107,6 @@ impl<S: Store> Lane<S> {
                 None => void.push(sequence),
             }
         }
-        let more = seen_upto < places.end
-            || backlog.live.from(next).next().is_some_and(|(first, _)| first < places.end);
         Ok(Page { messages, void, next: more.then_some(next) })
     }
 
@@ -178,7 +180,8 @@ impl<S: Store> Lane<S> {
         let message = match source {
             Source::Here(bytes) => {
                 // A slice would keep all of its batch or page in memory while a client is slow.
-                Arc::new(codec::message(bytes, self.clock).map_err(what)?.into_owned())
+                let bytes = Bytes::copy_from_slice(&bytes);
+                Arc::new(codec::message(bytes, self.clock).map_err(what)?)
             }
             Source::Shared(shared) => match self.shared_message(shared)? {
                 Some(message) => message,

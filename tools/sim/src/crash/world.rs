@@ -298,7 +298,7 @@ impl World {
     fn storage_step(&mut self) -> Checked {
         let lane = self.rng.index(self.lanes.len());
         match self.rng.below(12) {
-            0..4 => self.take_order(lane),
+            0..4 => self.take_order(lane)?,
             4..6 => self.commit(lane)?,
             6 => self.fold(lane)?,
             7 | 8 => return self.deliver_mark(),
@@ -309,20 +309,24 @@ impl World {
         Ok(())
     }
 
-    fn take_order(&mut self, lane: usize) {
+    fn take_order(&mut self, lane: usize) -> Checked {
         if self.failed[lane] {
-            return;
+            return Ok(());
         }
         match self.process.channels[lane].pop_front() {
             Some(Order::Keep { from, upto, urgent, records, .. }) => {
                 self.lanes[lane].gather(from, upto, urgent, records);
             }
-            Some(Order::Load(load)) => self.process.loads[lane].push(load),
+            Some(Order::Load(load)) => {
+                self.process.loads[lane].push(load);
+                return self.answer_loads(lane);
+            }
             // No shard asks for that.
             Some(Order::View(_)) => {}
             Some(Order::Count(count)) => self.process.walks[lane].push_back(Walk::new(count)),
             None => {}
         }
+        Ok(())
     }
 
     fn commit(&mut self, lane: usize) -> Checked {
@@ -378,7 +382,9 @@ impl World {
     }
 
     fn answer_loads(&mut self, lane: usize) -> Checked {
-        if self.lanes[lane].gathered() > 0 {
+        let must_wait =
+            |load: &Load| self.lanes[lane].must_commit_before(load.incarnation, load.from);
+        if self.process.loads[lane].iter().any(must_wait) {
             return Ok(());
         }
         for load in std::mem::take(&mut self.process.loads[lane]) {

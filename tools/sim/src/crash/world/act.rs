@@ -363,7 +363,7 @@ impl World {
         }
         self.peer_step()?;
         for lane in 0..self.lanes.len() {
-            self.take_order(lane);
+            self.take_order(lane)?;
             if self.failed[lane] || self.process.channels[lane].is_empty() {
                 self.commit(lane)?;
             }

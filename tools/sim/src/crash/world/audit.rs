@@ -41,7 +41,7 @@ impl World {
             self.peer_step()?;
             for lane in 0..self.lanes.len() {
                 self.lanes[lane].store_mut().mend();
-                self.take_order(lane);
+                self.take_order(lane)?;
                 self.commit(lane)?;
                 self.fold(lane)?;
                 self.count(lane)?;
