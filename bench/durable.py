@@ -169,7 +169,7 @@ def main():
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--warm-up", type=int, default=1_200_000)
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--window", type=int, default=100)
+    parser.add_argument("--window", type=int, default=50)
     parser.add_argument("--folder", default=str(broker.ROOT / "target"))
     parser.add_argument("--flows", default="online,away")
     parser.add_argument("--mosquitto", action="store_true")

@@ -578,7 +578,9 @@ impl<S: Store> Worker<S> {
             }
         }
         self.ring();
-        if self.wants_folding() {
+        if self.lane.wants_folding() {
+            self.lane.keep_bound()?;
+        } else if self.wants_folding() {
             self.lane.fold()?;
         } else if self.is_full && self.shrunk_at.is_none_or(|at| at.elapsed() >= SHRINK_EVERY) {
             self.lane.shrink()?;

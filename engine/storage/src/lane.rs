@@ -24,6 +24,7 @@ use petrel_shard::record::{Record, Stream};
 use petrel_shard::{Incarnation, ShardIndex};
 
 pub use self::count::Walk;
+use self::fold::FOLD_BYTES_MAX;
 pub use self::share::SHARED_BYTES_MIN;
 use self::share::{Reads, Sharing, long};
 pub use self::view::Page;
@@ -40,7 +41,7 @@ use crate::window::{Latest, Window};
 const FORMAT: u32 = 3;
 
 /// A batch ends when it has so many bytes.
-const BATCH_BYTES_MAX: usize = 64 << 20;
+const BATCH_BYTES_MAX: usize = 8 << 20;
 
 /// Room that is kept for records between commits, in records; and for what goes back to a shard.
 const GATHERED_KEPT_MAX: usize = 16 << 10;
@@ -130,6 +131,8 @@ pub struct Lane<S> {
     batch_bytes_max: usize,
     /// See [`SHARED_BYTES_MIN`].
     shared_bytes_min: usize,
+    /// See [`FOLD_BYTES_MAX`].
+    fold_bytes_max: usize,
     /// How many messages have been stored once for several since the process began.
     shared: u64,
     reads: Reads,
@@ -148,6 +151,8 @@ pub struct Lane<S> {
     /// The session of which a part has been counted, while its pages stay as they are.
     counting: Option<Incarnation>,
     written: Written,
+    /// What has been written since the last commit began or the log was folded.
+    fresh_bytes: usize,
 }
 
 impl<S: Store> Lane<S> {
@@ -177,6 +182,7 @@ impl<S: Store> Lane<S> {
             durable: 0,
             batch_bytes_max: BATCH_BYTES_MAX,
             shared_bytes_min: SHARED_BYTES_MIN,
+            fold_bytes_max: FOLD_BYTES_MAX,
             shared: 0,
             reads: Reads::default(),
             writer: Writer::default(),
@@ -186,6 +192,7 @@ impl<S: Store> Lane<S> {
             alive: Alive::default(),
             counting: None,
             written: Written::default(),
+            fresh_bytes: 0,
         };
         let is_new = !lane.check_origin()?;
         lane.read_log(u64::MAX)?;
@@ -347,6 +354,11 @@ impl<S: Store> Lane<S> {
         self.shared_bytes_min = payload_bytes;
     }
 
+    /// Folds in steps of so many bytes instead of 256 KiB.
+    pub const fn fold_in_steps_of(&mut self, bytes: usize) {
+        self.fold_bytes_max = bytes;
+    }
+
     /// Gives the store back, for tests that open it again.
     pub fn into_store(self) -> S {
         self.store
@@ -476,6 +488,7 @@ impl<S: Store> Lane<S> {
         self.waiting.clear();
         self.done_upto.clear();
         self.says_more = false;
+        self.fresh_bytes = 0;
         self.owed.extend(self.promised.drain());
         let mut written = Ok(());
         let mut sharing: Option<Sharing> = None;
@@ -558,6 +571,7 @@ impl<S: Store> Lane<S> {
         self.store.append(number, &bytes, false)?;
         self.written.batches += 1;
         self.written.bytes += bytes.len() as u64;
+        self.fresh_bytes += bytes.len();
         Ok(())
     }
 

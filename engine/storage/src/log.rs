@@ -136,14 +136,14 @@ impl Writer {
     /// the marks ([`Writer::marks`]), and keeps its own memory unless that is much.
     pub(crate) fn take(&mut self) -> Bytes {
         let bytes = self.out.len();
-        if bytes > KEEP_BYTES_MAX {
-            return std::mem::take(&mut self.out).freeze();
-        }
         let fits = |buffer: &BytesMut| (bytes..=2 * bytes).contains(&buffer.capacity());
         let buffer = self.buffers.iter().position(fits).and_then(|at| self.buffers.remove(at));
         let mut batch = buffer.unwrap_or_else(|| BytesMut::with_capacity(bytes));
         batch.extend_from_slice(&self.out);
         self.out.clear();
+        if self.out.capacity() > KEEP_BYTES_MAX {
+            self.out = BytesMut::new();
+        }
         batch.freeze()
     }
 

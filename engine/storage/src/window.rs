@@ -11,6 +11,9 @@ use crate::log::{Mark, Operation, Place, Reader};
 use crate::shared::SharedId;
 use crate::store::{Space, StoreError, Visitor};
 
+/// To take a message out of a page costs about as much as to write so many bytes.
+const GONE_BYTES: usize = 128;
+
 /// What the log says last of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Latest {
@@ -92,6 +95,35 @@ pub(crate) struct Backlog {
 impl Backlog {
     fn is_empty(&self) -> bool {
         self.live.0.is_empty() && self.gone.is_empty()
+    }
+
+    /// The place up to which there are so many bytes, or messages that are gone and were as long; `None`
+    /// if there are not so many.
+    fn part(&self, bytes_max: usize) -> Option<u64> {
+        let mut bytes = 0;
+        let is_enough = |(_, place): &&(u64, Place)| {
+            bytes += place.bytes as usize;
+            bytes > bytes_max
+        };
+        let live = self.live.0.iter().find(is_enough).map(|(end, _)| *end);
+        let gone = self.gone.iter().nth(bytes_max / GONE_BYTES).copied();
+        live.into_iter().chain(gone).min()
+    }
+
+    /// True if it says something of a place or of one behind it.
+    fn goes_on_behind(&self, place: u64) -> bool {
+        self.live.last().max(self.gone.last().copied()) >= Some(place)
+    }
+
+    /// Takes what it says of the places before one. What is gone goes with what replaces it.
+    fn split(&mut self, end: u64) -> Self {
+        let at = self.live.position(end).unwrap_or_else(|at| at);
+        let gone = self.gone.split_off(&end);
+        Self {
+            live: Places(self.live.0.drain(..at).collect()),
+            gone: std::mem::replace(&mut self.gone, gone),
+            overlaps: self.overlaps,
+        }
     }
 }
 
@@ -291,7 +323,14 @@ impl Window {
         for (space, key, latest) in taken.keys {
             self.keys[space as usize].insert(key, latest);
         }
-        self.backlogs.extend(taken.backlogs);
+        for (incarnation, mut first) in taken.backlogs {
+            if let Some(rest) = self.backlogs.remove(&incarnation) {
+                first.live.0.extend(rest.live.0);
+                first.gone.extend(rest.gone);
+                first.overlaps |= rest.overlaps;
+            }
+            self.backlogs.insert(incarnation, first);
+        }
     }
 
     /// What the log says of what waits for a session.
@@ -340,9 +379,20 @@ impl Window {
         Ok(())
     }
 
-    /// Takes what the log says of what waits for a session; pages say it from now on.
-    pub(crate) fn take_backlog(&mut self, incarnation: Incarnation) -> Option<Backlog> {
-        self.backlogs.remove(&incarnation)
+    /// Takes what the log says of what waits for a session, or its first part: with this place, and with
+    /// so many bytes. Pages say it from now on.
+    pub(crate) fn take_backlog(
+        &mut self,
+        incarnation: Incarnation,
+        place: u64,
+        bytes_max: usize,
+    ) -> Option<Backlog> {
+        let backlog = self.backlogs.get_mut(&incarnation)?;
+        let part = backlog.part(bytes_max).map(|end| end.max(place + 1));
+        match part.filter(|end| !backlog.overlaps && backlog.goes_on_behind(*end)) {
+            Some(end) => Some(backlog.split(end)),
+            None => self.backlogs.remove(&incarnation),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::window::{Backlog, Latest, Taken, session_key};
 /// Changes of one step of folding, at most: so long others wait for it.
 const FOLD_CHANGES_MAX: usize = 512;
 /// Bytes of one step of folding, about.
-const FOLD_BYTES_MAX: usize = 1 << 20;
+pub(super) const FOLD_BYTES_MAX: usize = 256 << 10;
 
 /// What one step of folding changes.
 #[derive(Debug, Default)]
@@ -30,6 +30,8 @@ struct Step {
     shared: usize,
     /// Sessions that are over once all this is written.
     ended: Vec<Incarnation>,
+    /// A part of what waits for a session was enough; its pages are as they were until it is written.
+    is_full: bool,
     /// What the window said of it.
     taken: Taken,
 }
@@ -69,6 +71,23 @@ impl<S: Store> Lane<S> {
     /// The store fails; see [`Lane::recover`].
     pub fn shrink(&mut self) -> Result<(), StoreError> {
         self.store.shrink()
+    }
+
+    /// Folds, while the log is over its bound, as much of it as the last [`Lane::commit`] has written, and
+    /// at least a part of a batch; so the log does not grow beyond its bound by more than a batch.
+    ///
+    /// # Errors
+    /// The store fails; see [`Lane::recover`].
+    pub fn keep_bound(&mut self) -> Result<(), StoreError> {
+        let left = |lane: &Self| lane.window.bytes().saturating_sub(lane.folded as usize);
+        let enough = left(self).saturating_sub(std::mem::take(&mut self.fresh_bytes));
+        while self.wants_folding() {
+            self.fold()?;
+            if left(self) <= enough {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Folds a part of the oldest batch.
@@ -113,7 +132,10 @@ impl<S: Store> Lane<S> {
     ) -> Result<(Reader, bool), StoreError> {
         let mut size = 0;
         let mut finished = false;
-        while step.batch.changes.len() < FOLD_CHANGES_MAX && size + step.shared < FOLD_BYTES_MAX {
+        while !step.is_full
+            && step.batch.changes.len() < FOLD_CHANGES_MAX
+            && size + step.shared < self.fold_bytes_max
+        {
             let Some(operation) = reader.next()? else {
                 finished = true;
                 break;
@@ -156,13 +178,13 @@ impl<S: Store> Lane<S> {
             | Operation::Released { incarnation, sequence, value } => {
                 let backlog = self.window.backlog(incarnation);
                 if backlog.is_some_and(|backlog| backlog.live.get(sequence) == Some(value)) {
-                    self.fold_backlog(incarnation, step)?;
+                    self.fold_backlog(incarnation, sequence, step)?;
                 }
             }
             Operation::Done { incarnation, sequence } => {
                 let backlog = self.window.backlog(incarnation);
                 if backlog.is_some_and(|backlog| backlog.gone.contains(&sequence)) {
-                    self.fold_backlog(incarnation, step)?;
+                    self.fold_backlog(incarnation, sequence, step)?;
                 }
             }
             Operation::Ended { incarnation } => self.fold_end(number, incarnation, step)?,
@@ -262,14 +284,18 @@ impl<S: Store> Lane<S> {
         Ok(found)
     }
 
-    /// Writes all that waits for a session and is in the window into pages, and takes out of them what
-    /// waits no longer. A page of which nothing has changed stays as it is.
+    /// Writes what waits for a session and is in the window into pages, and takes out of them what waits no
+    /// longer: all of it, or if that is much, its first part with a place. A page of which nothing has
+    /// changed stays as it is.
     fn fold_backlog(
         &mut self,
         incarnation: Incarnation,
+        place: u64,
         step: &mut Step,
     ) -> Result<(), StoreError> {
-        let Some(backlog) = self.window.take_backlog(incarnation) else { return Ok(()) };
+        let backlog = self.window.take_backlog(incarnation, place, self.fold_bytes_max);
+        let Some(backlog) = backlog else { return Ok(()) };
+        step.is_full |= self.window.backlog(incarnation).is_some();
         let folded = self.write_pages(incarnation, &backlog, step);
         step.taken.backlogs.push((incarnation, backlog));
         folded

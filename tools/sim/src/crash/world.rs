@@ -100,13 +100,15 @@ pub fn run(settings: Settings) -> Checked<(usize, u32)> {
     Ok((world.oracle.published.len(), world.crashes))
 }
 
-/// Opens a lane; the first stores every message once for all sessions for which it waits.
+/// Opens a lane; the first stores every message once for all sessions for which it waits, and folds in
+/// small steps.
 fn open(store: MemoryStore, origin_ms: u64, lane: u16, lanes: u16) -> Checked<Lane<MemoryStore>> {
     let settings = LaneSettings { lane, lanes, sync: SyncLevel::Commit, window_bytes_max: 400 };
     let opened = Lane::open(store, Clock { origin_ms }, settings);
     let mut opened = opened.map_err(|error| storage(&error))?;
     if lane == 0 {
         opened.share_from(0);
+        opened.fold_in_steps_of(200);
     }
     Ok(opened)
 }
@@ -357,7 +359,9 @@ impl World {
 
     fn fold(&mut self, lane: usize) -> Checked {
         if !self.failed[lane] && self.lanes[lane].wants_folding() {
-            self.failed[lane] = self.lanes[lane].fold().is_err();
+            let it = &mut self.lanes[lane];
+            let folded = if self.rng.percent(50) { it.fold() } else { it.keep_bound() };
+            self.failed[lane] = folded.is_err();
         }
         Ok(())
     }
