@@ -1,6 +1,6 @@
 """What it costs to keep messages of QoS 1, and what an acknowledgement that waits for the disk takes.
 
-    make bench-durable           (ARGS="--rounds 9 --folder /somewhere --mosquitto")
+    make bench-durable           (ARGS="--rounds 41 --folder /somewhere --mosquitto")
 
 Ten publishers with a window each send to subscribers whose sessions are kept: first to such that are
 there, then to such that are away and come when all has been acknowledged. Petrel without `[storage]` and
@@ -165,7 +165,7 @@ def beside_mosquitto(options, folder):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument("--messages", type=int, default=200_000)
     parser.add_argument("--warm-up", type=int, default=1_200_000)
     parser.add_argument("--pairs", type=int, default=10)
