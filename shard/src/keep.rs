@@ -581,19 +581,25 @@ impl Shard {
 
     /// Looks at a session again when more is kept.
     pub(crate) fn look_again(&mut self, index: u32) {
-        if let Some(session) = self.sessions.get(index) {
-            let holding = (index, session.generation);
-            if !self.keep.holding.contains(&holding) {
-                self.keep.holding.push(holding);
-            }
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        let holding = (index, session.generation);
+        let is_noted = match session.kept.as_deref_mut() {
+            Some(kept) => std::mem::replace(&mut kept.looked_at_again, true),
+            None => self.keep.holding.last() == Some(&holding),
+        };
+        if !is_noted {
+            self.keep.holding.push(holding);
         }
     }
 
     fn release_held(&mut self, turn: &mut Turn<'_>) {
         for (index, generation) in std::mem::take(&mut self.keep.holding) {
-            if self.sessions.get(index).is_some_and(|session| session.generation == generation) {
-                self.drain(turn, index);
+            let session = self.sessions.get_mut(index);
+            let Some(session) = session.filter(|it| it.generation == generation) else { continue };
+            if let Some(kept) = session.kept.as_deref_mut() {
+                kept.looked_at_again = false;
             }
+            self.drain(turn, index);
         }
         for incarnation in std::mem::take(&mut self.keep.holding_groups) {
             self.drain_kept_group(turn, incarnation);

@@ -291,10 +291,10 @@ impl Shard {
             group.provided.remove(&first);
             return false;
         }
-        if let Some(Lent { incarnation, .. }) = group.lent(first)
-            && !self.keep.holding_groups.contains(&incarnation)
+        if let Some(kept) = group.kept.as_deref_mut()
+            && !std::mem::replace(&mut kept.looked_at_again, true)
         {
-            self.keep.holding_groups.push(incarnation);
+            self.keep.holding_groups.push(kept.incarnation);
         }
         true
     }
@@ -302,6 +302,10 @@ impl Shard {
     /// More has been kept for which a group waits.
     pub(crate) fn drain_kept_group(&mut self, turn: &mut Turn<'_>, incarnation: Incarnation) {
         if let Some(&index) = self.groups.by_life.get(&incarnation) {
+            let group = self.groups.groups.get_mut(index);
+            if let Some(kept) = group.and_then(|group| group.kept.as_deref_mut()) {
+                kept.looked_at_again = false;
+            }
             self.drain_group(turn, index);
         }
     }

@@ -64,6 +64,8 @@ pub(crate) struct Kept {
     pub(crate) whole: bool,
     /// A question for what is not in memory is out.
     pub(crate) loading: bool,
+    /// It is looked at again when more is kept.
+    pub(crate) looked_at_again: bool,
     /// The place of the next message in its order.
     pub(crate) next_sequence: u64,
     /// From this place on, what waits is not in memory; `u64::MAX` if all is.
@@ -172,6 +174,7 @@ impl Kept {
             incarnation,
             whole,
             loading: false,
+            looked_at_again: false,
             next_sequence,
             stored_from: u64::MAX,
             uncounted_from: u64::MAX,
