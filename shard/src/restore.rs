@@ -194,6 +194,8 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let Some(incarnation) = session.incarnation() else { return };
         let will = session.rare.as_deref_mut().and_then(|rare| rare.will.take());
+        let leaving = self.restoring.leaving.extract_if(.., |(of, _)| *of == incarnation);
+        let leaving = leaving.map(|(_, will)| will).collect();
         self.restoring.over.push(SessionRecord {
             incarnation,
             client_id: session.client_id(),
@@ -201,7 +203,7 @@ impl Shard {
             expires_at_ms: Some(0),
             will_at_ms: will.as_deref().map_or(u64::MAX, |pending| pending.fires_at_ms),
             will: will.map(|pending| pending.will),
-            leaving: Vec::new(),
+            leaving,
         });
         let hash = self.key.hash(session.client_id.as_bytes());
         let (key, sessions) = (&self.key, &self.sessions);

@@ -221,6 +221,16 @@ impl Net {
         self.run();
     }
 
+    /// A session that is kept and of which the shards do not know, as a repair may leave it. It is older
+    /// than all others.
+    pub fn find_after_restart(&mut self, change: impl FnOnce(&mut SessionRecord)) {
+        let first = self.records.sessions.values().next().expect("a session is kept");
+        let mut found = first.clone();
+        change(&mut found);
+        found.incarnation = Incarnation::new(0, Slot::of(found.client_id.as_bytes()), 1);
+        self.records.sessions.insert(found.incarnation, found);
+    }
+
     /// A text that starts with `stem` and whose home is that shard.
     pub fn on(&self, shard: u16, stem: &str) -> String {
         let candidates = (0..).map(|number| format!("{stem}{number}"));

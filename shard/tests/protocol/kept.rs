@@ -1,6 +1,6 @@
 //! What is promised when records are kept, and when they are not yet.
 
-use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode as R};
+use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode as R, Will};
 use petrel_shard::Input;
 use petrel_shard::config::QueueFull;
 use petrel_shard::event::DropReason;
@@ -253,6 +253,24 @@ fn retained_messages_go_on_after_a_restart() {
         let a = net.resumed(one(), true);
         net.silent(a);
     }
+}
+
+/// Of two sessions of one client the later one counts, and no will of the other is lost
+/// ([MQTT5-3.1.2-8]).
+#[test]
+fn a_session_that_gives_way_after_a_restart_leaves_its_wills() {
+    let mut net = Net::keeping(1, true, |_| {});
+    let a = net.online(resume(petrel_proto::Version::V5, "a"));
+    net.subscribe(a, "w", Qos::AtLeastOnce);
+    net.find_after_restart(|session| {
+        let of = |payload| Will { qos: Qos::AtLeastOnce, ..*will("w", payload) };
+        session.leaving = vec![of("published before")];
+        session.will = Some(Box::new(of("not yet")));
+        session.will_at_ms = u64::MAX;
+    });
+    net.restart();
+    let a = net.resumed(resume(petrel_proto::Version::V5, "a"), true);
+    assert_eq!(net.settled(a), ["published before", "not yet"]);
 }
 
 /// [MQTT5-3.10.4-2] Nor is it forgotten that the client wants no more of them.
