@@ -1,7 +1,7 @@
 //! What must hold whatever crashes: nothing acknowledged is lost, nothing comes twice at QoS 2, what
 //! comes is in order, and nothing comes back that was discarded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use petrel_proto::Qos;
 
@@ -30,6 +30,9 @@ pub struct Published {
 pub struct Oracle {
     pub published: BTreeMap<MessageId, Published>,
     pub arrivals: u64,
+    /// Messages of QoS 1 that were published again: the acknowledgement may be of the second copy, while the
+    /// first is still on its way between shards.
+    pub again: BTreeSet<MessageId>,
     /// Queues are soon full: what is dropped at first may come when it is published again.
     pub tight: bool,
     /// Shared groups, by number.
@@ -64,7 +67,8 @@ impl Oracle {
         };
         // What waits in a shared group is not a member's.
         let own = client.group().is_none();
-        if own && published.acknowledged < client.asked_at && !stored && !published.uncertain {
+        let may_be_late = published.uncertain || self.again.contains(&id);
+        if own && published.acknowledged < client.asked_at && !stored && !may_be_late {
             return Err(violated!(
                 "crash",
                 "{} got {id:?}, which was acknowledged before its session began: the session before \

@@ -248,6 +248,9 @@ impl World {
             // Again, in the order of the first time ([MQTT5-4.6.0-1]).
             one.sent = true;
             let one = one.clone();
+            if one.qos == Qos::AtLeastOnce {
+                self.oracle.again.insert(one.id);
+            }
             let packet = match one.received {
                 true => Packet::PubRel(Ack::new(one.packet_id, ReasonCode::Success)),
                 false => Packet::Publish(publish_of(&one, true)),
