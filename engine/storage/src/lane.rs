@@ -138,6 +138,11 @@ pub struct Lane<S> {
     reads: Reads,
     /// The batch that is being written; empty between commits.
     writer: Writer,
+    /// The window belongs to the maps as they are; not while the store has been opened again and the log
+    /// has not been read.
+    is_whole: bool,
+    /// An attempt to recover has failed: what was not durable may be missing in the store.
+    is_recovering: bool,
     /// All batches below this number are known to survive.
     durable: u64,
     /// Batches from there on, by number; none with [`SyncLevel::Never`].
@@ -179,6 +184,8 @@ impl<S: Store> Lane<S> {
             promised: HashMap::new(),
             owed: BTreeMap::new(),
             urgent: false,
+            is_whole: true,
+            is_recovering: false,
             durable: 0,
             batch_bytes_max: BATCH_BYTES_MAX,
             shared_bytes_min: SHARED_BYTES_MIN,
@@ -319,11 +326,13 @@ impl<S: Store> Lane<S> {
                 damaged(Space::Meta, FOLDED, Unreadable { expected: "the number of a batch" })
             })?,
         };
-        self.window = Window::new(from);
-        self.folded = 0;
+        let mut window = Window::new(from);
         for (_, batch) in self.store.read_log(from, below)? {
-            self.window.push(batch, true)?;
+            window.push(batch, true)?;
         }
+        // If that fails, the window says still which batches there are.
+        self.window = window;
+        self.folded = 0;
         self.durable = self.window.next();
         Ok(())
     }
@@ -568,6 +577,8 @@ impl<S: Store> Lane<S> {
         self.window.push_marked(bytes.clone(), self.writer.marks())?;
         self.unsynced.push((number, bytes.clone()));
         before?;
+        // Some that come before it may be missing.
+        self.must_have_recovered()?;
         self.store.append(number, &bytes, false)?;
         self.written.batches += 1;
         self.written.bytes += bytes.len() as u64;
@@ -580,11 +591,20 @@ impl<S: Store> Lane<S> {
     /// # Errors
     /// The store fails; see [`Lane::recover`].
     pub fn sync(&mut self) -> Result<(), StoreError> {
+        self.must_have_recovered()?;
         if self.durable < self.window.next() {
             self.store.sync_log()?;
             self.written.syncs += 1;
             self.durable = self.window.next();
             self.unsynced.clear();
+        }
+        Ok(())
+    }
+
+    fn must_have_recovered(&self) -> Result<(), StoreError> {
+        if self.is_recovering {
+            let why = "the store has not been opened again after an error".into();
+            return Err(StoreError::Failed { why });
         }
         Ok(())
     }
@@ -597,17 +617,20 @@ impl<S: Store> Lane<S> {
     pub fn recover(&mut self) -> Result<Vec<(ShardIndex, u64)>, StoreError> {
         // What a failed synchronisation has left may be read again and yet not be on the disk.
         let below = self.unsynced.first().map_or(self.window.next(), |(number, _)| *number);
+        (self.is_whole, self.is_recovering) = (false, true);
         self.store.reopen()?;
         self.counting = None;
         self.read_log(below)?;
         for (_, bytes) in &self.unsynced {
             self.window.push(bytes.clone(), true)?;
         }
+        self.is_whole = true;
         self.read_streams()?;
         for (number, bytes) in &self.unsynced {
             self.store.append(*number, bytes, false)?;
         }
         self.store.sync_log()?;
+        self.is_recovering = false;
         self.durable = self.window.next();
         self.unsynced.clear();
         Ok(std::mem::take(&mut self.owed).into_iter().collect())

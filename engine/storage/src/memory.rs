@@ -19,6 +19,8 @@ pub enum Fault {
     Sync,
     /// There is no room until [`MemoryStore::mend`].
     Full,
+    /// The log cannot be read the next time that it is asked for.
+    ReadLog,
 }
 
 /// Log and maps in memory: what has been synchronised, and what has been written since.
@@ -124,6 +126,10 @@ impl MemoryStore {
 
 impl Store for MemoryStore {
     fn read_log(&mut self, from: u64, below: u64) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        if self.fault == Some(Fault::ReadLog) {
+            self.fault = None;
+            return Err(StoreError::Failed { why: "the log cannot be read".into() });
+        }
         self.durable_log.append(&mut self.appended);
         self.durable_log.split_off(&below);
         let batches =

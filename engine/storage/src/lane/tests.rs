@@ -605,6 +605,30 @@ fn what_the_client_has_before_the_batch_is_written_is_never_written() {
     assert_eq!(lane.window.bytes(), 0);
 }
 
+/// Everything that has not been folded stands in the log alone.
+#[test]
+fn a_recovery_that_fails_in_the_midst_forgets_nothing() {
+    let mut lane = sample::lane(MemoryStore::new(), 1 << 20);
+    let message = sample::message("a", "b");
+    sample::commit(&mut lane, (1..=3).map(|n| sample::queued(1, n, &message)));
+    lane.store_mut().break_next(Fault::ReadLog);
+    lane.recover().unwrap_err();
+    // A broker that ends now writes what it has, and it must not stand behind a gap.
+    lane.gather(ShardIndex(0), 2, true, [sample::queued(1, 4, &message)]);
+    lane.commit().unwrap_err();
+    lane.sync().unwrap_err();
+    // The maps are as they were opened, and what belongs to them has not been read.
+    assert_eq!(lane.load_kept(sample::life(1), 1..4, 64, 1 << 20).unwrap(), None);
+    lane.recover().unwrap();
+    sample::commit(&mut lane, [sample::queued(1, 5, &message)]);
+    let places = |lane: &Lane<MemoryStore>| {
+        let page = lane.load(sample::life(1), 0..9, 64, 1 << 20).unwrap();
+        page.messages.iter().map(|it| it.sequence).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&lane), [1, 2, 3, 4, 5]);
+    assert_eq!(places(&sample::open(lane.into_store(), 1 << 20)), [1, 2, 3, 4, 5]);
+}
+
 /// Whoever sends long messages fast makes batches that are longer than a step of folding.
 #[test]
 fn the_log_grows_beyond_its_bound_by_no_more_than_a_batch() {

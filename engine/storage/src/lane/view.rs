@@ -122,6 +122,9 @@ impl<S: Store> Lane<S> {
         messages_max: usize,
         bytes_max: usize,
     ) -> Result<Option<Page>, StoreError> {
+        if !self.is_whole {
+            return Ok(None);
+        }
         let mut done = BTreeSet::new();
         let mut end = places.end;
         for record in self.gathered.iter().flatten() {
