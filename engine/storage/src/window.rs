@@ -7,12 +7,16 @@ use bytes::Bytes;
 use hashbrown::HashMap;
 use petrel_shard::Incarnation;
 
+use crate::codec;
 use crate::log::{Mark, Operation, Place, Reader};
 use crate::shared::SharedId;
 use crate::store::{Space, StoreError, Visitor};
 
 /// To take a message out of a page costs about as much as to write so many bytes.
 const GONE_BYTES: usize = 128;
+
+/// A stand-in for a shared message that matched few subscriptions with identifiers is not longer.
+const STAND_IN_BYTES_MAX: u32 = 128;
 
 /// What the log says last of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,10 +103,10 @@ impl Backlog {
 
     /// The place up to which there are so many bytes, or messages that are gone and were as long; `None`
     /// if there are not so many.
-    fn part(&self, bytes_max: usize) -> Option<u64> {
+    fn part(&self, bytes_max: usize, weigh: impl Fn(Place) -> usize) -> Option<u64> {
         let mut bytes = 0;
         let is_enough = |(_, place): &&(u64, Place)| {
-            bytes += place.bytes as usize;
+            bytes += weigh(*place);
             bytes > bytes_max
         };
         let live = self.live.0.iter().find(is_enough).map(|(end, _)| *end);
@@ -387,8 +391,14 @@ impl Window {
         place: u64,
         bytes_max: usize,
     ) -> Option<Backlog> {
+        // What stands for a message that several sessions share is short, and brings it along.
+        let weigh = |place: Place| match place.bytes {
+            ..=STAND_IN_BYTES_MAX => codec::weight(&self.value(place)),
+            bytes => bytes as usize,
+        };
+        let part = self.backlogs.get(&incarnation)?.part(bytes_max, weigh);
+        let part = part.map(|end| end.max(place + 1));
         let backlog = self.backlogs.get_mut(&incarnation)?;
-        let part = backlog.part(bytes_max).map(|end| end.max(place + 1));
         match part.filter(|end| !backlog.overlaps && backlog.goes_on_behind(*end)) {
             Some(end) => Some(backlog.split(end)),
             None => self.backlogs.remove(&incarnation),

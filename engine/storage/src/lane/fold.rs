@@ -264,7 +264,8 @@ impl<S: Store> Lane<S> {
         Ok(found)
     }
 
-    /// The pages of a session that may have messages of these sequence numbers.
+    /// The first pages of a session that may have messages of these sequence numbers: all, or as
+    /// much as a step takes.
     fn pages(
         &self,
         incarnation: Incarnation,
@@ -272,14 +273,19 @@ impl<S: Store> Lane<S> {
         upto: u64,
     ) -> Result<Vec<(Bytes, Bytes)>, StoreError> {
         let prefix = session_key(incarnation);
-        let mut found = Vec::new();
+        let (mut found, mut bytes) = (Vec::new(), 0);
         let from = page::key(incarnation, from);
         self.store.scan_prefix(Space::Queue, prefix, &from, &mut |key, page| {
             if page::first(page) > upto {
                 return ControlFlow::Break(());
             }
             found.push((key.clone(), page.clone()));
-            ControlFlow::Continue(())
+            bytes += page.len();
+            if bytes < self.fold_bytes_max {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })?;
         Ok(found)
     }
@@ -317,14 +323,16 @@ impl<S: Store> Lane<S> {
         let mut live = live.from(0).peekable();
         let within = live.peek().filter(|_| *overlaps).map(|(first, _)| *first);
         let changed = gone.first().copied().into_iter().chain(within).min();
-        let mut pages = match changed {
-            Some(from) => self.pages(incarnation, from, last_live.max(last_gone))?,
-            None => Vec::new(),
-        }
-        .into_iter();
+        let mut from = changed;
+        let mut pages = Vec::new().into_iter();
         loop {
-            let page = pages.next();
+            let mut page = pages.next();
+            if let (None, Some(from)) = (&page, from) {
+                pages = self.pages(incarnation, from, last_live.max(last_gone))?.into_iter();
+                page = pages.next();
+            }
             let end = page.as_ref().map(|(key, _)| page::last(key));
+            from = end.and_then(|end| end.checked_add(1));
             let mut waiting: BTreeMap<u64, Bytes> = BTreeMap::new();
             while let Some((sequence, at)) =
                 live.next_if(|(sequence, _)| end.is_none_or(|end| *sequence <= end))
