@@ -349,7 +349,7 @@ mod tests {
             payload: bytes::Bytes::new(),
             qos: petrel_proto::Qos::AtMostOnce,
             retain: false,
-            properties: None,
+            properties: petrel_proto::MessageProperties::EMPTY,
             publisher: 0,
             expires_at_ms: n,
         }))

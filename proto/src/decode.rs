@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::varint::{self, Varint};
-use crate::{DecodeError, Packet, Version};
+use crate::{DecodeError, MessageFields, Packet, Version};
 
 mod ack;
 mod auth;
@@ -96,6 +96,11 @@ pub fn connect_version(packet: &[u8]) -> Option<Version> {
         4 => Version::V3_1_1,
         _ => Version::V5,
     })
+}
+
+/// Takes apart the properties of a message that a decoder has checked.
+pub(crate) fn message_fields(block: &Bytes) -> MessageFields {
+    properties::message_fields(block)
 }
 
 /// The first byte and the body, if the remaining length tells the truth.

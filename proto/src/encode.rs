@@ -3,10 +3,10 @@
 //! One file per packet below. Each says its fields once; `sink` runs that over a counter and then
 //! over the buffer.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::decode::PacketType;
-use crate::{Packet, Version};
+use crate::{MessageFields, Packet, Version};
 
 mod ack;
 mod auth;
@@ -50,6 +50,13 @@ pub fn encode(packet: &Packet, version: Version, out: &mut impl BufMut) {
     let mut out = Writer(out);
     out.u8(packet_type(packet).first_byte());
     out.counted(&Body { packet, version });
+}
+
+/// The bytes of a message's properties; `None` if one is longer than two bytes can say.
+pub(crate) fn message_properties(fields: &MessageFields) -> Option<Bytes> {
+    let mut out = BytesMut::with_capacity(Counter::count(fields)?);
+    fields.put(&mut Writer(&mut out));
+    Some(out.freeze())
 }
 
 /// Everything after the fixed header.

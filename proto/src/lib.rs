@@ -31,7 +31,9 @@ pub use decode::{Frame, connect_version, decode, frame};
 pub use encode::{PublishHead, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;
-pub use property::{PublishProperties, ReasonProperties, UserProperties};
+pub use property::{
+    MessageFields, MessageProperties, PublishProperties, ReasonProperties, UserProperties,
+};
 pub use reason::ReasonCode;
 pub use text::{ClientId, Text};
 pub use topic::{ShareName, SharedFilter, TopicFilter, TopicName};

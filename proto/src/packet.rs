@@ -9,8 +9,7 @@ use smallvec::SmallVec;
 
 use crate::property::{PublishProperties, ReasonProperties, UserProperties};
 use crate::{
-    ClientId, PacketId, PayloadFormat, Qos, ReasonCode, RetainHandling, Text, TopicFilter,
-    TopicName, Version,
+    ClientId, PacketId, Qos, ReasonCode, RetainHandling, Text, TopicFilter, TopicName, Version,
 };
 
 /// One MQTT control packet of any version.
@@ -291,13 +290,4 @@ pub struct Auth {
     pub data: Option<Bytes>,
     /// Reason String and user properties.
     pub properties: ReasonProperties,
-}
-
-/// Payload format, for callers that build publishes.
-impl PublishProperties {
-    /// True if the payload is declared to be UTF-8 text.
-    #[must_use]
-    pub fn payload_is_text(&self) -> bool {
-        self.payload_format == Some(PayloadFormat::Utf8)
-    }
 }

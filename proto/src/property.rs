@@ -1,33 +1,138 @@
 //! MQTT 5 properties: the blocks that packets carry.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use crate::{PayloadFormat, Text};
+use crate::{PayloadFormat, Text, decode, encode};
 
 mod id;
 
 pub(crate) use id::PropertyId;
 
-/// The properties of PUBLISH and of a will message, in the order that the encoder writes them.
+/// The properties of PUBLISH and of a will message.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PublishProperties {
-    /// Payload Format Indicator.
-    pub payload_format: Option<PayloadFormat>,
     /// Message Expiry Interval, in seconds.
     pub message_expiry_interval_s: Option<u32>,
     /// Topic Alias; 0 is refused by the receiver with 0x94, not by the decoder.
     pub topic_alias: Option<u16>,
+    /// Subscription Identifiers; only a server sends them ([MQTT5-3.3.4-6]).
+    pub subscription_identifiers: SmallVec<[u32; 2]>,
+    /// Those that every receiver gets as they are.
+    pub message: MessageProperties,
+}
+
+/// The properties of a message that a server hands on unaltered ([MQTT5-3.3.2-4], [MQTT5-3.3.2-15],
+/// [MQTT5-3.3.2-16], [MQTT5-3.3.2-17], [MQTT5-3.3.2-20]).
+///
+/// Kept as they stand on the wire, checked once when decoded, so that forwarding them is a copy of
+/// bytes. They compare by their bytes: the same fields in another order are not equal.
+#[derive(Clone, Default)]
+pub struct MessageProperties {
+    /// From the first of them to the last. Others may stand between them.
+    pub(crate) block: Bytes,
+    /// Bytes of the block that are theirs.
+    pub(crate) bytes: usize,
+}
+
+/// [`MessageProperties`] taken apart, in the order in which they are put together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MessageFields {
+    /// Payload Format Indicator.
+    pub payload_format: Option<PayloadFormat>,
+    /// Content Type.
+    pub content_type: Option<Text>,
     /// Response Topic, without wildcards ([MQTT5-3.3.2-14]).
     pub response_topic: Option<Text>,
     /// Correlation Data.
     pub correlation_data: Option<Bytes>,
     /// User properties.
     pub user_properties: UserProperties,
-    /// Subscription Identifiers; only a server sends them ([MQTT5-3.3.4-6]).
-    pub subscription_identifiers: SmallVec<[u32; 2]>,
-    /// Content Type.
-    pub content_type: Option<Text>,
+}
+
+impl MessageProperties {
+    /// No property at all.
+    pub const EMPTY: Self = Self { block: Bytes::new(), bytes: 0 };
+
+    fn whole(block: Bytes) -> Self {
+        Self { bytes: block.len(), block }
+    }
+
+    /// Puts fields together; `None` if one of them is longer than two bytes can say.
+    #[must_use]
+    pub fn of(fields: &MessageFields) -> Option<Self> {
+        encode::message_properties(fields).map(Self::whole)
+    }
+
+    /// Takes them apart. *Cost*: shares the memory.
+    #[must_use]
+    pub fn fields(&self) -> MessageFields {
+        decode::message_fields(&self.block)
+    }
+
+    /// True if there is no property.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Length of the wire form, in bytes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends the wire form: every property with its identifier byte.
+    #[inline]
+    pub fn put(&self, out: &mut impl BufMut) {
+        if self.bytes == self.block.len() {
+            out.put_slice(&self.block);
+        } else {
+            self.pieces().for_each(|piece| out.put_slice(piece));
+        }
+    }
+
+    /// The same properties in other memory, where someone has put them.
+    #[must_use]
+    pub fn moved_to(&self, copy: Bytes) -> Self {
+        let moved = Self::whole(copy);
+        if moved == *self { moved } else { self.clone() }
+    }
+
+    /// The properties one by one, without those that stand between them.
+    fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        pieces(&self.block).filter(|(id, _)| id.is_of_message()).map(|(_, piece)| piece)
+    }
+}
+
+/// A block of properties, one by one; ends where it is not well formed.
+pub(crate) fn pieces(mut block: &[u8]) -> impl Iterator<Item = (PropertyId, &[u8])> {
+    std::iter::from_fn(move || {
+        let id = PropertyId::from_u8(*block.first()?)?;
+        let (piece, after) = block.split_at_checked(id.length(block)?)?;
+        block = after;
+        Some((id, piece))
+    })
+}
+
+impl PartialEq for MessageProperties {
+    fn eq(&self, other: &Self) -> bool {
+        let plain = |it: &Self| it.bytes == it.block.len();
+        if plain(self) && plain(other) {
+            return self.block == other.block;
+        }
+        self.bytes == other.bytes && self.pieces().flatten().eq(other.pieces().flatten())
+    }
+}
+
+impl Eq for MessageProperties {}
+
+impl fmt::Debug for MessageProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.fields().fmt(f)
+    }
 }
 
 /// What every acknowledgement may carry: a Reason String and user properties.
@@ -72,6 +177,18 @@ impl UserProperties {
             }
         }
         Self(out.freeze())
+    }
+
+    /// Those in a block that a decoder has checked: a slice of it if they are neighbours, else a copy.
+    pub(crate) fn among(block: &Bytes) -> Self {
+        let pairs = || pieces(block).filter(|(id, _)| *id == PropertyId::UserProperty);
+        let bytes = pairs().map(|(_, pair)| pair.len()).fold(0, usize::saturating_add);
+        if bytes == block.len() {
+            return Self(block.clone());
+        }
+        let mut copy = BytesMut::with_capacity(bytes);
+        pairs().for_each(|(_, pair)| copy.put_slice(pair));
+        Self(copy.freeze())
     }
 
     /// True if there is no pair.

@@ -3,7 +3,10 @@
 //! Bytes are compared as they are: no normalisation, case or otherwise ([MQTT5-4.7.3-4],
 //! [MQTT311-4.7.3-4]).
 
+use bytes::Bytes;
+
 use crate::error::DecodeError;
+use crate::text::has_wildcard;
 use crate::{ReasonCode, Text};
 
 /// A topic name: no wildcard character; empty only where a topic alias stands in for it.
@@ -42,10 +45,16 @@ impl TopicName {
         if text.is_empty() {
             return Err(invalid("the topic name is empty [MQTT5-4.7.3-1]"));
         }
-        if text.as_bytes().iter().any(|&byte| byte == b'+' || byte == b'#') {
+        if has_wildcard(text.as_bytes()) {
             return Err(invalid("the topic name holds a wildcard [MQTT5-3.3.2-2]"));
         }
         Ok(Self(text))
+    }
+
+    /// The same name in other memory, where someone has copied it to.
+    #[must_use]
+    pub fn moved_to(&self, copy: Bytes) -> Self {
+        Self(self.0.moved_to(copy))
     }
 
     /// The text.

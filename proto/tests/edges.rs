@@ -46,15 +46,6 @@ fn id(id: u16) -> PacketId {
 }
 
 #[test]
-fn a_payload_is_text_only_if_the_publisher_says_so() {
-    let text = |payload_format| {
-        PublishProperties { payload_format, ..PublishProperties::default() }.payload_is_text()
-    };
-    assert!(text(Some(PayloadFormat::Utf8)));
-    assert!(!text(Some(PayloadFormat::Bytes)) && !text(None));
-}
-
-#[test]
 fn nothing_is_incomplete_and_not_a_packet() {
     assert_eq!(frame(b"", 0), Ok(Frame::Incomplete(None)));
     assert_eq!(connect_version(b""), None);
@@ -137,11 +128,8 @@ fn binary_data_that_two_bytes_cannot_measure_is_not_encoded() {
     let password = Some(long.clone());
     let connect = Connect { username, password, ..connect(Version::V3_1_1) };
     assert!(encoded(&Packet::Connect(Box::new(connect)), Version::V3_1_1).is_empty());
-    let properties =
-        PublishProperties { correlation_data: Some(long), ..PublishProperties::default() };
-    let packet = Packet::Publish(Publish { properties, ..publish(Bytes::new()) });
-    assert!(encoded(&packet, Version::V5).is_empty());
-    assert!(!encoded(&packet, Version::V3_1_1).is_empty());
+    let fields = MessageFields { correlation_data: Some(long), ..MessageFields::default() };
+    assert_eq!(MessageProperties::of(&fields), None);
 }
 
 #[test]

@@ -37,7 +37,10 @@ fn a_publish_of_mqtt_5_has_all_its_fields() {
     assert_eq!(publish.qos, Qos::ExactlyOnce);
     assert_eq!(publish.properties.topic_alias, Some(7));
     assert_eq!(publish.properties.subscription_identifiers.as_slice(), [5]);
-    assert_eq!(publish.properties.user_properties.iter().collect::<Vec<_>>(), [("k", "")]);
+    assert_eq!(
+        publish.properties.message.fields().user_properties.iter().collect::<Vec<_>>(),
+        [("k", "")]
+    );
     assert_eq!(publish.payload, "hello");
 }
 

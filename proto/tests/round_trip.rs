@@ -142,7 +142,9 @@ proptest! {
         let Ok(Packet::Publish(publish)) = decode(&wire, Some(version)) else { unreachable!() };
         prop_assert!(lies_within(publish.topic.as_bytes(), &wire));
         prop_assert!(lies_within(&publish.payload, &wire));
-        prop_assert!(lies_within(publish.properties.user_properties.wire(), &wire));
+        let fields = publish.properties.message.fields();
+        prop_assert!(lies_within(fields.content_type.unwrap_or_default().as_bytes(), &wire));
+        prop_assert!(lies_within(&fields.correlation_data.unwrap_or_default(), &wire));
     }
 
     /// The head takes from the properties only what it does not replace itself.
@@ -162,7 +164,7 @@ proptest! {
             message_expiry_interval_s: replaced.message_expiry_interval_s,
             topic_alias: replaced.topic_alias,
             subscription_identifiers: &replaced.subscription_identifiers,
-            properties: &properties,
+            properties: &properties.message,
         };
         let mut wire = Vec::new();
         head.encode(version, &mut wire);
@@ -207,7 +209,7 @@ proptest! {
         let Ok(Packet::Publish(publish)) = decode(&Bytes::from(wire), Some(Version::V5)) else {
             unreachable!()
         };
-        let found: Vec<_> = publish.properties.user_properties.iter()
+        let found: Vec<_> = publish.properties.message.fields().user_properties.iter()
             .map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         prop_assert_eq!(found, expected);
         prop_assert_eq!(publish.properties.subscription_identifiers.len(), identifiers);

@@ -439,8 +439,6 @@ fn own_will(mut will: Box<petrel_proto::Will>) -> Box<petrel_proto::Will> {
     let message = crate::message::will_message(&will, 0, 0).into_owned();
     will.topic = message.topic;
     will.payload = message.payload;
-    let expiry = will.properties.message_expiry_interval_s;
-    will.properties = message.properties.map(|boxed| *boxed).unwrap_or_default();
-    will.properties.message_expiry_interval_s = expiry;
+    will.properties.message = message.properties;
     will
 }

@@ -1,7 +1,7 @@
 //! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
 //! [MQTT5-4.6], [MQTT5-4.9]).
 
-use petrel_proto::{PacketId, PublishHead, PublishProperties, Qos, ReasonCode};
+use petrel_proto::{PacketId, PublishHead, Qos, ReasonCode};
 
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
@@ -460,7 +460,6 @@ impl Shard {
         let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
         let form =
             OutgoingAliases::form(aliases, connection.alias_maximum, topic, || key.hash(topic));
-        let none = PublishProperties::default();
         let (sent_topic, topic_alias) = match form {
             TopicForm::Full => (topic, None),
             TopicForm::Introduced(alias) => (topic, Some(alias)),
@@ -481,7 +480,7 @@ impl Shard {
                 [_, rest @ ..] if sabotage::on(Sabotage::IdentifierLost) => rest,
                 all => all,
             },
-            properties: message.properties.as_deref().unwrap_or(&none),
+            properties: &message.properties,
         };
         let fits = |head: &PublishHead<'_>| {
             head.packet_bytes(version).filter(|&len| len <= connection.maximum_packet_size as usize)

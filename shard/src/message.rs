@@ -1,7 +1,7 @@
 //! Application messages on their way from one publisher to many receivers.
 
 use bytes::{Bytes, BytesMut};
-use petrel_proto::{Publish, PublishProperties, Qos, Text, TopicName};
+use petrel_proto::{MessageProperties, Publish, Qos, TopicName};
 
 /// An application message as the broker routes, queues and retains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,9 +14,8 @@ pub struct Message {
     pub qos: Qos,
     /// RETAIN as the publisher set it.
     pub retain: bool,
-    /// The properties that are forwarded unaltered; `None` if there are none. Message expiry,
-    /// topic alias and subscription identifiers are never in here.
-    pub properties: Option<Box<PublishProperties>>,
+    /// The properties that are forwarded unaltered.
+    pub properties: MessageProperties,
     /// Keyed hash of the publisher's client identifier, for No Local.
     pub publisher: u64,
     /// When it expires, on the monotonic clock in milliseconds; `u64::MAX` never.
@@ -34,36 +33,29 @@ impl Message {
             payload: publish.payload,
             qos: publish.qos,
             retain: publish.retain,
-            properties: forwarded(publish.properties),
+            properties: publish.properties.message,
             publisher,
             expires_at_ms,
         }
     }
 
-    /// The same message in memory of its own, pinning no read buffer. One allocation for topic
-    /// and payload together.
+    /// The same message in memory of its own, pinning no read buffer. One allocation for topic,
+    /// properties and payload together.
     #[must_use]
     pub fn into_owned(self) -> Self {
-        let topic_bytes = self.topic.as_bytes().len();
-        let mut copy = BytesMut::with_capacity(topic_bytes + self.payload.len());
+        let mut copy = BytesMut::with_capacity(self.cost_bytes());
         copy.extend_from_slice(self.topic.as_bytes());
+        let topic = self.topic.moved_to(copy.split().freeze());
+        self.properties.put(&mut copy);
+        let properties = self.properties.moved_to(copy.split().freeze());
         copy.extend_from_slice(&self.payload);
-        let payload = copy.split_off(topic_bytes).freeze();
-        let topic = Text::new(copy.freeze()).and_then(TopicName::new).unwrap_or_default();
-        Self { topic, payload, properties: self.properties.map(own_properties), ..self }
+        Self { topic, payload: copy.freeze(), properties, ..self }
     }
 
     /// Bytes that the message counts for against a queue's bound.
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
-        let properties = self.properties.as_deref().map_or(0, |properties| {
-            let text = |text: &Option<Text>| text.as_ref().map_or(0, Text::len);
-            properties.user_properties.wire().len()
-                + text(&properties.response_topic)
-                + text(&properties.content_type)
-                + properties.correlation_data.as_ref().map_or(0, Bytes::len)
-        });
-        self.topic.as_bytes().len() + self.payload.len() + properties
+        self.topic.as_bytes().len() + self.payload.len() + self.properties.len()
     }
 
     /// True once the Message Expiry Interval has passed ([MQTT5-3.3.2-5]).
@@ -90,25 +82,6 @@ pub fn expiry(interval_s: Option<u32>, now_ms: u64) -> u64 {
     interval_s.map_or(u64::MAX, |s| now_ms.saturating_add(u64::from(s) * 1000))
 }
 
-/// Boxes what is forwarded unaltered, or nothing if there is nothing ([MQTT5-3.3.2-4]).
-#[must_use]
-pub fn forwarded(mut properties: PublishProperties) -> Option<Box<PublishProperties>> {
-    properties.message_expiry_interval_s = None;
-    properties.topic_alias = None;
-    properties.subscription_identifiers.clear();
-    (properties != PublishProperties::default()).then(|| Box::new(properties))
-}
-
-fn own_properties(mut properties: Box<PublishProperties>) -> Box<PublishProperties> {
-    let own = |text: &mut Option<Text>| *text = text.as_ref().map(Text::to_owned_text);
-    own(&mut properties.response_topic);
-    own(&mut properties.content_type);
-    properties.user_properties = properties.user_properties.to_owned_properties();
-    properties.correlation_data =
-        properties.correlation_data.as_deref().map(Bytes::copy_from_slice);
-    properties
-}
-
 /// The message of a will, as it is published at `now_ms`; its expiry counts from there.
 #[must_use]
 pub fn will_message(will: &petrel_proto::Will, publisher: u64, now_ms: u64) -> Message {
@@ -117,7 +90,7 @@ pub fn will_message(will: &petrel_proto::Will, publisher: u64, now_ms: u64) -> M
         payload: will.payload.clone(),
         qos: will.qos,
         retain: will.retain,
-        properties: forwarded(will.properties.clone()),
+        properties: will.properties.message.clone(),
         publisher,
         expires_at_ms: expiry(will.properties.message_expiry_interval_s, now_ms),
     }

@@ -122,6 +122,7 @@ impl Format {
 
     fn field_bytes(&self, letter: u8, message: &Publish, at: &Zoned) -> Result<Vec<u8>, NotJson> {
         let properties = &message.properties;
+        let fields = properties.message.fields();
         let number = |number: Option<u64>| number.map(|it| it.to_string().into_bytes());
         let bytes = match letter {
             b't' => Some(message.topic.as_bytes().to_vec()),
@@ -139,13 +140,13 @@ impl Format {
                 Some(format!("{seconds}.{nanos:09}").into_bytes())
             }
             b'A' => number(properties.topic_alias.map(u64::from)),
-            b'C' => properties.content_type.as_ref().map(|text| text.as_bytes().to_vec()),
-            b'D' => properties.correlation_data.as_ref().map(|bytes| bytes.to_vec()),
+            b'C' => fields.content_type.as_ref().map(|text| text.as_bytes().to_vec()),
+            b'D' => fields.correlation_data.as_ref().map(|bytes| bytes.to_vec()),
             b'E' => number(properties.message_expiry_interval_s.map(u64::from)),
-            b'F' => number(properties.payload_format.map(|format| format as u64)),
-            b'R' => properties.response_topic.as_ref().map(|text| text.as_bytes().to_vec()),
+            b'F' => number(fields.payload_format.map(|format| format as u64)),
+            b'R' => fields.response_topic.as_ref().map(|text| text.as_bytes().to_vec()),
             b'P' => {
-                let pairs: Vec<_> = properties
+                let pairs: Vec<_> = fields
                     .user_properties
                     .iter()
                     .map(|(name, value)| format!("{name}:{value}"))
@@ -203,6 +204,7 @@ fn properties_json(
     properties: &PublishProperties,
     indent: Option<usize>,
 ) -> Vec<(&'static str, String)> {
+    let fields = properties.message.fields();
     let mut members = Vec::new();
     let mut add = |name, value: Option<String>| members.extend(value.map(|value| (name, value)));
     add(
@@ -216,30 +218,18 @@ fn properties_json(
             }
         },
     );
-    let user: Vec<_> = properties
-        .user_properties
-        .iter()
-        .map(|(name, value)| (name, json::string(value)))
-        .collect();
+    let user: Vec<_> =
+        fields.user_properties.iter().map(|(name, value)| (name, json::string(value))).collect();
     let user = (!user.is_empty()).then(|| json::object(&user, indent.map(|depth| depth + 1)));
     add("user-properties", user);
     add("topic-alias", properties.topic_alias.map(|alias| alias.to_string()));
-    add("content-type", properties.content_type.as_ref().map(|text| json::string(text.as_str())));
+    add("content-type", fields.content_type.as_ref().map(|text| json::string(text.as_str())));
     add(
         "correlation-data",
-        properties
-            .correlation_data
-            .as_ref()
-            .map(|bytes| json::string(&String::from_utf8_lossy(bytes))),
+        fields.correlation_data.as_ref().map(|bytes| json::string(&String::from_utf8_lossy(bytes))),
     );
-    add(
-        "payload-format-indicator",
-        properties.payload_format.map(|format| (format as u8).to_string()),
-    );
-    add(
-        "response-topic",
-        properties.response_topic.as_ref().map(|text| json::string(text.as_str())),
-    );
+    add("payload-format-indicator", fields.payload_format.map(|format| (format as u8).to_string()));
+    add("response-topic", fields.response_topic.as_ref().map(|text| json::string(text.as_str())));
     add(
         "message-expiry-interval",
         properties.message_expiry_interval_s.map(|seconds| seconds.to_string()),

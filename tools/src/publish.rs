@@ -10,7 +10,6 @@ use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode};
 
 use crate::client::{Connection, Happening};
 use crate::failure::{Failure, in_words};
-use crate::options::properties::PacketKind;
 use crate::options::publish::{PublishOptions, Source};
 
 /// While more waits for the socket, nothing new is taken from the source.
@@ -142,9 +141,7 @@ impl Publisher<'_> {
                 Some(id)
             }
         };
-        let list = &self.options.common.properties;
-        let mut properties = list.publish.clone();
-        properties.user_properties = list.user_properties(PacketKind::Publish);
+        let properties = self.options.common.properties.publish_properties();
         self.connection.send(&Packet::Publish(Publish {
             dup: false,
             qos: self.options.qos,

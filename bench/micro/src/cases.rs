@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use petrel_net::tls::RecordLayer;
-use petrel_proto::{Packet, Qos, Text, TopicFilter, decode, encode};
+use petrel_proto::{Frame, Packet, Qos, Text, TopicFilter, decode, encode, frame};
 use petrel_shard::level_hash::{HashKey, TopicLevels};
 use petrel_shard::matcher::Matcher;
 
@@ -60,6 +60,11 @@ const CASES: &[Case] = &[
     case("handle PUBLISH qos2 to 1", 1000, |n| published(n, Qos::ExactlyOnce, 1)),
     case("handle PUBLISH qos0 to 100", 200, |n| published(n, Qos::AtMostOnce, 100)),
     case("handle PUBLISH qos1 to 100", 200, |n| published(n, Qos::AtLeastOnce, 100)),
+    case("message qos0 to 1, bytes to bytes", 1000, |n| whole(n, Qos::AtMostOnce, 1)),
+    case("message qos1 to 1, bytes to bytes", 1000, |n| whole(n, Qos::AtLeastOnce, 1)),
+    case("message qos2 to 1, bytes to bytes", 1000, |n| whole(n, Qos::ExactlyOnce, 1)),
+    case("message qos0 to 100, bytes to bytes", 200, |n| whole(n, Qos::AtMostOnce, 100)),
+    case("message qos1 to 100, bytes to bytes", 200, |n| whole(n, Qos::AtLeastOnce, 100)),
     case("handle PUBACK", 1000, acknowledged),
     case("handle PUBREC", 1000, |rounds| completed(rounds, Step::Received)),
     case("handle PUBREL", 1000, |rounds| completed(rounds, Step::Released)),
@@ -306,6 +311,40 @@ fn published(rounds: u32, qos: Qos, subscribers: u32) {
             }
         }
         rig.end_turn();
+    }
+    assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
+}
+
+/// Everything between two sockets that a message costs, its acknowledgements included: packets are
+/// delimited, decoded and handled, and what is to be written is there at the end.
+fn whole(rounds: u32, qos: Qos, subscribers: u32) {
+    let mut rig = with_subscribers(subscribers);
+    let feed = |rig: &mut Rig, number: u32, packet: Packet| {
+        let wire = bytes(&packet);
+        measured(&mut || {
+            let framed = frame(black_box(&wire), u32::MAX);
+            assert_eq!(framed, Ok(Frame::Complete(wire.len())));
+            rig.feed(number, &wire);
+        });
+        rig.end_turn();
+    };
+    let exchange = |round: u16| match qos {
+        Qos::AtMostOnce => vec![],
+        Qos::AtLeastOnce => vec![packets::ack(Packet::PubAck, round)],
+        Qos::ExactlyOnce => {
+            vec![packets::ack(Packet::PubRec, round), packets::ack(Packet::PubComp, round)]
+        }
+    };
+    for round in 1..=rounds as u16 {
+        feed(&mut rig, 0, publish(qos));
+        if qos == Qos::ExactlyOnce {
+            feed(&mut rig, 0, packets::ack(Packet::PubRel, 7));
+        }
+        for number in 1..=subscribers {
+            for packet in exchange(round) {
+                feed(&mut rig, number, packet);
+            }
+        }
     }
     assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
 }

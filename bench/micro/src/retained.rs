@@ -98,7 +98,7 @@ fn filled(question: &Question, topics: u32) -> Retained {
             payload: Bytes::from_static(PAYLOAD),
             qos: Qos::AtLeastOnce,
             retain: true,
-            properties: None,
+            properties: petrel_proto::MessageProperties::EMPTY,
             publisher: 1,
             expires_at_ms: u64::MAX,
         };

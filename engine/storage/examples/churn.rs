@@ -117,7 +117,7 @@ impl Author {
             payload: Bytes::from(payload),
             qos: Qos::AtLeastOnce,
             retain: false,
-            properties: None,
+            properties: petrel_proto::MessageProperties::EMPTY,
             publisher: 9,
             expires_at_ms: u64::MAX,
         };

@@ -12,7 +12,7 @@ use petrel_proto::{
     Text, TopicFilter, Version, Will, decode,
 };
 use petrel_shard::Message;
-use petrel_shard::message::{expiry, forwarded};
+use petrel_shard::message::expiry;
 use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{
     DeliveryRecord, Incarnation, Provided, SessionRecord, Stream, SubscriptionRecord,
@@ -109,7 +109,6 @@ pub fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
     out.put_u8(message.qos as u8 | if message.retain { MESSAGE_RETAIN } else { 0 });
     out.put_u64(clock.to_wall(message.expires_at_ms));
     out.put_u64(message.publisher);
-    let none = PublishProperties::default();
     let head = PublishHead {
         dup: false,
         qos: Qos::AtMostOnce,
@@ -120,7 +119,7 @@ pub fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
         message_expiry_interval_s: None,
         topic_alias: None,
         subscription_identifiers: &[],
-        properties: message.properties.as_deref().unwrap_or(&none),
+        properties: &message.properties,
     };
     head.encode(Version::V5, out);
     out.put_slice(&message.payload);
@@ -147,7 +146,7 @@ pub fn message(mut bytes: Bytes, clock: Clock) -> Result<Message, Unreadable> {
         payload: publish.payload,
         qos,
         retain: flags & MESSAGE_RETAIN != 0,
-        properties: forwarded(publish.properties),
+        properties: publish.properties.message,
         publisher,
         expires_at_ms,
     })
@@ -355,7 +354,7 @@ fn put_will(out: &mut BytesMut, will: &Will, clock: Clock) {
         payload: will.payload.clone(),
         qos: will.qos,
         retain: will.retain,
-        properties: forwarded(will.properties.clone()),
+        properties: will.properties.message.clone(),
         publisher: 0,
         expires_at_ms: expiry(None, 0),
     };
@@ -416,8 +415,11 @@ fn will(bytes: &mut Bytes, clock: Clock) -> Result<Will, Unreadable> {
     let delay_s = own.get_u32();
     let expiry_s = own.get_u32();
     let message = message(own, clock)?.into_owned();
-    let mut properties = message.properties.map_or_else(Default::default, |boxed| *boxed);
-    properties.message_expiry_interval_s = (flags & WILL_EXPIRY != 0).then_some(expiry_s);
+    let properties = PublishProperties {
+        message_expiry_interval_s: (flags & WILL_EXPIRY != 0).then_some(expiry_s),
+        message: message.properties,
+        ..PublishProperties::default()
+    };
     Ok(Will {
         topic: message.topic,
         payload: message.payload,

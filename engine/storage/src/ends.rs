@@ -135,8 +135,7 @@ fn weight(records: &[Record]) -> u64 {
 }
 
 fn weight_of_will(will: &Will) -> usize {
-    let correlation = will.properties.correlation_data.as_ref().map_or(0, |data| data.len());
-    let properties = will.properties.user_properties.wire().len() + correlation;
+    let properties = will.properties.message.len();
     will.topic.as_bytes().len() + will.payload.len() + properties
 }
 

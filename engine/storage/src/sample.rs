@@ -32,7 +32,7 @@ pub(crate) fn message(topic: &str, payload: impl Into<Bytes>) -> Arc<Message> {
         payload: payload.into(),
         qos: Qos::AtLeastOnce,
         retain: false,
-        properties: None,
+        properties: petrel_proto::MessageProperties::EMPTY,
         publisher: 1,
         expires_at_ms: u64::MAX,
     })

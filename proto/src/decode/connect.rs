@@ -187,10 +187,13 @@ fn will_properties<'a>(
     while let Some(id) = reader.next()? {
         match id {
             PropertyId::WillDelayInterval => reader.four_bytes(&mut delay_interval_s)?,
-            _ if reader.message_property(id, &mut properties)? => {}
+            PropertyId::MessageExpiryInterval => {
+                reader.four_bytes(&mut properties.message_expiry_interval_s)?;
+            }
+            _ if reader.message_property(id)? => {}
             _ => return PropertyReader::misplaced(),
         }
     }
-    properties.user_properties = reader.user_properties();
+    properties.message = reader.message_properties();
     Ok((rest, (delay_interval_s, properties)))
 }

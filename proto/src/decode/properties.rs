@@ -3,14 +3,16 @@
 //! A packet's parser asks for one identifier after the other and says where the value belongs;
 //! repetition, range and length are checked here.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use nom::bytes::complete::take;
 use nom::number::complete::{be_u16, be_u32, u8 as byte};
 
 use super::fields::{Fault, Parsed, binary, length_prefixed, text, variable_integer};
-use crate::property::PropertyId;
+use crate::property::{PropertyId, pieces};
+use crate::text::{check_text, has_wildcard};
 use crate::{
-    DecodeError, PayloadFormat, PublishProperties, ReasonProperties, Text, UserProperties,
+    DecodeError, MessageFields, MessageProperties, PayloadFormat, ReasonProperties, Text,
+    UserProperties,
 };
 
 /// A walk over one property block.
@@ -20,16 +22,21 @@ pub(super) struct PropertyReader<'a> {
     current: &'a [u8],
     /// What has not been read yet.
     rest: &'a [u8],
-    pairs: Pairs<'a>,
+    kept: Kept<'a>,
+    /// The properties of a message that have been seen and may not stand twice, one bit each.
+    seen: u8,
 }
 
-/// The user properties seen so far.
-enum Pairs<'a> {
+/// The properties that are kept as they stand.
+enum Kept<'a> {
     None,
-    /// One run of neighbours: the block from the first of them on, and how long the run is.
-    Run(&'a [u8], usize),
-    /// Other properties stood between them.
-    Scattered(BytesMut),
+    /// The block from the first of them on, up to where behind it the last ends, and how many bytes of
+    /// that are theirs.
+    Run {
+        start: &'a [u8],
+        end: usize,
+        bytes: usize,
+    },
 }
 
 impl<'a> PropertyReader<'a> {
@@ -38,7 +45,7 @@ impl<'a> PropertyReader<'a> {
     pub(super) fn open(frame: &'a Bytes, input: &'a [u8]) -> Parsed<'a, Self> {
         let (rest, length) = variable_integer(input)?;
         let (rest, block) = take(length)(rest)?;
-        Ok((rest, Self { frame, current: block, rest: block, pairs: Pairs::None }))
+        Ok((rest, Self { frame, current: block, rest: block, kept: Kept::None, seen: 0 }))
     }
 
     /// The identifier of the next property; `None` at the end of the block.
@@ -136,62 +143,105 @@ impl<'a> PropertyReader<'a> {
         let (rest, name) = length_prefixed(self.rest)?;
         let (rest, value) = length_prefixed(rest)?;
         self.rest = rest;
-        check_text(name)?;
-        check_text(value)?;
-        let length = self.current.len().saturating_sub(rest.len());
-        let pair = self.current.get(..length).unwrap_or_default();
-        match &mut self.pairs {
-            Pairs::None => self.pairs = Pairs::Run(self.current, length),
-            Pairs::Run(start, run) if start.len().saturating_sub(*run) == self.current.len() => {
-                *run = run.saturating_add(length);
-            }
-            Pairs::Run(start, run) => {
-                let mut copy = BytesMut::from(start.get(..*run).unwrap_or_default());
-                copy.put_slice(pair);
-                self.pairs = Pairs::Scattered(copy);
-            }
-            Pairs::Scattered(copy) => copy.put_slice(pair),
-        }
+        check_pair(name)?;
+        check_pair(value)?;
+        self.keep();
         Ok(())
     }
 
-    /// The user properties in their order ([MQTT5-3.3.2-18]): a slice of the frame if they were
-    /// neighbours, else a copy.
-    pub(super) fn user_properties(self) -> UserProperties {
-        match self.pairs {
-            Pairs::None => UserProperties::default(),
-            Pairs::Run(start, run) => {
-                UserProperties(self.frame.slice_ref(start.get(..run).unwrap_or_default()))
+    /// Keeps the current property, which has been read, as it stands.
+    fn keep(&mut self) {
+        let length = self.current.len().saturating_sub(self.rest.len());
+        match &mut self.kept {
+            Kept::None => self.kept = Kept::Run { start: self.current, end: length, bytes: length },
+            Kept::Run { start, end, bytes } => {
+                *end = start.len().saturating_sub(self.rest.len());
+                *bytes = bytes.saturating_add(length);
             }
-            Pairs::Scattered(copy) => UserProperties(copy.freeze()),
         }
     }
 
-    /// Stores a property that PUBLISH and a will share; false if `id` is none of them
-    /// ([MQTT5-3.3.2-13], [MQTT5-3.3.2-14], [MQTT5-3.3.2-19]).
-    pub(super) fn message_property(
-        &mut self,
-        id: PropertyId,
-        into: &mut PublishProperties,
-    ) -> Result<bool, Fault> {
-        match id {
-            PropertyId::PayloadFormatIndicator => {
-                self.one_of(&mut into.payload_format, [PayloadFormat::Bytes, PayloadFormat::Utf8])?;
+    /// The user properties in their order ([MQTT5-3.3.2-18]), of a packet that keeps nothing else: a
+    /// slice of the frame if they were neighbours, else a copy.
+    pub(super) fn user_properties(self) -> UserProperties {
+        UserProperties::among(&self.message_properties().block)
+    }
+
+    /// The properties of a message that are handed on as they are, in their order ([MQTT5-3.3.2-18]): a
+    /// slice of the frame.
+    pub(super) fn message_properties(self) -> MessageProperties {
+        match self.kept {
+            Kept::None => MessageProperties::EMPTY,
+            Kept::Run { start, end, bytes } => {
+                let block = self.frame.slice_ref(start.get(..end).unwrap_or_default());
+                MessageProperties { block, bytes }
             }
-            PropertyId::MessageExpiryInterval => {
-                self.four_bytes(&mut into.message_expiry_interval_s)?;
-            }
-            PropertyId::ContentType => self.text(&mut into.content_type)?,
-            PropertyId::ResponseTopic => {
-                self.text(&mut into.response_topic)?;
-                check_response_topic(into.response_topic.as_ref())?;
-            }
-            PropertyId::CorrelationData => self.binary(&mut into.correlation_data)?,
-            PropertyId::UserProperty => self.user_property()?,
-            _ => return Ok(false),
         }
+    }
+
+    /// Checks a property that PUBLISH and a will share and keeps it; false if `id` is none of them
+    /// ([MQTT5-3.3.2-13], [MQTT5-3.3.2-14], [MQTT5-3.3.2-19]).
+    pub(super) fn message_property(&mut self, id: PropertyId) -> Result<bool, Fault> {
+        let bit = match id {
+            PropertyId::UserProperty => {
+                self.user_property()?;
+                return Ok(true);
+            }
+            PropertyId::PayloadFormatIndicator => {
+                self.one_of(&mut None, [PayloadFormat::Bytes, PayloadFormat::Utf8])?;
+                1
+            }
+            PropertyId::ContentType => {
+                check_text(self.prefixed()?)?;
+                2
+            }
+            PropertyId::ResponseTopic => {
+                let topic = self.prefixed()?;
+                check_text(topic)?;
+                check_response_topic(topic)?;
+                4
+            }
+            PropertyId::CorrelationData => {
+                self.prefixed()?;
+                8
+            }
+            _ => return Ok(false),
+        };
+        if self.seen & bit != 0 {
+            return Err(twice().into());
+        }
+        self.seen |= bit;
+        self.keep();
         Ok(true)
     }
+
+    fn prefixed(&mut self) -> Result<&'a [u8], Fault> {
+        let (rest, bytes) = length_prefixed(self.rest)?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+}
+
+/// Takes apart what [`PropertyReader::message_properties`] has kept.
+pub(super) fn message_fields(block: &Bytes) -> MessageFields {
+    let mut fields = MessageFields::default();
+    for (id, piece) in pieces(block) {
+        let value = || piece.get(3..).map(|value| block.slice_ref(value));
+        let text = || value().and_then(|value| Text::new(value).ok());
+        match id {
+            PropertyId::PayloadFormatIndicator => {
+                let is_text = piece.get(1) == Some(&1);
+                let format = if is_text { PayloadFormat::Utf8 } else { PayloadFormat::Bytes };
+                fields.payload_format = Some(format);
+            }
+            PropertyId::ContentType => fields.content_type = text(),
+            PropertyId::ResponseTopic => fields.response_topic = text(),
+            PropertyId::CorrelationData => fields.correlation_data = value(),
+            _ => {}
+        }
+    }
+    fields.user_properties = UserProperties::among(block);
+    fields
 }
 
 /// Reads the block of a packet that has a Reason String and user properties only.
@@ -225,28 +275,29 @@ pub(super) fn check_authentication(
 
 fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Fault> {
     if slot.is_some() {
-        return Err(DecodeError::protocol("a property stands twice").into());
+        return Err(twice().into());
     }
     *slot = Some(value);
     Ok(())
 }
 
-fn check_text(bytes: &[u8]) -> Result<(), DecodeError> {
-    if bytes.contains(&0) {
-        return Err(DecodeError::malformed("a user property holds U+0000 [MQTT5-1.5.7-1]"));
-    }
-    match std::str::from_utf8(bytes) {
-        Ok(_) => Ok(()),
-        Err(_) => Err(DecodeError::malformed("a user property is not UTF-8 [MQTT5-1.5.7-1]")),
-    }
+fn twice() -> DecodeError {
+    DecodeError::protocol("a property stands twice")
 }
 
-fn check_response_topic(topic: Option<&Text>) -> Result<(), DecodeError> {
-    let bytes = topic.map(Text::as_bytes).unwrap_or_default();
+/// [MQTT5-1.5.7-1]
+fn check_pair(bytes: &[u8]) -> Result<(), DecodeError> {
+    check_text(bytes).map_err(|error| DecodeError {
+        what: "a user property holds U+0000 or is not UTF-8 [MQTT5-1.5.7-1]",
+        ..error
+    })
+}
+
+fn check_response_topic(bytes: &[u8]) -> Result<(), DecodeError> {
     if bytes.is_empty() {
         return Err(DecodeError::protocol("the Response Topic is empty [MQTT5-4.7.3-1]"));
     }
-    if bytes.iter().any(|byte| matches!(byte, b'+' | b'#')) {
+    if has_wildcard(bytes) {
         return Err(DecodeError::protocol("the Response Topic holds a wildcard [MQTT5-3.3.2-14]"));
     }
     Ok(())

@@ -12,8 +12,8 @@ use crate::{
 
 /// *Spec*: topic name [MQTT5-3.3.2-1], [MQTT5-3.3.2-2], [MQTT311-3.3.2-1], [MQTT311-3.3.2-2].
 ///
-/// *Cost*: no allocation, unless user properties stand apart from each other or there are more than
-/// two subscription identifiers.
+/// *Cost*: no allocation, unless properties that are handed on stand apart from each other or there are
+/// more than two subscription identifiers.
 #[inline]
 pub(super) fn publish(
     frame: &Bytes,
@@ -72,14 +72,17 @@ fn publish_properties<'a>(
     let (rest, mut reader) = PropertyReader::open(frame, input)?;
     while let Some(id) = reader.next()? {
         match id {
+            PropertyId::MessageExpiryInterval => {
+                reader.four_bytes(&mut properties.message_expiry_interval_s)?;
+            }
             PropertyId::TopicAlias => reader.two_bytes(&mut properties.topic_alias)?,
             PropertyId::SubscriptionIdentifier => {
                 properties.subscription_identifiers.push(reader.subscription_identifier()?);
             }
-            _ if reader.message_property(id, properties)? => {}
+            _ if reader.message_property(id)? => {}
             _ => return PropertyReader::misplaced(),
         }
     }
-    properties.user_properties = reader.user_properties();
+    properties.message = reader.message_properties();
     Ok(rest)
 }

@@ -1,6 +1,6 @@
 //! CONNECT (section 3.1).
 
-use super::properties::{message_properties, text, user_properties};
+use super::properties::{text, user_properties};
 use super::sink::{Section, Sink};
 use crate::property::PropertyId;
 use crate::{Connect, ConnectProperties, Version, Will};
@@ -68,7 +68,7 @@ impl Section for WillProperties<'_> {
         out.four_byte_property(PropertyId::WillDelayInterval, will.delay_interval_s);
         let expiry = will.properties.message_expiry_interval_s;
         out.four_byte_property(PropertyId::MessageExpiryInterval, expiry);
-        message_properties(&will.properties, out);
+        out.message_properties(&will.properties.message);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::sink::{Section, Sink};
 use crate::property::PropertyId;
-use crate::{PublishProperties, ReasonProperties, Text, UserProperties};
+use crate::{MessageFields, ReasonProperties, Text, UserProperties};
 
 /// The bytes of an optional string.
 pub(super) fn text(text: &Option<Text>) -> Option<&[u8]> {
@@ -21,13 +21,13 @@ impl Section for ReasonProperties {
     }
 }
 
-/// The properties of a message that do not depend on who receives it, user properties last.
-pub(super) fn message_properties(properties: &PublishProperties, out: &mut impl Sink) {
-    let format = properties.payload_format.map(|format| format as u8);
-    out.byte_property(PropertyId::PayloadFormatIndicator, format);
-    out.prefixed_property(PropertyId::ContentType, text(&properties.content_type));
-    out.prefixed_property(PropertyId::ResponseTopic, text(&properties.response_topic));
-    let correlation = properties.correlation_data.as_deref();
-    out.prefixed_property(PropertyId::CorrelationData, correlation);
-    user_properties(&properties.user_properties, out);
+impl Section for MessageFields {
+    fn put<S: Sink>(&self, out: &mut S) {
+        let format = self.payload_format.map(|format| format as u8);
+        out.byte_property(PropertyId::PayloadFormatIndicator, format);
+        out.prefixed_property(PropertyId::ContentType, text(&self.content_type));
+        out.prefixed_property(PropertyId::ResponseTopic, text(&self.response_topic));
+        out.prefixed_property(PropertyId::CorrelationData, self.correlation_data.as_deref());
+        user_properties(&self.user_properties, out);
+    }
 }

@@ -2,11 +2,10 @@
 
 use bytes::BufMut;
 
-use super::properties::message_properties;
 use super::sink::{Counter, Section, Sink, Writer, with_length};
 use crate::decode::{DUP, PacketType, RETAIN};
 use crate::property::PropertyId;
-use crate::{PacketId, Publish, PublishProperties, Qos, Version, varint};
+use crate::{MessageProperties, PacketId, Publish, Qos, Version, varint};
 
 /// A PUBLISH without its payload, borrowed, with the fields that differ per receiver apart from
 /// the message's own properties.
@@ -24,14 +23,14 @@ pub struct PublishHead<'a> {
     pub packet_id: Option<PacketId>,
     /// Length of the payload that follows, in bytes.
     pub payload_bytes: usize,
-    /// Replaces the Message Expiry Interval of `properties`.
+    /// Message Expiry Interval, in seconds.
     pub message_expiry_interval_s: Option<u32>,
-    /// Replaces the Topic Alias of `properties`.
+    /// Topic Alias.
     pub topic_alias: Option<u16>,
-    /// Replaces the Subscription Identifiers of `properties`.
+    /// Subscription Identifiers.
     pub subscription_identifiers: &'a [u32],
-    /// Everything else comes from here.
-    pub properties: &'a PublishProperties,
+    /// The properties that do not depend on who receives the message.
+    pub properties: &'a MessageProperties,
 }
 
 impl<'a> PublishHead<'a> {
@@ -48,7 +47,7 @@ impl<'a> PublishHead<'a> {
             message_expiry_interval_s: publish.properties.message_expiry_interval_s,
             topic_alias: publish.properties.topic_alias,
             subscription_identifiers: &publish.properties.subscription_identifiers,
-            properties: &publish.properties,
+            properties: &publish.properties.message,
         }
     }
 
@@ -118,6 +117,6 @@ impl Section for Properties<'_> {
         for &identifier in head.subscription_identifiers {
             out.varint_property(PropertyId::SubscriptionIdentifier, Some(identifier));
         }
-        message_properties(head.properties, out);
+        out.message_properties(head.properties);
     }
 }

@@ -4,7 +4,7 @@
 use bytes::BufMut;
 
 use crate::property::PropertyId;
-use crate::varint;
+use crate::{MessageProperties, varint};
 
 /// A part of a packet that can write itself.
 pub(super) trait Section {
@@ -17,6 +17,7 @@ pub(super) trait Sink {
     fn u16(&mut self, value: u16);
     fn u32(&mut self, value: u32);
     fn raw(&mut self, bytes: &[u8]);
+    fn message_properties(&mut self, properties: &MessageProperties);
     /// A variable byte integer of at most [`varint::MAX`].
     fn varint(&mut self, value: u32);
     /// The length of a section as variable byte integer, then the section.
@@ -116,6 +117,10 @@ impl Sink for Counter {
         self.add(bytes.len());
     }
 
+    fn message_properties(&mut self, properties: &MessageProperties) {
+        self.add(properties.len());
+    }
+
     fn varint(&mut self, value: u32) {
         self.add(varint::len(value));
     }
@@ -156,6 +161,10 @@ impl<B: BufMut> Sink for Writer<'_, B> {
 
     fn raw(&mut self, bytes: &[u8]) {
         self.0.put_slice(bytes);
+    }
+
+    fn message_properties(&mut self, properties: &MessageProperties) {
+        properties.put(self.0);
     }
 
     fn varint(&mut self, value: u32) {

@@ -1,5 +1,7 @@
 //! Property identifiers and what each is called in an error.
 
+use crate::varint::{self, Varint};
+
 /// The identifier byte in front of a property (section 2.2.2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -67,5 +69,57 @@ impl PropertyId {
             0x2A => Self::SharedSubscriptionAvailable,
             _ => return None,
         })
+    }
+
+    /// True for those that a server hands on with a message as they are.
+    pub(crate) const fn is_of_message(self) -> bool {
+        matches!(
+            self,
+            Self::PayloadFormatIndicator
+                | Self::ContentType
+                | Self::ResponseTopic
+                | Self::CorrelationData
+                | Self::UserProperty
+        )
+    }
+
+    /// Bytes that the property takes, its identifier included, if it is whole; `input` begins with it.
+    pub(crate) fn length(self, input: &[u8]) -> Option<usize> {
+        let prefixed = |at: usize| {
+            let length = input.get(at..)?.first_chunk::<2>()?;
+            at.checked_add(2)?.checked_add(usize::from(u16::from_be_bytes(*length)))
+        };
+        match self {
+            Self::PayloadFormatIndicator
+            | Self::RequestProblemInformation
+            | Self::RequestResponseInformation
+            | Self::MaximumQos
+            | Self::RetainAvailable
+            | Self::WildcardSubscriptionAvailable
+            | Self::SubscriptionIdentifierAvailable
+            | Self::SharedSubscriptionAvailable => Some(2),
+            Self::ServerKeepAlive
+            | Self::ReceiveMaximum
+            | Self::TopicAliasMaximum
+            | Self::TopicAlias => Some(3),
+            Self::MessageExpiryInterval
+            | Self::SessionExpiryInterval
+            | Self::WillDelayInterval
+            | Self::MaximumPacketSize => Some(5),
+            Self::SubscriptionIdentifier => match varint::get(input.get(1..)?) {
+                Varint::Value(_, length) => length.checked_add(1),
+                Varint::Incomplete | Varint::Malformed => None,
+            },
+            Self::ContentType
+            | Self::ResponseTopic
+            | Self::CorrelationData
+            | Self::AssignedClientIdentifier
+            | Self::AuthenticationMethod
+            | Self::AuthenticationData
+            | Self::ResponseInformation
+            | Self::ServerReference
+            | Self::ReasonString => prefixed(1),
+            Self::UserProperty => prefixed(prefixed(1)?),
+        }
     }
 }

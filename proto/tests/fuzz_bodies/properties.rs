@@ -180,22 +180,22 @@ fn string(rest: &[u8]) -> Option<&str> {
     std::str::from_utf8(prefixed(rest)?).ok().filter(|text| !text.contains('\0'))
 }
 
-fn user_properties(packet: &Packet) -> &UserProperties {
+fn user_properties(packet: &Packet) -> UserProperties {
     match packet {
         Packet::Connect(it) => match &it.will {
-            Some(will) => &will.properties.user_properties,
-            None => &it.properties.user_properties,
+            Some(will) => will.properties.message.fields().user_properties,
+            None => it.properties.user_properties.clone(),
         },
-        Packet::ConnAck(it) => &it.properties.user_properties,
-        Packet::Publish(it) => &it.properties.user_properties,
+        Packet::ConnAck(it) => it.properties.user_properties.clone(),
+        Packet::Publish(it) => it.properties.message.fields().user_properties,
         Packet::PubAck(it) | Packet::PubRec(it) | Packet::PubRel(it) | Packet::PubComp(it) => {
-            &it.properties.user_properties
+            it.properties.user_properties.clone()
         }
-        Packet::Subscribe(it) => &it.user_properties,
-        Packet::SubAck(it) | Packet::UnsubAck(it) => &it.properties.user_properties,
-        Packet::Unsubscribe(it) => &it.user_properties,
-        Packet::Disconnect(it) => &it.properties.user_properties,
-        Packet::Auth(it) => &it.properties.user_properties,
+        Packet::Subscribe(it) => it.user_properties.clone(),
+        Packet::SubAck(it) | Packet::UnsubAck(it) => it.properties.user_properties.clone(),
+        Packet::Unsubscribe(it) => it.user_properties.clone(),
+        Packet::Disconnect(it) => it.properties.user_properties.clone(),
+        Packet::Auth(it) => it.properties.user_properties.clone(),
         Packet::PingReq | Packet::PingResp => unreachable!("has no properties"),
     }
 }

@@ -31,15 +31,20 @@ pub fn publish_properties() -> impl Strategy<Value = PublishProperties> {
     (numbers, response_topic, of(binary(10)), user_properties(), of(text(8))).prop_map(
         |(numbers, response_topic, correlation_data, user_properties, content_type)| {
             let (payload_format, message_expiry_interval_s, topic_alias, identifiers) = numbers;
-            PublishProperties {
+            let fields = MessageFields {
                 payload_format,
-                message_expiry_interval_s,
-                topic_alias,
+                content_type,
                 response_topic,
                 correlation_data,
                 user_properties,
+            };
+            let message = MessageProperties::of(&fields).unwrap();
+            assert_eq!(message.fields(), fields);
+            PublishProperties {
+                message_expiry_interval_s,
+                topic_alias,
                 subscription_identifiers: identifiers.into(),
-                content_type,
+                message,
             }
         },
     )

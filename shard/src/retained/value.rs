@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{Qos, Text, TopicName};
+use petrel_proto::{MessageProperties, Qos, Text, TopicName};
 
 use super::pattern::SEPARATOR;
 use crate::Message;
@@ -29,7 +29,7 @@ pub(super) enum Value<'a> {
 /// Writes a message to `out`; a large one goes into the table.
 pub(super) fn write(message: &Arc<Message>, large: &mut Table<Arc<Message>>, out: &mut Vec<u8>) {
     out.clear();
-    if message.properties.is_some() || message.payload.len() > SMALL_BYTES_MAX {
+    if !message.properties.is_empty() || message.payload.len() > SMALL_BYTES_MAX {
         out.push(LARGE);
         out.extend_from_slice(&large.insert(Arc::clone(message)).to_le_bytes());
         return;
@@ -110,7 +110,7 @@ impl Value<'_> {
         let mut topic = Bytes::from(copy);
         let payload = topic.split_off(key.len());
         let topic = TopicName::new(Text::new(topic).ok()?).ok()?;
-        let properties = None;
+        let properties = MessageProperties::EMPTY;
         Some(Arc::new(Message {
             topic,
             payload,

@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use petrel_proto::{
-    Ack, Auth, ConnAck, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish,
-    PublishProperties, Qos, ReasonCode, ReasonProperties, RetainHandling, Subscribe,
-    SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName, Unsubscribe,
-    UserProperties, Version, Will,
+    Ack, Auth, ConnAck, Connect, ConnectProperties, Disconnect, MessageFields, MessageProperties,
+    Packet, PacketId, Publish, PublishProperties, Qos, ReasonCode, ReasonProperties,
+    RetainHandling, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
+    Unsubscribe, UserProperties, Version, Will,
 };
 
 use crate::harness::{Client, Net};
@@ -70,6 +70,7 @@ pub trait Shape {
     fn retained(self) -> Self;
     fn duplicate(self) -> Self;
     fn expiring(self, interval_s: u32) -> Self;
+    fn fields(self, fields: MessageFields) -> Self;
 }
 
 impl Shape for Publish {
@@ -87,6 +88,9 @@ impl Shape for Publish {
     }
     fn expiring(self, interval_s: u32) -> Self {
         self.with(|p| p.properties.message_expiry_interval_s = Some(interval_s))
+    }
+    fn fields(self, fields: MessageFields) -> Self {
+        self.with(|p| p.properties.message = MessageProperties::of(&fields).unwrap())
     }
 }
 

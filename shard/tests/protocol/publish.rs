@@ -1,6 +1,6 @@
 //! PUBLISH: section 3.3, and topics: section 4.7.
 
-use petrel_proto::{Packet, PayloadFormat, ReasonCode as R, Version};
+use petrel_proto::{MessageFields, Packet, PayloadFormat, ReasonCode as R, Version};
 
 use crate::harness::{across, versions};
 use crate::packets::*;
@@ -195,18 +195,19 @@ fn properties_are_forwarded_unaltered_and_in_order() {
         });
         let order = [("x", "1"), ("a", ""), ("x", "1"), ("", "v")];
         let b = net.online(v5("b"));
-        let sent = message("t", "m").qos2(1).with(|p| {
-            p.properties.payload_format = Some(PayloadFormat::Utf8);
-            p.properties.response_topic = Some(text("re/ply"));
-            p.properties.correlation_data = Some(b"\0\xff".as_slice().into());
-            p.properties.content_type = Some(text("text/plain"));
-            p.properties.user_properties = pairs(&order);
+        let sent = message("t", "m").qos2(1).fields(MessageFields {
+            payload_format: Some(PayloadFormat::Utf8),
+            response_topic: Some(text("re/ply")),
+            correlation_data: Some(b"\0\xff".as_slice().into()),
+            content_type: Some(text("text/plain")),
+            user_properties: pairs(&order),
         });
         net.publish(b, sent.clone());
         for client in receivers {
             let got = net.settle(client).remove(0);
             assert_eq!(got.properties, sent.properties);
-            assert_eq!(got.properties.user_properties.iter().collect::<Vec<_>>(), order);
+            let fields = got.properties.message.fields();
+            assert_eq!(fields.user_properties.iter().collect::<Vec<_>>(), order);
         }
     });
 }
@@ -218,10 +219,8 @@ fn properties_do_not_reach_mqtt_311() {
         let a = net.online(v311("a"));
         net.subscribe(a, "t", QOS1);
         let b = net.online(v5("b"));
-        net.publish(
-            b,
-            message("t", "m").qos1(1).with(|p| p.properties.content_type = Some(text("x"))),
-        );
+        let fields = MessageFields { content_type: Some(text("x")), ..MessageFields::default() };
+        net.publish(b, message("t", "m").qos1(1).fields(fields));
         assert_eq!(net.settled(a), ["m"]);
         let reverse = net.online(v5("c"));
         net.subscribe(reverse, "u", QOS1);
@@ -235,8 +234,9 @@ fn properties_do_not_reach_mqtt_311() {
 fn a_response_topic_has_no_wildcards() {
     across(|net| {
         let a = net.online(v5("a"));
-        let publish = message("t", "x").with(|p| p.properties.response_topic = Some(text("r/+")));
-        net.send(a, publish);
+        let fields =
+            MessageFields { response_topic: Some(text("r/+")), ..MessageFields::default() };
+        net.send(a, message("t", "x").fields(fields));
         assert!(!net.is_open(a));
         assert!(matches!(net.received(a).last(), Some(Packet::Disconnect(_))));
     });

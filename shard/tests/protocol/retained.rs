@@ -1,6 +1,6 @@
 //! Retained messages: sections 3.3.1.3 and 3.8.3.1.
 
-use petrel_proto::{PacketId, Publish, RetainHandling as H, Version};
+use petrel_proto::{MessageFields, PacketId, Publish, RetainHandling as H, Version};
 
 use crate::harness::{Client, Net, across, across_with, versions};
 use crate::packets::*;
@@ -215,13 +215,12 @@ fn retained_messages_carry_identifier_and_properties() {
     across(|net| {
         let b = net.online(v5("b"));
         let order = [("b", "1"), ("a", "2")];
-        net.publish(
-            b,
-            message("t", "m").retained().qos1(1).with(|p| {
-                p.properties.content_type = Some(text("x"));
-                p.properties.user_properties = pairs(&order);
-            }),
-        );
+        let fields = MessageFields {
+            content_type: Some(text("x")),
+            user_properties: pairs(&order),
+            ..MessageFields::default()
+        };
+        net.publish(b, message("t", "m").retained().qos1(1).fields(fields.clone()));
         let a = net.online(v5("a"));
         let mut packet = subscribe(&[("t", options(QOS1)), ("+", options(QOS0))]);
         packet.subscription_identifier = Some(9);
@@ -230,8 +229,7 @@ fn retained_messages_carry_identifier_and_properties() {
         assert_eq!(got.len(), 2, "one for each subscription");
         for publish in got {
             assert_eq!(publish.properties.subscription_identifiers.to_vec(), [9]);
-            assert_eq!(publish.properties.content_type, Some(text("x")));
-            assert_eq!(publish.properties.user_properties, pairs(&order));
+            assert_eq!(publish.properties.message.fields(), fields);
         }
     });
 }

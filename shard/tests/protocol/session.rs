@@ -1,6 +1,6 @@
 //! Sessions: sections 3.1.2.4, 3.1.2.11.2, 3.2.2.1 and 4.1.
 
-use petrel_proto::{Disconnect, ReasonCode as R, Version};
+use petrel_proto::{Disconnect, MessageFields, ReasonCode as R, Version};
 
 use crate::harness::{across, across_with, versions};
 use crate::packets::*;
@@ -255,10 +255,8 @@ fn a_session_goes_on_in_another_version() {
         let a = net.resumed(resume(Version::V5, "a"), true);
         assert_eq!(net.settled(a), ["one"]);
         net.drop(a);
-        net.publish(
-            b,
-            message("t", "two").with(|p| p.properties.content_type = Some(text("x"))).qos1(1),
-        );
+        let fields = MessageFields { content_type: Some(text("x")), ..MessageFields::default() };
+        net.publish(b, message("t", "two").fields(fields).qos1(1));
         let a = net.resumed(resume(Version::V3_1_1, "a"), true);
         assert_eq!(net.settled(a), ["two"]);
     });

@@ -1,6 +1,9 @@
 //! Wills: sections 3.1.2.5, 3.1.3.2 and 3.14.
 
-use petrel_proto::{Connect, Disconnect, Packet, PayloadFormat, ReasonCode as R, Version};
+use petrel_proto::{
+    Connect, Disconnect, MessageFields, MessageProperties, Packet, PayloadFormat, ReasonCode as R,
+    Version,
+};
 
 use crate::harness::{Client, Net, across, versions};
 use crate::packets::*;
@@ -111,28 +114,26 @@ fn a_will_has_its_qos_its_retain_flag_and_its_properties() {
     across(|net| {
         let witness = net.online(v5("witness"));
         net.subscribe_with(witness, "will", as_published(QOS2));
+        let fields = MessageFields {
+            payload_format: Some(PayloadFormat::Utf8),
+            content_type: Some(text("text/plain")),
+            response_topic: Some(text("answer")),
+            correlation_data: Some("id".into()),
+            user_properties: pairs(&[("b", "1"), ("a", "2"), ("b", "1")]),
+        };
         for (qos, retain) in [(QOS0, false), (QOS1, true), (QOS2, false)] {
             let a = net.online(v5("a").with(|c| {
                 c.will = Some(Box::new(will("will", "gone").with(|w| {
                     (w.qos, w.retain) = (qos, retain);
-                    w.properties.payload_format = Some(PayloadFormat::Utf8);
-                    w.properties.content_type = Some(text("text/plain"));
-                    w.properties.response_topic = Some(text("answer"));
-                    w.properties.correlation_data = Some("id".into());
                     w.properties.message_expiry_interval_s = Some(30);
-                    w.properties.user_properties = pairs(&[("b", "1"), ("a", "2"), ("b", "1")]);
+                    w.properties.message = MessageProperties::of(&fields).unwrap();
                 })));
             }));
             net.drop(a);
             let got = net.settle(witness).remove(0);
             assert_eq!((got.qos, got.retain), (qos, retain));
-            let properties = got.properties;
-            assert_eq!(properties.payload_format, Some(PayloadFormat::Utf8));
-            assert_eq!(properties.content_type, Some(text("text/plain")));
-            assert_eq!(properties.response_topic, Some(text("answer")));
-            assert_eq!(properties.correlation_data, Some("id".into()));
-            assert_eq!(properties.message_expiry_interval_s, Some(30));
-            assert_eq!(properties.user_properties, pairs(&[("b", "1"), ("a", "2"), ("b", "1")]));
+            assert_eq!(got.properties.message_expiry_interval_s, Some(30));
+            assert_eq!(got.properties.message.fields(), fields);
         }
         let late = net.online(v5("late"));
         net.subscribe(late, "will", QOS2);
@@ -148,12 +149,19 @@ fn a_will_keeps_the_order_of_its_user_properties() {
         let order = [("z", "1"), ("a", "2"), ("z", "0")];
         let a = net.online(v5("a").with(|c| {
             c.will = Some(
-                will("will", "").with(|w| w.properties.user_properties = pairs(&order)).into(),
+                will("will", "")
+                    .with(|w| {
+                        let user_properties = pairs(&order);
+                        let fields = MessageFields { user_properties, ..MessageFields::default() };
+                        w.properties.message = MessageProperties::of(&fields).unwrap();
+                    })
+                    .into(),
             );
         }));
         net.drop(a);
         let got = net.settle(witness).remove(0);
-        assert_eq!(got.properties.user_properties.iter().collect::<Vec<_>>(), order);
+        let fields = got.properties.message.fields();
+        assert_eq!(fields.user_properties.iter().collect::<Vec<_>>(), order);
     });
 }
 

@@ -73,6 +73,7 @@ fn brief(mut line: String) -> String {
         ": None",
         ": false",
         ": UserProperties(b\"\")",
+        ": MessageFields {  }",
         ": []",
         ": ReasonProperties {  }",
         ": PublishProperties {  }",

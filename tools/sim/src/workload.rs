@@ -2,10 +2,10 @@
 
 use bytes::Bytes;
 use petrel_proto::{
-    Auth, Connect, ConnectProperties, Disconnect, Packet, PayloadFormat, Publish,
-    PublishProperties, Qos, ReasonCode, ReasonProperties, RetainHandling, Subscribe,
-    SubscribeFilter, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe, UserProperties,
-    Version, Will, encoded_len,
+    Auth, Connect, ConnectProperties, Disconnect, MessageFields, MessageProperties, Packet,
+    PayloadFormat, Publish, PublishProperties, Qos, ReasonCode, ReasonProperties, RetainHandling,
+    Subscribe, SubscribeFilter, SubscriptionOptions, TopicFilter, TopicName, Unsubscribe,
+    UserProperties, Version, Will, encoded_len,
 };
 use petrel_shard::{ConnId, Input, Verdict};
 
@@ -479,15 +479,16 @@ fn publish_properties(rng: &mut Rng) -> PublishProperties {
     if rng.percent(60) {
         return properties;
     }
-    properties.payload_format =
-        *rng.pick(&[None, Some(PayloadFormat::Bytes), Some(PayloadFormat::Utf8)]);
+    let payload_format = *rng.pick(&[None, Some(PayloadFormat::Bytes), Some(PayloadFormat::Utf8)]);
+    let mut fields = MessageFields { payload_format, ..MessageFields::default() };
     properties.message_expiry_interval_s = *rng.pick(&[None, None, Some(1), Some(5), Some(100)]);
-    properties.response_topic = rng.percent(30).then(|| text("answers/here"));
-    properties.correlation_data = rng.percent(30).then(|| Bytes::from_static(b"\x00\xff"));
-    properties.content_type = rng.percent(30).then(|| text("text/plain"));
+    fields.response_topic = rng.percent(30).then(|| text("answers/here"));
+    fields.correlation_data = rng.percent(30).then(|| Bytes::from_static(b"\x00\xff"));
+    fields.content_type = rng.percent(30).then(|| text("text/plain"));
     if rng.percent(40) {
         let (a, b) = (text("a"), text("b"));
-        properties.user_properties = UserProperties::from_pairs([(&a, &b), (&b, &a), (&a, &b)]);
+        fields.user_properties = UserProperties::from_pairs([(&a, &b), (&b, &a), (&a, &b)]);
     }
+    properties.message = MessageProperties::of(&fields).unwrap_or_default();
     properties
 }

@@ -381,15 +381,13 @@ fn connect(options: &Common) -> Connect {
     properties.session_expiry_interval_s =
         options.session_expiry_s.or(properties.session_expiry_interval_s);
     let will = options.will.as_ref().map(|will| {
-        let mut properties = list.will.clone();
-        properties.user_properties = list.user_properties(PacketKind::Will);
         Box::new(Will {
             topic: will.topic.clone(),
             payload: will.payload.clone(),
             qos: will.qos,
             retain: will.retain,
             delay_interval_s: list.will_delay_interval_s,
-            properties,
+            properties: list.will_properties(),
         })
     });
     Connect {

@@ -1,7 +1,9 @@
 //! Messages in, lines out.
 
 use bytes::Bytes;
-use petrel_proto::{PacketId, PayloadFormat, Qos, Text, TopicName, UserProperties};
+use petrel_proto::{
+    MessageFields, MessageProperties, PacketId, PayloadFormat, Qos, Text, TopicName, UserProperties,
+};
 
 use super::*;
 
@@ -24,17 +26,20 @@ fn message(topic: &str, payload: &'static [u8]) -> Publish {
 fn with_properties() -> Publish {
     let mut message = message("t/a", b"21");
     message.properties = PublishProperties {
-        payload_format: Some(PayloadFormat::Utf8),
         message_expiry_interval_s: Some(60),
         topic_alias: None,
-        response_topic: Some(text("r/x")),
-        correlation_data: Some(Bytes::from_static(b"c\xff")),
-        user_properties: UserProperties::from_pairs([
-            (&text("a"), &text("b")),
-            (&text("c"), &text("d")),
-        ]),
         subscription_identifiers: [7, 9].into_iter().collect(),
-        content_type: Some(text("text/x")),
+        message: MessageProperties::of(&MessageFields {
+            payload_format: Some(PayloadFormat::Utf8),
+            content_type: Some(text("text/x")),
+            response_topic: Some(text("r/x")),
+            correlation_data: Some(Bytes::from_static(b"c\xff")),
+            user_properties: UserProperties::from_pairs([
+                (&text("a"), &text("b")),
+                (&text("c"), &text("d")),
+            ]),
+        })
+        .expect("short fields"),
     };
     message
 }

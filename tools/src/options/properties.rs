@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use petrel_proto::{
-    ConnectProperties, PayloadFormat, PublishProperties, Text, TopicName, UserProperties, varint,
+    ConnectProperties, MessageProperties, PayloadFormat, PublishProperties, Text, TopicName,
+    UserProperties, varint,
 };
 
 use super::text;
@@ -157,6 +158,28 @@ impl PropertyList {
         self.given.is_empty()
     }
 
+    /// The properties of the will, user properties included.
+    pub fn will_properties(&self) -> PublishProperties {
+        self.with_user_properties(&self.will, PacketKind::Will)
+    }
+
+    /// The properties of PUBLISH, user properties included.
+    pub fn publish_properties(&self) -> PublishProperties {
+        self.with_user_properties(&self.publish, PacketKind::Publish)
+    }
+
+    fn with_user_properties(
+        &self,
+        properties: &PublishProperties,
+        packet: PacketKind,
+    ) -> PublishProperties {
+        let mut fields = properties.message.fields();
+        fields.user_properties = self.user_properties(packet);
+        // What was put together before can be put together again.
+        let message = MessageProperties::of(&fields).unwrap_or_default();
+        PublishProperties { message, ..properties.clone() }
+    }
+
     /// The user properties of one packet, in order.
     pub fn user_properties(&self, packet: PacketKind) -> UserProperties {
         UserProperties::from_pairs(
@@ -174,9 +197,10 @@ fn add_to_message(
     name: &str,
     value: &Value,
 ) -> Result<bool, String> {
+    let mut fields = message.message.fields();
     match name {
         "payload-format-indicator" => {
-            message.payload_format = Some(match value.number(1)? {
+            fields.payload_format = Some(match value.number(1)? {
                 0 => PayloadFormat::Bytes,
                 _ => PayloadFormat::Utf8,
             });
@@ -184,14 +208,16 @@ fn add_to_message(
         "message-expiry-interval" => {
             message.message_expiry_interval_s = Some(value.number(u32::MAX)?);
         }
-        "content-type" => message.content_type = Some(value.text()?),
+        "content-type" => fields.content_type = Some(value.text()?),
         "response-topic" => {
             let topic = TopicName::new(value.text()?).map_err(|error| error.what.to_owned())?;
-            message.response_topic = Some(topic.text().clone());
+            fields.response_topic = Some(topic.text().clone());
         }
-        "correlation-data" => message.correlation_data = Some(value.bytes()),
+        "correlation-data" => fields.correlation_data = Some(value.bytes()),
         _ => return Ok(false),
     }
+    let too_long = || "the value is longer than 65,535 bytes".to_owned();
+    message.message = MessageProperties::of(&fields).ok_or_else(too_long)?;
     Ok(true)
 }
 

@@ -100,12 +100,13 @@ fn publish_carries_its_properties() {
     }
     assert_eq!(outcome(&mut command).0, 0);
     let properties = broker.finish().remove(0).properties;
-    assert_eq!(properties.payload_format, Some(PayloadFormat::Utf8));
+    let fields = properties.message.fields();
+    assert_eq!(fields.payload_format, Some(PayloadFormat::Utf8));
     assert_eq!(properties.message_expiry_interval_s, Some(60));
-    assert_eq!(properties.content_type.expect("one").as_str(), "application/json");
-    assert_eq!(properties.response_topic.expect("one").as_str(), "r/x");
-    assert_eq!(properties.correlation_data.as_deref(), Some(&b"c"[..]));
-    assert_eq!(properties.user_properties.iter().collect::<Vec<_>>(), [("n", "v"), ("n", "w")]);
+    assert_eq!(fields.content_type.expect("one").as_str(), "application/json");
+    assert_eq!(fields.response_topic.expect("one").as_str(), "r/x");
+    assert_eq!(fields.correlation_data.as_deref(), Some(&b"c"[..]));
+    assert_eq!(fields.user_properties.iter().collect::<Vec<_>>(), [("n", "v"), ("n", "w")]);
 }
 
 #[test]

@@ -327,7 +327,11 @@ fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {
             delay_interval_s: pick.is_multiple_of(8).then_some(u32::from(pick)),
             properties: petrel_proto::PublishProperties {
                 message_expiry_interval_s: pick.is_multiple_of(6).then_some(9),
-                content_type: Some(Text::try_from("text").unwrap()),
+                message: petrel_proto::MessageProperties::of(&petrel_proto::MessageFields {
+                    content_type: Some(Text::try_from("text").unwrap()),
+                    ..Default::default()
+                })
+                .unwrap(),
                 ..Default::default()
             },
         })
@@ -354,7 +358,7 @@ fn message(pick: u16) -> std::sync::Arc<Message> {
         payload: Bytes::from(vec![pick as u8; usize::from(pick % 50)]),
         qos: Qos::ExactlyOnce,
         retain: pick.is_multiple_of(2),
-        properties: None,
+        properties: petrel_proto::MessageProperties::EMPTY,
         publisher: u64::from(pick),
         expires_at_ms: if pick.is_multiple_of(9) { 1000 + u64::from(pick) } else { u64::MAX },
     })

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use petrel_proto::{PublishProperties, Qos};
+use petrel_proto::{MessageFields, MessageProperties, Qos};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,7 +23,7 @@ fn message(topic: &str, payload: &[u8], expires_at_ms: u64) -> Arc<Message> {
         payload: Bytes::copy_from_slice(payload),
         qos: Qos::AtLeastOnce,
         retain: true,
-        properties: None,
+        properties: petrel_proto::MessageProperties::EMPTY,
         publisher: 7,
         expires_at_ms,
     })
@@ -65,7 +65,7 @@ impl Pair {
         let bytes: usize = self.model.values().map(|message| message.cost_bytes()).sum();
         assert_eq!(self.store.len(), self.model.len());
         assert_eq!(self.store.bytes(), bytes as u64);
-        let large = |m: &&Arc<Message>| m.properties.is_some() || m.payload.len() > 256;
+        let large = |m: &&Arc<Message>| !m.properties.is_empty() || m.payload.len() > 256;
         assert_eq!(self.store.large.len(), self.model.values().filter(large).count());
         let pages: Vec<&Page> = self.store.pages.iter().collect();
         for pair in pages.windows(2) {
@@ -176,8 +176,8 @@ impl Step {
             Self::Properties(topic) => {
                 let mut with = message(topic, b"with", u64::MAX);
                 let properties =
-                    PublishProperties { content_type: Some(text("x")), ..Default::default() };
-                Arc::make_mut(&mut with).properties = Some(Box::new(properties));
+                    MessageFields { content_type: Some(text("x")), ..Default::default() };
+                Arc::make_mut(&mut with).properties = MessageProperties::of(&properties).unwrap();
                 pair.apply(&with);
             }
             Self::Pass(ms) => pair.pass(*ms),
