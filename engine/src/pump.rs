@@ -615,7 +615,7 @@ impl Pump {
         {
             self.packet.clear();
             encode(&packet, version, &mut self.packet);
-            self.parts.wire.write(conn, &self.packet, &Bytes::new());
+            self.parts.wire.write(conn, self.packet[..].into(), &Bytes::new());
         }
         self.parts.wire.close(conn);
     }
@@ -694,7 +694,7 @@ impl Pump {
     fn write(&mut self) {
         let Self { outbox, parts, flushed, .. } = self;
         for write in &outbox.writes {
-            parts.wire.write(key_of(write.conn), outbox.head(write), &write.payload);
+            parts.wire.write(key_of(write.conn), outbox.head(write), outbox.payload(write));
         }
         outbox.clear_writes();
         parts.wire.flush(|conn, pending_bytes| flushed.push((conn, pending_bytes)));

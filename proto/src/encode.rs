@@ -19,7 +19,7 @@ mod sink;
 mod suback;
 mod subscribe;
 
-pub use publish::PublishHead;
+pub use publish::{PublishHead, SharedHead, Written};
 use sink::{Counter, Section, Sink, Writer, with_length};
 
 /// Length of the packet on the wire, in bytes.

@@ -28,7 +28,7 @@ pub mod types;
 pub mod varint;
 
 pub use decode::{Frame, connect_version, decode, frame};
-pub use encode::{PublishHead, encode, encoded_len};
+pub use encode::{PublishHead, SharedHead, Written, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;
 pub use property::{

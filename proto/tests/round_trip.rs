@@ -1,6 +1,6 @@
 //! Properties that hold for every packet of every version.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use petrel_proto::*;
 use proptest::prelude::*;
 
@@ -168,8 +168,20 @@ proptest! {
         };
         let mut wire = Vec::new();
         head.encode(version, &mut wire);
+        // [MQTT5-2.2.1-4] Another receiver shares it, but for its packet identifier.
+        let other = PublishHead { packet_id: PacketId::new(0x1234), ..head };
+        let (mut own, mut shared) = (BytesMut::from("before"), BytesMut::from("before"));
+        let written = other.encode_within(version, usize::MAX, &mut own).unwrap();
+        let packet_id = Some((written.packet_id_at, PacketId::new(0x1234).unwrap()));
+        SharedHead { bytes: &wire, packet_id }.put(&mut shared);
+        prop_assert_eq!(own, shared);
         wire.extend(b"xyz");
         prop_assert_eq!(head.packet_bytes(version), Some(wire.len()));
+        prop_assert_eq!(written.packet_bytes, wire.len());
+        let mut nothing = Vec::new();
+        prop_assert_eq!(head.encode_within(version, wire.len() - 1, &mut nothing), None);
+        prop_assert!(nothing.is_empty());
+        prop_assert!(head.encode_within(version, wire.len(), &mut nothing).is_some());
         let Ok(Packet::Publish(publish)) = decode(&Bytes::from(wire), Some(version)) else {
             unreachable!()
         };

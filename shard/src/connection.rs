@@ -158,6 +158,12 @@ impl Connection {
         (now_ms as u32).wrapping_sub(self.last_packet_ms)
     }
 
+    /// It has got its CONNACK, and its socket does not owe so many bytes.
+    #[inline]
+    pub(crate) fn takes(&self, outgoing_bytes_maximum: u32) -> bool {
+        self.pending_bytes < outgoing_bytes_maximum && self.is_live()
+    }
+
     pub(crate) const fn pending_bytes(&self) -> usize {
         self.pending_bytes as usize
     }

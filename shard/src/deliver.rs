@@ -26,13 +26,13 @@ pub(crate) const MEMORY_QUEUE_MAX: usize = 2 * READY_QUEUE_MAX;
 const IDENTIFIERS: usize = 65_535;
 
 /// How a PUBLISH goes to one connection.
-struct Outgoing<'a> {
-    message: &'a Message,
-    qos: Qos,
-    retain: bool,
-    dup: bool,
-    packet_id: Option<PacketId>,
-    identifiers: &'a [u32],
+pub(crate) struct Outgoing<'a> {
+    pub(crate) message: &'a Message,
+    pub(crate) qos: Qos,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    pub(crate) packet_id: Option<PacketId>,
+    pub(crate) identifiers: &'a [u32],
 }
 
 impl Shard {
@@ -45,27 +45,28 @@ impl Shard {
         retain: bool,
         identifiers: &[u32],
     ) -> bool {
-        let reason = match self.conn_of(session) {
-            None => DropReason::NotConnected,
-            Some(conn) if !self.socket_takes(conn) => DropReason::SlowReader,
-            Some(_) if message.expired(turn.now_ms) => DropReason::Expired,
-            Some(conn) => return self.send_at_most_once(turn, conn, message, retain, identifiers),
+        let Self { sessions, conns, scratch, config, .. } = self;
+        let online = sessions.get(session).filter(|session| session.is_online());
+        let conn = online.and_then(|session| Some((session.conn, conns.get_mut(session.conn)?)));
+        let Some((index, connection)) = conn else {
+            drop_message(turn, DropReason::NotConnected);
+            return false;
         };
-        drop_message(turn, reason);
-        false
-    }
-
-    fn send_at_most_once(
-        &mut self,
-        turn: &mut Turn<'_>,
-        conn: ConnId,
-        message: &Message,
-        retain: bool,
-        identifiers: &[u32],
-    ) -> bool {
+        if !connection.takes(config.limits.outgoing_bytes_maximum) {
+            drop_message(turn, DropReason::SlowReader);
+            return false;
+        }
+        if message.expired(turn.now_ms) {
+            drop_message(turn, DropReason::Expired);
+            return false;
+        }
         let (qos, dup, packet_id) = (Qos::AtMostOnce, false, None);
         let outgoing = Outgoing { message, qos, retain, dup, packet_id, identifiers };
-        self.send_publish(turn, conn, &outgoing)
+        let conn = ConnId { index, generation: connection.generation };
+        match scratch.forms.send(turn, (conn, connection), &outgoing) {
+            Some(sent) => sent,
+            None => self.send_publish(turn, conn, &outgoing),
+        }
     }
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
@@ -127,8 +128,8 @@ impl Shard {
     }
 
     fn socket_takes(&self, conn: ConnId) -> bool {
-        let limit = self.limits().outgoing_bytes_maximum as usize;
-        self.connection(conn).is_some_and(|c| c.is_live() && c.pending_bytes() < limit)
+        let bytes_max = self.limits().outgoing_bytes_maximum;
+        self.connection(conn).is_some_and(|connection| connection.takes(bytes_max))
     }
 
     /// What would be in flight by now, did the first not wait for a record, a receipt or an answer of the
@@ -452,10 +453,14 @@ impl Shard {
     /// Encodes a PUBLISH for a connection. Returns false, and sends nothing, if it is larger than
     /// the client accepts ([MQTT5-3.1.2-24], [MQTT5-3.1.2-25]).
     fn send_publish(&mut self, turn: &mut Turn<'_>, conn: ConnId, outgoing: &Outgoing<'_>) -> bool {
+        let Self { conns, scratch, key, .. } = self;
+        let connection = conns.get_mut(conn.index).filter(|c| c.generation == conn.generation);
+        let Some(connection) = connection else { return false };
+        if let Some(sent) = scratch.forms.send(turn, (conn, connection), outgoing) {
+            return sent;
+        }
         let message = outgoing.message;
         let topic = message.topic.as_bytes();
-        let key = self.key;
-        let Some(connection) = self.connection_mut(conn) else { return false };
         let version = connection.version;
         let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
         let form =
@@ -482,23 +487,22 @@ impl Shard {
             },
             properties: &message.properties,
         };
-        let fits = |head: &PublishHead<'_>| {
-            head.packet_bytes(version).filter(|&len| len <= connection.maximum_packet_size as usize)
-        };
-        let mut bytes = fits(&head);
-        if bytes.is_none() && matches!(form, TopicForm::Introduced(_)) {
+        let bytes_max = connection.maximum_packet_size as usize;
+        let mut encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
+        if encoded.is_none() && matches!(form, TopicForm::Introduced(_)) {
             head.topic_alias = None;
-            bytes = fits(&head);
+            encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
         }
-        let Some(bytes) = bytes else {
+        let Some(encoded) = encoded else {
             drop_message(turn, DropReason::TooLarge);
             return false;
         };
         if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {
             connection.extras_mut().outgoing_aliases.introduced(topic, alias);
         }
-        connection.set_pending_bytes(connection.pending_bytes() + bytes);
-        turn.out.publish(conn, version, &head, &message.payload);
+        scratch.forms.put(connection, outgoing, encoded);
+        connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);
+        turn.out.send(conn, &encoded, outgoing.packet_id);
         true
     }
 

@@ -22,6 +22,7 @@ mod deliver;
 mod disconnect;
 pub mod event;
 mod flow;
+mod forms;
 pub mod ids;
 pub mod input;
 pub mod interest;

@@ -1,7 +1,9 @@
 //! Everything that a shard asks the world to do.
 
 use bytes::{Bytes, BytesMut};
-use petrel_proto::{ClientId, Packet, PublishHead, Text, Version, encode, encoded_len};
+use petrel_proto::{
+    ClientId, Packet, PacketId, PublishHead, SharedHead, Text, Version, encode, encoded_len,
+};
 
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
@@ -37,18 +39,36 @@ pub struct Outbox {
     pub counts: Vec<Count>,
     /// What happened, for logs and counters.
     pub events: Vec<Event>,
-    arena: BytesMut,
+    arena: Vec<u8>,
+    /// Payloads that are shared instead of being copied.
+    payloads: Vec<Bytes>,
 }
 
-/// Bytes for one socket: a piece of the outbox's arena, then perhaps a shared payload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Bytes for one socket: a piece of the outbox's arena, which others may share, then perhaps a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Write {
     /// For this connection.
     pub conn: ConnId,
     head: (u32, u32),
-    /// Follows the head; empty if the payload was small enough to be part of it.
-    pub payload: Bytes,
+    /// Which payload follows, or [`NO_PAYLOAD`].
+    payload: u32,
+    packet_id_at: u32,
+    /// Stands in the place of the head's, if there is one.
+    packet_id: Option<PacketId>,
 }
+
+/// A PUBLISH that was encoded for one receiver and that others may get as well.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Encoded {
+    head: (u32, u32),
+    payload: u32,
+    packet_id_at: u32,
+    /// Of the whole packet, payload included.
+    pub(crate) packet_bytes: usize,
+}
+
+/// The payload, if any, is part of the head.
+const NO_PAYLOAD: u32 = u32::MAX;
 
 impl Outbox {
     /// An empty outbox.
@@ -58,9 +78,25 @@ impl Outbox {
     }
 
     /// The first part of a write.
+    #[inline]
     #[must_use]
-    pub fn head(&self, write: &Write) -> &[u8] {
-        &self.arena[write.head.0 as usize..write.head.1 as usize]
+    pub fn head(&self, write: &Write) -> SharedHead<'_> {
+        let bytes = &self.arena[write.head.0 as usize..write.head.1 as usize];
+        SharedHead { bytes, packet_id: write.packet_id.map(|id| (write.packet_id_at as usize, id)) }
+    }
+
+    /// What follows the head of a write; empty if the payload was small enough to be part of it.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self, write: &Write) -> &Bytes {
+        static NOTHING: Bytes = Bytes::new();
+        self.payloads.get(write.payload as usize).unwrap_or(&NOTHING)
+    }
+
+    /// Appends all bytes of a write.
+    pub fn copy_to(&self, write: &Write, out: &mut BytesMut) {
+        self.head(write).put(out);
+        out.extend_from_slice(self.payload(write));
     }
 
     /// True if there is nothing to do.
@@ -76,7 +112,7 @@ impl Outbox {
             && self.events.is_empty()
     }
 
-    /// Bytes held by the writes, heads only; a caller that sees much of it flushes early.
+    /// Bytes held for the writes, shared payloads not counted; a caller that sees much of it flushes early.
     #[must_use]
     pub fn arena_bytes(&self) -> usize {
         self.arena.len()
@@ -99,6 +135,7 @@ impl Outbox {
     pub fn clear_writes(&mut self) {
         self.writes.clear();
         self.arena.clear();
+        self.payloads.clear();
     }
 
     /// Encodes a packet for a connection. Returns its length in bytes, `None` if that is more than
@@ -110,37 +147,48 @@ impl Outbox {
         packet: &Packet,
         bytes_max: usize,
     ) -> Option<usize> {
-        let bytes = encoded_len(packet, version).filter(|&bytes| bytes <= bytes_max)?;
-        self.arena.reserve(bytes);
+        let packet_bytes = encoded_len(packet, version).filter(|&bytes| bytes <= bytes_max)?;
         let start = self.arena.len();
         encode(packet, version, &mut self.arena);
-        debug_assert_eq!(self.arena.len() - start, bytes);
-        self.push(conn, start, Bytes::new());
-        Some(bytes)
+        debug_assert_eq!(self.arena.len() - start, packet_bytes);
+        let head = (start as u32, self.arena.len() as u32);
+        let encoded = Encoded { head, payload: NO_PAYLOAD, packet_id_at: 0, packet_bytes };
+        self.send(conn, &encoded, None);
+        Some(packet_bytes)
     }
 
-    /// Encodes a PUBLISH for a connection.
+    /// Encodes a PUBLISH of at most so many bytes, for as many receivers as [`Self::send`] names.
     pub(crate) fn publish(
         &mut self,
-        conn: ConnId,
         version: Version,
         head: &PublishHead<'_>,
         payload: &Bytes,
-    ) {
+        bytes_max: usize,
+    ) -> Option<Encoded> {
         let start = self.arena.len();
-        head.encode(version, &mut self.arena);
-        if payload.len() <= INLINE_PAYLOAD_BYTES_MAX {
+        let written = head.encode_within(version, bytes_max, &mut self.arena)?;
+        let shared = if payload.len() <= INLINE_PAYLOAD_BYTES_MAX {
             self.arena.extend_from_slice(payload);
-            self.push(conn, start, Bytes::new());
+            NO_PAYLOAD
         } else {
-            self.push(conn, start, payload.clone());
-        }
+            self.payloads.push(payload.clone());
+            (self.payloads.len() - 1) as u32
+        };
+        Some(Encoded {
+            // An arena of 4 GiB would mean that the caller never flushes.
+            head: (start as u32, self.arena.len() as u32),
+            payload: shared,
+            // Behind a topic name of at most 65,535 bytes.
+            packet_id_at: written.packet_id_at as u32,
+            packet_bytes: written.packet_bytes,
+        })
     }
 
-    fn push(&mut self, conn: ConnId, start: usize, payload: Bytes) {
-        // An arena of 4 GiB would mean that the caller never flushes.
-        let head = (start as u32, self.arena.len() as u32);
-        self.writes.push(Write { conn, head, payload });
+    /// Writes what has been encoded to a connection, with its own packet identifier.
+    #[inline]
+    pub(crate) fn send(&mut self, conn: ConnId, encoded: &Encoded, packet_id: Option<PacketId>) {
+        let Encoded { head, payload, packet_id_at, .. } = *encoded;
+        self.writes.push(Write { conn, head, payload, packet_id_at, packet_id });
     }
 }
 

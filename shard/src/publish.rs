@@ -128,8 +128,9 @@ impl Shard {
 
     /// Whether a topic name is within the broker's own bound.
     pub(crate) fn check_levels(&self, topic: &TopicName) -> Result<(), Violation> {
-        let levels = topic.as_bytes().iter().filter(|&&byte| byte == b'/').count() + 1;
-        if levels > usize::from(self.limits().topic_levels_maximum) {
+        let (topic, most) = (topic.as_bytes(), usize::from(self.limits().topic_levels_maximum));
+        // A name of so many bytes has one level more at most.
+        if topic.len() >= most && topic.iter().filter(|&&byte| byte == b'/').count() >= most {
             let what = "the topic name has more levels than topic_levels_maximum";
             return Err(Violation::new(ReasonCode::TopicNameInvalid, what));
         }
@@ -138,8 +139,7 @@ impl Shard {
 
     /// Whether clients may publish to a topic: those under `$SYS` and `$share` are the broker's.
     pub(crate) fn check_publish_topic(&self, topic: &TopicName) -> Result<(), Violation> {
-        let first = topic.levels().next().unwrap_or_default();
-        if matches!(first, b"$SYS" | b"$share") {
+        if topic.is_system() && matches!(topic.levels().next(), Some(b"$SYS" | b"$share")) {
             let what = "clients must not publish to the server's own topics (4.7.2)";
             return Err(Violation::new(ReasonCode::NotAuthorized, what));
         }

@@ -1,6 +1,6 @@
 //! Who receives what a filter matches: the list behind each filter of the shard.
 
-use petrel_proto::{Qos, RetainHandling, SubscriptionOptions, TopicFilter};
+use petrel_proto::{Qos, SubscriptionOptions, TopicFilter};
 
 use crate::Shard;
 use crate::matcher::FilterId;
@@ -82,15 +82,6 @@ impl PackedOptions {
 
     pub(crate) const fn retain_as_published(self) -> bool {
         self.0 & 8 != 0
-    }
-
-    pub(crate) fn unpack(self) -> SubscriptionOptions {
-        SubscriptionOptions {
-            qos: self.qos(),
-            no_local: self.no_local(),
-            retain_as_published: self.retain_as_published(),
-            retain_handling: RetainHandling::Send,
-        }
     }
 }
 
@@ -246,6 +237,8 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use petrel_proto::RetainHandling;
+
     use super::*;
 
     #[test]
@@ -257,7 +250,11 @@ mod tests {
                 let retain_handling = RetainHandling::Send;
                 let options =
                     SubscriptionOptions { qos, no_local, retain_as_published, retain_handling };
-                assert_eq!(PackedOptions::from(options).unpack(), options);
+                let packed = PackedOptions::from(options);
+                assert_eq!(
+                    (packed.qos(), packed.no_local(), packed.retain_as_published()),
+                    (qos, no_local, retain_as_published)
+                );
             }
         }
     }

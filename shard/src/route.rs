@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use petrel_proto::{Qos, SubscriptionOptions, TopicName};
+use petrel_proto::{Qos, TopicName};
 use smallvec::SmallVec;
 
 use crate::flow::Delivery;
+use crate::forms::Forms;
 use crate::level_hash::TopicLevels;
 use crate::peer::PeerMessage;
 use crate::receivers::{Receiver, Receivers, Target};
@@ -21,23 +22,32 @@ pub(crate) struct RouteScratch {
     levels: TopicLevels,
     wanted: WantedSessions,
     groups: Vec<u32>,
+    pub(crate) forms: Forms,
 }
 
 /// The sessions that want one message, each once.
 #[derive(Debug, Default)]
 struct WantedSessions {
     sessions: Vec<Wanted>,
+    /// The identifiers of those sessions that have several.
+    identifiers: Vec<SmallVec<[u32; 4]>>,
     message: u64,
+    /// Some want it at QoS 1 or 2, if it has that.
+    reliable: bool,
 }
 
 /// One session that wants a message, with what its subscriptions ask for together.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Wanted {
     session: u32,
     qos: Qos,
     retain_as_published: bool,
-    identifiers: SmallVec<[u32; 1]>,
+    /// A Subscription Identifier, 0 for none; with [`SEVERAL`] where in the list they are.
+    identifier: u32,
 }
+
+/// Above all Subscription Identifiers.
+const SEVERAL: u32 = 1 << 31;
 
 impl Shard {
     /// Sends a message on its way: to this shard's sessions and groups, to the shards whose bit
@@ -66,7 +76,7 @@ impl Shard {
         }
         let shared = remote
             || retain_owner.is_some()
-            || (local && (self.scratch.groups.len() + self.reliable(&message) > 0));
+            || (local && (!self.scratch.groups.is_empty() || self.is_reliable(&message)));
         if !shared {
             if local {
                 self.deliver_collected_at_most_once(turn, &message);
@@ -116,7 +126,7 @@ impl Shard {
     /// [MQTT5-3.3.4-5], [MQTT311-3.3.5-1]).
     fn collect(&mut self, message: &Message) {
         let Self { matcher, receivers, sessions, scratch, key, .. } = self;
-        let RouteScratch { levels, wanted, groups } = scratch;
+        let RouteScratch { levels, wanted, groups, .. } = scratch;
         wanted.begin();
         groups.clear();
         matcher.matches(message.topic.as_bytes(), levels, &mut |filter| {
@@ -138,19 +148,21 @@ impl Shard {
         });
     }
 
-    /// How many collected sessions get the message at QoS 1 or 2.
-    fn reliable(&self, message: &Message) -> usize {
-        let reliable = |wanted: &&Wanted| wanted.qos.min(message.qos) > Qos::AtMostOnce;
-        self.scratch.wanted.sessions.iter().filter(reliable).count()
+    /// Whether some collected session gets the message at QoS 1 or 2.
+    fn is_reliable(&self, message: &Message) -> bool {
+        self.scratch.wanted.reliable && message.qos > Qos::AtMostOnce
     }
 
     fn deliver_collected_at_most_once(&mut self, turn: &mut Turn<'_>, message: &Message) {
-        let wanted = std::mem::take(&mut self.scratch.wanted.sessions);
-        for one in &wanted {
+        let wanted = std::mem::take(&mut self.scratch.wanted);
+        self.scratch.forms.begin(message);
+        for one in &wanted.sessions {
             let retain = message.retain && one.retain_as_published;
-            self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers);
+            let identifiers = wanted.identifiers(one);
+            self.deliver_at_most_once(turn, one.session, message, retain, identifiers);
         }
-        self.scratch.wanted.sessions = wanted;
+        self.scratch.forms.end();
+        self.scratch.wanted = wanted;
     }
 
     fn deliver_collected(
@@ -159,19 +171,21 @@ impl Shard {
         message: &Arc<Message>,
         provided: Option<Provided>,
     ) {
-        let mut wanted = std::mem::take(&mut self.scratch.wanted.sessions);
+        let wanted = std::mem::take(&mut self.scratch.wanted);
         let mut groups = std::mem::take(&mut self.scratch.groups);
-        for one in wanted.drain(..) {
+        self.scratch.forms.begin(message);
+        for one in &wanted.sessions {
             // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
             let retain = message.retain && one.retain_as_published;
             // [MQTT5-3.8.4-8]
             let capped = !sabotage::on(Sabotage::QosNotCapped);
             let qos = if capped { one.qos.min(message.qos) } else { message.qos };
+            let identifiers = wanted.identifiers(one);
             let taken = if qos == Qos::AtMostOnce {
-                self.deliver_at_most_once(turn, one.session, message, retain, &one.identifiers)
+                self.deliver_at_most_once(turn, one.session, message, retain, identifiers)
             } else {
                 let message = Arc::clone(message);
-                let delivery = Delivery::new(message, (qos, retain), one.identifiers);
+                let delivery = Delivery::new(message, (qos, retain), identifiers.into());
                 self.deliver(turn, one.session, delivery, provided);
                 true
             };
@@ -179,10 +193,11 @@ impl Shard {
                 self.note_overtaken(turn, one.session, &message.topic);
             }
         }
+        self.scratch.forms.end();
         for group in groups.drain(..) {
             self.deliver_to_group(turn, group, message, provided);
         }
-        self.scratch.wanted.sessions = wanted;
+        self.scratch.wanted = wanted;
         self.scratch.groups = groups;
     }
 
@@ -260,33 +275,54 @@ impl Shard {
 impl WantedSessions {
     fn begin(&mut self) {
         self.sessions.clear();
+        self.identifiers.clear();
+        self.reliable = false;
         self.message += 1;
     }
 
+    #[inline]
     fn add(&mut self, session: u32, receiver: Receiver, seen: Option<&mut Seen>) {
-        let options: SubscriptionOptions = receiver.options().unpack();
+        let options = receiver.options();
+        let (qos, retain_as_published) = (options.qos(), options.retain_as_published());
         let identifier = receiver.identifier();
+        self.reliable |= qos > Qos::AtMostOnce;
         if let Some(seen) = seen {
             if seen.message == self.message {
                 let wanted = &mut self.sessions[seen.position as usize];
-                wanted.qos = wanted.qos.max(options.qos);
-                wanted.retain_as_published |= options.retain_as_published;
-                if identifier != 0 {
-                    wanted.identifiers.push(identifier);
-                }
+                wanted.qos = wanted.qos.max(qos);
+                wanted.retain_as_published |= retain_as_published;
+                wanted.identifier =
+                    Self::join(&mut self.identifiers, wanted.identifier, identifier);
                 return;
             }
             *seen = Seen { message: self.message, position: self.sessions.len() as u32 };
         }
-        let mut identifiers = SmallVec::new();
-        if identifier != 0 {
-            identifiers.push(identifier);
+        self.sessions.push(Wanted { session, qos, retain_as_published, identifier });
+    }
+
+    /// What stands for the identifiers of a session together with one more.
+    fn join(identifiers: &mut Vec<SmallVec<[u32; 4]>>, known: u32, more: u32) -> u32 {
+        match known {
+            _ if more == 0 => known,
+            0 => more,
+            _ if known & SEVERAL != 0 => {
+                identifiers[(known & !SEVERAL) as usize].push(more);
+                known
+            }
+            _ => {
+                identifiers.push([known, more].into_iter().collect());
+                SEVERAL | (identifiers.len() - 1) as u32
+            }
         }
-        self.sessions.push(Wanted {
-            session,
-            qos: options.qos,
-            retain_as_published: options.retain_as_published,
-            identifiers,
-        });
+    }
+
+    /// The Subscription Identifiers with which a session gets the message.
+    #[inline]
+    fn identifiers<'a>(&'a self, wanted: &'a Wanted) -> &'a [u32] {
+        match wanted.identifier {
+            0 => &[],
+            it if it & SEVERAL != 0 => &self.identifiers[(it & !SEVERAL) as usize],
+            _ => std::slice::from_ref(&wanted.identifier),
+        }
     }
 }

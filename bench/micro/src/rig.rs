@@ -100,7 +100,7 @@ impl Rig {
     pub fn end_turn(&mut self) {
         self.written.clear();
         for write in &self.out.writes {
-            black_box((self.out.head(write), &write.payload));
+            black_box((self.out.head(write), self.out.payload(write)));
             if self.written.last() != Some(&write.conn) {
                 self.written.push(write.conn);
             }

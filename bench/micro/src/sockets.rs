@@ -88,7 +88,7 @@ impl Broker {
         let Self { wire, rig, flushed, .. } = self;
         for write in &rig.out.writes {
             let key = ConnKey { index: write.conn.index, generation: write.conn.generation };
-            wire.write(key, rig.out.head(write), &write.payload);
+            wire.write(key, rig.out.head(write), rig.out.payload(write));
         }
         rig.out.clear();
         wire.flush(|key, pending_bytes| flushed.push((key, pending_bytes)));

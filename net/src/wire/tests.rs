@@ -192,7 +192,7 @@ fn what_was_written_before_a_close_arrives_although_input_is_unread() {
     let mut client = rig.connected();
     client.stream.write_all(&publish(&[0; 100_000])).expect("sent");
     let payload = Bytes::from(vec![5; 3_000_000]);
-    rig.wire.write(client.key, b"head", &payload);
+    rig.wire.write(client.key, b"head"[..].into(), &payload);
     rig.wire.close(client.key);
     let reader = std::thread::spawn(move || {
         let mut all = Vec::new();
@@ -208,9 +208,9 @@ fn output_waits_for_a_slow_reader_and_leaves_in_order() {
     let mut rig = Rig::new();
     let mut client = rig.connected();
     let payload = Bytes::from((0..12_000_000u32).map(|n| (n % 251) as u8).collect::<Vec<u8>>());
-    rig.wire.write(client.key, b"first", &payload);
+    rig.wire.write(client.key, b"first"[..].into(), &payload);
     assert!(rig.flush()[0].1 > 1_000_000);
-    rig.wire.write(client.key, b"second", &Bytes::new());
+    rig.wire.write(client.key, b"second"[..].into(), &Bytes::new());
     assert!(rig.flush()[0].1 > 1_000_000);
     let whole = [&b"first"[..], &payload, b"second"].concat();
     let length = whole.len();
@@ -235,7 +235,7 @@ fn everything_for_one_connection_leaves_in_one_write() {
     let mut rig = Rig::new();
     let mut client = rig.connected();
     for _ in 0..100 {
-        rig.wire.write(client.key, b"0123456789", &Bytes::from_static(b"abcdef"));
+        rig.wire.write(client.key, b"0123456789"[..].into(), &Bytes::from_static(b"abcdef"));
     }
     assert_eq!(rig.flush(), [(client.key, 0)]);
     let mut all = [0; 4096];
@@ -250,7 +250,7 @@ fn a_key_of_a_connection_that_is_gone_does_nothing() {
     rig.expect_event();
     let next = rig.connected();
     assert_eq!(next.key.index, key.index);
-    rig.wire.write(key, b"x", &Bytes::new());
+    rig.wire.write(key, b"x"[..].into(), &Bytes::new());
     rig.wire.pause(key);
     rig.wire.close(key);
     assert!(rig.wire.detach(key).is_none());

@@ -1,6 +1,7 @@
 //! From packets to a socket.
 
 use bytes::{Bytes, BytesMut};
+use petrel_proto::SharedHead;
 
 use super::{Wire, WireEvent};
 use crate::ConnKey;
@@ -19,14 +20,17 @@ impl Wire {
     /// connection is gone.
     ///
     /// *Cost*: one copy of `head`; a large `payload` is shared, except over TLS.
-    pub fn write(&mut self, key: ConnKey, head: &[u8], payload: &Bytes) {
+    pub fn write(&mut self, key: ConnKey, head: SharedHead<'_>, payload: &Bytes) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.flags.has(Flags::MUTE) || conn.flags.has(Flags::CLOSING) {
             return;
         }
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
         let Some(stage) = self.stage(key) else { return };
-        stage.small.extend_from_slice(head);
+        head.put(&mut stage.small);
+        if payload.is_empty() {
+            return;
+        }
         if copied {
             stage.small.extend_from_slice(payload);
         } else {

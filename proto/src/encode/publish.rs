@@ -1,11 +1,11 @@
 //! PUBLISH (section 3.3).
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::sink::{Counter, Section, Sink, Writer, with_length};
 use crate::decode::{DUP, PacketType, RETAIN};
 use crate::property::PropertyId;
-use crate::{MessageProperties, PacketId, Publish, Qos, Version, varint};
+use crate::{MessageProperties, PacketId, Publish, Qos, Version};
 
 /// A PUBLISH without its payload, borrowed, with the fields that differ per receiver apart from
 /// the message's own properties.
@@ -31,6 +31,47 @@ pub struct PublishHead<'a> {
     pub subscription_identifiers: &'a [u32],
     /// The properties that do not depend on who receives the message.
     pub properties: &'a MessageProperties,
+}
+
+/// How a PUBLISH was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Length of the whole packet, payload included, in bytes.
+    pub packet_bytes: usize,
+    /// Where in the head the packet identifier stands, if it has one.
+    pub packet_id_at: usize,
+}
+
+/// The head of a PUBLISH that several receivers share, and what one of them has instead of its packet
+/// identifier.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedHead<'a> {
+    /// The head.
+    pub bytes: &'a [u8],
+    /// The packet identifier and where it stands; `None` if the bytes are right as they are.
+    pub packet_id: Option<(usize, PacketId)>,
+}
+
+/// A head, or any other bytes, that are right as they are.
+impl<'a> From<&'a [u8]> for SharedHead<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Self { bytes, packet_id: None }
+    }
+}
+
+impl SharedHead<'_> {
+    /// Appends the head as its receiver gets it.
+    #[inline]
+    pub fn put(&self, out: &mut BytesMut) {
+        let start = out.len();
+        out.extend_from_slice(self.bytes);
+        if let Some((at, packet_id)) = self.packet_id
+            && let Some(place) = out.get_mut(start.saturating_add(at)..)
+            && let Some(place) = place.first_chunk_mut::<2>()
+        {
+            *place = packet_id.get().to_be_bytes();
+        }
+    }
 }
 
 impl<'a> PublishHead<'a> {
@@ -62,17 +103,30 @@ impl<'a> PublishHead<'a> {
     ///
     /// *Cost*: no allocation of its own.
     pub fn encode(&self, version: Version, out: &mut impl BufMut) {
-        let Some(remaining) = self.remaining_length(version).and_then(|it| u32::try_from(it).ok())
-        else {
-            return;
-        };
-        if remaining > varint::MAX {
-            return;
+        self.encode_within(version, usize::MAX, out);
+    }
+
+    /// The same for a receiver that takes packets of so many bytes at most, payload included; `None`,
+    /// and nothing is appended, if it is longer.
+    pub fn encode_within(
+        &self,
+        version: Version,
+        packet_bytes_max: usize,
+        out: &mut impl BufMut,
+    ) -> Option<Written> {
+        let remaining = self.remaining_length(version)?;
+        let packet_bytes = with_length(remaining)?.checked_add(1)?;
+        if packet_bytes > packet_bytes_max {
+            return None;
         }
         let mut out = Writer(out);
         out.u8(self.first_byte());
-        out.varint(remaining);
+        // `with_length` has seen that it fits.
+        out.varint(u32::try_from(remaining).unwrap_or_default());
         Variable { head: self, version }.put(&mut out);
+        let before_topic = packet_bytes.saturating_sub(remaining).saturating_add(2);
+        let packet_id_at = before_topic.saturating_add(self.topic.len());
+        Some(Written { packet_bytes, packet_id_at })
     }
 
     fn remaining_length(&self, version: Version) -> Option<usize> {

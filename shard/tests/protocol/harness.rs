@@ -637,7 +637,7 @@ impl Net {
         let mut written = Vec::new();
         for write in &out.writes {
             let client = self.by_conn[&(shard, write.conn)];
-            self.clients[client].arrive(out.head(write), &write.payload);
+            self.clients[client].arrive(&out, write);
             written.push(client);
         }
         for conn in &out.closes {

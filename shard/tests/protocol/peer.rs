@@ -7,6 +7,7 @@ use petrel_proto::{
     Connect, Frame, Packet, PacketId, Publish, Qos, ReasonCode, TopicName, Version, decode, frame,
 };
 use petrel_shard::ConnId;
+use petrel_shard::outbox::{Outbox, Write};
 
 /// One connection, seen from the client.
 pub struct Peer {
@@ -73,9 +74,8 @@ impl Peer {
     }
 
     /// Bytes were written to the client's socket, which may not take them yet.
-    pub fn arrive(&mut self, head: &[u8], payload: &[u8]) {
-        self.waiting.extend_from_slice(head);
-        self.waiting.extend_from_slice(payload);
+    pub fn arrive(&mut self, out: &Outbox, write: &Write) {
+        out.copy_to(write, &mut self.waiting);
     }
 
     /// Takes what waits, unless stalled. Returns how many bytes still wait.

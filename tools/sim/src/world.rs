@@ -305,8 +305,7 @@ impl World {
             let mut written = Vec::new();
             for write in &out.writes {
                 let Some(link) = self.link_of((shard, write.conn)) else { continue };
-                self.links[link].down.extend_from_slice(out.head(write));
-                self.links[link].down.extend_from_slice(&write.payload);
+                out.copy_to(write, &mut self.links[link].down);
                 if !written.contains(&link) {
                     written.push(link);
                 }
@@ -688,8 +687,7 @@ fn packets(
                 &mut streams[last].1
             }
         };
-        stream.extend_from_slice(out.head(write));
-        stream.extend_from_slice(&write.payload);
+        out.copy_to(write, stream);
     }
     let mut packets = Vec::new();
     for (conn, mut stream) in streams {

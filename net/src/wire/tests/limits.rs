@@ -226,7 +226,7 @@ fn a_connect_is_held_to_a_narrower_limit() {
 fn a_peer_that_reads_nothing_is_cut_in_time() {
     let mut rig = Rig::new();
     let client = rig.connected();
-    rig.wire.write(client.key, b"", &Bytes::from(vec![0; 20_000_000]));
+    rig.wire.write(client.key, b""[..].into(), &Bytes::from(vec![0; 20_000_000]));
     assert!(rig.flush()[0].1 > 0);
     rig.pass_ms(59_000);
     rig.expect_silence();
@@ -241,7 +241,7 @@ fn a_peer_that_reads_nothing_is_not_read_either() {
     let mut rig = Rig::with(limits);
     let mut client = rig.connected();
     let payload = Bytes::from(vec![0; 12_000_000]);
-    rig.wire.write(client.key, b"", &payload);
+    rig.wire.write(client.key, b""[..].into(), &payload);
     rig.flush();
     client.stream.write_all(PINGREQ).expect("sent");
     rig.expect_silence();

@@ -55,7 +55,7 @@ fn a_connection_moves_with_what_was_read_what_was_not_and_half_a_packet() {
     assert_eq!(to.expect_packet().1, Packet::PingReq);
     to.expect_at_rest(key);
     from.expect_silence();
-    to.wire.write(key, b"hello", &Bytes::new());
+    to.wire.write(key, b"hello"[..].into(), &Bytes::new());
     to.flush();
     let mut answer = [0; 5];
     client.read_exact(&mut answer).expect("it came");
@@ -81,10 +81,10 @@ fn output_that_waited_moves_along() {
     let (mut from, mut to) = (Rig::new(), Rig::new());
     let mut client = from.connected();
     let payload = Bytes::from(vec![8; 12_000_000]);
-    from.wire.write(client.key, b"", &payload);
+    from.wire.write(client.key, b""[..].into(), &payload);
     let moving = from.wire.detach(client.key).expect("it lives");
     let key = to.wire.attach(moving).expect("it can be watched");
-    to.wire.write(key, b"end", &Bytes::new());
+    to.wire.write(key, b"end"[..].into(), &Bytes::new());
     to.flush();
     let reader = std::thread::spawn(move || {
         let mut all = vec![0; 12_000_003];

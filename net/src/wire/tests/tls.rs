@@ -71,7 +71,7 @@ fn a_ticket_leaves_with_the_connack() {
     client.write_all(&both).expect("sent");
     let (key, _) = rig.expect_connect();
     assert_eq!(client.peek(&mut [0]).expect_err("nothing yet").kind(), ErrorKind::WouldBlock);
-    rig.wire.write(key, b"\x20\x02\0\0", &Bytes::new());
+    rig.wire.write(key, b"\x20\x02\0\0"[..].into(), &Bytes::new());
     assert_eq!(rig.flush(), [(key, 0)]);
     receive(&mut tls, &mut client);
     assert_eq!(tls.tls13_tickets_received(), 1);

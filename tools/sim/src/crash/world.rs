@@ -451,8 +451,8 @@ impl World {
         }
         for write in &out.writes {
             let Some(&client) = self.process.conns.get(&(shard, write.conn)) else { continue };
-            let mut bytes = BytesMut::from(out.head(write));
-            bytes.extend_from_slice(&write.payload);
+            let mut bytes = BytesMut::new();
+            out.copy_to(write, &mut bytes);
             let packet = decode(&bytes.freeze(), Some(Version::V5))
                 .map_err(|error| violated!("crash", "a shard wrote nonsense: {error}"))?;
             self.clients[client].inbox.push_back(packet);
