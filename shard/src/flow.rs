@@ -35,25 +35,42 @@ pub(crate) struct Flow {
 
 /// Flows that nobody needs at the moment, so that a message to an idle client costs no allocation.
 ///
-/// *Bounds*: [`SPARE_MAX`], each with buffers of a few entries.
+/// *Bounds*: [`SPARE_MAX`], each with buffers of [`ENTRIES_KEPT`], of which what is not used is given back
+/// while time passes.
 #[derive(Debug, Default)]
 pub(crate) struct Flows {
     #[allow(clippy::vec_box, reason = "boxes are what is spared")]
     spare: Vec<Box<Flow>>,
+    /// The least that there were since the last [`Flows::rest`].
+    idle: usize,
 }
 
-const SPARE_MAX: usize = 64;
+const SPARE_MAX: usize = 1024;
 
 /// Places that are less far apart than this have identifiers of their own.
 const NEAR: u64 = 60_000;
 
 /// A buffer for more than this many entries does not outlive them.
-const ENTRIES_KEPT: usize = 4;
+const ENTRIES_KEPT: usize = 64;
 
 impl Flows {
     /// The flow of a session, a new one if it has none.
     pub(crate) fn of<'a>(&mut self, flow: &'a mut Option<Box<Flow>>) -> &'a mut Flow {
-        flow.get_or_insert_with(|| self.spare.pop().unwrap_or_default())
+        let Self { spare, idle } = self;
+        flow.get_or_insert_with(|| {
+            let taken = spare.pop().unwrap_or_default();
+            *idle = spare.len().min(*idle);
+            taken
+        })
+    }
+
+    /// Time has passed: half of what was not needed meanwhile is given back.
+    pub(crate) fn rest(&mut self) {
+        self.spare.truncate(self.spare.len() - self.idle.div_ceil(2));
+        self.idle = self.spare.len();
+        if self.spare.is_empty() {
+            self.spare = Vec::new();
+        }
     }
 
     /// Takes back a flow in which nothing is left.

@@ -37,6 +37,7 @@ pub mod outbox;
 mod packet_ids;
 pub mod peer;
 mod places;
+mod pool;
 mod publish;
 mod receivers;
 pub mod record;

@@ -43,7 +43,13 @@ impl Message {
     /// properties and payload together.
     #[must_use]
     pub fn into_owned(self) -> Self {
-        let mut copy = BytesMut::with_capacity(self.cost_bytes());
+        let memory = BytesMut::with_capacity(self.cost_bytes());
+        self.into_memory(memory)
+    }
+
+    /// The same message in memory that is empty and has room for it.
+    #[must_use]
+    pub(crate) fn into_memory(self, mut copy: BytesMut) -> Self {
         copy.extend_from_slice(self.topic.as_bytes());
         let topic = self.topic.moved_to(copy.split().freeze());
         self.properties.put(&mut copy);

@@ -83,7 +83,7 @@ impl Shard {
             }
             return local;
         }
-        let message = Arc::new(message.into_owned());
+        let message = self.pool.own(message);
         let counts = message.qos > Qos::AtMostOnce;
         if let Some(owner) = retain_owner {
             if counts && owner != own {

@@ -13,6 +13,7 @@ use crate::keep::Keep;
 use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
 use crate::places::Places;
+use crate::pool::Pool;
 use crate::receivers::Receivers;
 use crate::restore::Restoring;
 use crate::retained::Retained;
@@ -42,6 +43,9 @@ pub struct Shard {
     /// Positions in `sessions`, by client identifier.
     pub(crate) by_client: ByClient,
     pub(crate) flows: Flows,
+    pub(crate) pool: Pool,
+    /// When memory that is not used is given back next.
+    pub(crate) rests_at_ms: u64,
     pub(crate) matcher: Matcher,
     /// By [`crate::matcher::FilterId`].
     pub(crate) receivers: Places<Receivers>,
@@ -86,6 +90,8 @@ impl Shard {
             sessions: Table::default(),
             by_client: ByClient::default(),
             flows: Flows::default(),
+            pool: Pool::default(),
+            rests_at_ms: 0,
             matcher: Matcher::new(key),
             receivers: Places::default(),
             interest_writer: InterestWriter::new(Arc::clone(&interest), index),

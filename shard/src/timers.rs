@@ -20,6 +20,9 @@ const HORIZON_MS: u64 = 300_000;
 /// What one [`crate::Input::Timer`] may cost, in looks of some 0.1 µs, so that thousands of clients
 /// that fall silent at once hold up nobody else.
 const LOOKS_MAX: u32 = 1_024;
+
+/// How often memory that was not used is given back, in milliseconds.
+const REST_MS: u64 = 1_000;
 /// What the end of a connection or of a session costs, in looks, with all that comes of it.
 const LOOKS_OF_AN_END: u32 = 256;
 
@@ -57,6 +60,11 @@ impl Tick {
 
 impl Shard {
     pub(crate) fn on_timer(&mut self, turn: &mut Turn<'_>) {
+        if turn.now_ms >= self.rests_at_ms {
+            self.rests_at_ms = turn.now_ms + REST_MS;
+            self.flows.rest();
+            self.pool.rest();
+        }
         let mut left = LOOKS_MAX;
         while left > 0 {
             let Some(Timer { index, generation }) = self.due.next() else {
