@@ -18,6 +18,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
 use petrel_net::tls::{
@@ -32,13 +33,11 @@ use petrel_storage::StoreError;
 use crate::auth::AuthMethods;
 use crate::config::{self, Config};
 use crate::control::Control;
-use crate::courier::PostOffice;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
 use crate::grace::{Marks, OwnMark};
 use crate::keeper::{self, Keeper, StorageEnd};
 use crate::log;
-use crate::mesh::{MeshEnd, mesh};
 use crate::preflight::{self, Runtime};
 use crate::pump::{Clock, Command, Parts, Pump};
 use crate::storage;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
+use petrel_mesh::{Handover, MeshEnd, Parcel, Stamp};
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
@@ -25,7 +26,6 @@ use crate::doorway::{Causes, Doorway, Waits, causes};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
-use crate::mesh::{Handover, MeshEnd, Parcel, Stamp};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 

@@ -12,6 +12,10 @@
 //! takes them in that order, up to the moment at which it began to look: what was put in before that
 //! is there to be seen.
 
+#![forbid(unsafe_code)]
+
+mod courier;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +27,8 @@ use petrel_proto::Connect;
 use petrel_shard::{PeerMessage, ShardIndex};
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::courier::{Courier, Sent};
+use courier::Sent;
+pub use courier::{Courier, PostOffice};
 
 /// Parcels that a ring holds.
 const RING_PARCELS: usize = 128;

@@ -18,7 +18,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use crate::mesh::Handover;
+use crate::Handover;
 
 /// Sender and ticket, as they travel beside a socket.
 const LABEL_BYTES: usize = 6;
