@@ -25,11 +25,14 @@ pub(crate) struct Stage {
     pub(crate) small: BytesMut,
     /// What was not, each with its place in `small`.
     pub(crate) shared: Vec<(usize, Bytes)>,
+    /// Bytes that were written to it.
+    pub(crate) bytes: usize,
 }
 
 impl Stage {
     pub(crate) fn new(key: ConnKey) -> Self {
-        Self { key, control: Vec::new(), small: BytesMut::new(), shared: Vec::new() }
+        let (control, small, shared) = (Vec::new(), BytesMut::new(), Vec::new());
+        Self { key, control, small, shared, bytes: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

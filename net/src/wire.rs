@@ -46,6 +46,9 @@ pub use life::Detached;
 /// Bytes read from one socket in one turn, at most.
 const READ_BYTES_MAX: usize = 64 << 10;
 
+/// Packets taken from one connection before all others that can be read have their turn.
+const PACKETS_PER_READ_MAX: u32 = 1024;
+
 /// Further batches of events taken in one turn, at most: 16,384 events take some 2 ms.
 const EVENT_BATCHES_MAX: usize = 15;
 
@@ -194,8 +197,17 @@ pub struct Wire {
     arena: BytesMut,
     wire_out: Vec<u8>,
     between: Between,
+    /// What connections are sent, those in `fresh` and `backlog` and some that are free.
     stages: Vec<Stage>,
-    stages_used: usize,
+    free_stages: Vec<u32>,
+    /// Stages of this turn.
+    fresh: Vec<u32>,
+    /// Stages of turns that wrote to many: some of them are sent in each turn.
+    backlog: VecDeque<u32>,
+    /// Bytes in all stages.
+    staged_bytes: usize,
+    /// Packets that the current input may still bring in this turn.
+    packets_left: u32,
     spare_queue: Option<Box<Queue>>,
 }
 
@@ -242,7 +254,11 @@ impl Wire {
             wire_out: Vec::new(),
             between: Between::default(),
             stages: Vec::new(),
-            stages_used: 0,
+            free_stages: Vec::new(),
+            fresh: Vec::new(),
+            backlog: VecDeque::new(),
+            staged_bytes: 0,
+            packets_left: 0,
             spare_queue: None,
         })
     }
@@ -279,8 +295,8 @@ impl Wire {
         self.poller.instance()
     }
 
-    /// Begins a turn: looks for what has happened, waiting at most `timeout` (`None`: for ever).
-    /// False if nothing has.
+    /// Begins a turn: looks for what has happened, waiting at most `timeout` (`None`: for ever, and the
+    /// tick ends that). False if nothing has but the tick.
     ///
     /// # Errors
     /// The epoll instance is broken, which nothing can mend.
@@ -290,7 +306,7 @@ impl Wire {
             listener.deepen(self.depth.places());
         }
         let mut events = self.take_events(timeout)?;
-        let something = events > 0;
+        let something = events > usize::from(self.ticked);
         // Who is connected may stand behind thousands of others in the kernel's list.
         for _ in 0..EVENT_BATCHES_MAX {
             if events < EVENTS_PER_WAIT_MAX {
@@ -355,7 +371,10 @@ impl Wire {
                 return Some(event);
             }
             if self.current.is_some() {
-                if let Some(event) = self.decode() {
+                if self.packets_left == 0 {
+                    self.let_others_go_first();
+                } else if let Some(event) = self.decode() {
+                    self.packets_left -= 1;
                     return Some(event);
                 }
                 continue;
@@ -377,6 +396,15 @@ impl Wire {
             if let Some(key) = key {
                 self.read(key);
             }
+        }
+    }
+
+    /// Puts what is left of the current input behind all others that can be read. To be called by whoever
+    /// ends a turn before [`Wire::next_event`] has said `None`.
+    pub fn let_others_go_first(&mut self) {
+        if let Some(key) = self.current.as_ref().map(|current| current.key) {
+            self.put_aside(key);
+            self.make_ready(key);
         }
     }
 
@@ -428,7 +456,8 @@ impl Wire {
     pub fn has_work(&self) -> bool {
         !self.events.is_empty()
             || self.current.is_some()
-            || self.stages_used > 0
+            || !self.fresh.is_empty()
+            || !self.backlog.is_empty()
             || self.deadlines.is_overdue()
             || self.admission.has_work(self.waiting())
             || self.can_displace()

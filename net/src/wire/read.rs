@@ -5,9 +5,10 @@ use petrel_proto::{
     DecodeError, Frame, Packet, ReasonCode, Version, connect_version, decode, frame,
 };
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::life::End;
-use super::{Current, READ_BYTES_MAX, Wire, WireEvent};
+use super::{Current, PACKETS_PER_READ_MAX, READ_BYTES_MAX, Wire, WireEvent};
 use crate::ConnKey;
 use crate::conn::{Conn, Flags, Inbox};
 use crate::stages::{Stage, State};
@@ -198,6 +199,7 @@ impl Wire {
     fn begin(&mut self, key: ConnKey, chunk: Bytes, behind: Bytes) {
         debug_assert!(self.current.is_none());
         self.current = Some(Current { key, chunk, behind });
+        self.packets_left = PACKETS_PER_READ_MAX;
     }
 
     /// Takes the next packet off the current input; `None` once that is used up.
@@ -403,9 +405,9 @@ fn next_frame(conn: &Conn, chunk: &[u8], packet_bytes_max: u32) -> Result<Frame,
 
 fn receive(conn: &Conn, scratch: &mut [u8]) -> Got {
     loop {
-        match rustix::io::read(&conn.socket, &mut *scratch) {
-            Ok(0) => return Got::End,
-            Ok(bytes) => return Got::Bytes(bytes),
+        match recv(&conn.socket, &mut *scratch, RecvFlags::empty()) {
+            Ok((_, 0)) => return Got::End,
+            Ok((_, bytes)) => return Got::Bytes(bytes),
             Err(Errno::AGAIN) => return Got::Nothing,
             Err(Errno::INTR) => {}
             Err(_) => return Got::End,

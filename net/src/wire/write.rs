@@ -10,6 +10,8 @@ use crate::outbound::{Queue, Stage, Stopped, send_slice};
 
 /// Stages kept from turn to turn; more are made when a turn writes to more connections.
 const STAGES_KEPT: usize = 256;
+/// Connections that one flush writes to: some 4 µs each.
+const SENDS_PER_FLUSH: usize = 64;
 /// A stage that has grown beyond this gives its memory back.
 const STAGE_BYTES_KEPT: usize = 16 << 10;
 /// Payloads up to this many bytes are copied.
@@ -26,28 +28,34 @@ impl Wire {
             return;
         }
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
+        let bytes = head.bytes.len() + payload.len();
         let Some(stage) = self.stage(key) else { return };
+        stage.bytes += bytes;
         head.put(&mut stage.small);
         if payload.is_empty() {
-            return;
-        }
-        if copied {
+        } else if copied {
             stage.small.extend_from_slice(payload);
         } else {
             stage.shared.push((stage.small.len(), payload.clone()));
         }
+        self.staged_bytes += bytes;
     }
 
     /// The stage of a connection, made if it has none.
     fn stage(&mut self, key: ConnKey) -> Option<&mut Stage> {
         let conn = self.conns.get_mut(key)?;
         if conn.stage == NO_STAGE {
-            conn.stage = self.stages_used as u32;
-            match self.stages.get_mut(self.stages_used) {
-                Some(stage) => stage.key = key,
-                None => self.stages.push(Stage::new(key)),
+            conn.stage = match self.free_stages.pop() {
+                Some(free) => free,
+                None => {
+                    self.stages.push(Stage::new(key));
+                    (self.stages.len() - 1) as u32
+                }
+            };
+            self.fresh.push(conn.stage);
+            if let Some(stage) = self.stages.get_mut(conn.stage as usize) {
+                stage.key = key;
             }
-            self.stages_used += 1;
         }
         self.stages.get_mut(conn.stage as usize)
     }
@@ -68,31 +76,64 @@ impl Wire {
 
     /// Sends what was gathered: one write, one TLS record (per 16 KiB) and one WebSocket message per
     /// connection. Tells for each how many bytes wait for the socket.
+    ///
+    /// A turn that wrote to many connections does not hold up the next: what is beyond
+    /// [`SENDS_PER_FLUSH`] is sent by the flushes that follow, some at each, while turns that write to few are
+    /// sent at once. What is written meanwhile to a connection that waits so joins what waits.
     pub fn flush(&mut self, mut flushed: impl FnMut(ConnKey, usize)) {
-        for at in 0..self.stages_used {
-            let key = self.stages[at].key;
-            if let Some(pending_bytes) = self.flush_stage(at) {
-                flushed(key, pending_bytes);
+        let few = self.fresh.len() <= SENDS_PER_FLUSH;
+        let mut fresh = std::mem::take(&mut self.fresh);
+        if few {
+            for &at in &fresh {
+                self.flush_stage(at, &mut flushed);
             }
+        } else {
+            self.backlog.extend(&fresh);
         }
-        self.stages_used = 0;
-        self.stages.truncate(STAGES_KEPT);
+        fresh.clear();
+        self.fresh = fresh;
+        for _ in 0..SENDS_PER_FLUSH {
+            let Some(at) = self.backlog.pop_front() else { break };
+            self.flush_stage(at, &mut flushed);
+        }
+        if self.fresh.is_empty() && self.backlog.is_empty() && self.stages.len() > STAGES_KEPT {
+            self.stages.truncate(STAGES_KEPT);
+            self.free_stages.retain(|&free| (free as usize) < STAGES_KEPT);
+        }
+    }
+
+    /// Bytes that were gathered and that no flush has sent yet.
+    #[must_use]
+    pub const fn staged_bytes(&self) -> usize {
+        self.staged_bytes
     }
 
     /// Sends what was gathered for one connection.
     pub(super) fn flush_conn(&mut self, key: ConnKey) {
-        let stage = self.conns.get(key).map_or(NO_STAGE, |conn| conn.stage);
-        if stage != NO_STAGE {
-            self.flush_stage(stage as usize);
+        if let Some(conn) = self.conns.get(key)
+            && conn.stage != NO_STAGE
+        {
+            self.send_stage_at(conn.stage);
         }
     }
 
+    /// Sends a stage that is taken out of its list, and frees it.
+    fn flush_stage(&mut self, at: u32, flushed: &mut impl FnMut(ConnKey, usize)) {
+        let key = self.stages.get(at as usize).map(|stage| stage.key);
+        if let Some(pending_bytes) = self.send_stage_at(at)
+            && let Some(key) = key
+        {
+            flushed(key, pending_bytes);
+        }
+        self.free_stages.push(at);
+    }
+
     /// Sends one stage; `None` if its connection is gone or nothing was in it.
-    fn flush_stage(&mut self, at: usize) -> Option<usize> {
-        let mut stage = std::mem::replace(
-            self.stages.get_mut(at)?,
-            Stage::new(ConnKey { index: u32::MAX, generation: 0 }),
-        );
+    fn send_stage_at(&mut self, at: u32) -> Option<usize> {
+        let nobody = Stage::new(ConnKey { index: u32::MAX, generation: 0 });
+        let mut stage = std::mem::replace(self.stages.get_mut(at as usize)?, nobody);
+        self.staged_bytes -= stage.bytes;
+        stage.bytes = 0;
         let sent = self.send_stage(&mut stage);
         stage.control = Vec::new();
         stage.small.clear();
@@ -100,7 +141,11 @@ impl Wire {
         if stage.small.capacity() > STAGE_BYTES_KEPT {
             stage.small = BytesMut::new();
         }
-        self.stages[at] = stage;
+        // Whoever is written to next makes it its own; until then it is nobody's.
+        stage.key = ConnKey { index: u32::MAX, generation: 0 };
+        if let Some(place) = self.stages.get_mut(at as usize) {
+            *place = stage;
+        }
         sent
     }
 
