@@ -24,10 +24,8 @@ const RING_DEPTH: usize = 128;
 /// After this long an executor looks at its ring although there is work. Nothing urgent is in the
 /// ring: bells, sockets and ticks are in epoll, where every turn looks.
 const PREEMPT: Duration = Duration::from_millis(20);
-/// After a turn in which something happened the pump waits so long inside epoll before it waits in
-/// the ring: to park an executor and to wake it costs five calls of the system, which is more than a
-/// small message costs otherwise.
-const LINGER: Duration = Duration::from_millis(1);
+/// How long a pump waits before it looks again for what other shards do not announce.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// An executor never sleeps longer than the first of these; see [`beat`]. Two, since one that has
 /// just ended is no timer either.
@@ -111,7 +109,7 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
                 return Ok(());
             }
             Turned::Busy => Some(Duration::ZERO),
-            Turned::Waiting => Some(LINGER),
+            Turned::Waiting => Some(LOOK_AGAIN),
             Turned::Done | Turned::Idle => {
                 bell.arm();
                 pump.has_work().then_some(Duration::ZERO)
@@ -124,25 +122,31 @@ fn run_plain(mut pump: Pump) -> io::Result<()> {
 async fn run_on_glommio(mut pump: Pump) -> io::Result<()> {
     let mut ready = WireReady::new(pump.wire())?;
     let mut waker = None;
-    let mut timeout = Duration::ZERO;
+    let mut timeout = Some(Duration::ZERO);
     for every in HEARTBEATS {
         // Ends with the executor.
         glommio::spawn_local(beat(every)).detach();
     }
+    // Nothing has happened from one tick to the next.
+    let mut resting = false;
     loop {
-        let turned = pump.turn(Some(timeout))?;
-        timeout = Duration::ZERO;
+        let turned = pump.turn(timeout)?;
+        resting = turned == Turned::Idle && (resting || timeout.is_none());
+        timeout = Some(Duration::ZERO);
         match turned {
             Turned::Busy => {}
-            Turned::Waiting => timeout = LINGER,
-            Turned::Done => {
+            Turned::Waiting => timeout = Some(LOOK_AGAIN),
+            Turned::Idle if resting => {
+                std::future::poll_fn(|cx| wait(&pump, &mut ready, &mut waker, cx)).await?;
+            }
+            Turned::Done | Turned::Idle => {
+                // To park an executor and to wake it costs five calls of the system, and a timeout costs two
+                // timers: more than a small message costs otherwise. So a shard for which something happens
+                // from tick to tick waits inside epoll, where the tick is as well.
                 pump.bell().arm();
                 if !pump.has_work() {
-                    timeout = LINGER;
+                    timeout = None;
                 }
-            }
-            Turned::Idle => {
-                std::future::poll_fn(|cx| wait(&pump, &mut ready, &mut waker, cx)).await?;
             }
             Turned::Over => {
                 pump.pulse().end();
