@@ -41,7 +41,13 @@ const LET_IN_PER_TURN_MAX: usize = 16;
 
 /// The shard's output is carried out early once it holds this much, in bytes and in messages.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
-const OUTBOX_MESSAGES_MAX: usize = 16_384;
+const OUTBOX_MESSAGES_MAX: usize = 4096;
+
+/// A packet that is written to more connections than this at once is a large fan-out.
+const FANOUT_LARGE: usize = 64;
+/// Whoever causes large fan-outs is not read while so many bytes wait to be sent, and read again when a quarter
+/// of them do.
+const STAGED_BYTES_MAX: usize = 8 << 20;
 /// The same in records, while a lane is in trouble.
 const OUTBOX_RECORDS_IN_TROUBLE: usize = 16;
 
@@ -141,6 +147,8 @@ pub struct Pump {
     held: Vec<Vec<ConnKey>>,
     /// Connections that are not read because storage does not keep up.
     held_by_storage: Vec<ConnKey>,
+    /// Connections that are not read because of what they have caused and is not sent yet.
+    held_by_fanout: Vec<ConnKey>,
     /// Connections that are not read because lanes have more to write than they may have.
     doorway: Doorway,
     /// Those who can be told are told that what they send cannot be kept.
@@ -170,6 +178,7 @@ impl Pump {
             outbox: std::mem::take(&mut parts.begun),
             parts,
             held_by_storage: Vec::new(),
+            held_by_fanout: Vec::new(),
             doorway: Doorway::default(),
             refuses: false,
             flushed: Vec::new(),
@@ -233,10 +242,12 @@ impl Pump {
         if ticked {
             let too_often = self.parts.wire.census().stage(Stage::RefusedByRate);
             self.report.tick(self.now.mono_ms, too_often);
+            self.parts.mesh.rest();
             self.publish();
         }
         if ticked {
-            for &conn in self.held_by_storage.iter().chain(self.held.iter().flatten()) {
+            let held = self.held_by_storage.iter().chain(&self.held_by_fanout);
+            for &conn in held.chain(self.held.iter().flatten()) {
                 self.shard.excuse(self.now, id_of(conn));
             }
             self.look_at_the_doorway();
@@ -346,10 +357,11 @@ impl Pump {
         self.parts.mesh.begin_to_receive();
         while let Some((from, parcel)) = self.parts.mesh.receive() {
             match parcel {
-                Parcel::Messages(messages) => {
-                    for message in messages {
+                Parcel::Messages(mut messages) => {
+                    for message in messages.drain(..) {
                         self.feed(Input::Peer { from, message });
                     }
+                    self.parts.mesh.give_back(from, messages);
                 }
                 Parcel::Adopt(handover) => self.adopt(*handover),
             }
@@ -417,10 +429,11 @@ impl Pump {
             let Some(event) = self.parts.wire.next_event() else { return };
             self.on_event(event);
             if self.is_full() {
-                // The rest of the turn's input waits; the sockets are not read beyond it.
-                return;
+                break;
             }
         }
+        // The rest of the turn's input waits, and who has been read last comes last.
+        self.parts.wire.let_others_go_first();
     }
 
     fn is_full(&self) -> bool {
@@ -436,6 +449,7 @@ impl Pump {
         match event {
             WireEvent::Packet { conn, packet } => {
                 let sent_before = self.outbox.peers.len();
+                let written_before = self.outbox.writes.len();
                 // What such a packet causes is to be kept; acknowledgements make room.
                 let records_before = self.outbox.records.len();
                 let (promises, refusable) = match &packet {
@@ -455,6 +469,12 @@ impl Pump {
                 }
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
+                if self.outbox.writes.len() - written_before > FANOUT_LARGE
+                    && self.parts.wire.staged_bytes() > STAGED_BYTES_MAX
+                {
+                    self.parts.wire.pause(conn);
+                    self.held_by_fanout.push(conn);
+                }
                 if promises
                     && (is_publish || self.outbox.records.len() > records_before)
                     && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged)
@@ -638,6 +658,11 @@ impl Pump {
             && self.parts.storage.as_ref().is_some_and(|storage| !storage.is_clogged())
         {
             for conn in std::mem::take(&mut self.held_by_storage) {
+                self.parts.wire.resume(conn);
+            }
+        }
+        if self.parts.wire.staged_bytes() <= STAGED_BYTES_MAX / 4 {
+            for conn in std::mem::take(&mut self.held_by_fanout) {
                 self.parts.wire.resume(conn);
             }
         }

@@ -115,6 +115,22 @@ pub enum PeerMessage {
     GroupDone(Vec<Lent>),
 }
 
+impl PeerMessage {
+    /// Bytes of the message that it carries, as queues count them; 0 if it carries none, or many.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Publish(message) | Self::PublishOnce(message, _) | Self::Retain(message) => {
+                message.cost_bytes()
+            }
+            Self::GroupDeliver(delivery) | Self::GroupReturn(delivery) => {
+                delivery.message.cost_bytes()
+            }
+            _ => 0,
+        }
+    }
+}
+
 /// Asks the owner of retained messages for those that a filter matches.
 #[derive(Debug, Clone)]
 pub struct RetainedQuery {

@@ -11,6 +11,7 @@ use petrel_shard::level_hash::{HashKey, TopicLevels};
 use petrel_shard::matcher::Matcher;
 
 use crate::callgrind::{self, measured};
+use crate::crossing::crossed;
 use crate::figure::{Figure, Figures};
 use crate::packets::{self, VERSION, bytes};
 use crate::retained;
@@ -47,6 +48,8 @@ const CASES: &[Case] = &[
     case("match by masks, 10,000 filters", 1000, |rounds| matched(rounds, 10_000, by_mask)),
     case("match by trie, 2,048 filters", 100, |rounds| matched(rounds, 2_048, by_trie)),
     case("route to another shard", 1000, routed),
+    case("mesh, send, 64 together", 6400, |messages| crossed(messages, true)),
+    case("mesh, receive, 64 together", 6400, |messages| crossed(messages, false)),
     case("handle CONNECT", 1000, connected),
     case("handle SUBSCRIBE", 1000, subscribed),
     case("handle UNSUBSCRIBE", 1000, unsubscribed),

@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use petrel_proto::{Ack, Packet, Qos};
 
+use crate::crossing::{Crossing, TOGETHER};
 use crate::figure::{Figure, Figures};
 use crate::heap::{Count, Counted};
 use crate::packets::{self, bytes};
@@ -35,6 +36,14 @@ pub fn count() -> Result<Figures, String> {
             );
             figures.add(format!("{name}: bytes"), each(counted.bytes, MESSAGES, "per message"));
         }
+    }
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
+        let counted = crossing(qos);
+        let name = format!("message qos{} to another shard", qos as u8);
+        figures.add(
+            format!("{name}: allocations"),
+            each(counted.allocations, MESSAGES, "per message"),
+        );
     }
     for (name, rig, reach) in STATES {
         let held = state(*rig, *reach);
@@ -145,6 +154,20 @@ fn message(qos: Qos, receivers: u32) -> Counted {
     let counted = count.end();
     assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
     counted
+}
+
+/// [`MESSAGES`] messages that cross from one shard to another, many together, acknowledgements included.
+fn crossing(qos: Qos) -> Counted {
+    let mut crossing = Crossing::new(qos);
+    let turns = MESSAGES.div_ceil(TOGETHER);
+    for _ in 0..turns {
+        crossing.turn(false, false);
+    }
+    let count = Count::begin();
+    for _ in 0..turns {
+        crossing.turn(false, false);
+    }
+    count.end()
 }
 
 /// The packets of one message, on the wire.

@@ -9,6 +9,7 @@ mod callgrind;
 mod cases;
 mod compare;
 mod counters;
+mod crossing;
 mod figure;
 mod gate;
 mod heap;

@@ -42,9 +42,24 @@ impl Rig {
         Self::with(1, Some(Keeping { epoch: 1, lanes: 1 }))
     }
 
+    /// Another shard of the same process.
+    pub fn beside(&self, index: u16, shards: u16) -> Self {
+        Self::of(ShardIndex(index), shards, None, Arc::clone(&self.interest))
+    }
+
     fn with(shards: u16, keeping: Option<Keeping>) -> Self {
+        let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
+        Self::of(ShardIndex(0), shards, keeping, interest)
+    }
+
+    fn of(
+        index: ShardIndex,
+        shards: u16,
+        keeping: Option<Keeping>,
+        interest: Arc<Interest>,
+    ) -> Self {
         let config = ShardConfig {
-            index: ShardIndex(0),
+            index,
             slots: SlotMap::even(shards),
             limits: Limits::default(),
             auth_methods: Vec::new(),
@@ -52,7 +67,6 @@ impl Rig {
             hash_key: HASH_KEY,
             keeping,
         };
-        let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
         let shard = Shard::new(config, Arc::clone(&interest));
         Self { shard, interest, now_ms: 1, out: Outbox::new(), written: Vec::new() }
     }

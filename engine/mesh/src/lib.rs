@@ -19,7 +19,7 @@ mod courier;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use petrel_net::{Bell, Detached};
@@ -38,6 +38,15 @@ const PARCELS_PER_TURN_MAX: usize = 32;
 
 /// Messages that may wait for one shard before the connections that send to it are not read.
 const WAITING_MESSAGES_MAX: usize = 8192;
+/// The same in bytes of messages.
+const WAITING_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of messages that a ring holds before further parcels wait, one parcel excepted.
+const RING_BYTES_MAX: u64 = 8 << 20;
+
+/// Lists of messages that come back to be used again, for each pair.
+const SPENT_LISTS: usize = 16;
+/// Longer lists than this are not used again.
+const SPENT_MESSAGES_MAX: usize = 1024;
 
 /// What travels in one slot of a ring.
 #[derive(Debug)]
@@ -55,8 +64,33 @@ pub type Stamp = u64;
 #[derive(Debug)]
 struct Stamped {
     at: Stamp,
+    bytes: u64,
     parcel: Parcel,
 }
+
+/// A parcel that waits for room, and the bytes of its messages.
+#[derive(Debug)]
+struct Waiting {
+    bytes: u64,
+    parcel: Parcel,
+}
+
+/// What both ends of a ring know.
+#[derive(Debug, Default)]
+struct Pair {
+    /// Something waits for room, so the receiver rings back.
+    blocked: AtomicBool,
+    /// Bytes of all messages that the receiver has taken out; only it writes.
+    taken_bytes: AtomicU64,
+}
+
+/// A set of shards.
+#[derive(Debug)]
+struct Set(Box<[u64]>);
+
+/// Into which rings of one shard something was put since it looked last.
+#[derive(Debug)]
+struct Mail(Box<[AtomicU64]>);
 
 /// A connection on its way to its home, with the packet that said where that is.
 #[derive(Debug)]
@@ -83,6 +117,11 @@ pub struct MeshEnd {
     /// Nothing put in later is taken in this turn.
     until: Stamp,
     parcels_left: usize,
+    /// Shards for which something is gathered or waits.
+    busy: Set,
+    /// Shards whose rings to this one are not empty, as far as it has looked.
+    known: Set,
+    mail: Arc<Mail>,
     /// Carries sockets where each shard has a file table of its own.
     courier: Option<Courier>,
 }
@@ -90,18 +129,27 @@ pub struct MeshEnd {
 #[derive(Debug)]
 struct Outgoing {
     ring: Producer<Stamped>,
-    /// Set when something waits for room, so that the receiver rings back.
-    blocked: Arc<AtomicBool>,
+    pair: Arc<Pair>,
+    /// Bytes of all messages that were put into the ring.
+    put_bytes: u64,
     /// Of this turn.
     gathered: Vec<PeerMessage>,
-    waiting: VecDeque<Parcel>,
+    gathered_bytes: u64,
+    waiting: VecDeque<Waiting>,
     waiting_messages: usize,
+    waiting_bytes: u64,
+    /// Lists to gather in.
+    spent: Consumer<Vec<PeerMessage>>,
+    /// Whose mail it is to the receiver.
+    from: u16,
+    mail: Arc<Mail>,
 }
 
 #[derive(Debug)]
 struct Incoming {
     ring: Consumer<Stamped>,
-    blocked: Arc<AtomicBool>,
+    pair: Arc<Pair>,
+    spent: Producer<Vec<PeerMessage>>,
 }
 
 /// Connects shards that wake each other through `bells`, one bell and one end per shard. A shard has a
@@ -118,21 +166,33 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
         heads: BinaryHeap::with_capacity(shards),
         until: 0,
         parcels_left: 0,
+        busy: Set::new(shards),
+        known: Set::new(shards),
+        mail: Arc::new(Mail::new(shards)),
         courier: None,
     };
     let mut ends: Vec<MeshEnd> = (0..shards).map(|_| empty()).collect();
     for from in 0..shards {
         for to in 0..shards {
             let (producer, consumer) = RingBuffer::new(RING_PARCELS);
-            let blocked = Arc::new(AtomicBool::new(false));
+            let (spent_producer, spent) = RingBuffer::new(SPENT_LISTS);
+            let pair = Arc::new(Pair::default());
+            let mail = Arc::clone(&ends[to].mail);
             ends[from].outgoing.push(Outgoing {
                 ring: producer,
-                blocked: Arc::clone(&blocked),
+                pair: Arc::clone(&pair),
+                put_bytes: 0,
                 gathered: Vec::new(),
+                gathered_bytes: 0,
                 waiting: VecDeque::new(),
                 waiting_messages: 0,
+                waiting_bytes: 0,
+                spent,
+                // A process has far fewer shards than 2^16.
+                from: from as u16,
+                mail,
             });
-            ends[to].incoming.push(Incoming { ring: consumer, blocked });
+            ends[to].incoming.push(Incoming { ring: consumer, pair, spent: spent_producer });
         }
     }
     ends
@@ -159,6 +219,8 @@ impl MeshEnd {
     /// Gathers a message; it leaves with [`MeshEnd::flush`].
     pub fn send(&mut self, to: ShardIndex, message: PeerMessage) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
+            self.busy.insert(to.0);
+            outgoing.gathered_bytes += message.bytes() as u64;
             outgoing.gathered.push(message);
         }
     }
@@ -166,8 +228,9 @@ impl MeshEnd {
     /// Gathers a connection that moves, behind the messages that were gathered before.
     pub fn hand_over(&mut self, to: ShardIndex, handover: Box<Handover>) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
+            self.busy.insert(to.0);
             outgoing.seal();
-            outgoing.waiting.push_back(Parcel::Adopt(handover));
+            outgoing.waiting.push_back(Waiting { bytes: 0, parcel: Parcel::Adopt(handover) });
         }
     }
 
@@ -177,36 +240,41 @@ impl MeshEnd {
             return;
         }
         let now = self.now();
-        let Self { outgoing, bells, courier, .. } = self;
-        for (to, outgoing) in outgoing.iter_mut().enumerate() {
+        let Self { outgoing, bells, courier, busy, .. } = self;
+        busy.retain(|to| {
+            let Some(outgoing) = outgoing.get_mut(usize::from(to)) else { return false };
             outgoing.seal();
-            let way = Way { to: ShardIndex(to as u16), at: now };
+            let way = Way { to: ShardIndex(to), at: now };
             if !outgoing.waiting.is_empty() && outgoing.push(way, courier.as_mut()) {
-                bells[to].ring();
+                outgoing.mail.announce(outgoing.from);
+                bells[usize::from(to)].ring();
             }
-        }
+            !outgoing.waiting.is_empty()
+        });
     }
 
     /// True if everything that was gathered is in the rings.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
-        self.outgoing.iter().all(|it| it.gathered.is_empty() && it.waiting.is_empty())
+        self.busy.is_empty()
     }
 
     /// True if so much waits for this shard that nothing more should be read for it.
     #[must_use]
     pub fn is_clogged(&self, to: ShardIndex) -> bool {
-        self.outgoing
-            .get(usize::from(to.0))
-            .is_some_and(|outgoing| outgoing.waiting_messages > WAITING_MESSAGES_MAX)
+        self.outgoing.get(usize::from(to.0)).is_some_and(|outgoing| {
+            outgoing.waiting_messages > WAITING_MESSAGES_MAX
+                || outgoing.waiting_bytes > WAITING_BYTES_MAX
+        })
     }
 
     /// True if hardly anything waits for this shard any more.
     #[must_use]
     pub fn has_drained(&self, to: ShardIndex) -> bool {
-        self.outgoing
-            .get(usize::from(to.0))
-            .is_none_or(|outgoing| outgoing.waiting_messages <= WAITING_MESSAGES_MAX / 4)
+        self.outgoing.get(usize::from(to.0)).is_none_or(|outgoing| {
+            outgoing.waiting_messages <= WAITING_MESSAGES_MAX / 4
+                && outgoing.waiting_bytes <= WAITING_BYTES_MAX / 4
+        })
     }
 
     /// Begins to take what is in the rings now, up to some number of parcels.
@@ -215,17 +283,9 @@ impl MeshEnd {
         self.until = self.now();
         self.parcels_left = PARCELS_PER_TURN_MAX * self.incoming.len();
         self.heads.clear();
-        for from in 0..self.incoming.len() {
-            self.note_head(from);
-        }
-    }
-
-    fn note_head(&mut self, from: usize) {
-        if let Ok(head) = self.incoming[from].ring.peek()
-            && head.at <= self.until
-        {
-            self.heads.push(Reverse((head.at, from as u16)));
-        }
+        let Self { mail, known, incoming, heads, until, .. } = self;
+        mail.collect(known);
+        known.retain(|from| note_head(incoming, heads, *until, from));
     }
 
     /// The next parcel, and who sent it.
@@ -233,7 +293,10 @@ impl MeshEnd {
         self.parcels_left = self.parcels_left.checked_sub(1)?;
         let Reverse((_, from)) = self.heads.pop()?;
         let incoming = &mut self.incoming[usize::from(from)];
-        let Stamped { mut parcel, .. } = incoming.ring.pop().ok()?;
+        let Stamped { mut parcel, bytes, .. } = incoming.ring.pop().ok()?;
+        // Only this end writes it.
+        let taken = incoming.pair.taken_bytes.load(Ordering::Relaxed) + bytes;
+        incoming.pair.taken_bytes.store(taken, Ordering::Relaxed);
         if let (Some(courier), Parcel::Adopt(handover)) = (&mut self.courier, &mut parcel) {
             if let Some(socket) = courier.collect(ShardIndex(from), handover.ticket) {
                 handover.conn.put_socket(socket);
@@ -243,8 +306,28 @@ impl MeshEnd {
         } else {
             self.call_blocked(usize::from(from));
         }
-        self.note_head(usize::from(from));
+        if !note_head(&self.incoming, &mut self.heads, self.until, from) {
+            self.known.remove(from);
+        }
         Some((ShardIndex(from), parcel))
+    }
+
+    /// Gives an emptied list of messages back to the shard that sent it, to be used again.
+    pub fn give_back(&mut self, from: ShardIndex, mut spent: Vec<PeerMessage>) {
+        spent.clear();
+        if spent.capacity() <= SPENT_MESSAGES_MAX
+            && let Some(incoming) = self.incoming.get_mut(usize::from(from.0))
+        {
+            // There may be enough of them.
+            let _ = incoming.spent.push(spent);
+        }
+    }
+
+    /// Gives memory back that is there to be used again; to be called now and then.
+    pub fn rest(&mut self) {
+        for outgoing in &mut self.outgoing {
+            drop(outgoing.spent.pop());
+        }
     }
 
     /// Wakes a sender that waits for room.
@@ -252,8 +335,8 @@ impl MeshEnd {
         let incoming = &self.incoming[from];
         // Pairs with the fence in `push`: either the sender finds the room, or it is called.
         fence(Ordering::SeqCst);
-        if incoming.blocked.load(Ordering::Relaxed)
-            && incoming.blocked.swap(false, Ordering::AcqRel)
+        if incoming.pair.blocked.load(Ordering::Relaxed)
+            && incoming.pair.blocked.swap(false, Ordering::AcqRel)
         {
             self.bells[from].ring();
         }
@@ -270,16 +353,99 @@ impl MeshEnd {
     /// True if some shard has sent something.
     #[must_use]
     pub fn has_mail(&self) -> bool {
-        self.incoming.iter().any(|incoming| !incoming.ring.is_empty())
+        !self.known.is_empty() || self.mail.is_there()
+    }
+}
+
+/// Has the first parcel of a ring taken in its turn, if it may be; false if the ring is empty.
+fn note_head(
+    incoming: &[Incoming],
+    heads: &mut BinaryHeap<Reverse<(Stamp, u16)>>,
+    until: Stamp,
+    from: u16,
+) -> bool {
+    let Some(Ok(head)) = incoming.get(usize::from(from)).map(|incoming| incoming.ring.peek())
+    else {
+        return false;
+    };
+    if head.at <= until {
+        heads.push(Reverse((head.at, from)));
+    }
+    true
+}
+
+impl Set {
+    fn new(shards: usize) -> Self {
+        Self(vec![0; shards.div_ceil(64)].into())
+    }
+
+    fn insert(&mut self, shard: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(shard / 64)) {
+            *word |= 1 << (shard % 64);
+        }
+    }
+
+    fn remove(&mut self, shard: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(shard / 64)) {
+            *word &= !(1 << (shard % 64));
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    /// Takes out, in order, what a condition does not hold for.
+    fn retain(&mut self, mut stays: impl FnMut(u16) -> bool) {
+        for (base, word) in (0..).step_by(64).zip(&mut *self.0) {
+            let mut rest = *word;
+            while rest != 0 {
+                let bit = rest.trailing_zeros() as u16;
+                rest &= rest - 1;
+                if !stays(base + bit) {
+                    *word &= !(1 << bit);
+                }
+            }
+        }
+    }
+}
+
+impl Mail {
+    fn new(shards: usize) -> Self {
+        Self((0..shards.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// Something was put into the ring of this shard.
+    fn announce(&self, from: u16) {
+        if let Some(word) = self.0.get(usize::from(from / 64)) {
+            // Either the receiver takes the bit later and sees what was put in, or finds the bit set again.
+            word.fetch_or(1 << (from % 64), Ordering::AcqRel);
+        }
+    }
+
+    /// Moves what has been announced to the rings that are known not to be empty.
+    fn collect(&self, known: &mut Set) {
+        for (word, known) in self.0.iter().zip(&mut *known.0) {
+            if word.load(Ordering::Relaxed) != 0 {
+                *known |= word.swap(0, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.iter().any(|word| word.load(Ordering::Acquire) != 0)
     }
 }
 
 impl Outgoing {
     fn seal(&mut self) {
         if !self.gathered.is_empty() {
-            let messages = std::mem::take(&mut self.gathered);
+            let next = self.spent.pop().unwrap_or_default();
+            let messages = std::mem::replace(&mut self.gathered, next);
+            let bytes = std::mem::take(&mut self.gathered_bytes);
             self.waiting_messages += messages.len();
-            self.waiting.push_back(Parcel::Messages(messages));
+            self.waiting_bytes += bytes;
+            self.waiting.push_back(Waiting { bytes, parcel: Parcel::Messages(messages) });
         }
     }
 
@@ -287,7 +453,7 @@ impl Outgoing {
     fn push(&mut self, way: Way, mut courier: Option<&mut Courier>) -> bool {
         let mut pushed = self.push_while_room(way, courier.as_deref_mut());
         if !self.waiting.is_empty() {
-            self.blocked.store(true, Ordering::Relaxed);
+            self.pair.blocked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             // Room that was made before the receiver could see the flag would not be told.
             pushed |= self.push_while_room(way, courier);
@@ -297,30 +463,39 @@ impl Outgoing {
 
     fn push_while_room(&mut self, way: Way, mut courier: Option<&mut Courier>) -> bool {
         let mut pushed = false;
-        while !self.ring.is_full()
-            && let Some(mut parcel) = self.waiting.pop_front()
+        while self.has_room()
+            && let Some(mut next) = self.waiting.pop_front()
         {
-            let messages = match &mut parcel {
+            let messages = match &mut next.parcel {
                 Parcel::Messages(messages) => messages.len(),
                 Parcel::Adopt(handover) => {
                     // The socket first: when the parcel arrives, the socket is there.
                     if let Some(courier) = courier.as_deref_mut()
                         && courier.send(way.to, handover) == Sent::Full
                     {
-                        self.waiting.push_front(parcel);
+                        self.waiting.push_front(next);
                         break;
                     }
                     0
                 }
             };
-            if let Err(rtrb::PushError::Full(full)) = self.ring.push(Stamped { at: way.at, parcel })
-            {
+            let Waiting { bytes, parcel } = next;
+            let stamped = Stamped { at: way.at, bytes, parcel };
+            if let Err(rtrb::PushError::Full(full)) = self.ring.push(stamped) {
                 unreachable!("this end alone fills the ring, and it had room: {full:?}");
             }
             self.waiting_messages -= messages;
+            self.waiting_bytes -= bytes;
+            self.put_bytes += bytes;
             pushed = true;
         }
         pushed
+    }
+
+    /// True if one parcel more may be put into the ring.
+    fn has_room(&self) -> bool {
+        let held = self.put_bytes - self.pair.taken_bytes.load(Ordering::Relaxed);
+        held < RING_BYTES_MAX && !self.ring.is_full()
     }
 }
 
@@ -408,6 +583,60 @@ mod tests {
         }
         assert!(got.into_iter().eq(0..sent));
         assert!(ends[0].has_drained(ShardIndex(1)));
+    }
+
+    #[test]
+    fn a_shard_that_stalls_is_sent_so_many_bytes_and_no_more() {
+        let mut ends = ends(2);
+        let large = PeerMessage::Publish(Arc::new(Message {
+            payload: bytes::Bytes::from(vec![0; 100_000]),
+            ..Arc::unwrap_or_clone(match message(0) {
+                PeerMessage::Publish(message) => message,
+                _ => unreachable!("it is a publish"),
+            })
+        }));
+        let mut sent = 0;
+        while !ends[0].is_clogged(ShardIndex(1)) {
+            ends[0].send(ShardIndex(1), large.clone());
+            ends[0].flush();
+            sent += 1;
+        }
+        let bytes_max = RING_BYTES_MAX + WAITING_BYTES_MAX + 2 * 100_000;
+        assert!(sent * 100_000 <= bytes_max, "{sent} messages");
+        let mut got = 0;
+        while got < sent {
+            got += received(&mut ends[1]).len() as u64;
+            ends[0].flush();
+        }
+        assert!(ends[0].has_drained(ShardIndex(1)) && ends[0].is_flushed());
+    }
+
+    #[test]
+    fn lists_of_messages_go_back_and_forth() {
+        let mut ends = ends(2);
+        let mut places = std::collections::HashSet::new();
+        for n in 0..100 {
+            ends[0].send(ShardIndex(1), message(n));
+            ends[0].flush();
+            ends[1].begin_to_receive();
+            let Some((from, Parcel::Messages(messages))) = ends[1].receive() else {
+                panic!("one parcel was sent")
+            };
+            places.insert(messages.as_ptr());
+            ends[1].give_back(from, messages);
+        }
+        assert!(places.len() <= 2, "{} lists", places.len());
+    }
+
+    #[test]
+    fn a_hundred_shards_find_their_mail() {
+        let mut ends = ends(100);
+        for from in [0, 63, 64, 99] {
+            ends[from].send(ShardIndex(70), message(from as u64));
+            ends[from].flush();
+        }
+        assert_eq!(received(&mut ends[70]), [0, 63, 64, 99]);
+        assert!(!ends[70].has_mail());
     }
 
     #[test]
