@@ -147,6 +147,7 @@ def pair(running, cpu=None, **options):
     figures["cpu_us"] = figures["broker_cpu_ns"] / figures["messages"] / 1000
     figures["sleeps_each"] = figures["broker_sleeps"] / figures["messages"]
     figures["per_read"] = figures["messages"] / max(figures["reads"], 1)
+    figures["per_write"] = figures["sent"] / max(figures["writes"], 1)
     return figures
 
 

@@ -6,7 +6,8 @@ Broker or floor on core 0, load on core 1, the contenders in turn within each ro
 median of neighbouring runs, with the extremes. Rows:
 
  1  one to one, QoS 0, 100 bytes, one on its way in each of ten pairs: Petrel beside a relay
-    (`petrel-bench floor-relay`), plain and over TLS with either record layer
+    (`petrel-bench floor-relay`), plain and over TLS with either record layer; and in a single pair,
+    where the broker goes to sleep after each message
  2  the same at QoS 1, without TLS: four packets, two receives and two sends
  3  one to 1,000, QoS 0, 100 bytes: per delivery, one message at a time beside a relay that sends to
     each; and with many at a time, absolutely
@@ -14,30 +15,37 @@ median of neighbouring runs, with the extremes. Rows:
     each publisher, QoS 0 and 1
  5  20,000 messages a second over ten pairs, sent when they are due by a load that never sleeps
 
+ 6  1, 2, 8 and 32 shards, 32 pairs: full load, and 20,000 messages a second. The aim is for a broker
+    on one core, since the load needs the other; on both it is told as well
+ 7  how long messages are in the broker at half of the greatest rate that it serves
+ 8  the same for a quiet pair beside floods on its shard
+ 9  a subscriber that never reads among a hundred that do, 1 kB: memory, and what the others cost
+
 The table goes to bench/results/hot.json as well.
 """
 
 import argparse
 import contextlib
-import json
 import pathlib
-import statistics
-import sys
 import time
 
 import broker
+import neighbours
+from table import Table, take_turns
 
 BROKER_CPU, LOAD_CPU = 0, 1
-RESULTS = broker.ROOT / "bench/results"
+# All that publishers have on their way may wait for one subscriber, as Mosquitto is set to let it.
+QUEUE = "[limits]\nsession_queue_messages = 1000000\nsession_queue_bytes = 1000000000\n"
 PAIRS, FAN_OUT, MANY = 10, 1000, 100
+SHARDS = (1, 2, 8, 32)
 # Messages of the fan-out that are on their way at once, where they are many.
 BATCH = 64
 
 
-def one_by_one(running, **options):
-    """Ten pairs with one message on its way each."""
+def one_by_one(running, pairs=PAIRS, **options):
+    """Pairs with one message on its way each."""
     return broker.pair(
-        running, LOAD_CPU, pairs=PAIRS, payload=100, window=1, seconds=0.4, **options
+        running, LOAD_CPU, pairs=pairs, payload=100, window=1, seconds=0.4, **options
     )
 
 
@@ -61,51 +69,8 @@ def segments():
     return int(values[names.index("TCPOrigDataSent")])
 
 
-def take_turns(label, rounds, contenders):
-    """Figures of each contender by name, one of each in every round."""
-    found = {name: [] for name in contenders}
-    for turn in range(rounds):
-        progress(f"{label}, round {turn + 1} of {rounds}")
-        for name, run in contenders.items():
-            found[name].append(run())
-    progress("")
-    return found
-
-
-class Table:
-    """What was found: lines for people, and the same for machines."""
-
-    def __init__(self):
-        self.figures = []
-
-    def ratio(self, name, above, below, aim, at_least=False):
-        """Neighbouring runs of two contenders."""
-        ratios = [one["cpu_us"] / two["cpu_us"] for one, two in zip(above, below)]
-        self.add(name, ratios, "", aim, at_least)
-
-    def cost(self, name, found, aim=None, key="cpu_us", unit="us"):
-        """A figure of one contender."""
-        self.add(name, [one[key] for one in found], unit, aim)
-
-    def add(self, name, values, unit, aim=None, at_least=False):
-        value = statistics.median(values)
-        met = None if aim is None else (value >= aim if at_least else value <= aim)
-        self.figures.append({
-            "name": name, "value": value, "least": min(values), "most": max(values), "unit": unit,
-            "rounds": len(values), "aim": aim, "at_least": at_least, "met": met,
-        })
-        word = {None: "", True: "met", False: "MISSED"}[met]
-        limit = "" if aim is None else f"{'>=' if at_least else '<='} {aim:g}"
-        spread = f"({min(values):.3g}-{max(values):.3g})"
-        print(f"{name:60} {value:8.3f} {unit:3} {spread:16} {limit:9} {word}", flush=True)
-
-
 def row_1(table, rounds):
-    with broker.petrel(1, cpu=BROKER_CPU) as ours, broker.floor_relay(BROKER_CPU) as floor:
-        found = take_turns("1 to 1", rounds, {
-            "petrel": lambda: one_by_one(ours), "floor": lambda: one_by_one(floor),
-        })
-    beside(table, "1 to 1, QoS 0", found["petrel"], found["floor"], 1.25)
+    one_to_one(table, rounds, 0, 1.25)
     with contextlib.ExitStack() as stack:
         layers = {
             layer: stack.enter_context(broker.petrel(1, cpu=BROKER_CPU, record_layer=layer))
@@ -122,11 +87,17 @@ def row_1(table, rounds):
 
 
 def row_2(table, rounds):
+    one_to_one(table, rounds, 1, 1.4)
+
+
+def one_to_one(table, rounds, qos, aim):
     with broker.petrel(1, cpu=BROKER_CPU) as ours, broker.floor_relay(BROKER_CPU) as floor:
-        found = take_turns("1 to 1, QoS 1", rounds, {
-            "petrel": lambda: one_by_one(ours, qos=1), "floor": lambda: one_by_one(floor, qos=1),
-        })
-    beside(table, "1 to 1, QoS 1", found["petrel"], found["floor"], 1.4)
+        for name, pairs in ((f"1 to 1, QoS {qos}", PAIRS), (f"1 to 1 alone, QoS {qos}", 1)):
+            found = take_turns(name, rounds, {
+                "petrel": lambda: one_by_one(ours, pairs, qos=qos),
+                "floor": lambda: one_by_one(floor, pairs, qos=qos),
+            })
+            beside(table, name, found["petrel"], found["floor"], aim)
 
 
 def beside(table, name, ours, floor, aim):
@@ -162,7 +133,7 @@ def row_4(table, rounds):
         ("pair", 1): 16, ("fan-in", 1): 11, ("fan-out", 1): 16,
     }
     names = {"pair": "10 to 10", "fan-in": "100 to 1", "fan-out": "1 to 100"}
-    with broker.petrel(1, cpu=BROKER_CPU) as ours, broker.mosquitto(BROKER_CPU) as theirs:
+    with brokers() as (ours, theirs):
         for (shape, qos), aim in aims.items():
             def run(running):
                 return broker.pair(
@@ -174,13 +145,20 @@ def row_4(table, rounds):
 
 
 def row_5(table, rounds):
-    with broker.petrel(1, cpu=BROKER_CPU) as ours, broker.mosquitto(BROKER_CPU) as theirs:
+    with brokers() as (ours, theirs):
         for qos, aim in ((0, 1.3), (1, 1.5)):
             def run(running):
                 return broker.pair(
                     running, LOAD_CPU, pairs=PAIRS, payload=64, rate=20_000, seconds=0.8, qos=qos
                 )
             mosquitto(table, f"20,000/s, QoS {qos}", rounds, ours, theirs, run, aim, True)
+
+
+@contextlib.contextmanager
+def brokers():
+    """Petrel with one shard, and Mosquitto."""
+    with broker.petrel(1, cpu=BROKER_CPU, more=QUEUE) as ours, broker.mosquitto(BROKER_CPU) as theirs:
+        yield ours, theirs
 
 
 def mosquitto(table, name, rounds, ours, theirs, run, aim, times=False):
@@ -193,18 +171,45 @@ def mosquitto(table, name, rounds, ours, theirs, run, aim, times=False):
     for who, key in (("Petrel", "petrel"), ("Mosquitto", "theirs")):
         table.cost(f"{name}: {who}", found[key])
         table.cost(f"{name}: {who}, messages a second", found[key], None, "rate", "/s")
-        table.cost(f"{name}: {who}, messages for each read", found[key], None, "per_read", "")
+        for side in ("read", "write"):
+            words = f"{name}: {who}, messages for each {side}"
+            table.cost(words, found[key], None, f"per_{side}", "")
         for key_of_time in ("p50_us", "p99_us") if times else ():
             words = f"{name}: {who}, time to arrive, {key_of_time[:3]}"
             table.cost(words, found[key], None, key_of_time)
 
 
-ROWS = {1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5}
+def row_6(table, rounds):
+    """Each broker runs only while it is measured: shards that are idle wake up too."""
+    loads = {
+        "full load, QoS 0": {"window": 100}, "full load, QoS 1": {"window": 100, "qos": 1},
+        "20,000/s, QoS 0": {"rate": 20_000},
+    }
+    for where, cpu, aim in (("core 0", BROKER_CPU, 1.1), ("both cores", None, None)):
+        def run(shards):
+            with broker.petrel(shards, cpu=cpu) as running:
+                return {
+                    name: broker.pair(
+                        running, LOAD_CPU, pairs=32, payload=64, seconds=0.5, **options
+                    )
+                    for name, options in loads.items()
+                }
+        found = take_turns(f"shards on {where}", rounds, {
+            shards: lambda shards=shards: run(shards) for shards in SHARDS
+        })
+        for name in loads:
+            costs = {shards: [one[name] for one in found[shards]] for shards in SHARDS}
+            for shards in SHARDS:
+                table.cost(f"{shards} shards on {where}, {name}", costs[shards])
+                if shards > 1:
+                    words = f"{shards} shards on {where}, {name}: beside 1"
+                    table.ratio(words, costs[shards], costs[1], aim)
 
 
-def progress(text):
-    if sys.stderr.isatty():
-        print(f"\r{text:60}\r", end="", file=sys.stderr, flush=True)
+ROWS = {
+    1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6,
+    7: neighbours.row_7, 8: neighbours.row_8, 9: neighbours.row_9,
+}
 
 
 def main():
@@ -218,10 +223,9 @@ def main():
     for row in options.rows:
         print(f"row {row}", flush=True)
         ROWS[row](table, options.rounds)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "hot.json").write_text(json.dumps({"figures": table.figures}, indent=1) + "\n")
+    table.write("hot")
     print(f"measured in {time.monotonic() - begin:.0f} s")
-    raise SystemExit(1 if any(one["met"] is False for one in table.figures) else 0)
+    raise SystemExit(1 if table.missed() else 0)
 
 
 if __name__ == "__main__":
