@@ -177,6 +177,12 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / TICK
 
 
+def cpu_ns(pid):
+    """Time that the threads of a process have run, to the nanosecond."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+
+
 def memory_bytes(pid):
     """Private memory of a process: what would be free without it."""
     total = 0

@@ -12,7 +12,6 @@ against bench/baselines/standard.json; the exit code is its own.
 import argparse
 import contextlib
 import json
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -29,12 +28,6 @@ BROKER_CPU, LOAD_CPU = 0, 1
 RELAY_TOLERANCE = 25
 TLS_TOLERANCE = 25
 TLS_CASES = ("petrel rustls", "petrel compact", "bare rustls")
-
-
-def cpu_ns(pid):
-    """Time that the threads of a process have run, to the nanosecond."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
 def relayed(figures, rounds):
