@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-tuning bench-retained bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-tuning bench-retained bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -111,6 +111,11 @@ bench-overload:
 bench-cpu:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/cpu.py $(ARGS)
+
+## CPU of a message beside floor programs and Mosquitto, with the aims: ARGS="--rows 1 2 3 --rounds 9".
+bench-hot:
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-bench
+	$(PYTHON) bench/hot.py $(ARGS)
 
 ## CPU per TLS connection above bare handshakes and beside Mosquitto's; storms beside it.
 bench-tls:

@@ -111,6 +111,46 @@ def floor_tls(cpu=None):
             process.wait(timeout=STOP_LONGEST_S)
 
 
+@contextlib.contextmanager
+def floor_relay(cpu=None, tls=False):
+    """Runs a relay of what publishers send and nothing else; yields its process and its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [str(BENCH), "floor-relay"]
+        if tls:
+            certificate(folder)
+            command.append(folder)
+        process = subprocess.Popen(pinned(command, cpu), stdout=subprocess.PIPE, text=True)
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+            process.wait(timeout=STOP_LONGEST_S)
+
+
+def pair(running, cpu=None, **options):
+    """One run of `petrel-bench pair` against a broker or a floor; what it prints, as numbers.
+
+    An option is named as on the command line, and is True if it has no value. `cpu_us` is the CPU time
+    of the broker for each message that has arrived, `sleeps_each` how often it went to sleep for each.
+    """
+    process, address = running
+    command = [str(BENCH), "pair", "--address", address, "--broker-pid", str(process.pid)]
+    for name, value in options.items():
+        command += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    run = subprocess.run(pinned(command, cpu), stdout=subprocess.PIPE, text=True, timeout=300)
+    if run.returncode:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    words = run.stdout.split()
+    figures = {name: float(value) for name, value in zip(words[::2], words[1::2])}
+    if figures["out_of_order"]:
+        raise SystemExit(f"out of order: {figures}")
+    figures["cpu_us"] = figures["broker_cpu_ns"] / figures["messages"] / 1000
+    figures["sleeps_each"] = figures["broker_sleeps"] / figures["messages"]
+    figures["per_read"] = figures["messages"] / max(figures["reads"], 1)
+    figures["per_write"] = figures["sent"] / max(figures["writes"], 1)
+    return figures
+
+
 def certificate(folder):
     """Writes server.pem and server.key, ECDSA P-256."""
     subprocess.run([str(BENCH), "certificate", str(folder)], check=True)
@@ -135,6 +175,12 @@ def cpu_seconds(pid):
     """User and system time of a process, children not counted."""
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def cpu_ns(pid):
+    """Time that the threads of a process have run, to the nanosecond."""
+    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
 
 
 def memory_bytes(pid):

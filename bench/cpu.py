@@ -9,24 +9,17 @@ delivered; quote medians, and the ratio of neighbouring runs.
 
 import argparse
 import statistics
-import subprocess
 
 import broker
 
+BROKER_CPU, LOAD_CPU = 0, 1
 
-def measure(run, address, qos, options):
-    process = run
-    command = [str(broker.BENCH), "pair", "--address", address, "--qos", str(qos)]
-    command += ["--seconds", str(options.seconds), "--window", str(options.window)]
-    before = broker.cpu_seconds(process.pid)
-    line = subprocess.run(
-        broker.pinned(command, 1), check=True, capture_output=True, text=True
-    ).stdout.split()
-    used = broker.cpu_seconds(process.pid) - before
-    figures = dict(zip(line[::2], line[1::2]))
-    if figures["out_of_order"] != "0":
-        raise SystemExit(f"out of order: {figures}")
-    return used / int(figures["messages"]) * 1e6, float(figures["rate"])
+
+def measure(running, qos, options):
+    figures = broker.pair(
+        running, LOAD_CPU, qos=qos, seconds=options.seconds, window=options.window
+    )
+    return figures["cpu_us"], figures["rate"]
 
 
 def main():
@@ -37,16 +30,16 @@ def main():
     parser.add_argument("--runtime", default="auto")
     options = parser.parse_args()
     worse = False
-    with broker.petrel(1, options.runtime, cpu=0) as ours, broker.mosquitto(cpu=0) as theirs:
+    with broker.petrel(1, options.runtime, BROKER_CPU) as ours, broker.mosquitto(BROKER_CPU) as theirs:
         if theirs is None:
             print("mosquitto is not installed: Petrel alone is measured")
         for qos in (0, 1):
             for options.window in options.windows:
                 ratios, rows = [], []
                 for _ in range(options.rounds):
-                    row = [measure(*ours, qos, options)]
+                    row = [measure(ours, qos, options)]
                     if theirs is not None:
-                        row.append(measure(*theirs, qos, options))
+                        row.append(measure(theirs, qos, options))
                         ratios.append(row[0][0] / row[1][0])
                     rows.append(row)
                 names = ["petrel", "mosquitto"][: len(rows[0])]

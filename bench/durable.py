@@ -22,7 +22,6 @@ import threading
 import time
 
 import broker
-from standard import cpu_ns
 
 BROKER_CPU, LOAD_CPU = 0, 1
 PAYLOAD = 200
@@ -81,11 +80,11 @@ def load(address, kept, messages, pairs, window):
 
 
 def measure(process, address, kept, messages, pairs, window):
-    cpu, written = cpu_ns(process.pid), written_bytes(process.pid)
+    cpu, written = broker.cpu_ns(process.pid), written_bytes(process.pid)
     found = load(address, kept, messages, pairs, window)
     # What is only begun is part of it.
     time.sleep(0.3)
-    found["cpu_us"] = (cpu_ns(process.pid) - cpu) / 1000 / found["messages"]
+    found["cpu_us"] = (broker.cpu_ns(process.pid) - cpu) / 1000 / found["messages"]
     found["written"] = (written_bytes(process.pid) - written) / found["messages"] / PAYLOAD
     found["acks_per_s"] = found["messages"] / found["acknowledged_after"]
     return found

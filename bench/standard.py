@@ -12,7 +12,6 @@ against bench/baselines/standard.json; the exit code is its own.
 import argparse
 import contextlib
 import json
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -31,65 +30,39 @@ TLS_TOLERANCE = 25
 TLS_CASES = ("petrel rustls", "petrel compact", "bare rustls")
 
 
-def cpu_ns(pid):
-    """Time that the threads of a process have run, to the nanosecond."""
-    tasks = pathlib.Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
-
-
-def wakes(pid):
-    """How often the threads of a process have gone to sleep by themselves."""
-    total = 0
-    for task in pathlib.Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches:"):
-                total += int(line.split()[1])
-    return total
-
-
-@contextlib.contextmanager
-def relay():
-    """Runs the relay; yields its process and its address."""
-    command = broker.pinned([str(broker.BENCH), "floor-relay"], BROKER_CPU)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process, process.stdout.readline().split()[-1]
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def pair(running, qos, window, seconds):
-    """Nanoseconds of CPU and sleeps for each message."""
-    process, address = running
-    command = [str(broker.BENCH), "pair", "--address", address, "--pairs", "10"]
-    command += ["--qos", str(qos), "--window", str(window), "--seconds", str(seconds)]
-    before = cpu_ns(process.pid), wakes(process.pid)
-    line = subprocess.run(
-        broker.pinned(command, LOAD_CPU), check=True, stdout=subprocess.PIPE, text=True
-    ).stdout.split()
-    spent = cpu_ns(process.pid) - before[0], wakes(process.pid) - before[1]
-    messages = int(dict(zip(line[::2], line[1::2]))["messages"])
-    return spent[0] / messages, spent[1] / messages
-
-
 def relayed(figures, rounds):
-    """Ten publishers to ten subscribers, 64 bytes, with one and with many messages on their way."""
-    cases = [(qos, window) for qos in (0, 1) for window in (1, 100)]
-    found = {case: [] for case in cases}
-    with broker.petrel(1, cpu=BROKER_CPU) as ours, relay() as floor:
+    """Messages of 100 bytes beside a relay: ten pairs with one and with many on their way, and 1 to 1,000."""
+    cases = {}
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(broker.petrel(1, cpu=BROKER_CPU))
+        floor = stack.enter_context(broker.floor_relay(BROKER_CPU))
+        for qos in (0, 1):
+            for window in (1, 100):
+                options = {"qos": qos, "window": window, "pairs": 10}
+                cases[f"1 to 1, qos{qos}, window {window}"] = (ours, floor, options)
+        secured = stack.enter_context(broker.floor_relay(BROKER_CPU, tls=True))
+        for layer in ("rustls", "compact"):
+            theirs = stack.enter_context(
+                broker.petrel(1, cpu=BROKER_CPU, record_layer=layer)
+            )
+            options = {"window": 1, "pairs": 10, "tls": True}
+            cases[f"1 to 1, qos0, window 1, TLS {layer}"] = (theirs, secured, options)
+        options = {"window": 1, "pairs": 1000, "shape": "fan-out"}
+        cases["1 to 1000, qos0, window 1"] = (ours, floor, options)
+        found = {name: [] for name in cases}
         for turn in range(rounds):
             progress(f"beside a relay, round {turn + 1} of {rounds}")
-            for case in cases:
-                found[case].append((pair(ours, *case, 0.4), pair(floor, *case, 0.4)))
-    for (qos, window), runs in found.items():
-        name = f"1 to 1, qos{qos}, window {window}"
-        ratios = [mine[0] / least[0] for mine, least in runs]
+            for name, (*both, options) in cases.items():
+                found[name].append([
+                    broker.pair(one, LOAD_CPU, payload=100, seconds=0.4, **options) for one in both
+                ])
+    for name, runs in found.items():
+        ratios = [mine["cpu_us"] / least["cpu_us"] for mine, least in runs]
         # How many messages come together depends on who else is on the machine.
-        tolerance = RELAY_TOLERANCE if window == 1 else None
+        tolerance = None if "window 100" in name else RELAY_TOLERANCE
         ratio(figures, f"{name}: CPU beside a relay", ratios, tolerance)
-        report(figures, f"{name}: CPU", [mine[0] / 1000 for mine, _ in runs], "us per message")
-        report(figures, f"{name}: wakes", [mine[1] for mine, _ in runs], "per message")
+        report(figures, f"{name}: CPU", [mine["cpu_us"] for mine, _ in runs], "us per message")
+        report(figures, f"{name}: wakes", [mine["sleeps_each"] for mine, _ in runs], "per message")
 
 
 def handshakes(figures, rounds, count):

@@ -1,4 +1,4 @@
-//! A non-blocking client connection and the epoll instance that many of them share.
+//! A client connection, blocking until it is watched; with TLS or without.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -13,23 +13,103 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
+use crate::load::tls::{Layer, TlsClient};
+
+/// Bytes that one read takes, at most, while nothing but answers is expected.
+const ANSWER_BYTES_MAX: usize = 4 << 10;
+
+/// Where and how clients connect.
+#[derive(Clone, Copy)]
+pub struct Server<'a> {
+    /// Where the broker listens.
+    pub address: SocketAddr,
+    /// Protocol version.
+    pub version: Version,
+    /// TLS, if it is spoken.
+    pub tls: Option<&'a TlsClient>,
+}
+
 /// One connection. Its buffers are empty while nothing is on its way.
 pub struct Client {
     stream: TcpStream,
     version: Version,
-    input: BytesMut,
+    layer: Layer,
+    /// The start of a packet.
+    tail: Vec<u8>,
+    /// What the next flush sends.
     output: Vec<u8>,
+    /// The same as it goes over the wire, if that differs, and what the socket did not take.
+    wire: Vec<u8>,
+}
+
+/// What one read has brought; one for all connections.
+pub struct Incoming {
+    buffer: Vec<u8>,
+    /// What the buffer meant, if it came over TLS.
+    plain: BytesMut,
+    /// Bytes of the buffer; `None` if what counts is in `plain`.
+    length: Option<usize>,
+}
+
+impl Incoming {
+    /// With room for one read of so many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self { buffer: vec![0; bytes], plain: BytesMut::new(), length: Some(0) }
+    }
+
+    /// The bytes, from the start of a packet on.
+    pub fn bytes(&self) -> &[u8] {
+        match self.length {
+            Some(length) => &self.buffer[..length],
+            None => &self.plain,
+        }
+    }
+}
+
+/// What a read was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// Nothing was there.
+    Nothing,
+    /// All that was there.
+    All,
+    /// There may be more.
+    Part,
 }
 
 impl Client {
     /// Connects from one of many loopback addresses, so that ports do not run out.
-    pub fn open(server: SocketAddr, number: usize, version: Version) -> Result<Self, String> {
-        let stream = match server.ip() {
-            IpAddr::V4(ip) if ip.is_loopback() => from_loopback(server, number)?,
-            _ => TcpStream::connect(server).map_err(|error| format!("{server}: {error}"))?,
+    pub fn open(server: Server<'_>, number: usize) -> Result<Self, String> {
+        let address = server.address;
+        let stream = match address.ip() {
+            IpAddr::V4(ip) if ip.is_loopback() => from_loopback(address, number)?,
+            _ => TcpStream::connect(address).map_err(|error| format!("{address}: {error}"))?,
         };
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
-        Ok(Self { stream, version, input: BytesMut::new(), output: Vec::new() })
+        let mut client = Self {
+            stream,
+            version: server.version,
+            layer: Layer::Plain,
+            tail: Vec::new(),
+            output: Vec::new(),
+            wire: Vec::new(),
+        };
+        if let Some(tls) = server.tls {
+            client.secure(tls)?;
+        }
+        Ok(client)
+    }
+
+    fn secure(&mut self, tls: &TlsClient) -> Result<(), String> {
+        self.layer = tls.begin(&mut self.wire)?;
+        self.flush()?;
+        let mut incoming = Incoming::new(ANSWER_BYTES_MAX);
+        while !self.layer.is_ready() {
+            self.fill(&mut incoming)?;
+            self.keep(incoming.bytes());
+            self.flush()?;
+        }
+        Ok(())
     }
 
     /// CONNECT and its answer, blocking; with a clean session.
@@ -84,30 +164,32 @@ impl Client {
     pub fn leave(mut self) -> Result<(), String> {
         let disconnect = petrel_proto::Disconnect::new(ReasonCode::Success);
         self.queue(&Packet::Disconnect(Box::new(disconnect)));
-        self.stream.write_all(&self.output).map_err(|error| error.to_string())
+        self.flush().map(|_| ())
     }
 
-    /// Adds a packet to what the next flush sends.
-    pub fn queue(&mut self, packet: &Packet) {
+    fn queue(&mut self, packet: &Packet) {
         encode(packet, self.version, &mut self.output);
     }
 
     fn exchange(&mut self) -> Result<Packet, String> {
-        self.stream.write_all(&self.output).map_err(|error| error.to_string())?;
-        self.output = Vec::new();
+        self.flush()?;
+        let mut incoming = Incoming::new(ANSWER_BYTES_MAX);
         loop {
-            if let Some(packet) = self.next()? {
-                if self.input.is_empty() {
-                    self.input = BytesMut::new();
+            let length = match frame(&self.tail, u32::MAX).map_err(|error| error.to_string())? {
+                Frame::Complete(length) => length,
+                Frame::Incomplete(_) => {
+                    self.fill(&mut incoming)?;
+                    self.keep(incoming.bytes());
+                    // What a handshake leaves to be said.
+                    self.flush()?;
+                    continue;
                 }
-                return Ok(packet);
+            };
+            let packet: Bytes = self.tail.drain(..length).collect();
+            if self.tail.is_empty() {
+                (self.tail, self.output, self.wire) = (Vec::new(), Vec::new(), Vec::new());
             }
-            let mut buffer = [0u8; 512];
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return Err("the broker closed the connection".into()),
-                Ok(len) => self.input.extend_from_slice(&buffer[..len]),
-                Err(error) => return Err(error.to_string()),
-            }
+            return decode(&packet, Some(self.version)).map_err(|error| error.to_string());
         }
     }
 
@@ -119,41 +201,66 @@ impl Client {
             .map_err(|error| error.to_string())
     }
 
-    /// Sends what is queued as far as the socket takes it. False if something is left.
-    pub fn flush(&mut self) -> Result<bool, String> {
-        while !self.output.is_empty() {
-            match self.stream.write(&self.output) {
-                Ok(len) => drop(self.output.drain(..len)),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+    /// What the next flush sends; packets are added to it.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Sends what is queued as far as the socket takes it. How many writes that took.
+    pub fn flush(&mut self) -> Result<u64, String> {
+        if !self.output.is_empty() {
+            match &mut self.layer {
+                Layer::Plain if self.wire.is_empty() => {
+                    std::mem::swap(&mut self.output, &mut self.wire);
+                }
+                layer => layer.write(&self.output, &mut self.wire)?,
+            }
+            self.output.clear();
+        }
+        let (mut taken, mut writes) = (0, 0);
+        while taken < self.wire.len() {
+            writes += 1;
+            match self.stream.write(&self.wire[taken..]) {
+                Ok(bytes) => taken += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.to_string()),
             }
         }
-        Ok(true)
+        self.wire.drain(..taken);
+        Ok(writes)
     }
 
-    /// Reads once. False if nothing was there.
-    pub fn fill(&mut self, scratch: &mut [u8]) -> Result<bool, String> {
-        match self.stream.read(scratch) {
-            Ok(0) => Err("the broker closed a connection".into()),
-            Ok(len) => {
-                self.input.extend_from_slice(&scratch[..len]);
-                Ok(true)
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
-            Err(error) => Err(error.to_string()),
+    /// Reads once, behind the start of a packet that was kept.
+    pub fn fill(&mut self, incoming: &mut Incoming) -> Result<Filled, String> {
+        let plain = matches!(self.layer, Layer::Plain);
+        let kept = if plain { self.tail.len() } else { 0 };
+        if kept * 2 > incoming.buffer.len() {
+            incoming.buffer.resize(kept * 2, 0);
         }
+        incoming.buffer[..kept].copy_from_slice(&self.tail[..kept]);
+        let room = incoming.buffer.len() - kept;
+        let bytes = match self.stream.read(&mut incoming.buffer[kept..]) {
+            Ok(0) => return Err("the broker closed a connection".into()),
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Filled::Nothing),
+            Err(error) => return Err(error.to_string()),
+        };
+        if plain {
+            incoming.length = Some(kept + bytes);
+        } else {
+            incoming.length = None;
+            incoming.plain.clear();
+            incoming.plain.extend_from_slice(&self.tail);
+            let wire = &mut incoming.buffer[..bytes];
+            self.layer.read(wire, &mut incoming.plain, &mut self.wire)?;
+        }
+        self.tail.clear();
+        Ok(if bytes < room { Filled::All } else { Filled::Part })
     }
 
-    /// The next whole packet that was read.
-    pub fn next(&mut self) -> Result<Option<Packet>, String> {
-        match frame(&self.input, u32::MAX).map_err(|error| error.to_string())? {
-            Frame::Incomplete(_) => Ok(None),
-            Frame::Complete(len) => {
-                let packet: Bytes = self.input.split_to(len).freeze();
-                let packet = decode(&packet, Some(self.version));
-                packet.map(Some).map_err(|error| error.to_string())
-            }
-        }
+    /// Keeps the start of a packet for the next read.
+    pub fn keep(&mut self, start: &[u8]) {
+        self.tail.extend_from_slice(start);
     }
 }
 

@@ -26,7 +26,9 @@ fn main() -> ExitCode {
         options::Command::Pair(pair) => pair::run(&pair).map(|()| true),
         options::Command::Load(asked) => load::scenario::run(&asked),
         options::Command::Certificate(folder) => certificate(&folder).map(|()| true),
-        options::Command::FloorRelay => floor::relay::serve().map(|()| true),
+        options::Command::FloorRelay(folder) => {
+            floor::relay::serve(folder.as_deref()).map(|()| true)
+        }
         options::Command::FloorTls(folder) => floor::serve(&folder).map(|()| true),
         options::Command::Handshakes(asked) => floor::handshakes(&asked).map(|()| true),
         options::Command::Help => {

@@ -1,6 +1,8 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+mod closed;
+
+use std::net::{IpAddr, Ipv4Addr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,7 @@ use crate::load::process::Process;
 use crate::load::scenario::{Asked, Scenario};
 use crate::load::tls::TlsClient;
 use crate::load::worker::Runtime;
+pub use closed::{Handshakes, Idle, Kept, Pair};
 
 pub const HELP: &str = "\
 Load for any MQTT broker.
@@ -80,14 +83,19 @@ Output:
       --hdr FILE          HdrHistogram log: an interval a second for each series, nanoseconds
       --quiet             no progress
 
-In a closed loop, for comparing brokers by their CPU time (bench/idle.py, bench/cpu.py):
+In a closed loop, for comparing brokers by their CPU time (bench/idle.py, bench/hot.py):
 petrel-bench idle [--address 127.0.0.1:1883] [--connections 15000] [--version 4]
-petrel-bench pair [--address 127.0.0.1:1883] [--pairs 10] [--qos 0] [--payload 64]
-                  [--window 100] [--seconds 5] [--version 4] [--messages N] [--kept online|away]
-                  --messages ends it after N of each pair. With --kept the subscribers' sessions outlive
-                  their connections; away, they connect again when all has been acknowledged.
+petrel-bench pair [--address 127.0.0.1:1883] [--shape pair|fan-in|fan-out] [--pairs 10] [--qos 0]
+                  [--payload 64] [--window 100] [--seconds 5] [--version 4] [--messages N] [--rate N]
+                  [--stuck N] [--tls] [--broker-pid PID] [--kept online|away]
+                  --pairs is how many there are on the side that has many, --window how many messages
+                  each publisher has on their way; with --rate so many a second are sent in all instead,
+                  each when it is due. --stuck adds subscribers that never read. --messages ends it after
+                  N of each publisher. With --kept the subscribers' sessions outlive their connections;
+                  away, they connect again when all has been acknowledged.
 
-petrel-bench floor-relay          relays what `pair` sends, and nothing else
+petrel-bench floor-relay [FOLDER] sends what publishers of `pair` send to their subscribers, and nothing
+                                  else; over TLS with the files of `certificate`
 petrel-bench floor-tls FOLDER     serves TLS handshakes and nothing else, with the files of `certificate`
 petrel-bench handshakes [--address 127.0.0.1:8883] [--connections 10000] [--window 90] [--resume]
 
@@ -106,54 +114,14 @@ pub enum Command {
     Load(Box<Asked>),
     /// Write a certificate for `localhost` and its key into a folder.
     Certificate(PathBuf),
-    /// Relay the bytes of pairs and nothing else.
-    FloorRelay,
+    /// Relay the bytes of publishers and nothing else, over TLS with the certificate of a folder.
+    FloorRelay(Option<PathBuf>),
     /// Serve TLS handshakes and nothing else, with the certificate of a folder.
     FloorTls(PathBuf),
     /// Handshakes and nothing else.
     Handshakes(Handshakes),
     /// Say how to use it.
     Help,
-}
-
-/// Options of `idle`.
-pub struct Idle {
-    pub address: SocketAddr,
-    pub connections: usize,
-    pub version: Version,
-}
-
-/// Options of `pair`.
-pub struct Pair {
-    pub address: SocketAddr,
-    pub pairs: usize,
-    pub qos: Qos,
-    pub payload_bytes: usize,
-    pub window: usize,
-    pub time: Duration,
-    pub version: Version,
-    /// Of each pair, at most.
-    pub messages: u64,
-    pub kept: Kept,
-}
-
-/// What becomes of the sessions of subscribers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// They end with their connections.
-    No,
-    /// They outlive them.
-    Online,
-    /// They outlive them, and have none while messages are sent.
-    Away,
-}
-
-/// Options of `handshakes`.
-pub struct Handshakes {
-    pub address: SocketAddr,
-    pub count: usize,
-    pub under_way: usize,
-    pub resume: bool,
 }
 
 /// What fits into an MQTT packet, with room for the longest topic and the properties.
@@ -168,9 +136,9 @@ pub fn parse() -> Result<Command, String> {
     let Some(name) = words.first().cloned() else { return Ok(Command::Help) };
     let parser = lexopt::Parser::from_args(words.iter().skip(1));
     match name.as_str() {
-        "idle" | "pair" | "handshakes" => closed(&name, parser),
+        "idle" | "pair" | "handshakes" => closed::parse(&name, parser),
         "--help" | "help" => Ok(Command::Help),
-        "floor-relay" => Ok(Command::FloorRelay),
+        "floor-relay" => Ok(Command::FloorRelay(words.get(1).map(Into::into))),
         "certificate" | "floor-tls" => match (words.get(1), name.as_str()) {
             (Some(folder), "certificate") => Ok(Command::Certificate(folder.into())),
             (Some(folder), _) => Ok(Command::FloorTls(folder.into())),
@@ -393,57 +361,6 @@ impl Raw {
 
 fn is_loopback_v4(ip: IpAddr) -> bool {
     ip.is_ipv4() && ip.is_loopback()
-}
-
-fn closed(name: &str, mut parser: lexopt::Parser) -> Result<Command, String> {
-    let mut address: SocketAddr = ([127, 0, 0, 1], 1883).into();
-    let mut version = Version::V3_1_1;
-    let (mut connections, mut pairs, mut payload_bytes, mut window) = (15_000, 10, 64, 100);
-    let mut resume = false;
-    let (mut qos_of_messages, mut time) = (Qos::AtMostOnce, Duration::from_secs(5));
-    let (mut messages, mut kept) = (u64::MAX, Kept::No);
-    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
-        match argument {
-            Long("connections") => connections = number(&mut parser, "--connections")? as usize,
-            Long("pairs") => pairs = number(&mut parser, "--pairs")? as usize,
-            Long("payload") => payload_bytes = (number(&mut parser, "--payload")? as usize).max(8),
-            Long("window") => window = number(&mut parser, "--window")? as usize,
-            Long("seconds") => time = seconds(number(&mut parser, "--seconds")?, "--seconds")?,
-            Long("qos") => qos_of_messages = qos(number(&mut parser, "--qos")?)?,
-            Long("version") => {
-                version = self::version(number(&mut parser, "--version")?)?;
-            }
-            Long("address") => {
-                let value = word(&mut parser, "--address")?;
-                address = value.parse().map_err(|error| format!("--address: {error}"))?;
-            }
-            Long("messages") => messages = number(&mut parser, "--messages")? as u64,
-            Long("kept") => {
-                kept = match word(&mut parser, "--kept")?.as_str() {
-                    "online" => Kept::Online,
-                    "away" => Kept::Away,
-                    other => return Err(format!("--kept: {other:?} is neither online nor away")),
-                }
-            }
-            Long("resume") => resume = true,
-            Long("help") => return Ok(Command::Help),
-            other => return Err(format!("{}; see --help", other.unexpected())),
-        }
-    }
-    if name == "handshakes" {
-        let (count, under_way) = (connections, window.max(1));
-        return Ok(Command::Handshakes(Handshakes { address, count, under_way, resume }));
-    }
-    if name == "idle" {
-        return Ok(Command::Idle(Idle { address, connections, version }));
-    }
-    let qos = qos_of_messages;
-    let away = kept == Kept::Away;
-    if away && qos == Qos::AtMostOnce {
-        return Err("--kept away: nobody keeps QoS 0 for those who are away; --qos 1 or 2".into());
-    }
-    let pair = Pair { address, pairs, qos, payload_bytes, window, time, version, messages, kept };
-    Ok(Command::Pair(pair))
 }
 
 fn word(parser: &mut lexopt::Parser, name: &str) -> Result<String, String> {

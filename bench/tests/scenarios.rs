@@ -354,6 +354,70 @@ fn the_load_measures_itself_without_a_broker() {
     }
 }
 
+/// Runs `pair`, which must succeed; its figures by name.
+fn pair(port: &str, arguments: &str) -> impl Fn(&str) -> f64 + use<> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    command.args(["pair", "--seconds", "0.1", "--address", &format!("127.0.0.1:{port}")]);
+    let output = command.args(arguments.split_whitespace()).output().expect("it starts");
+    assert_eq!(output.status.code(), Some(0), "{arguments}: {output:?}");
+    let line = String::from_utf8(output.stdout).expect("UTF-8");
+    let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    move |name| {
+        let at = words.iter().position(|word| word == name).unwrap_or_else(|| panic!("{name}"));
+        words[at + 1].parse().expect("a number")
+    }
+}
+
+/// Everything that was sent has arrived, at so many each, in order.
+fn all_of(figures: impl Fn(&str) -> f64, each: f64) {
+    assert!(figures("sent") > 0.0);
+    assert_eq!(figures("messages"), figures("sent") * each);
+    assert_eq!(figures("out_of_order"), 0.0);
+}
+
+#[test]
+fn every_shape_of_the_closed_loop_gets_what_it_sends() {
+    let Some(broker) = Broker::start() else { return };
+    for (port, more) in [(0, "--qos 0"), (0, "--qos 1 --version 5"), (1, "--qos 2 --tls")] {
+        let port = &broker.ports[port];
+        all_of(pair(port, &format!("--pairs 3 {more}")), 1.0);
+        all_of(pair(port, &format!("--pairs 5 --shape fan-in {more}")), 1.0);
+        all_of(pair(port, &format!("--pairs 5 --shape fan-out --window 3 {more}")), 5.0);
+    }
+    let figures = pair(&broker.ports[0], "--pairs 3 --rate 500 --qos 1");
+    assert!(figures("sent") <= 51.0);
+    all_of(figures, 1.0);
+    for kept in ["online", "away"] {
+        all_of(pair(&broker.ports[0], &format!("--qos 1 --kept {kept} --messages 50")), 1.0);
+    }
+    let pid = format!("--pairs 4 --shape fan-out --stuck 1 --broker-pid {}", broker.child.id());
+    let figures = pair(&broker.ports[0], &pid);
+    assert!(figures("broker_cpu_ns") > 0.0 && figures("broker_private_after") > 0.0);
+    all_of(figures, 4.0);
+}
+
+#[test]
+fn the_relay_gives_everything_to_those_who_are_tied_to_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bench = || Command::new(env!("CARGO_BIN_EXE_petrel-bench"));
+    assert!(bench().arg("certificate").arg(folder.path()).status().expect("it starts").success());
+    for (folder, tls) in [(None, ""), (Some(folder.path()), "--tls")] {
+        let mut relay = bench();
+        relay.arg("floor-relay").args(folder).stdout(Stdio::piped());
+        let mut relay = relay.spawn().expect("it starts");
+        let mut said = String::new();
+        let out = relay.stdout.take().expect("a pipe");
+        BufReader::new(out).read_line(&mut said).expect("readable");
+        let port = said.trim().rsplit(':').next().expect("a port");
+        for more in ["--window 1", "--window 1 --qos 1", "--qos 1"] {
+            all_of(pair(port, &format!("--pairs 3 {more} {tls}")), 1.0);
+        }
+        all_of(pair(port, &format!("--pairs 5 --window 3 --shape fan-out {tls}")), 5.0);
+        relay.kill().expect("it runs");
+        relay.wait().expect("it ends");
+    }
+}
+
 #[test]
 fn the_result_is_written_though_nobody_reads_the_table() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,33 +1,57 @@
-//! The floor below a broker: bytes from a publisher's socket to its subscriber's and back.
+//! The floor below a broker: bytes from a publisher's socket to those of its subscribers.
 //!
-//! It knows as much MQTT 3.1.1 as `petrel-bench pair` needs to begin: CONNECT and SUBSCRIBE are
-//! answered, publisher and subscriber number n are tied together, and from then on nothing is looked
-//! at. One thread, one epoll instance, one buffer: a receive and a send for each wake of a socket.
+//! It knows as much MQTT 3.1.1 as `petrel-bench pair` needs: CONNECT and SUBSCRIBE are answered, and
+//! the last level of a filter says to which publisher a subscriber is tied. From then on what a
+//! publisher sends goes to each of its subscribers as it is: a receive for each wake of a socket, and
+//! a send for each subscriber. Of QoS 1 it makes what no broker can do without: two receives and two
+//! sends for the four packets. The publisher gets its PUBACKs at once, all of a receive with one send,
+//! for which packets are looked at as far as their Packet Identifier; the subscriber's PUBACK is
+//! received and goes nowhere. One thread, one epoll instance, one buffer. Over TLS a record is opened,
+//! and one is sealed for each send, by the library as it is.
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{Frame, Packet, Version, decode, frame};
 use rustix::event::epoll::{self, CreateFlags};
 use rustix::net::sockopt;
+use rustls::ServerConnection;
 
-use super::{LISTENER, listener, wait, watch};
+use super::{LISTENER, listener, server_config, wait, watch};
 
 const READ_BYTES_MAX: usize = 64 << 10;
 
-/// One end of a pair.
+/// One client.
 struct End {
     stream: TcpStream,
+    tls: Option<Box<ServerConnection>>,
+    role: Role,
+    /// The start of a packet.
     input: BytesMut,
-    name: String,
-    /// The position of the other end, once there is one.
-    other: Option<usize>,
+    /// The positions of those who get what it sends.
+    subscribers: Vec<usize>,
+    /// PUBACKs that are to be sent.
+    answers: Vec<u8>,
 }
 
-/// Relays until it is killed. Says its address once it listens.
-pub fn serve() -> Result<(), String> {
+/// What a client has shown itself to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Nothing yet.
+    New,
+    /// What it sends goes nowhere.
+    Subscriber,
+    /// What it sends goes to its subscribers, and is acknowledged at QoS 1.
+    Publisher { acknowledged: bool },
+}
+
+/// Relays until it is killed, over TLS with the files of a folder. Says its address once it listens.
+pub fn serve(folder: Option<&Path>) -> Result<(), String> {
+    let config = folder.map(server_config).transpose()?;
     let listener = listener()?;
     let address = listener.local_addr().map_err(|error| error.to_string())?;
     let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(|error| error.to_string())?;
@@ -45,8 +69,15 @@ pub fn serve() -> Result<(), String> {
             stream.set_nonblocking(true).map_err(|error| error.to_string())?;
             sockopt::set_tcp_nodelay(&stream, true).map_err(|error| error.to_string())?;
             watch(&epoll, &stream, relay.ends.len() as u64)?;
-            let (input, name) = (BytesMut::new(), String::new());
-            relay.ends.push(Some(End { stream, input, name, other: None }));
+            let tls = config.as_ref().map(|it| ServerConnection::new(Arc::clone(it))).transpose();
+            relay.ends.push(Some(End {
+                stream,
+                tls: tls.map_err(|error| error.to_string())?.map(Box::new),
+                role: Role::New,
+                input: BytesMut::new(),
+                subscribers: Vec::new(),
+                answers: Vec::new(),
+            }));
         }
     }
 }
@@ -55,62 +86,138 @@ pub fn serve() -> Result<(), String> {
 struct Relay {
     /// By the number that epoll knows them by; what has ended leaves its place empty.
     ends: Vec<Option<End>>,
-    publishers: HashMap<String, usize>,
+    /// By the numbers in their client identifiers.
+    publishers: HashMap<Vec<u8>, usize>,
 }
 
 impl Relay {
+    fn end(&mut self, index: usize) -> Option<&mut End> {
+        self.ends.get_mut(index)?.as_mut()
+    }
+
     fn turn(&mut self, index: usize, buffer: &mut [u8]) -> Result<(), String> {
-        let Some(end) = self.ends.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
-        let bytes = match end.stream.read(buffer) {
-            Ok(0) => 0,
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(_) => 0,
-        };
-        if bytes == 0 {
+        let Some(end) = self.end(index) else { return Ok(()) };
+        let Some(bytes) = end.receive(buffer)? else {
             self.ends[index] = None;
             return Ok(());
-        }
-        let Some(other) = end.other else {
-            end.input.extend_from_slice(&buffer[..bytes]);
-            return self.hello(index);
         };
-        match self.ends.get_mut(other).and_then(Option::as_mut) {
-            // The load never has more on its way than a socket takes.
-            Some(to) => to.stream.write_all(&buffer[..bytes]).map_err(|error| error.to_string()),
-            None => Ok(()),
+        let bytes = &buffer[..bytes];
+        if end.role == Role::New
+            && let Some(first) = bytes.first()
+        {
+            if first >> 4 != 3 {
+                end.input.extend_from_slice(bytes);
+                return self.hello(index);
+            }
+            end.role = Role::Publisher { acknowledged: first >> 1 & 3 == 1 };
         }
+        if let Role::Publisher { acknowledged } = end.role {
+            if acknowledged {
+                end.acknowledge(bytes)?;
+            }
+            let mut answers = std::mem::take(&mut end.answers);
+            let subscribers = std::mem::take(&mut end.subscribers);
+            for &subscriber in &subscribers {
+                self.end(subscriber).map_or(Ok(()), |to| to.send(bytes))?;
+            }
+            if let Some(end) = self.end(index) {
+                end.send(&answers)?;
+                answers.clear();
+                (end.answers, end.subscribers) = (answers, subscribers);
+            }
+        }
+        Ok(())
     }
 
     /// Answers what a client begins with.
     fn hello(&mut self, index: usize) -> Result<(), String> {
-        let Some(end) = self.ends.get_mut(index).and_then(Option::as_mut) else { return Ok(()) };
-        while let Frame::Complete(bytes) =
-            frame(&end.input, u32::MAX).map_err(|error| error.to_string())?
+        while let Some(end) = self.end(index)
+            && let Frame::Complete(bytes) =
+                frame(&end.input, u32::MAX).map_err(|error| error.to_string())?
         {
             let packet: Bytes = end.input.split_to(bytes).freeze();
-            let answer = match decode(&packet, Some(Version::V3_1_1)) {
+            match decode(&packet, Some(Version::V3_1_1)) {
                 Ok(Packet::Connect(connect)) => {
-                    end.name = connect.client_id.as_str().to_owned();
-                    if let Some(number) = end.name.strip_prefix("publisher-") {
-                        self.publishers.insert(number.to_owned(), index);
+                    end.send(&[0x20, 2, 0, 0])?;
+                    if let Some(number) = connect.client_id.as_str().strip_prefix("publisher-") {
+                        self.publishers.insert(number.into(), index);
                     }
-                    vec![0x20, 2, 0, 0]
                 }
                 Ok(Packet::Subscribe(subscribe)) => {
-                    let number = end.name.strip_prefix("subscriber-").unwrap_or_default();
-                    end.other = self.publishers.get(number).copied();
                     let [high, low] = subscribe.packet_id.get().to_be_bytes();
-                    vec![0x90, 3, high, low, 0]
+                    end.role = Role::Subscriber;
+                    end.send(&[0x90, 3, high, low, 0])?;
+                    let filter = subscribe.filters.first().map(|it| &it.filter);
+                    let number = filter.and_then(|it| it.levels().last()).unwrap_or_default();
+                    let publisher = self.publishers.get(number).copied();
+                    let publisher = publisher.and_then(|publisher| self.end(publisher));
+                    publisher.ok_or("no publisher for a filter")?.subscribers.push(index);
                 }
-                other => return Err(format!("not what a pair begins with: {other:?}")),
-            };
-            end.stream.write_all(&answer).map_err(|error| error.to_string())?;
+                Ok(Packet::Disconnect(_)) => {}
+                other => return Err(format!("not what a client begins with: {other:?}")),
+            }
         }
-        if let Some(publisher) = end.other
-            && let Some(publisher) = self.ends.get_mut(publisher).and_then(Option::as_mut)
+        Ok(())
+    }
+}
+
+impl End {
+    /// Receives once. `None` if the connection has ended.
+    fn receive(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, String> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(match self.stream.read(buffer) {
+                Ok(0) => None,
+                Ok(bytes) => Some(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Some(0),
+                Err(_) => None,
+            });
+        };
+        match tls.read_tls(&mut self.stream) {
+            Ok(0) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Some(0)),
+            Err(_) => return Ok(None),
+        }
+        tls.process_new_packets().map_err(|error| error.to_string())?;
+        let mut bytes = 0;
+        while bytes < buffer.len() {
+            match tls.reader().read(&mut buffer[bytes..]) {
+                Ok(0) => return Ok(None),
+                Ok(more) => bytes += more,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => return Ok(None),
+            }
+        }
+        // What a handshake has to say.
+        self.send(&[])?;
+        Ok(Some(bytes))
+    }
+
+    /// The load never has more on its way than a socket takes.
+    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let Some(tls) = &mut self.tls else {
+            return self.stream.write_all(bytes).map_err(|error| error.to_string());
+        };
+        tls.writer().write_all(bytes).map_err(|error| error.to_string())?;
+        while tls.wants_write() {
+            tls.write_tls(&mut self.stream).map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Puts the PUBACKs for what was received into `answers`.
+    fn acknowledge(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.input.extend_from_slice(bytes);
+        while let Frame::Complete(length) =
+            frame(&self.input, u32::MAX).map_err(|error| error.to_string())?
         {
-            publisher.other = Some(index);
+            let packet = self.input.split_to(length);
+            let body = packet.iter().skip(1).position(|byte| byte & 0x80 == 0).map(|at| at + 2);
+            let body = body.and_then(|at| packet.get(at..)).unwrap_or_default();
+            let topic = body.first_chunk::<2>().map(|it| usize::from(u16::from_be_bytes(*it)));
+            let id = topic.and_then(|topic| body.get(2 + topic..)?.first_chunk::<2>());
+            let [high, low] = id.ok_or("not a PUBLISH of QoS 1")?;
+            self.answers.extend_from_slice(&[0x40, 2, *high, *low]);
         }
         Ok(())
     }

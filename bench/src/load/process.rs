@@ -32,6 +32,42 @@ impl Process {
         Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
     }
 
+    /// Time that its threads have run, to the nanosecond. Those that have ended are not in it.
+    ///
+    /// # Errors
+    /// There is no such process, or the kernel does not say.
+    pub fn ran(self) -> Result<Duration, String> {
+        self.sum_over_threads("schedstat", |text| text.split(' ').next()?.parse().ok())
+            .map(Duration::from_nanos)
+    }
+
+    /// How often its threads have gone to sleep by themselves.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn sleeps(self) -> Result<u64, String> {
+        self.sum_over_threads("status", |text| {
+            let line = text.lines().find_map(|it| it.strip_prefix("voluntary_ctxt_switches:"))?;
+            line.trim().parse().ok()
+        })
+    }
+
+    fn sum_over_threads(
+        self,
+        file: &str,
+        value: impl Fn(&str) -> Option<u64>,
+    ) -> Result<u64, String> {
+        let folder = format!("/proc/{}/task", self.0);
+        let mut sum = 0;
+        for thread in fs::read_dir(&folder).map_err(|error| format!("{folder}: {error}"))? {
+            let path = thread.map_err(|error| format!("{folder}: {error}"))?.path().join(file);
+            // A thread may end meanwhile.
+            let Ok(text) = fs::read_to_string(&path) else { continue };
+            sum += value(&text).ok_or_else(|| format!("{} cannot be read", path.display()))?;
+        }
+        Ok(sum)
+    }
+
     /// What its program says to `--version`, in one line. `None` if it does not say so at once.
     #[must_use]
     pub fn build(self) -> Option<String> {
@@ -178,6 +214,15 @@ mod tests {
     fn this_process_holds_memory_of_its_own() {
         let memory = Process(std::process::id()).memory().expect("readable");
         assert!(memory.private_bytes > 0 && memory.pss_bytes > 0);
+    }
+
+    #[test]
+    fn what_this_process_has_run_and_slept_is_counted() {
+        let this = Process(std::process::id());
+        let before = this.sleeps().expect("readable");
+        std::thread::yield_now();
+        assert!(this.ran().expect("readable") > Duration::ZERO);
+        assert!(this.sleeps().expect("readable") >= before);
     }
 
     #[test]
