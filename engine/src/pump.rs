@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -29,9 +30,13 @@ use crate::keeper::StorageEnd;
 use crate::report::Report;
 use crate::watchdog::Pulse;
 
-/// Packets and other events of the sockets taken in one turn, so that a flood of small ones does not
-/// keep the peers waiting.
-const EVENTS_PER_TURN_MAX: usize = 4096;
+/// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
+/// flood of them nor a crowd that comes or goes keeps the others waiting.
+const WORK_PER_TURN_MAX: usize = 4096;
+/// What a session that begins or ends takes.
+const WORK_OF_A_SESSION: usize = 32;
+/// What a SUBSCRIBE takes, or an UNSUBSCRIBE.
+const WORK_OF_A_SUBSCRIPTION: usize = 8;
 /// Questions about retained messages that a shard asks in a turn, at most.
 const QUESTIONS_PER_TURN_MAX: usize = 16;
 
@@ -147,6 +152,8 @@ pub struct Pump {
     held: Vec<Vec<ConnKey>>,
     /// Connections that are not read because storage does not keep up.
     held_by_storage: Vec<ConnKey>,
+    /// Which of the outbox's writes go to many at once, in order.
+    fanouts: Vec<Range<usize>>,
     /// Connections that are not read because of what they have caused and is not sent yet.
     held_by_fanout: Vec<ConnKey>,
     /// Connections that are not read because lanes have more to write than they may have.
@@ -178,6 +185,7 @@ impl Pump {
             outbox: std::mem::take(&mut parts.begun),
             parts,
             held_by_storage: Vec::new(),
+            fanouts: Vec::new(),
             held_by_fanout: Vec::new(),
             doorway: Doorway::default(),
             refuses: false,
@@ -303,7 +311,12 @@ impl Pump {
     }
 
     fn feed(&mut self, input: Input) {
+        let before = self.outbox.writes.len();
         self.shard.handle(self.now, input, &mut self.outbox);
+        let after = self.outbox.writes.len();
+        if after - before > FANOUT_LARGE {
+            self.fanouts.push(before..after);
+        }
     }
 
     /// Takes the commands of the process.
@@ -425,12 +438,17 @@ impl Pump {
 
     /// Takes what the sockets have brought.
     fn read(&mut self) {
-        for _ in 0..EVENTS_PER_TURN_MAX {
+        let mut left = WORK_PER_TURN_MAX;
+        while left > 0 && !self.is_full() {
             let Some(event) = self.parts.wire.next_event() else { return };
+            left = left.saturating_sub(match &event {
+                WireEvent::Connect { .. } | WireEvent::Closed { .. } => WORK_OF_A_SESSION,
+                WireEvent::Packet {
+                    packet: Packet::Subscribe(_) | Packet::Unsubscribe(_), ..
+                } => WORK_OF_A_SUBSCRIPTION,
+                _ => 1,
+            });
             self.on_event(event);
-            if self.is_full() {
-                break;
-            }
         }
         // The rest of the turn's input waits, and who has been read last comes last.
         self.parts.wire.let_others_go_first();
@@ -449,7 +467,7 @@ impl Pump {
         match event {
             WireEvent::Packet { conn, packet } => {
                 let sent_before = self.outbox.peers.len();
-                let written_before = self.outbox.writes.len();
+                let fanouts_before = self.fanouts.len();
                 // What such a packet causes is to be kept; acknowledgements make room.
                 let records_before = self.outbox.records.len();
                 let (promises, refusable) = match &packet {
@@ -469,7 +487,7 @@ impl Pump {
                 }
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 self.hold_back(conn, sent_before);
-                if self.outbox.writes.len() - written_before > FANOUT_LARGE
+                if self.fanouts.len() > fanouts_before
                     && self.parts.wire.staged_bytes() > STAGED_BYTES_MAX
                 {
                     self.parts.wire.pause(conn);
@@ -717,9 +735,18 @@ impl Pump {
     }
 
     fn write(&mut self) {
-        let Self { outbox, parts, flushed, .. } = self;
-        for write in &outbox.writes {
-            parts.wire.write(key_of(write.conn), outbox.head(write), outbox.payload(write));
+        let Self { outbox, parts, flushed, fanouts, .. } = self;
+        let mut urgent_from = 0;
+        let whole = outbox.writes.len()..outbox.writes.len();
+        for fanout in fanouts.drain(..).chain([whole]) {
+            for write in &outbox.writes[urgent_from..fanout.start] {
+                parts.wire.write(key_of(write.conn), outbox.head(write), outbox.payload(write));
+            }
+            for write in &outbox.writes[fanout.clone()] {
+                let (head, payload) = (outbox.head(write), outbox.payload(write));
+                parts.wire.write_as_one_of_many(key_of(write.conn), head, payload);
+            }
+            urgent_from = fanout.end;
         }
         outbox.clear_writes();
         parts.wire.flush(|conn, pending_bytes| flushed.push((conn, pending_bytes)));

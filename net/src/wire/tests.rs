@@ -1,5 +1,6 @@
 //! A wire and its clients in one thread: real sockets, invented time.
 
+mod fairness;
 mod limits;
 mod moving;
 mod rig;

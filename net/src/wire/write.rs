@@ -3,15 +3,22 @@
 use bytes::{Bytes, BytesMut};
 use petrel_proto::SharedHead;
 
-use super::{Wire, WireEvent};
+use super::{SENDS_PER_FLUSH, Wire, WireEvent};
 use crate::ConnKey;
 use crate::conn::{Flags, NO_STAGE};
 use crate::outbound::{Queue, Stage, Stopped, send_slice};
 
 /// Stages kept from turn to turn; more are made when a turn writes to more connections.
 const STAGES_KEPT: usize = 256;
-/// Connections that one flush writes to: some 4 µs each.
-const SENDS_PER_FLUSH: usize = 64;
+/// When a stage is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Urgency {
+    /// At the end of the turn.
+    Turn,
+    /// When its turn comes among many.
+    Backlog,
+}
+
 /// A stage that has grown beyond this gives its memory back.
 const STAGE_BYTES_KEPT: usize = 16 << 10;
 /// Payloads up to this many bytes are copied.
@@ -23,13 +30,29 @@ impl Wire {
     ///
     /// *Cost*: one copy of `head`; a large `payload` is shared, except over TLS.
     pub fn write(&mut self, key: ConnKey, head: SharedHead<'_>, payload: &Bytes) {
+        self.write_to_stage(key, head, payload, Urgency::Turn);
+    }
+
+    /// The same for a message that goes to many at once: they are sent by the flushes that follow, some at each,
+    /// so that the others do not wait for all of them.
+    pub fn write_as_one_of_many(&mut self, key: ConnKey, head: SharedHead<'_>, payload: &Bytes) {
+        self.write_to_stage(key, head, payload, Urgency::Backlog);
+    }
+
+    fn write_to_stage(
+        &mut self,
+        key: ConnKey,
+        head: SharedHead<'_>,
+        payload: &Bytes,
+        urgency: Urgency,
+    ) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         if conn.flags.has(Flags::MUTE) || conn.flags.has(Flags::CLOSING) {
             return;
         }
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
         let bytes = head.bytes.len() + payload.len();
-        let Some(stage) = self.stage(key) else { return };
+        let Some(stage) = self.stage(key, urgency) else { return };
         stage.bytes += bytes;
         head.put(&mut stage.small);
         if payload.is_empty() {
@@ -42,7 +65,7 @@ impl Wire {
     }
 
     /// The stage of a connection, made if it has none.
-    fn stage(&mut self, key: ConnKey) -> Option<&mut Stage> {
+    fn stage(&mut self, key: ConnKey, urgency: Urgency) -> Option<&mut Stage> {
         let conn = self.conns.get_mut(key)?;
         if conn.stage == NO_STAGE {
             conn.stage = match self.free_stages.pop() {
@@ -52,7 +75,10 @@ impl Wire {
                     (self.stages.len() - 1) as u32
                 }
             };
-            self.fresh.push(conn.stage);
+            match urgency {
+                Urgency::Turn => self.fresh.push(conn.stage),
+                Urgency::Backlog => self.backlog.push_back(conn.stage),
+            }
             if let Some(stage) = self.stages.get_mut(conn.stage as usize) {
                 stage.key = key;
             }
@@ -67,7 +93,7 @@ impl Wire {
             return;
         }
         let mut wire_out = std::mem::take(&mut self.wire_out);
-        match self.stage(key) {
+        match self.stage(key, Urgency::Turn) {
             Some(stage) => stage.control.append(&mut wire_out),
             None => wire_out.clear(),
         }
@@ -77,20 +103,13 @@ impl Wire {
     /// Sends what was gathered: one write, one TLS record (per 16 KiB) and one WebSocket message per
     /// connection. Tells for each how many bytes wait for the socket.
     ///
-    /// A turn that wrote to many connections does not hold up the next: what is beyond
-    /// [`SENDS_PER_FLUSH`] is sent by the flushes that follow, some at each, while turns that write to few are
-    /// sent at once. What is written meanwhile to a connection that waits so joins what waits.
+    /// Of what was written to many at once, [`SENDS_PER_FLUSH`] connections are sent theirs. What is written
+    /// meanwhile to a connection that waits so joins what waits.
     pub fn flush(&mut self, mut flushed: impl FnMut(ConnKey, usize)) {
-        let few = self.fresh.len() <= SENDS_PER_FLUSH;
         let mut fresh = std::mem::take(&mut self.fresh);
-        if few {
-            for &at in &fresh {
-                self.flush_stage(at, &mut flushed);
-            }
-        } else {
-            self.backlog.extend(&fresh);
+        for at in fresh.drain(..) {
+            self.flush_stage(at, &mut flushed);
         }
-        fresh.clear();
         self.fresh = fresh;
         for _ in 0..SENDS_PER_FLUSH {
             let Some(at) = self.backlog.pop_front() else { break };
