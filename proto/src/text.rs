@@ -32,6 +32,11 @@ impl Text {
         Ok(Self(bytes))
     }
 
+    /// A slice of a frame that has been checked.
+    pub(crate) const fn checked(bytes: Bytes) -> Self {
+        Self(bytes)
+    }
+
     /// The text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -114,6 +119,23 @@ fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
     }
 }
 
+/// Whether bytes are ASCII without U+0000 and without a wildcard character, as nearly all topic names are.
+///
+/// *Cost*: some 16 instructions per 8 bytes.
+#[inline]
+pub(crate) fn is_plain_topic(bytes: &[u8]) -> bool {
+    all_words(bytes, |word| {
+        let (plus, hash) = (word ^ ONES.wrapping_mul(0x2b), word ^ ONES.wrapping_mul(0x23));
+        // The top bit stays clear unless a byte is above 127 or 0, or is one of the two. A byte above 127 may
+        // be taken for something else, and is refused here either way.
+        let found = word
+            | word.wrapping_sub(ONES)
+            | (plus.wrapping_sub(ONES) & !plus)
+            | (hash.wrapping_sub(ONES) & !hash);
+        found & TOPS == 0
+    })
+}
+
 /// Whether a topic name's bytes hold a wildcard character.
 #[inline]
 pub(crate) fn has_wildcard(bytes: &[u8]) -> bool {
@@ -159,6 +181,8 @@ mod tests {
             }
             let good = std::str::from_utf8(&bytes).is_ok() && !bytes.contains(&0);
             prop_assert_eq!(check_text(&bytes).is_ok(), good);
+            let plain = bytes.iter().all(|byte| !matches!(byte, 0 | b'+' | b'#' | 128..));
+            prop_assert_eq!(is_plain_topic(&bytes), plain);
             let wild = bytes.iter().any(|byte| matches!(byte, b'+' | b'#'));
             prop_assert_eq!(has_wildcard(&bytes), wild);
         }

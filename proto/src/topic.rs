@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::error::DecodeError;
-use crate::text::has_wildcard;
+use crate::text::{has_wildcard, is_plain_topic};
 use crate::{ReasonCode, Text};
 
 /// A topic name: no wildcard character; empty only where a topic alias stands in for it.
@@ -49,6 +49,18 @@ impl TopicName {
             return Err(invalid("the topic name holds a wildcard [MQTT5-3.3.2-2]"));
         }
         Ok(Self(text))
+    }
+
+    /// The topic name in a part of a frame; that of an empty part is empty.
+    ///
+    /// # Errors
+    /// Those of [`Text::new`] and of [`TopicName::new`], but for an empty name.
+    #[inline]
+    pub(crate) fn in_frame(frame: &Bytes, name: &[u8]) -> Result<Self, DecodeError> {
+        if is_plain_topic(name) {
+            return Ok(Self(Text::checked(frame.slice_ref(name))));
+        }
+        Self::new(Text::new(frame.slice_ref(name))?)
     }
 
     /// The same name in other memory, where someone has copied it to.

@@ -43,7 +43,15 @@ pub enum Varint {
 
 /// Reads one variable byte integer from the start of `input`.
 #[must_use]
+#[inline]
 pub fn get(input: &[u8]) -> Varint {
+    match input.first() {
+        Some(&byte) if byte & 0x80 == 0 => Varint::Value(u32::from(byte), 1),
+        _ => get_long(input),
+    }
+}
+
+fn get_long(input: &[u8]) -> Varint {
     let mut value = 0u32;
     for (at, &byte) in input.iter().take(4).enumerate() {
         let shift = [0u32, 7, 14, 21].get(at).copied().unwrap_or(0);

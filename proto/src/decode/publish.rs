@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::fields::{Fault, Parsed, packet_id, settle, text};
+use super::fields::{Fault, Parsed, length_prefixed, packet_id, settle};
 use super::fixed_header::{DUP, RETAIN, publish_qos};
 use super::properties::PropertyReader;
 use crate::property::PropertyId;
@@ -23,20 +23,22 @@ pub(super) fn publish(
 ) -> Result<Packet, DecodeError> {
     let qos =
         publish_qos(first).ok_or(DecodeError::malformed("PUBLISH with QoS 3 [MQTT5-3.3.1-4]"))?;
-    let (rest, name) = text(frame, body).map_err(settle)?;
+    let (rest, name) = length_prefixed(body).map_err(settle)?;
     let (rest, packet_id) = identifier(rest, qos).map_err(settle)?;
     let mut properties = PublishProperties::default();
     // Whatever the properties leave is payload, so no byte can be left over.
-    let payload = if version.is_v5() {
-        publish_properties(frame, rest, &mut properties).map_err(settle)?
-    } else {
-        rest
+    let payload = match rest {
+        _ if !version.is_v5() => rest,
+        [0, payload @ ..] => payload,
+        _ => publish_properties(frame, rest, &mut properties).map_err(settle)?,
     };
+    let topic = TopicName::in_frame(frame, name)?;
+    check_alias(&topic, properties.topic_alias, version)?;
     Ok(Packet::Publish(Publish {
         dup: first & DUP != 0,
         qos,
         retain: first & RETAIN != 0,
-        topic: topic(name, properties.topic_alias, version)?,
+        topic,
         packet_id,
         properties,
         payload: frame.slice_ref(payload),
@@ -53,13 +55,14 @@ fn identifier(input: &[u8], qos: Qos) -> Parsed<'_, Option<PacketId>> {
 }
 
 /// Only an alias may stand in for the name (section 3.3.2.1).
-fn topic(name: Text, alias: Option<u16>, version: Version) -> Result<TopicName, DecodeError> {
+fn check_alias(name: &TopicName, alias: Option<u16>, version: Version) -> Result<(), DecodeError> {
     match alias {
-        Some(_) if name.is_empty() => Ok(TopicName::EMPTY),
-        None if name.is_empty() && version.is_v5() => {
+        _ if !name.as_bytes().is_empty() => Ok(()),
+        Some(_) => Ok(()),
+        None if version.is_v5() => {
             Err(DecodeError::protocol("an empty topic name without a topic alias"))
         }
-        _ => TopicName::new(name),
+        None => TopicName::new(Text::EMPTY).map(drop),
     }
 }
 
