@@ -125,14 +125,11 @@ fn check_slowly(bytes: &[u8]) -> Result<(), DecodeError> {
 #[inline]
 pub(crate) fn is_plain_topic(bytes: &[u8]) -> bool {
     all_words(bytes, |word| {
-        let (plus, hash) = (word ^ ONES.wrapping_mul(0x2b), word ^ ONES.wrapping_mul(0x23));
-        // The top bit stays clear unless a byte is above 127 or 0, or is one of the two. A byte above 127 may
-        // be taken for something else, and is refused here either way.
-        let found = word
-            | word.wrapping_sub(ONES)
-            | (plus.wrapping_sub(ONES) & !plus)
-            | (hash.wrapping_sub(ONES) & !hash);
-        found & TOPS == 0
+        // The two wildcards are `#` and the same with one bit more.
+        let wildcard = (word | ONES.wrapping_mul(0x08)) ^ ONES.wrapping_mul(0x2b);
+        // The top bit stays clear unless a byte is above 127 or 0, or is a wildcard. With a byte above 127
+        // what else there is does not matter.
+        (word | word.wrapping_sub(ONES) | wildcard.wrapping_sub(ONES)) & TOPS == 0
     })
 }
 

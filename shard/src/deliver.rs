@@ -8,6 +8,8 @@ use crate::config::QueueFull;
 use crate::connection::Connection;
 use crate::event::{DropReason, Event};
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
+use crate::forms::Forms;
+use crate::level_hash::HashKey;
 use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, Session};
@@ -45,7 +47,7 @@ impl Shard {
         retain: bool,
         identifiers: &[u32],
     ) -> bool {
-        let Self { sessions, conns, scratch, config, .. } = self;
+        let Self { sessions, conns, scratch, config, key, .. } = self;
         let online = sessions.get(session).filter(|session| session.is_online());
         let conn = online.and_then(|session| Some((session.conn, conns.get_mut(session.conn)?)));
         let Some((index, connection)) = conn else {
@@ -63,10 +65,10 @@ impl Shard {
         let (qos, dup, packet_id) = (Qos::AtMostOnce, false, None);
         let outgoing = Outgoing { message, qos, retain, dup, packet_id, identifiers };
         let conn = ConnId { index, generation: connection.generation };
-        match scratch.forms.send(turn, (conn, connection), &outgoing) {
-            Some(sent) => sent,
-            None => self.send_publish(turn, conn, &outgoing),
-        }
+        let forms = &mut scratch.forms;
+        forms
+            .send(turn, (conn, connection), &outgoing)
+            .unwrap_or_else(|| encode(key, forms, turn, (conn, connection), &outgoing))
     }
 
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
@@ -456,54 +458,10 @@ impl Shard {
         let Self { conns, scratch, key, .. } = self;
         let connection = conns.get_mut(conn.index).filter(|c| c.generation == conn.generation);
         let Some(connection) = connection else { return false };
-        if let Some(sent) = scratch.forms.send(turn, (conn, connection), outgoing) {
-            return sent;
-        }
-        let message = outgoing.message;
-        let topic = message.topic.as_bytes();
-        let version = connection.version;
-        let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
-        let form =
-            OutgoingAliases::form(aliases, connection.alias_maximum, topic, || key.hash(topic));
-        let (sent_topic, topic_alias) = match form {
-            TopicForm::Full => (topic, None),
-            TopicForm::Introduced(alias) => (topic, Some(alias)),
-            TopicForm::Known(alias) => (&[][..], Some(alias)),
-        };
-        let mut head = PublishHead {
-            dup: outgoing.dup,
-            qos: outgoing.qos,
-            retain: outgoing.retain,
-            topic: sent_topic,
-            packet_id: outgoing.packet_id,
-            payload_bytes: message.payload.len(),
-            message_expiry_interval_s: message
-                .remaining_expiry_s(turn.now_ms)
-                .map(|s| s + u32::from(sabotage::on(Sabotage::ExpiryTooLong))),
-            topic_alias,
-            subscription_identifiers: match outgoing.identifiers {
-                [_, rest @ ..] if sabotage::on(Sabotage::IdentifierLost) => rest,
-                all => all,
-            },
-            properties: &message.properties,
-        };
-        let bytes_max = connection.maximum_packet_size as usize;
-        let mut encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
-        if encoded.is_none() && matches!(form, TopicForm::Introduced(_)) {
-            head.topic_alias = None;
-            encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
-        }
-        let Some(encoded) = encoded else {
-            drop_message(turn, DropReason::TooLarge);
-            return false;
-        };
-        if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {
-            connection.extras_mut().outgoing_aliases.introduced(topic, alias);
-        }
-        scratch.forms.put(connection, outgoing, encoded);
-        connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);
-        turn.out.send(conn, &encoded, outgoing.packet_id);
-        true
+        let forms = &mut scratch.forms;
+        forms
+            .send(turn, (conn, connection), outgoing)
+            .unwrap_or_else(|| encode(key, forms, turn, (conn, connection), outgoing))
     }
 
     /// The socket took bytes, or not all of them.
@@ -525,6 +483,65 @@ impl Shard {
             self.drain(turn, index);
         }
     }
+}
+
+/// Encodes a PUBLISH for a connection and sends it. Returns false, and sends nothing, if it is larger than the
+/// client accepts ([MQTT5-3.1.2-24], [MQTT5-3.1.2-25]).
+fn encode(
+    key: &HashKey,
+    forms: &mut Forms,
+    turn: &mut Turn<'_>,
+    (conn, connection): (ConnId, &mut Connection),
+    outgoing: &Outgoing<'_>,
+) -> bool {
+    let message = outgoing.message;
+    let topic = message.topic.as_bytes();
+    let version = connection.version;
+    let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
+    let maximum = connection.alias_maximum;
+    let form = match maximum {
+        0 => TopicForm::Full,
+        _ => OutgoingAliases::form(aliases, maximum, topic, || key.hash(topic)),
+    };
+    let (sent_topic, topic_alias) = match form {
+        TopicForm::Full => (topic, None),
+        TopicForm::Introduced(alias) => (topic, Some(alias)),
+        TopicForm::Known(alias) => (&[][..], Some(alias)),
+    };
+    let mut head = PublishHead {
+        dup: outgoing.dup,
+        qos: outgoing.qos,
+        retain: outgoing.retain,
+        topic: sent_topic,
+        packet_id: outgoing.packet_id,
+        payload_bytes: message.payload.len(),
+        message_expiry_interval_s: message
+            .remaining_expiry_s(turn.now_ms)
+            .map(|s| s + u32::from(sabotage::on(Sabotage::ExpiryTooLong))),
+        topic_alias,
+        subscription_identifiers: match outgoing.identifiers {
+            [_, rest @ ..] if sabotage::on(Sabotage::IdentifierLost) => rest,
+            all => all,
+        },
+        properties: &message.properties,
+    };
+    let bytes_max = connection.maximum_packet_size as usize;
+    let mut encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
+    if encoded.is_none() && matches!(form, TopicForm::Introduced(_)) {
+        head.topic_alias = None;
+        encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
+    }
+    let Some(encoded) = encoded else {
+        drop_message(turn, DropReason::TooLarge);
+        return false;
+    };
+    if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {
+        connection.extras_mut().outgoing_aliases.introduced(topic, alias);
+    }
+    forms.put(connection, outgoing, encoded);
+    connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);
+    turn.out.send(conn, &encoded, outgoing.packet_id);
+    true
 }
 
 /// Counts a message that one receiver does not get.

@@ -69,7 +69,9 @@ impl Forms {
         outgoing: &Outgoing<'_>,
         encoded: Encoded,
     ) {
-        if let Some(form) = self.form(connection, outgoing) {
+        if self.message != 0
+            && let Some(form) = self.form(connection, outgoing)
+        {
             self.encoded.push((form, encoded));
         }
     }

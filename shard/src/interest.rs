@@ -11,7 +11,7 @@
 //! - Each entry that is in the table for more than one reason (several filters under one coarse
 //!   mask, several shards behind one bit) is counted, and leaves with the last of them.
 
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::level_hash::{HashKey, TopicLevels};
@@ -34,7 +34,13 @@ pub struct Interest {
     table: Table,
     masks: MaskTable,
     registry: Mutex<MaskRegistry>,
+    epoch: Epoch,
 }
+
+/// Read for every message and written only when filters come or go: on a cache line of its own.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Epoch(AtomicU64);
 
 /// One shard's side for writing to an [`Interest`].
 ///
@@ -72,6 +78,16 @@ impl ShardMask {
         self.0 == 0
     }
 
+    /// Whether another shard than this one, among the first `shards`, may want the topic.
+    #[inline]
+    #[must_use]
+    pub fn has_other(self, own: u16, shards: u16) -> bool {
+        if shards <= 64 {
+            return self.0 & !(1 << (own % 64)) != 0;
+        }
+        self.iter(shards).any(|shard| shard != own)
+    }
+
     /// The shards among the first `shards` that may want the topic, in order.
     pub fn iter(self, shards: u16) -> impl Iterator<Item = u16> {
         (0..shards).step_by(64).flat_map(move |base| {
@@ -95,7 +111,16 @@ impl Interest {
             table: Table::new(),
             masks: MaskTable::new(),
             registry: Mutex::new(MaskRegistry::default()),
+            epoch: Epoch(AtomicU64::new(1)),
         }
+    }
+
+    /// A number that changes with every filter that is added or removed, after the table has. What was read
+    /// from the table after the number is right for as long as the number stays.
+    #[inline]
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.0.load(Ordering::Acquire)
     }
 
     /// The shards that may want the topic of `levels`, taken by the key of this table.
@@ -190,12 +215,14 @@ impl InterestWriter {
     /// The filter of a shared subscription is to be given without `$share` and its name.
     pub fn add(&mut self, filter: &[u8]) {
         self.table.add(filter, self.bit);
+        self.table.epoch.0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Takes one `add` of the same filter back; one that was never added is ignored as far as
     /// the table can tell.
     pub fn remove(&mut self, filter: &[u8]) {
         self.table.remove(filter, self.bit);
+        self.table.epoch.0.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The table for reading.

@@ -45,6 +45,7 @@ mod restore;
 mod restored;
 pub mod retained;
 mod route;
+mod routes;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 #[cfg(not(feature = "sabotage"))]

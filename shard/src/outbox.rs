@@ -158,6 +158,7 @@ impl Outbox {
     }
 
     /// Encodes a PUBLISH of at most so many bytes, for as many receivers as [`Self::send`] names.
+    #[inline]
     pub(crate) fn publish(
         &mut self,
         version: Version,

@@ -2,7 +2,7 @@
 
 use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName, Version};
 
-use crate::connection::Violation;
+use crate::connection::{Connection, Violation};
 use crate::deliver::drop_message;
 use crate::event::DropReason;
 use crate::flow::Incoming;
@@ -13,14 +13,29 @@ use crate::session::Session;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Message};
 
+/// Who publishes: a connection that has got its CONNACK.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publisher {
+    conn: ConnId,
+    /// Position of its session.
+    session: u32,
+    client_hash: u64,
+}
+
+impl Publisher {
+    pub(crate) const fn of(conn: ConnId, connection: &Connection) -> Self {
+        Self { conn, session: connection.session, client_hash: connection.client_hash }
+    }
+}
+
 impl Shard {
     pub(crate) fn on_publish(
         &mut self,
         turn: &mut Turn<'_>,
-        conn: ConnId,
+        from: &Publisher,
         mut publish: Publish,
     ) -> Result<(), Violation> {
-        let Some(index) = self.session_of(conn) else { return Ok(()) };
+        let Publisher { conn, session: index, client_hash: publisher } = *from;
         self.check_publish(&publish)?;
         let topic = self.resolve_alias(conn, &mut publish)?;
         let (qos, packet_id) = (publish.qos, publish.packet_id);
@@ -39,7 +54,6 @@ impl Shard {
         if self.keep.is_on() {
             self.check_owed(index, conn, qos)?;
         }
-        let Some(publisher) = self.connection(conn).map(|c| c.client_hash) else { return Ok(()) };
         let since = self.keep.begin();
         let mut provided = None;
         let refused = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);

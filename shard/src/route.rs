@@ -7,10 +7,13 @@ use smallvec::SmallVec;
 
 use crate::flow::Delivery;
 use crate::forms::Forms;
+use crate::interest::ShardMask;
 use crate::level_hash::TopicLevels;
+use crate::matcher::FilterId;
 use crate::peer::PeerMessage;
 use crate::receivers::{Receiver, Receivers, Target};
 use crate::record::Provided;
+use crate::routes::Routes;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::subscriptions::Seen;
@@ -20,9 +23,19 @@ use crate::{Message, ShardIndex};
 #[derive(Default)]
 pub(crate) struct RouteScratch {
     levels: TopicLevels,
+    routes: Routes,
+    /// The filters of this shard that match the message at hand.
+    filters: Vec<FilterId>,
     wanted: WantedSessions,
     groups: Vec<u32>,
     pub(crate) forms: Forms,
+}
+
+impl RouteScratch {
+    /// Time has passed: what was not used meanwhile is given back.
+    pub(crate) fn rest(&mut self) {
+        self.routes.rest();
+    }
 }
 
 /// The sessions that want one message, each once.
@@ -64,13 +77,12 @@ impl Shard {
         if sabotage::on(Sabotage::AllocationPerMessage) {
             drop(std::hint::black_box(Box::new(turn.now_ms)));
         }
-        self.scratch.levels.assign(&self.key, message.topic.as_bytes());
-        let mask = self.interest.shards(&self.scratch.levels);
+        let mask = self.find(message.topic.as_bytes(), true);
         let own = self.config.index;
         let shards = self.config.slots.shards();
         let retain_owner = message.retain.then(|| self.retained_owner(&message.topic));
         let local = mask.contains(own.0);
-        let remote = mask.iter(shards).any(|shard| shard != own.0);
+        let remote = mask.has_other(own.0, shards);
         if local {
             self.collect(&message);
         }
@@ -116,20 +128,44 @@ impl Shard {
         message: &Arc<Message>,
         provided: Option<Provided>,
     ) {
-        self.scratch.levels.assign(&self.key, message.topic.as_bytes());
+        self.find(message.topic.as_bytes(), false);
         self.collect(message);
         self.deliver_collected(turn, message, provided);
+    }
+
+    /// Finds the filters of this shard that match a topic, and if it is asked for the shards that may want it;
+    /// then filters only if this shard is one of them.
+    #[inline]
+    fn find(&mut self, topic: &[u8], with_shards: bool) -> ShardMask {
+        let Self { matcher, interest, scratch, key, config, .. } = self;
+        let RouteScratch { levels, routes, filters, .. } = scratch;
+        let (hash, epoch) = (key.hash(topic), interest.epoch());
+        filters.clear();
+        if let Some(route) = routes.get(hash, epoch, topic)
+            && (!with_shards || route.shards.is_some())
+        {
+            filters.extend_from_slice(&route.filters);
+            return route.shards.unwrap_or_default();
+        }
+        levels.assign(key, topic);
+        let shards = with_shards.then(|| interest.shards(levels));
+        if shards.is_none_or(|shards| shards.contains(config.index.0)) {
+            matcher.matches(topic, levels, &mut |filter| filters.push(filter));
+        }
+        routes.put((hash, epoch), topic, shards, filters);
+        shards.unwrap_or_default()
     }
 
     /// Finds the receivers of a message in this shard. A session with several subscriptions that
     /// match gets one copy, at the highest QoS, with all identifiers ([MQTT5-3.3.4-2] to
     /// [MQTT5-3.3.4-5], [MQTT311-3.3.5-1]).
+    #[inline]
     fn collect(&mut self, message: &Message) {
-        let Self { matcher, receivers, sessions, scratch, key, .. } = self;
-        let RouteScratch { levels, wanted, groups, .. } = scratch;
+        let Self { receivers, sessions, scratch, key, .. } = self;
+        let RouteScratch { filters, wanted, groups, .. } = scratch;
         wanted.begin();
         groups.clear();
-        matcher.matches(message.topic.as_bytes(), levels, &mut |filter| {
+        for filter in &*filters {
             for receiver in receivers.get(filter.0).map_or(&[][..], Receivers::as_slice) {
                 match receiver.target() {
                     Target::Group(group) => groups.push(group),
@@ -145,7 +181,7 @@ impl Shard {
                     }
                 }
             }
-        });
+        }
     }
 
     /// Whether some collected session gets the message at QoS 1 or 2.
@@ -154,15 +190,24 @@ impl Shard {
     }
 
     fn deliver_collected_at_most_once(&mut self, turn: &mut Turn<'_>, message: &Message) {
-        let wanted = std::mem::take(&mut self.scratch.wanted);
-        self.scratch.forms.begin(message);
-        for one in &wanted.sessions {
+        let receivers = self.scratch.wanted.sessions.len();
+        if receivers > 1 {
+            self.scratch.forms.begin(message);
+        }
+        for at in 0..receivers {
+            let Some(&one) = self.scratch.wanted.sessions.get(at) else { break };
             let retain = message.retain && one.retain_as_published;
-            let identifiers = wanted.identifiers(one);
-            self.deliver_at_most_once(turn, one.session, message, retain, identifiers);
+            if one.identifier & SEVERAL == 0 {
+                let identifier = [one.identifier];
+                let identifiers = if one.identifier == 0 { &[][..] } else { &identifier };
+                self.deliver_at_most_once(turn, one.session, message, retain, identifiers);
+            } else {
+                let identifiers = self.scratch.wanted.identifiers(&one);
+                let identifiers = SmallVec::<[u32; 8]>::from_slice(identifiers);
+                self.deliver_at_most_once(turn, one.session, message, retain, &identifiers);
+            }
         }
         self.scratch.forms.end();
-        self.scratch.wanted = wanted;
     }
 
     fn deliver_collected(
@@ -173,7 +218,9 @@ impl Shard {
     ) {
         let wanted = std::mem::take(&mut self.scratch.wanted);
         let mut groups = std::mem::take(&mut self.scratch.groups);
-        self.scratch.forms.begin(message);
+        if wanted.sessions.len() > 1 {
+            self.scratch.forms.begin(message);
+        }
         for one in &wanted.sessions {
             // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
             let retain = message.retain && one.retain_as_published;

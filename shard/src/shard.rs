@@ -14,6 +14,7 @@ use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
 use crate::places::Places;
 use crate::pool::Pool;
+use crate::publish::Publisher;
 use crate::receivers::Receivers;
 use crate::restore::Restoring;
 use crate::retained::Retained;
@@ -139,7 +140,14 @@ impl Shard {
             Input::Packet { conn, packet } => {
                 if let Some(connection) = self.connection_mut(conn) {
                     connection.heard(turn.now_ms);
-                    if let Err(violation) = self.on_packet(turn, conn, packet) {
+                    let done = match packet {
+                        Packet::Publish(publish) if connection.is_live() => {
+                            let from = Publisher::of(conn, connection);
+                            self.on_publish(turn, &from, publish)
+                        }
+                        packet => self.on_packet(turn, conn, packet),
+                    };
+                    if let Err(violation) = done {
                         self.violate(turn, conn, violation);
                     }
                 }
@@ -186,7 +194,11 @@ impl Shard {
             _ if !live => Err(Violation::protocol(
                 "only AUTH and DISCONNECT may precede CONNACK here [MQTT5-3.1.2-30]",
             )),
-            Packet::Publish(publish) => self.on_publish(turn, conn, publish),
+            Packet::Publish(publish) => {
+                let Some(connection) = self.connection(conn) else { return Ok(()) };
+                let from = Publisher::of(conn, connection);
+                self.on_publish(turn, &from, publish)
+            }
             Packet::PubAck(ack) => self.on_puback(turn, conn, &ack),
             Packet::PubRec(ack) => self.on_pubrec(turn, conn, &ack),
             Packet::PubRel(ack) => self.on_pubrel(turn, conn, &ack),

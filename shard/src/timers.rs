@@ -64,6 +64,7 @@ impl Shard {
             self.rests_at_ms = turn.now_ms + REST_MS;
             self.flows.rest();
             self.pool.rest();
+            self.scratch.rest();
         }
         let mut left = LOOKS_MAX;
         while left > 0 {

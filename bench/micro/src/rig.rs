@@ -78,6 +78,12 @@ impl Rig {
         writer
     }
 
+    /// Hands one input to the shard.
+    #[inline]
+    pub fn input(&mut self, input: Input) {
+        self.shard.handle(Now { mono_ms: self.now_ms }, input, &mut self.out);
+    }
+
     /// Hands one input to the shard, and back to it what it tells itself.
     pub fn handle(&mut self, input: Input) {
         let now = Now { mono_ms: self.now_ms };

@@ -5,7 +5,7 @@ use bytes::{BufMut, BytesMut};
 use super::sink::{Counter, Section, Sink, Writer, with_length};
 use crate::decode::{DUP, PacketType, RETAIN};
 use crate::property::PropertyId;
-use crate::{MessageProperties, PacketId, Publish, Qos, Version};
+use crate::{MessageProperties, PacketId, Publish, Qos, Version, varint};
 
 /// A PUBLISH without its payload, borrowed, with the fields that differ per receiver apart from
 /// the message's own properties.
@@ -108,6 +108,7 @@ impl<'a> PublishHead<'a> {
 
     /// The same for a receiver that takes packets of so many bytes at most, payload included; `None`,
     /// and nothing is appended, if it is longer.
+    #[inline]
     pub fn encode_within(
         &self,
         version: Version,
@@ -119,21 +120,50 @@ impl<'a> PublishHead<'a> {
         if packet_bytes > packet_bytes_max {
             return None;
         }
-        let mut out = Writer(out);
-        out.u8(self.first_byte());
-        // `with_length` has seen that it fits.
-        out.varint(u32::try_from(remaining).unwrap_or_default());
-        Variable { head: self, version }.put(&mut out);
-        let before_topic = packet_bytes.saturating_sub(remaining).saturating_add(2);
-        let packet_id_at = before_topic.saturating_add(self.topic.len());
+        let length_bytes = packet_bytes.wrapping_sub(remaining).wrapping_sub(1);
+        let before_topic = length_bytes.wrapping_add(3);
+        // `with_length` has seen that the length fits, and `remaining_length` that the topic does.
+        let start = start(self.first_byte(), remaining as u32, self.topic.len() as u16);
+        out.put_slice(start.get(..before_topic).unwrap_or_default());
+        out.put_slice(self.topic);
+        if let Some(packet_id) = self.packet_id {
+            out.put_u16(packet_id.get());
+        }
+        if version.is_v5() {
+            if self.has_properties() {
+                Writer(out).counted(&Properties(self));
+            } else {
+                out.put_u8(0);
+            }
+        }
+        let packet_id_at = before_topic.wrapping_add(self.topic.len());
         Some(Written { packet_bytes, packet_id_at })
     }
 
+    fn has_properties(&self) -> bool {
+        self.message_expiry_interval_s.is_some()
+            || self.topic_alias.is_some()
+            || !self.subscription_identifiers.is_empty()
+            || !self.properties.is_empty()
+    }
+
+    #[inline]
     fn remaining_length(&self, version: Version) -> Option<usize> {
-        if (self.qos == Qos::AtMostOnce) != self.packet_id.is_none() {
+        if (self.qos == Qos::AtMostOnce) != self.packet_id.is_none()
+            || self.topic.len() > usize::from(u16::MAX)
+        {
             return None;
         }
-        Counter::count(&Variable { head: self, version })?.checked_add(self.payload_bytes)
+        let properties = match version.is_v5() {
+            false => 0,
+            true if self.has_properties() => with_length(Counter::count(&Properties(self))?)?,
+            true => 1,
+        };
+        let packet_id = if self.packet_id.is_some() { 2 } else { 0 };
+        // Each is below 2^29.
+        let head =
+            self.topic.len().wrapping_add(2).wrapping_add(packet_id).wrapping_add(properties);
+        head.checked_add(self.payload_bytes)
     }
 
     fn first_byte(&self) -> u8 {
@@ -143,21 +173,16 @@ impl<'a> PublishHead<'a> {
     }
 }
 
-/// Topic name, packet identifier and properties.
-struct Variable<'a> {
-    head: &'a PublishHead<'a>,
-    version: Version,
-}
-
-impl Section for Variable<'_> {
-    fn put<S: Sink>(&self, out: &mut S) {
-        out.prefixed(self.head.topic);
-        if let Some(packet_id) = self.head.packet_id {
-            out.u16(packet_id.get());
-        }
-        if self.version.is_v5() {
-            out.counted(&Properties(self.head));
-        }
+/// What a PUBLISH begins with, up to the topic: the first byte, the remaining length and that of the topic.
+#[inline]
+fn start(first: u8, remaining: u32, topic_bytes: u16) -> [u8; 7] {
+    let [high, low] = topic_bytes.to_be_bytes();
+    let seven = |at: u32| (remaining.wrapping_shr(at) & 0x7f) as u8;
+    match varint::len(remaining) {
+        1 => [first, seven(0), high, low, 0, 0, 0],
+        2 => [first, seven(0) | 0x80, seven(7), high, low, 0, 0],
+        3 => [first, seven(0) | 0x80, seven(7) | 0x80, seven(14), high, low, 0],
+        _ => [first, seven(0) | 0x80, seven(7) | 0x80, seven(14) | 0x80, seven(21), high, low],
     }
 }
 
