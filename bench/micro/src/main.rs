@@ -12,6 +12,7 @@ mod counters;
 mod figure;
 mod gate;
 mod heap;
+mod matching;
 mod options;
 mod packets;
 mod retained;
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         options::Command::Retained(topics) => retained::report(topics).map(|()| true),
         options::Command::RetainedCase(name, topics) => {
             retained::counted(&name, topics).map(|()| true)
+        }
+        options::Command::Match(sizes) => matching::report(&sizes).map(|()| true),
+        options::Command::MatchCase(set, filters, part) => {
+            matching::counted(&set, filters, &part).map(|()| true)
         }
         options::Command::Help => {
             print!("{}", options::HELP);

@@ -27,8 +27,8 @@ struct Look {
 impl Matcher {
     /// Calls `found` as [`Self::matches`] does, with the position of the topic, for several topics.
     ///
-    /// *Cost*: a third more instructions than one by one, and fewer cache misses that are waited for;
-    /// it pays from some 100,000 filters on. Allocates as little.
+    /// *Cost*: a fifth more instructions than one by one, and fewer cache misses that are waited for.
+    /// Allocates as little.
     pub fn matches_many(
         &self,
         topics: &[(&[u8], &TopicLevels)],
@@ -71,11 +71,11 @@ impl Matcher {
         }
         let fetched = promising.iter().fold(0, |sum, (_, id)| sum ^ self.texts.touch(*id));
         std::hint::black_box(fetched);
-        for (look, id) in promising {
+        for (look, id) in &promising {
             let (name, levels) = topics[look.topic];
             let id = match look.mask {
-                Some(mask) => self.verified_with(look.key, id, mask, name, levels),
-                None => self.verified(look.key, id, name),
+                Some(mask) => self.verified_with(look.key, *id, mask, name, levels),
+                None => self.verified(look.key, *id, name),
             };
             if let Some(id) = id {
                 found(look.topic, id);
