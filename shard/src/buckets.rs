@@ -30,6 +30,16 @@ pub(crate) struct Bucket {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Key(u64);
 
+/// What the first bucket of a key tells.
+pub(crate) enum First {
+    /// There is no entry.
+    Lacks,
+    /// There is none but this one, which has the same tag.
+    Only(u64),
+    /// One has to look on.
+    Unclear,
+}
+
 /// Where an entry is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -159,11 +169,22 @@ impl Bucket {
     }
 }
 
-/// Whether the first bucket tells that a key has no entry.
+/// Looks at the first bucket of a key.
 #[inline(always)]
-pub(crate) fn lacks(buckets: &(impl Buckets + ?Sized), key: Key) -> bool {
-    let Some(bucket) = buckets.at(key.home(buckets.len())) else { return true };
-    tell_lack(bucket.tags.load(Ordering::Acquire), key)
+pub(crate) fn first(buckets: &(impl Buckets + ?Sized), key: Key) -> First {
+    let Some(bucket) = buckets.at(key.home(buckets.len())) else { return First::Lacks };
+    let tags = bucket.tags.load(Ordering::Acquire);
+    let equal = key.among(tags);
+    if equal == 0 {
+        return if key.passed(tags) { First::Unclear } else { First::Lacks };
+    }
+    let entry = bucket.entries.get(equal.trailing_zeros() as usize / 8 - 1);
+    match entry {
+        Some(entry) if equal & (equal - 1) == 0 && !key.passed(tags) => {
+            First::Only(entry.load(Ordering::Acquire))
+        }
+        _ => First::Unclear,
+    }
 }
 
 /// What the first bucket says, for [`tell_lack`].

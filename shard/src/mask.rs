@@ -149,8 +149,11 @@ impl Mask {
     /// *Cost*: one comparison of bytes per run of literal levels.
     #[must_use]
     pub fn spells(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
-        let tail: &[u8] = if self.has_tail() { b"#" } else { b"" };
-        self.unspelled(filter, topic, levels) == Some(tail)
+        match self.unspelled(filter, topic, levels) {
+            Some([]) => !self.has_tail(),
+            Some(b"#") => self.has_tail(),
+            _ => false,
+        }
     }
 
     /// The same of a filter that is known to have this mask, so that its wildcards need no look.

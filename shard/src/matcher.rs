@@ -13,7 +13,7 @@ mod trie;
 
 use petrel_proto::TopicFilter;
 
-use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, Key, PARTS};
+use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, First, Key, PARTS};
 use crate::level_hash::{HashKey, TopicLevels};
 use crate::mask::{Mask, MaskRegistry, MaskTable, Shape};
 use texts::Texts;
@@ -149,14 +149,22 @@ impl Matcher {
     #[inline]
     pub fn matches(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
         let whole = Key::of(levels.whole().wrapping_add(self.key.exact_salt()));
-        if !lacks(&self.exact, whole) {
-            self.spelled(whole, topic).map(&mut *found);
-        }
+        let id = match first(&self.exact, whole) {
+            First::Lacks => None,
+            First::Only(entry) if entry & CHECK != whole.check() => None,
+            First::Only(entry) => self.verified(whole, entry as u32, topic),
+            First::Unclear => self.spelled(whole, topic),
+        };
+        id.map(&mut *found);
         self.masks.probes(levels, |mask: Mask, fingerprint| {
             let key = Key::of(fingerprint);
-            if !lacks(&self.masked, key) {
-                self.spelled_with(key, mask, topic, levels).map(&mut *found);
-            }
+            let id = match first(&self.masked, key) {
+                First::Lacks => None,
+                First::Only(entry) if entry & CHECK != key.check() => None,
+                First::Only(entry) => self.verified_with(key, entry as u32, mask, topic, levels),
+                First::Unclear => self.spelled_with(key, mask, topic, levels),
+            };
+            id.map(&mut *found);
         });
         if !self.trie.is_empty() {
             self.walk(topic, levels, found);
@@ -194,7 +202,7 @@ impl Matcher {
     }
 
     /// The same, with the first filter of the key.
-    #[inline]
+    #[inline(never)]
     fn verified(&self, key: Key, id: u32, topic: &[u8]) -> Option<FilterId> {
         if self.texts.get(id) == topic {
             return Some(FilterId(id));
@@ -215,7 +223,7 @@ impl Matcher {
     }
 
     /// The same, with the first filter of the key.
-    #[inline]
+    #[inline(never)]
     fn verified_with(
         &self,
         key: Key,
@@ -255,10 +263,10 @@ impl Matcher {
     }
 }
 
-/// Whether one look tells that no filter has this key.
+/// What one look tells of a key.
 #[inline]
-fn lacks(parts: &Parts, key: Key) -> bool {
-    buckets::lacks(&*parts[key.part()].buckets, key)
+fn first(parts: &Parts, key: Key) -> First {
+    buckets::first(&*parts[key.part()].buckets, key)
 }
 
 /// The first filter of a key.

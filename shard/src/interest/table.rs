@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, Guard};
 use hashbrown::HashTable;
 
-use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, Key, PARTS, Place};
+use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, First, Key, PARTS, Place};
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -168,7 +168,11 @@ impl Reader {
     pub(super) fn get(&self, fingerprint: u64) -> u64 {
         let key = Key::of(fingerprint);
         let blocks = &self.0.parts[key.part()];
-        if buckets::lacks(blocks, key) { 0 } else { blocks.shards(key) }
+        match buckets::first(blocks, key) {
+            First::Lacks => 0,
+            First::Only(entry) => shards_of(entry, key),
+            First::Unclear => blocks.shards(key),
+        }
     }
 }
 
@@ -198,9 +202,7 @@ impl Blocks {
     fn shards(&self, key: Key) -> u64 {
         let mut shards = 0;
         buckets::search(self, key, |_, entry| {
-            if entry & CHECK == key.check() {
-                shards |= (entry & SHARDS) << ((entry >> 32 & 1) * 32);
-            }
+            shards |= shards_of(entry, key);
             false
         });
         shards
@@ -249,6 +251,12 @@ impl Part {
         }
         true
     }
+}
+
+/// The shards of an entry; zero if it is of another key.
+#[inline]
+const fn shards_of(entry: u64, key: Key) -> u64 {
+    if entry & CHECK == key.check() { (entry & SHARDS) << ((entry >> 32 & 1) * 32) } else { 0 }
 }
 
 /// The upper half of the entry that has a bit.
