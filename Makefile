@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-tuning bench-retained bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-tuning bench-retained bench-match bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -151,6 +151,11 @@ bench-baseline:
 bench-retained:
 	$(CARGO) build --locked --release -q -p petrel-micro
 	target/release/petrel-micro retained $(ARGS)
+
+## What filters take in memory and topics cost, against hostile filters too: ARGS="--filters 10000000" for more.
+bench-match:
+	$(CARGO) build --locked --release -q -p petrel-micro
+	target/release/petrel-micro match $(ARGS)
 
 ## What settings of Linux change; sets them one by one, so only as root.
 bench-tuning:

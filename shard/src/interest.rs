@@ -14,12 +14,17 @@
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use smallvec::SmallVec;
+
 use crate::level_hash::{HashKey, TopicLevels};
 use crate::mask::{Mask, MaskRegistry, MaskTable, Shape};
 
 mod table;
 
-use table::Table;
+use table::{Look, Reader, Table};
+
+/// Looks of one round; beyond that another round begins.
+const LOOKS: usize = 256;
 
 /// A set of shards: bit i stands for every shard whose index modulo 64 is i.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -55,7 +60,7 @@ pub struct InterestWriter {
 /// How full an [`Interest`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct InterestStats {
-    /// Distinct fingerprints.
+    /// Distinct fingerprints; one that shards below and above 32 want counts twice.
     pub entries: usize,
     /// Masks that topics are probed with.
     pub masks: usize,
@@ -131,9 +136,31 @@ impl Interest {
     #[must_use]
     pub fn shards(&self, levels: &TopicLevels) -> ShardMask {
         let reader = self.table.read();
-        let mut shards = reader.get(levels.whole().wrapping_add(self.key.exact_salt()));
-        self.masks.probes(levels, |_, fingerprint| shards |= reader.get(fingerprint));
+        let mut shards = reader.get(self.exact(levels));
+        self.masks.probes(levels, |_, fingerprint| shards |= reader.get(masked(fingerprint)));
         ShardMask(shards)
+    }
+
+    /// The same for several topics at a time: the memory that one waits for is fetched for the others
+    /// too. `shards` is as long as `topics`.
+    ///
+    /// *Cost*: some more instructions than one by one, and fewer cache misses that are waited for.
+    pub fn shards_of_many(&self, topics: &[&TopicLevels], shards: &mut [ShardMask]) {
+        let reader = self.table.read();
+        let mut looks: SmallVec<[(usize, Look); LOOKS]> = SmallVec::new();
+        shards.fill(ShardMask::default());
+        for (topic, levels) in topics.iter().enumerate() {
+            let mut look = |fingerprint: u64| {
+                if looks.len() == LOOKS {
+                    reader.resolve(&looks, shards);
+                    looks.clear();
+                }
+                looks.push((topic, reader.look(fingerprint)));
+            };
+            look(self.exact(levels));
+            self.masks.probes(levels, |_, fingerprint| look(masked(fingerprint)));
+        }
+        reader.resolve(&looks, shards);
     }
 
     /// How full the table is; takes every lock in turn.
@@ -155,17 +182,28 @@ impl Interest {
     fn add(&self, filter: &[u8], bit: u8) {
         let levels = TopicLevels::of(&self.key, filter);
         let fingerprint = match Shape::of(filter) {
-            Shape::Exact => levels.whole().wrapping_add(self.key.exact_salt()),
-            Shape::Masked(mask) => self.acquire(&mask).fingerprint_of(&self.key, &levels),
+            Shape::Exact => self.exact(&levels),
+            Shape::Masked(mask) => self.masked(&self.acquire(&mask), &levels),
             Shape::Deep(mask) => {
                 let coarse = mask.coarse();
                 self.registry().acquire(&self.masks, &self.key, &coarse);
-                coarse.fingerprint_of(&self.key, &levels)
+                self.masked(&coarse, &levels)
             }
         };
         self.table.add(fingerprint, bit);
         // Nothing that this thread does from now on overtakes the stores.
         fence(Ordering::SeqCst);
+    }
+
+    /// The fingerprint of a filter without wildcards, and of a topic.
+    #[inline]
+    fn exact(&self, levels: &TopicLevels) -> u64 {
+        levels.whole().wrapping_add(self.key.exact_salt()) & !MASKED
+    }
+
+    /// The fingerprint of a filter of this mask.
+    fn masked(&self, mask: &Mask, levels: &TopicLevels) -> u64 {
+        masked(mask.fingerprint_of(&self.key, levels))
     }
 
     /// Counts a filter of this mask; the mask to record it under.
@@ -183,8 +221,7 @@ impl Interest {
         let levels = TopicLevels::of(&self.key, filter);
         let (mask, probed) = match Shape::of(filter) {
             Shape::Exact => {
-                let fingerprint = levels.whole().wrapping_add(self.key.exact_salt());
-                self.table.remove(fingerprint, bit);
+                self.table.remove(self.exact(&levels), bit);
                 return;
             }
             Shape::Masked(mask) => (mask, self.registry().is_probed(&self.key, &mask)),
@@ -192,7 +229,7 @@ impl Interest {
         };
         // The mask's state cannot change before this filter is released.
         let recorded = if probed { mask } else { mask.coarse() };
-        if !self.table.remove(recorded.fingerprint_of(&self.key, &levels), bit) {
+        if !self.table.remove(self.masked(&recorded, &levels), bit) {
             return;
         }
         let mut registry = self.registry();
@@ -201,6 +238,26 @@ impl Interest {
             registry.release(&self.masks, &self.key, &recorded);
         }
     }
+}
+
+impl Reader {
+    /// Adds the shards of some looks to those of their topics.
+    fn resolve(&self, looks: &[(usize, Look)], shards: &mut [ShardMask]) {
+        for (topic, look) in looks {
+            if let Some(shards) = shards.get_mut(*topic) {
+                shards.0 |= self.answer(*look);
+            }
+        }
+    }
+}
+
+/// Among the bits that choose the part of the table: filters with wildcards are apart, for they are
+/// fewer and are looked for more often.
+const MASKED: u64 = 1 << 31;
+
+#[inline]
+const fn masked(fingerprint: u64) -> u64 {
+    fingerprint | MASKED
 }
 
 impl InterestWriter {

@@ -12,6 +12,7 @@
 mod ack;
 mod alias;
 mod auth;
+mod buckets;
 mod census;
 mod clients;
 pub mod config;

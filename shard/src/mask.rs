@@ -5,7 +5,7 @@
 //! [`MaskRegistry`] counts the filters of each mask and decides, within fixed bounds, which masks
 //! are probed. A mask is either probed or not for as long as any filter has it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use hashbrown::HashTable;
 
@@ -16,10 +16,8 @@ use crate::level_hash::{HashKey, LEVELS_KEPT, TopicLevels};
 pub struct Mask {
     /// Bit i: level i is `+`.
     plus: u64,
-    /// How many levels, a `#` not counted.
-    len: u8,
-    /// Whether a `#` follows.
-    tail: bool,
+    /// Twice the number of levels, a `#` not counted, and one more if a `#` follows.
+    extent: u16,
 }
 
 /// What a filter looks like to a matcher.
@@ -32,6 +30,17 @@ pub enum Shape {
     /// Wildcards and too many levels; the mask holds the first ones and says `#` for the rest.
     Deep(Mask),
 }
+
+/// As many `+` as there are levels.
+const PLUSES: [u8; 2 * LEVELS_KEPT] = {
+    let mut text = [b'+'; 2 * LEVELS_KEPT];
+    let mut slash = 1;
+    while slash < text.len() {
+        text[slash] = b'/';
+        slash += 2;
+    }
+    text
+};
 
 /// How many masks without `#` are probed per number of levels.
 const PLAIN_PER_ROW: usize = 16;
@@ -46,61 +55,93 @@ impl Shape {
     /// Reads the wildcards of a filter.
     #[must_use]
     pub fn of(filter: &[u8]) -> Self {
-        let mut mask = Mask { plus: 0, len: 0, tail: false };
+        let (mut plus_levels, mut len, mut tail) = (0, 0, false);
         let (mut wild, mut deep) = (false, false);
         for (position, level) in filter.split(|&byte| byte == b'/').enumerate() {
             let plus = level == b"+";
             if level == b"#" {
-                mask.tail = true;
+                tail = true;
             } else if position < LEVELS_KEPT {
-                mask.plus |= u64::from(plus) << position;
-                mask.len = position as u8 + 1;
+                plus_levels |= u64::from(plus) << position;
+                len = position + 1;
             } else {
                 deep = true;
             }
-            wild |= plus || mask.tail;
+            wild |= plus || tail;
         }
+        let mask = Mask::new(plus_levels, len, tail || deep);
         match (wild, deep) {
             (false, _) => Self::Exact,
             (true, false) => Self::Masked(mask),
-            (true, true) => Self::Deep(Mask { tail: true, ..mask }),
+            (true, true) => Self::Deep(mask),
         }
     }
 }
 
 impl Mask {
-    /// The fingerprint that all filters of this mask share which match the topic of `levels`.
     #[inline]
-    fn fingerprint(plus: u64, len: usize, salt: u64, levels: &TopicLevels) -> u64 {
-        let mut sum = salt.wrapping_add(levels.prefix(len));
-        let mut rest = plus;
-        while rest != 0 {
-            sum = sum.wrapping_sub(levels.level(rest.trailing_zeros() as usize));
-            rest &= rest - 1;
-        }
-        sum
+    const fn new(plus: u64, len: usize, tail: bool) -> Self {
+        Self { plus, extent: (len as u16) << 1 | tail as u16 }
     }
 
-    /// The sum over the levels that are literal under this mask, of a text that is long enough.
-    pub(crate) fn literals(&self, levels: &TopicLevels) -> u64 {
-        Self::fingerprint(self.plus, usize::from(self.len), 0, levels)
+    /// How many levels, a `#` not counted.
+    #[inline]
+    const fn len(&self) -> usize {
+        (self.extent >> 1) as usize
     }
 
-    /// Whether a filter of this mask with this sum of literal levels is likely to match.
+    /// Whether a `#` follows.
+    #[inline]
+    const fn has_tail(&self) -> bool {
+        self.extent & 1 == 1
+    }
+
+    fn salt(&self, key: &HashKey) -> u64 {
+        key.salt(self.plus, self.extent)
+    }
+
+    /// The sum over the levels from `depth` on that are literal under this mask, of a text that is
+    /// long enough.
+    #[inline]
+    pub(crate) fn literals_from(&self, depth: usize, levels: &TopicLevels) -> u64 {
+        let depth = depth.min(self.len());
+        let sum = levels.prefix(self.len()).wrapping_sub(levels.prefix(depth));
+        without(self.plus & u64::MAX.checked_shl(depth as u32).unwrap_or(0), sum, levels)
+    }
+
+    /// Whether it begins with a wildcard.
+    #[inline]
+    pub(crate) const fn is_leading(&self) -> bool {
+        self.plus & 1 == 1 || self.len() == 0
+    }
+
+    /// Whether it may stand for the first levels of a longer filter.
+    #[inline]
+    pub(crate) const fn may_be_deep(&self) -> bool {
+        self.len() == LEVELS_KEPT
+    }
+
+    /// The first level from `depth` on that is literal under this mask.
+    pub(crate) fn literal_from(&self, depth: usize) -> Option<usize> {
+        (depth..self.len()).find(|&level| self.plus >> level & 1 == 0)
+    }
+
+    /// Whether a filter of this mask with this sum of literal levels from `depth` on is likely to
+    /// match a topic, if its levels before that do.
     ///
     /// Never false for one that does. True for another one only by a collision of hashes, or if
     /// the mask stands for the first levels of a longer filter.
-    pub(crate) fn may_match(&self, literals: u64, levels: &TopicLevels) -> bool {
-        let (len, count) = (usize::from(self.len), levels.count());
-        let long_enough = if self.tail { len <= count } else { len == count };
-        long_enough && self.literals(levels) == literals
+    #[inline]
+    pub(crate) fn may_match(&self, depth: usize, literals: u64, levels: &TopicLevels) -> bool {
+        let (len, count) = (self.len(), levels.count());
+        let long_enough = if self.has_tail() { len <= count } else { len == count };
+        long_enough && self.literals_from(depth, levels) == literals
     }
 
     /// The fingerprint of a filter of this mask, from the levels of its own text.
     #[must_use]
     pub fn fingerprint_of(&self, key: &HashKey, levels: &TopicLevels) -> u64 {
-        let salt = key.salt(self.plus, self.len, self.tail);
-        Self::fingerprint(self.plus, usize::from(self.len), salt, levels)
+        self.literals_from(0, levels).wrapping_add(self.salt(key))
     }
 
     /// Whether `filter` is spelled exactly as the topic with this mask's wildcards put in.
@@ -108,49 +149,82 @@ impl Mask {
     /// *Cost*: one comparison of bytes per run of literal levels.
     #[must_use]
     pub fn spells(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
-        self.spelled(filter, topic, levels).is_some()
+        match self.unspelled(filter, topic, levels) {
+            Some([]) => !self.has_tail(),
+            Some(b"#") => self.has_tail(),
+            _ => false,
+        }
     }
 
-    #[inline]
-    fn spelled(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> Option<()> {
-        let (mut filter, mut from, mut plus) = (filter, 0, self.plus);
-        while plus != 0 {
-            let position = plus.trailing_zeros() as usize;
-            plus &= plus - 1;
-            filter = filter.strip_prefix(topic.get(from..levels.start(position))?)?;
-            filter = filter.strip_prefix(b"+")?;
-            from = levels.end(position);
+    /// The same of a filter that is known to have this mask, so that its wildcards need no look.
+    ///
+    /// Equal runs have equally many slashes, so each ends where the filter has its next wildcard.
+    pub(crate) fn spells_own(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
+        let len = self.len();
+        let (mut at, mut level) = (0, 0);
+        while level < len {
+            let pluses = (self.plus >> level).trailing_ones() as usize;
+            at += 2 * pluses;
+            level += pluses;
+            if level >= len {
+                break;
+            }
+            let from = levels.start(level);
+            level += ((self.plus >> level).trailing_zeros() as usize).min(len - level);
+            let to = levels.end(level - 1);
+            let run = topic.get(from..to);
+            if run.is_none() || filter.get(at..at + (to - from)) != run {
+                return false;
+            }
+            at += to - from + 1;
         }
-        let len = usize::from(self.len);
-        let to = if len == 0 { 0 } else { levels.end(len - 1) };
-        filter = filter.strip_prefix(topic.get(from..to)?)?;
-        let tail: &[u8] = match (self.tail, len) {
-            (false, _) => b"",
-            (true, 0) => b"#",
-            (true, _) => b"/#",
-        };
-        (filter == tail).then_some(())
+        // A slash was counted behind each level; the last one has none, or a `#` behind it.
+        at + usize::from(self.has_tail()) == filter.len() + usize::from(!self.has_tail())
+    }
+
+    /// What is left of the filter behind the levels of the mask, if these are spelled so.
+    #[inline]
+    fn unspelled<'a>(
+        &self,
+        filter: &'a [u8],
+        topic: &[u8],
+        levels: &TopicLevels,
+    ) -> Option<&'a [u8]> {
+        let (mut rest, mut level, len) = (filter, 0, self.len());
+        while level < len {
+            let (from, wild) = (level, self.plus >> level & 1 == 1);
+            let run = if wild { self.plus } else { !self.plus };
+            level = len.min(level + (run >> level).trailing_ones() as usize);
+            rest = match level - from {
+                1 if wild => rest.strip_prefix(b"+")?,
+                pluses if wild => rest.strip_prefix(PLUSES.get(..2 * pluses - 1)?)?,
+                _ => rest.strip_prefix(topic.get(levels.start(from)..levels.end(level - 1))?)?,
+            };
+            if level < len || self.has_tail() {
+                rest = rest.strip_prefix(b"/")?;
+            }
+        }
+        Some(rest)
     }
 
     /// A mask that is always probed and matches whatever this one matches.
     #[must_use]
     pub fn coarse(&self) -> Self {
-        let literals = (self.plus.trailing_zeros() as u8).min(self.len);
-        let pluses = self.plus.trailing_ones() as u8;
+        let literals = (self.plus.trailing_zeros() as usize).min(self.len());
+        let pluses = self.plus.trailing_ones() as usize;
         if literals > 0 {
-            let len = literals.min(FIXED_PREFIXES as u8 - 1);
-            Self { plus: 0, len, tail: true }
-        } else if pluses < self.len && usize::from(pluses) <= FIXED_SINGLES {
-            Self { plus: (1 << pluses) - 1, len: pluses + 1, tail: true }
+            Self::new(0, literals.min(FIXED_PREFIXES - 1), true)
+        } else if pluses < self.len() && pluses <= FIXED_SINGLES {
+            Self::new((1 << pluses) - 1, pluses + 1, true)
         } else {
-            Self { plus: 0, len: 0, tail: true }
+            Self::new(0, 0, true)
         }
     }
 
     /// The slot that belongs to this mask alone, if it is one of the fixed ones.
     fn fixed_slot(&self) -> Option<usize> {
-        let len = usize::from(self.len);
-        if !self.tail {
+        let len = self.len();
+        if !self.has_tail() {
             None
         } else if self.plus == 0 {
             (len < FIXED_PREFIXES).then_some(len)
@@ -159,6 +233,17 @@ impl Mask {
             single.then(|| FIXED_PREFIXES + len - 2)
         }
     }
+}
+
+/// A sum of levels without those that are wildcards.
+#[inline]
+fn without(plus: u64, sum: u64, levels: &TopicLevels) -> u64 {
+    let (mut plus, mut sum) = (plus, sum);
+    while plus != 0 {
+        sum = sum.wrapping_sub(levels.level(plus.trailing_zeros() as usize));
+        plus &= plus - 1;
+    }
+    sum
 }
 
 /// The masks in use, as readers see them.
@@ -170,26 +255,28 @@ pub struct MaskTable {
     plain: Box<[Row; LEVELS_KEPT + 1]>,
     /// For each number of levels the masks with `#` that are not longer, one bit each.
     fitting: [AtomicU64; LEVELS_KEPT + 1],
+    /// Those of them that begin with a wildcard.
+    leading: AtomicU64,
     tails: [Slot; TAILS],
 }
 
 #[derive(Debug, Default)]
 struct Row {
     used: AtomicU64,
-    slots: [PlainSlot; PLAIN_PER_ROW],
-}
-
-#[derive(Debug, Default)]
-struct PlainSlot {
-    plus: AtomicU64,
-    salt: AtomicU64,
+    leading: AtomicU64,
+    slots: [Slot; PLAIN_PER_ROW],
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     plus: AtomicU64,
     salt: AtomicU64,
-    len: AtomicU64,
+    /// The first two levels that are `+`; [`LEVELS_KEPT`] for none.
+    first: AtomicU32,
+    second: AtomicU32,
+    /// How many more there are.
+    more: AtomicU32,
+    len: AtomicU32,
 }
 
 impl MaskTable {
@@ -202,6 +289,7 @@ impl MaskTable {
         Self {
             plain: Box::new(std::array::from_fn(|_| Row::default())),
             fitting: std::array::from_fn(|_| AtomicU64::new(0)),
+            leading: AtomicU64::new(0),
             tails: std::array::from_fn(|_| Slot::default()),
         }
     }
@@ -214,22 +302,34 @@ impl MaskTable {
     #[inline]
     pub fn probes(&self, levels: &TopicLevels, mut probe: impl FnMut(Mask, u64)) {
         let count = levels.count();
-        let system = levels.is_system();
         if let Some(row) = self.plain.get(count) {
-            row.probes(levels, count, system, &mut probe);
-        }
-        let mut used = self.fitting[count.min(LEVELS_KEPT)].load(Ordering::Acquire);
-        while used != 0 {
-            let slot = &self.tails[used.trailing_zeros() as usize];
-            used &= used - 1;
-            let (plus, len) = (slot.plus.load(Ordering::Relaxed), slot.len());
-            // A slot that another thread re-uses just now may hold a longer mask.
-            if (system && (plus & 1 != 0 || len == 0)) || len > count {
-                continue;
+            let mut used = row.used.load(Ordering::Acquire);
+            if levels.is_system() {
+                used &= !row.leading.load(Ordering::Relaxed);
             }
-            let salt = slot.salt.load(Ordering::Relaxed);
-            let mask = Mask { plus, len: len as u8, tail: true };
-            probe(mask, Mask::fingerprint(plus, len, salt, levels));
+            while used != 0 {
+                let slot = &row.slots[used.trailing_zeros() as usize % PLAIN_PER_ROW];
+                used &= used - 1;
+                let plus = slot.plus.load(Ordering::Relaxed);
+                let mask = Mask::new(plus, count, false);
+                probe(mask, slot.without(levels.whole(), levels));
+            }
+        }
+        let most = count.min(LEVELS_KEPT);
+        let mut used = self.fitting[most].load(Ordering::Acquire);
+        if levels.is_system() {
+            used &= !self.leading.load(Ordering::Relaxed);
+        }
+        while used != 0 {
+            let index = used.trailing_zeros() as usize;
+            used &= used - 1;
+            let slot = &self.tails[index];
+            let len = slot.len.load(Ordering::Relaxed) as usize;
+            // A slot that another thread re-uses just now may hold a longer mask.
+            if len <= most {
+                let mask = Mask::new(slot.plus.load(Ordering::Relaxed), len, true);
+                probe(mask, slot.without(levels.prefix(len), levels));
+            }
         }
     }
 
@@ -250,15 +350,15 @@ impl MaskTable {
 
     /// Puts a mask to use, in its own slot or the first free one; `None` if there is none.
     fn publish(&self, key: &HashKey, mask: &Mask) -> Option<usize> {
-        let salt = key.salt(mask.plus, mask.len, mask.tail);
-        let len = usize::from(mask.len);
-        if !mask.tail {
+        let len = mask.len();
+        let leading = |slot: usize| u64::from(mask.is_leading()) << slot;
+        if !mask.has_tail() {
             let row = &self.plain[len];
             let used = row.used.load(Ordering::Relaxed);
             let free = used.trailing_ones() as usize;
-            let slot = row.slots.get(free)?;
-            slot.plus.store(mask.plus, Ordering::Relaxed);
-            slot.salt.store(salt, Ordering::Relaxed);
+            row.slots.get(free)?.set(key, mask);
+            row.leading.fetch_and(!(1 << free), Ordering::Relaxed);
+            row.leading.fetch_or(leading(free), Ordering::Relaxed);
             row.used.store(used | 1 << free, Ordering::Release);
             return Some(free);
         }
@@ -267,7 +367,9 @@ impl MaskTable {
             Some(slot) => slot,
             None => (used | ((1 << FIXED_TAILS) - 1)).trailing_ones() as usize,
         };
-        self.tails.get(slot)?.set(mask, salt);
+        self.tails.get(slot)?.set(key, mask);
+        self.leading.fetch_and(!(1 << slot), Ordering::Relaxed);
+        self.leading.fetch_or(leading(slot), Ordering::Relaxed);
         for fitting in &self.fitting[len..] {
             fitting.fetch_or(1 << slot, Ordering::Release);
         }
@@ -277,12 +379,12 @@ impl MaskTable {
     /// Takes a mask out of use.
     fn withdraw(&self, mask: &Mask, slot: usize) {
         let keep = !(1 << slot);
-        if mask.tail {
-            for fitting in &self.fitting[usize::from(mask.len)..] {
+        if mask.has_tail() {
+            for fitting in &self.fitting[mask.len()..] {
                 fitting.fetch_and(keep, Ordering::Release);
             }
         } else {
-            self.plain[usize::from(mask.len)].used.fetch_and(keep, Ordering::Release);
+            self.plain[mask.len()].used.fetch_and(keep, Ordering::Release);
         }
     }
 }
@@ -293,40 +395,36 @@ impl Default for MaskTable {
     }
 }
 
-impl Row {
-    #[inline]
-    fn probes(
-        &self,
-        levels: &TopicLevels,
-        count: usize,
-        system: bool,
-        probe: &mut impl FnMut(Mask, u64),
-    ) {
-        let mut used = self.used.load(Ordering::Acquire);
-        while used != 0 {
-            let slot = &self.slots[used.trailing_zeros() as usize];
-            used &= used - 1;
-            let plus = slot.plus.load(Ordering::Relaxed);
-            if system && plus & 1 != 0 {
-                continue;
-            }
-            let salt = slot.salt.load(Ordering::Relaxed);
-            let mask = Mask { plus, len: count as u8, tail: false };
-            probe(mask, Mask::fingerprint(plus, count, salt, levels));
-        }
-    }
-}
-
 impl Slot {
-    fn set(&self, mask: &Mask, salt: u64) {
+    fn set(&self, key: &HashKey, mask: &Mask) {
+        let mut rest = mask.plus;
+        let mut next = || {
+            let level = (rest.trailing_zeros() as usize).min(LEVELS_KEPT);
+            rest &= rest.wrapping_sub(1);
+            level as u32
+        };
+        self.first.store(next(), Ordering::Relaxed);
+        self.second.store(next(), Ordering::Relaxed);
+        self.more.store(rest.count_ones(), Ordering::Relaxed);
+        self.len.store(mask.len() as u32, Ordering::Relaxed);
         self.plus.store(mask.plus, Ordering::Relaxed);
-        self.len.store(u64::from(mask.len), Ordering::Relaxed);
-        self.salt.store(salt, Ordering::Relaxed);
+        self.salt.store(mask.salt(key), Ordering::Relaxed);
     }
 
+    /// The fingerprint that all filters of this mask share which match a topic, from the sum of as many
+    /// of its levels.
     #[inline]
-    fn len(&self) -> usize {
-        self.len.load(Ordering::Relaxed) as usize
+    fn without(&self, sum: u64, levels: &TopicLevels) -> u64 {
+        let first = levels.level(self.first.load(Ordering::Relaxed) as usize);
+        let second = levels.level(self.second.load(Ordering::Relaxed) as usize);
+        let salt = self.salt.load(Ordering::Relaxed);
+        let sum = sum.wrapping_add(salt).wrapping_sub(first).wrapping_sub(second);
+        if self.more.load(Ordering::Relaxed) == 0 {
+            return sum;
+        }
+        let plus = self.plus.load(Ordering::Relaxed);
+        let plus = plus & plus.wrapping_sub(1);
+        without(plus & plus.wrapping_sub(1), sum, levels)
     }
 }
 
@@ -347,7 +445,7 @@ struct Use {
 impl MaskRegistry {
     /// Counts one more filter of the mask; true if the mask is probed.
     pub fn acquire(&mut self, table: &MaskTable, key: &HashKey, mask: &Mask) -> bool {
-        let hash = |mask: &Mask| key.salt(mask.plus, mask.len, mask.tail);
+        let hash = |mask: &Mask| mask.salt(key);
         if let Some(found) = self.masks.find_mut(hash(mask), |entry| entry.mask == *mask) {
             found.filters += 1;
             return found.slot.is_some();
@@ -361,15 +459,16 @@ impl MaskRegistry {
     /// Whether the filters of this mask are found by probing.
     #[must_use]
     pub fn is_probed(&self, key: &HashKey, mask: &Mask) -> bool {
-        let hash = key.salt(mask.plus, mask.len, mask.tail);
-        self.masks.find(hash, |entry| entry.mask == *mask).is_some_and(|entry| entry.slot.is_some())
+        self.masks
+            .find(mask.salt(key), |entry| entry.mask == *mask)
+            .is_some_and(|entry| entry.slot.is_some())
     }
 
     /// Counts one filter of the mask less; true if the mask was probed.
     ///
     /// A mask that no filter has leaves its slot to the next one.
     pub fn release(&mut self, table: &MaskTable, key: &HashKey, mask: &Mask) -> bool {
-        let hash = |mask: &Mask| key.salt(mask.plus, mask.len, mask.tail);
+        let hash = |mask: &Mask| mask.salt(key);
         let Ok(mut found) = self.masks.find_entry(hash(mask), |entry| entry.mask == *mask) else {
             return false;
         };
@@ -396,111 +495,4 @@ impl MaskRegistry {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: HashKey = HashKey::new([5, 6]);
-
-    fn masked(filter: &str) -> Mask {
-        match Shape::of(filter.as_bytes()) {
-            Shape::Masked(mask) => mask,
-            other => panic!("{filter} has the shape {other:?}"),
-        }
-    }
-
-    fn probed(table: &MaskTable, topic: &str) -> Vec<Mask> {
-        let mut masks = Vec::new();
-        table.probes(&TopicLevels::of(&KEY, topic.as_bytes()), |mask, _| masks.push(mask));
-        masks
-    }
-
-    #[test]
-    fn shape_tells_exact_masked_and_deep_filters_apart() {
-        assert_eq!(Shape::of(b"a/b"), Shape::Exact);
-        assert_eq!(Shape::of("/".repeat(70).as_bytes()), Shape::Exact);
-        assert_eq!(masked("#"), Mask { plus: 0, len: 0, tail: true });
-        assert_eq!(masked("+/a/+"), Mask { plus: 0b101, len: 3, tail: false });
-        assert_eq!(masked("/+/#"), Mask { plus: 0b10, len: 2, tail: true });
-        let deep = format!("{}+", "a/".repeat(LEVELS_KEPT));
-        let whole = Mask { plus: 0, len: LEVELS_KEPT as u8, tail: true };
-        assert_eq!(Shape::of(deep.as_bytes()), Shape::Deep(whole));
-        assert_eq!(masked(&format!("{}#", "a/".repeat(LEVELS_KEPT))), whole);
-    }
-
-    #[test]
-    fn coarse_masks_have_fixed_slots() {
-        for (filter, coarse) in [
-            ("a/b/+/c/+", "a/b/#"),
-            ("+/+/c/+/d", "+/+/c/#"),
-            ("+/+/+", "#"),
-            ("a/+", "a/#"),
-            ("+/#", "#"),
-        ] {
-            assert_eq!(masked(filter).coarse(), masked(coarse), "{filter}");
-        }
-        let long = format!("{}+", "a/".repeat(40));
-        assert_eq!(usize::from(masked(&long).coarse().len), FIXED_PREFIXES - 1);
-        let late = format!("{}a", "+/".repeat(40));
-        assert_eq!(masked(&late).coarse(), masked("#"));
-        let mut slots = std::collections::HashSet::new();
-        for filter in 0..FIXED_PREFIXES {
-            assert!(slots.insert(masked(&format!("{}#", "a/".repeat(filter))).fixed_slot()));
-        }
-        for filter in 1..=FIXED_SINGLES {
-            assert!(slots.insert(masked(&format!("{}a/#", "+/".repeat(filter))).fixed_slot()));
-        }
-        assert_eq!(slots.len(), FIXED_TAILS);
-        assert!(!slots.contains(&None));
-        assert!(slots.iter().flatten().all(|&slot| slot < FIXED_TAILS));
-        assert_eq!(masked("+/+/#").fixed_slot(), None);
-    }
-
-    /// [MQTT5-4.7.2-1], [MQTT311-4.7.2-1]
-    #[test]
-    fn leading_wildcards_are_not_probed_for_system_topics() {
-        let (table, mut registry) = (MaskTable::new(), MaskRegistry::default());
-        for filter in ["#", "+/a", "+/#", "$SYS/#", "$SYS/+"] {
-            assert!(registry.acquire(&table, &KEY, &masked(filter)));
-        }
-        assert_eq!(probed(&table, "$SYS/a"), [masked("$SYS/+"), masked("$SYS/#")]);
-        assert_eq!(probed(&table, "x/a").len(), 5);
-    }
-
-    #[test]
-    fn masks_beyond_the_bound_are_not_probed_and_slots_are_used_again() {
-        let (table, mut registry) = (MaskTable::new(), MaskRegistry::default());
-        let filters: Vec<Mask> = (1..64_u32)
-            .map(|bits| {
-                let levels: Vec<_> =
-                    (0..6).map(|bit| if bits >> bit & 1 == 1 { "+" } else { "x" }).collect();
-                masked(&levels.join("/"))
-            })
-            .collect();
-        let probed_of = |registry: &mut MaskRegistry| {
-            filters.iter().filter(|mask| registry.acquire(&table, &KEY, mask)).count()
-        };
-        assert_eq!(probed_of(&mut registry), PLAIN_PER_ROW);
-        assert_eq!(probed(&table, "a/b/c/d/e/f").len(), PLAIN_PER_ROW);
-        assert_eq!(probed(&table, "a/b/c/d/e").len(), 0);
-        for (index, mask) in filters.iter().enumerate() {
-            assert_eq!(registry.release(&table, &KEY, mask), index < PLAIN_PER_ROW);
-        }
-        assert!(table.is_empty());
-        // The same masks in another order: those that come first are probed now.
-        assert!(registry.acquire(&table, &KEY, &filters[40]));
-        assert!(registry.is_probed(&KEY, &filters[40]));
-    }
-
-    #[test]
-    fn masks_with_a_tail_fit_topics_that_are_not_shorter() {
-        let (table, mut registry) = (MaskTable::new(), MaskRegistry::default());
-        for filter in ["a/b/#", "+/+/+/#", "#"] {
-            registry.acquire(&table, &KEY, &masked(filter));
-        }
-        assert_eq!(probed(&table, "a").len(), 1);
-        assert_eq!(probed(&table, "a/b").len(), 2);
-        assert_eq!(probed(&table, "a/b/c").len(), 3);
-        assert_eq!(probed(&table, &"a/".repeat(100)).len(), 3);
-        assert_eq!(table.len(), 3);
-    }
-}
+mod tests;

@@ -5,14 +5,15 @@
 //! that fits. All others are in a [`Trie`]. Whatever a hash finds is compared with the filter's
 //! text, so hashes decide the cost and never the answer.
 
+mod many;
 #[cfg(test)]
 mod tests;
 mod texts;
 mod trie;
 
-use hashbrown::HashTable;
 use petrel_proto::TopicFilter;
 
+use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, First, Key, PARTS};
 use crate::level_hash::{HashKey, TopicLevels};
 use crate::mask::{Mask, MaskRegistry, MaskTable, Shape};
 use texts::Texts;
@@ -24,30 +25,43 @@ pub struct FilterId(pub u32);
 
 /// The distinct filters of one shard.
 ///
-/// *Bounds*: 2^32 filters; about 32 B each beyond the text.
+/// *Bounds*: 2^32 filters; about 17 B each beyond the text.
 #[derive(Debug)]
 pub struct Matcher {
     key: HashKey,
     texts: Texts,
-    parts: Box<[HashTable<Entry>; PARTS]>,
+    /// Filters without wildcards.
+    exact: Parts,
+    /// Those with a mask that is probed, apart: they are fewer and are looked for more often.
+    masked: Parts,
     masks: MaskTable,
     registry: MaskRegistry,
     trie: Trie,
 }
 
-/// Part of the fingerprint and the filter behind it.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    tag: u32,
-    id: u32,
+/// One part of the table, which grows on its own, so that no single growth takes long.
+///
+/// An entry is the check of a fingerprint, [`USED`] and the id of the filter behind it.
+#[derive(Debug, Default)]
+struct Part {
+    buckets: Box<[Bucket]>,
+    fill: Fill,
 }
 
-/// The table grows part by part, so that no single growth takes long.
-const PARTS: usize = 256;
+const EXACT: Density = Density { full: 12, aim: 11, sparse: 8 };
+/// Of nine looks one finds something, so those that find nothing must be cheap.
+const MASKED: Density = Density { full: 10, aim: 9, sparse: 6 };
+
+/// So that no entry is zero.
+const USED: u64 = 1 << 32;
+
+type Parts = Box<[Part; PARTS]>;
 
 /// Where a filter belongs.
+#[derive(Clone, Copy)]
 enum Place {
-    Table(u64),
+    Exact(Key),
+    Masked(Key),
     Trie,
 }
 
@@ -58,7 +72,8 @@ impl Matcher {
         Self {
             key,
             texts: Texts::default(),
-            parts: Box::new(std::array::from_fn(|_| HashTable::new())),
+            exact: Box::new(std::array::from_fn(|_| Part::default())),
+            masked: Box::new(std::array::from_fn(|_| Part::default())),
             masks: MaskTable::new(),
             registry: MaskRegistry::default(),
             trie: Trie::new(key),
@@ -76,20 +91,16 @@ impl Matcher {
         }
         let id = self.texts.insert(text);
         let shape = Shape::of(text);
-        let beyond = match &shape {
-            Shape::Exact => None,
-            Shape::Masked(mask) => {
-                let probed = self.registry.acquire(&self.masks, &self.key, mask);
-                (!probed).then_some(*mask)
+        if let Shape::Masked(mask) = &shape {
+            self.registry.acquire(&self.masks, &self.key, mask);
+        }
+        match (self.place(text), shape) {
+            (Place::Exact(key), _) => self.exact[key.part()].insert(key, id, EXACT),
+            (Place::Masked(key), _) => self.masked[key.part()].insert(key, id, MASKED),
+            (Place::Trie, Shape::Masked(mask) | Shape::Deep(mask)) => {
+                self.trie.insert(id, mask, &self.texts);
             }
-            Shape::Deep(mask) => Some(*mask),
-        };
-        if let Some(mask) = beyond {
-            self.trie.insert(id, mask, &self.texts);
-        } else {
-            let (part, tag) = split(self.fingerprint(&shape, text));
-            let entry = Entry { tag, id };
-            self.parts[part].insert_unique(spread(tag), entry, |entry| spread(entry.tag));
+            (Place::Trie, Shape::Exact) => {}
         }
         (FilterId(id), true)
     }
@@ -97,15 +108,12 @@ impl Matcher {
     /// The id of a filter that was interned.
     #[must_use]
     pub fn find(&self, filter: &[u8]) -> Option<FilterId> {
-        let id = match self.place(filter) {
-            Place::Table(fingerprint) => {
-                let (part, tag) = split(fingerprint);
-                let same = |entry: &&Entry| entry.tag == tag && self.texts.get(entry.id) == filter;
-                self.parts[part].iter_hash(spread(tag)).find(same)?.id
-            }
-            Place::Trie => self.trie.find(filter, &self.texts)?,
-        };
-        Some(FilterId(id))
+        let right = |text: &[u8]| text == filter;
+        match self.place(filter) {
+            Place::Exact(key) => self.find_key(&self.exact, key, right),
+            Place::Masked(key) => self.find_key(&self.masked, key, right),
+            Place::Trie => self.trie.find(filter, &self.texts).map(FilterId),
+        }
     }
 
     /// Forgets a filter and frees its id for another; an id that is not in use is ignored.
@@ -115,16 +123,8 @@ impl Matcher {
             return;
         }
         match self.place(text) {
-            Place::Table(fingerprint) => {
-                let (part, tag) = split(fingerprint);
-                let table = &mut self.parts[part];
-                if let Ok(found) = table.find_entry(spread(tag), |entry| entry.id == id.0) {
-                    found.remove();
-                }
-                if table.len() * 4 < table.capacity() {
-                    table.shrink_to(table.len() * 2, |entry| spread(entry.tag));
-                }
-            }
+            Place::Exact(key) => self.exact[key.part()].remove(key, id.0, EXACT),
+            Place::Masked(key) => self.masked[key.part()].remove(key, id.0, MASKED),
             Place::Trie => self.trie.remove(id.0, &self.texts),
         }
         if let Shape::Masked(mask) = Shape::of(text) {
@@ -145,16 +145,29 @@ impl Matcher {
     ///
     /// *Spec*: [MQTT5-4.7.2-1], [MQTT5-4.7.3-4], [MQTT311-4.7.2-1], [MQTT311-4.7.3-4].
     /// *Cost*: one probe for the whole text and one per mask that fits; then the trie's, if any
-    /// filter is there. No allocation for topics of up to 60 levels.
+    /// filter is there. No allocation for topics of up to 64 levels.
     #[inline]
     pub fn matches(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
-        let whole = levels.whole().wrapping_add(self.key.exact_salt());
-        self.probe(whole, |text| text == topic, found);
+        let whole = Key::of(levels.whole().wrapping_add(self.key.exact_salt()));
+        let id = match first(&self.exact, whole) {
+            First::Lacks => None,
+            First::Only(entry) if entry & CHECK != whole.check() => None,
+            First::Only(entry) => self.verified(whole, entry as u32, topic),
+            First::Unclear => self.spelled(whole, topic),
+        };
+        id.map(&mut *found);
         self.masks.probes(levels, |mask: Mask, fingerprint| {
-            self.probe(fingerprint, |text| mask.spells(text, topic, levels), found);
+            let key = Key::of(fingerprint);
+            let id = match first(&self.masked, key) {
+                First::Lacks => None,
+                First::Only(entry) if entry & CHECK != key.check() => None,
+                First::Only(entry) => self.verified_with(key, entry as u32, mask, topic, levels),
+                First::Unclear => self.spelled_with(key, mask, topic, levels),
+            };
+            id.map(&mut *found);
         });
         if !self.trie.is_empty() {
-            self.trie.matches(topic, levels, &self.texts, &mut |id| found(FilterId(id)));
+            self.walk(topic, levels, found);
         }
     }
 
@@ -176,48 +189,138 @@ impl Matcher {
         self.masks.len()
     }
 
-    #[inline]
-    fn probe(
-        &self,
-        fingerprint: u64,
-        verify: impl Fn(&[u8]) -> bool,
-        found: &mut impl FnMut(FilterId),
-    ) {
-        let (part, tag) = split(fingerprint);
-        for entry in self.parts[part].iter_hash(spread(tag)) {
-            if entry.tag == tag && verify(self.texts.get(entry.id)) {
-                found(FilterId(entry.id));
-            }
+    /// Calls `found` with every filter of the trie that matches.
+    #[inline(never)]
+    fn walk(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
+        self.trie.matches(topic, levels, &self.texts, &mut |id| found(FilterId(id)));
+    }
+
+    /// The filter of a key that is the topic itself.
+    #[inline(never)]
+    fn spelled(&self, key: Key, topic: &[u8]) -> Option<FilterId> {
+        self.verified(key, candidate(&self.exact, key)?, topic)
+    }
+
+    /// The same, with the first filter of the key.
+    #[inline(never)]
+    fn verified(&self, key: Key, id: u32, topic: &[u8]) -> Option<FilterId> {
+        if self.texts.get(id) == topic {
+            return Some(FilterId(id));
         }
+        self.find_key(&self.exact, key, |text| text == topic)
+    }
+
+    /// The filter of a key that is the topic with a mask's wildcards put in.
+    #[inline(never)]
+    fn spelled_with(
+        &self,
+        key: Key,
+        mask: Mask,
+        topic: &[u8],
+        levels: &TopicLevels,
+    ) -> Option<FilterId> {
+        self.verified_with(key, candidate(&self.masked, key)?, mask, topic, levels)
+    }
+
+    /// The same, with the first filter of the key.
+    #[inline(never)]
+    fn verified_with(
+        &self,
+        key: Key,
+        id: u32,
+        mask: Mask,
+        topic: &[u8],
+        levels: &TopicLevels,
+    ) -> Option<FilterId> {
+        if mask.spells(self.texts.get(id), topic, levels) {
+            return Some(FilterId(id));
+        }
+        self.find_key(&self.masked, key, |text| mask.spells(text, topic, levels))
+    }
+
+    /// The one filter of a key whose text is right.
+    fn find_key(&self, parts: &Parts, key: Key, right: impl Fn(&[u8]) -> bool) -> Option<FilterId> {
+        let mut found = None;
+        buckets::search(&*parts[key.part()].buckets, key, |_, entry| {
+            let same = entry & CHECK == key.check() && right(self.texts.get(entry as u32));
+            found = same.then_some(FilterId(entry as u32));
+            same
+        });
+        found
     }
 
     fn place(&self, filter: &[u8]) -> Place {
-        let shape = Shape::of(filter);
-        let probed = match &shape {
-            Shape::Exact => true,
-            Shape::Masked(mask) => self.registry.is_probed(&self.key, mask),
-            Shape::Deep(_) => false,
-        };
-        if probed { Place::Table(self.fingerprint(&shape, filter)) } else { Place::Trie }
-    }
-
-    fn fingerprint(&self, shape: &Shape, filter: &[u8]) -> u64 {
         let levels = TopicLevels::of(&self.key, filter);
-        match shape {
-            Shape::Exact => levels.whole().wrapping_add(self.key.exact_salt()),
-            Shape::Masked(mask) | Shape::Deep(mask) => mask.fingerprint_of(&self.key, &levels),
+        match Shape::of(filter) {
+            Shape::Exact => {
+                Place::Exact(Key::of(levels.whole().wrapping_add(self.key.exact_salt())))
+            }
+            Shape::Masked(mask) if self.registry.is_probed(&self.key, &mask) => {
+                Place::Masked(Key::of(mask.fingerprint_of(&self.key, &levels)))
+            }
+            _ => Place::Trie,
         }
     }
 }
 
-/// Which part of the table, and what is kept of the fingerprint there.
+/// What one look tells of a key.
 #[inline]
-const fn split(fingerprint: u64) -> (usize, u32) {
-    ((fingerprint >> 32) as usize % PARTS, fingerprint as u32)
+fn first(parts: &Parts, key: Key) -> First {
+    buckets::first(&*parts[key.part()].buckets, key)
 }
 
-/// The table takes its slot from the low bits and its own tag from the top ones.
-#[inline]
-const fn spread(tag: u32) -> u64 {
-    ((tag as u64) << 32) | tag as u64
+/// The first filter of a key.
+#[inline(never)]
+fn candidate(parts: &Parts, key: Key) -> Option<u32> {
+    let mut found = None;
+    buckets::search(&*parts[key.part()].buckets, key, |_, entry| {
+        let same = entry & CHECK == key.check();
+        found = same.then_some(entry as u32);
+        same
+    });
+    found
+}
+
+impl Part {
+    fn insert(&mut self, key: Key, id: u32, density: Density) {
+        if self.fill.is_full(density, self.buckets.len()) {
+            self.rebuild(density);
+        }
+        let entry = key.check() | USED | u64::from(id);
+        buckets::insert(&*self.buckets, &mut self.fill, key, entry);
+    }
+
+    fn remove(&mut self, key: Key, id: u32, density: Density) {
+        let mut found = None;
+        buckets::search(&*self.buckets, key, |place, entry| {
+            let same = entry as u32 == id;
+            found = same.then_some(place);
+            same
+        });
+        let Some(place) = found else { return };
+        buckets::remove(&*self.buckets, &mut self.fill, place);
+        if self.fill.live == 0 {
+            *self = Self::default();
+        } else if self.fill.is_sparse(density, self.buckets.len()) {
+            self.rebuild(density);
+        }
+    }
+
+    fn rebuild(&mut self, density: Density) {
+        let new: Box<[Bucket]> = (0..self.fill.buckets(density)).map(|_| Bucket::new()).collect();
+        buckets::copy(&*self.buckets, &*new, &mut self.fill);
+        self.buckets = new;
+    }
+}
+
+impl Buckets for [Bucket] {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn at(&self, index: usize) -> Option<&Bucket> {
+        self.get(index)
+    }
 }

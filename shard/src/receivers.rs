@@ -87,7 +87,7 @@ impl PackedOptions {
 
 /// The receivers of one filter, at least one.
 ///
-/// *Bounds*: 16 bytes for one; a block of the heap for more.
+/// *Bounds*: 16 bytes for one; a block of the heap for more, of at most nine bytes for each and 24.
 #[derive(Debug)]
 pub(crate) enum Receivers {
     One(Receiver),
@@ -122,6 +122,10 @@ impl Receivers {
                 1
             }
             Self::Many(many) => {
+                if many.len() == many.capacity() {
+                    // Doubling would leave up to half of it unused for as long as the filter lives.
+                    many.reserve_exact(2.max(many.len() / 8));
+                }
                 many.push(new);
                 (many.len() - 1) as u32
             }
@@ -240,6 +244,22 @@ mod tests {
     use petrel_proto::RetainHandling;
 
     use super::*;
+
+    #[test]
+    fn a_further_receiver_takes_nine_bytes_at_most() {
+        let receiver = |n| Receiver::new(Target::Session(n), PackedOptions(1), 0);
+        let mut receivers = Receivers::One(receiver(0));
+        for n in 1..10_000 {
+            assert_eq!(receivers.push(receiver(n)), n);
+            let Receivers::Many(many) = &receivers else { panic!("there are several") };
+            let bytes = many.capacity() * size_of::<Receiver>();
+            assert!(bytes <= 9 * many.len() + 24, "{bytes} bytes for {}", many.len());
+        }
+        for n in (2..10_000).rev() {
+            receivers.swap_remove(n);
+            assert_eq!(receivers.as_slice().len(), n as usize);
+        }
+    }
 
     #[test]
     fn options_survive_packing() {

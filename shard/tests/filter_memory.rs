@@ -34,7 +34,7 @@ fn checked(text: &str) -> TopicFilter {
 }
 
 #[test]
-fn interest_costs_at_most_32_bytes_per_distinct_filter_of_the_process() {
+fn interest_costs_at_most_20_bytes_per_distinct_filter_of_the_process() {
     let before = counting::held_bytes();
     let interest = Arc::new(Interest::new(KEY));
     let mut writers: Vec<_> =
@@ -48,7 +48,7 @@ fn interest_costs_at_most_32_bytes_per_distinct_filter_of_the_process() {
         writers[..wanting].iter_mut().for_each(|writer| writer.add(filter.as_bytes()));
         if count >= 30_000 && count.is_multiple_of(1_000) {
             let peak = counting::peak_bytes() - before;
-            assert!(peak <= 32 * count, "{} B each for {count} filters", peak / count);
+            assert!(peak <= 20 * count, "{} B each for {count} filters", peak / count);
         }
     }
     let held = counting::held_bytes() - before;
@@ -60,13 +60,13 @@ fn interest_costs_at_most_32_bytes_per_distinct_filter_of_the_process() {
         writers[..wanting].iter_mut().for_each(|writer| writer.remove(filter.as_bytes()));
         if count.is_multiple_of(1_000) {
             let held = counting::held_bytes() - before;
-            assert!(held <= 32 * count, "{} B each for {count} filters", held / count);
+            assert!(held <= 20 * count, "{} B each for {count} filters", held / count);
         }
     }
 }
 
 #[test]
-fn matcher_costs_at_most_40_bytes_per_filter_beyond_its_text() {
+fn matcher_costs_at_most_24_bytes_per_filter_beyond_its_text() {
     let before = counting::held_bytes();
     let mut matcher = Matcher::new(KEY);
     let mut text_bytes = 0;
@@ -76,7 +76,7 @@ fn matcher_costs_at_most_40_bytes_per_filter_beyond_its_text() {
         matcher.intern(&checked(&filter));
         if count >= 30_000 && count.is_multiple_of(1_000) {
             let held = counting::held_bytes() - before - text_bytes - filter.capacity();
-            assert!(held <= 40 * count, "{} B each for {count} filters", held / count);
+            assert!(held <= 24 * count, "{} B each for {count} filters", held / count);
         }
     }
     assert_eq!(matcher.len(), 100_000);

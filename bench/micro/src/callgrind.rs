@@ -21,12 +21,28 @@ pub fn version() -> Option<String> {
     said.status.success().then(|| String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
+/// Instructions inside [`measured`].
+pub struct Instructions {
+    /// Those of the program alone.
+    pub own: u64,
+    /// Those of the C library too, which differ from system to system.
+    pub all: u64,
+}
+
 /// Runs this program with these arguments and returns the instructions inside [`measured`], those of
-/// the program alone: what the C library's code takes differs from system to system.
+/// the program alone.
 ///
 /// # Errors
 /// Valgrind or the program fails.
 pub fn count(args: &[&str]) -> Result<u64, String> {
+    count_all(args).map(|counted| counted.own)
+}
+
+/// The same, with those of the C library.
+///
+/// # Errors
+/// Valgrind or the program fails.
+pub fn count_all(args: &[&str]) -> Result<Instructions, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let file = folder.path().join("callgrind.out");
@@ -43,19 +59,20 @@ pub fn count(args: &[&str]) -> Result<u64, String> {
         return Err(format!("valgrind of {args:?}: {said}"));
     }
     let profile = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-    match own_instructions(&profile, &program) {
-        0 => Err(format!("nothing was counted in {args:?}")),
+    match instructions(&profile, &program) {
+        Instructions { own: 0, .. } => Err(format!("nothing was counted in {args:?}")),
         instructions => Ok(instructions),
     }
 }
 
-/// The instructions of a profile that are in the code of one object.
+/// The instructions of a profile, and those that are in the code of one object.
 ///
 /// Costs stand in lines that begin with a position. The line after `calls=` repeats the cost of what
 /// is called, which has lines of its own. Names are given a number where they stand first.
-fn own_instructions(profile: &str, object: &Path) -> u64 {
+fn instructions(profile: &str, object: &Path) -> Instructions {
     let mut objects: HashMap<&str, &str> = HashMap::new();
-    let (mut own, mut called, mut total) = (false, false, 0);
+    let (mut own, mut called) = (false, false);
+    let mut total = Instructions { own: 0, all: 0 };
     for line in profile.lines() {
         if let Some(named) = line.strip_prefix("ob=").or_else(|| line.strip_prefix("cob=")) {
             let (number, name) = named.split_once(' ').unwrap_or((named, ""));
@@ -69,8 +86,9 @@ fn own_instructions(profile: &str, object: &Path) -> u64 {
             called = true;
         } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
             let cost = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<u64>().ok());
-            if own && !called {
-                total += cost.unwrap_or(0);
+            if !called {
+                total.all += cost.unwrap_or(0);
+                total.own += if own { cost.unwrap_or(0) } else { 0 };
             }
             called = false;
         }
@@ -116,7 +134,8 @@ fn=(4) memset
 0 5
 totals: 1432
 ";
-        assert_eq!(own_instructions(profile, Path::new("/bin/petrel-micro")), 427);
-        assert_eq!(own_instructions(profile, Path::new("/lib/libc.so.6")), 1005);
+        let counted = instructions(profile, Path::new("/bin/petrel-micro"));
+        assert_eq!((counted.own, counted.all), (427, 1432));
+        assert_eq!(instructions(profile, Path::new("/lib/libc.so.6")).own, 1005);
     }
 }

@@ -14,6 +14,7 @@ use petrel_shard::matcher::Matcher;
 use crate::callgrind::{self, measured};
 use crate::crossing::crossed;
 use crate::figure::{Figure, Figures};
+use crate::matching;
 use crate::packets::{self, VERSION, bytes};
 use crate::retained;
 use crate::rig::{Rig, conn};
@@ -48,6 +49,12 @@ const CASES: &[Case] = &[
     case("encode SUBSCRIBE", 100, |rounds| encoded(rounds, &subscribe())),
     case("match by masks, 10,000 filters", 1000, |rounds| matched(rounds, 10_000, by_mask)),
     case("match by trie, 2,048 filters", 100, |rounds| matched(rounds, 2_048, by_trie)),
+    case("match mix1, 100,000 filters", 2000, |n| looked_up(n, "mix1", "match")),
+    case("match mix2, 100,000 filters", 2000, |n| looked_up(n, "mix2", "match")),
+    case("match hostile15, 100,000 filters", 96, |n| looked_up(n, "hostile15", "match")),
+    case("interest mix1, 100,000 filters", 2000, |n| looked_up(n, "mix1", "interest")),
+    case("interest mix2, 100,000 filters", 2000, |n| looked_up(n, "mix2", "interest")),
+    case("interest hostile15, 100,000 filters", 96, |n| looked_up(n, "hostile15", "interest")),
     case("route to another shard", 1000, routed),
     case("mesh, send, 64 together", 6400, |messages| crossed(messages, true)),
     case("mesh, receive, 64 together", 6400, |messages| crossed(messages, false)),
@@ -177,6 +184,12 @@ fn matched(rounds: u32, filters: u32, make: fn(u32) -> (String, String)) {
         });
     }
     assert!(hits >= rounds, "every topic has a filter");
+}
+
+/// Topics of one of the sets of [`matching`], hashed and looked for.
+fn looked_up(rounds: u32, set: &str, part: &str) {
+    assert_eq!(matching::rounds(set), Ok(rounds), "each topic is one round");
+    matching::counted(set, 100_000, part).expect("there is this set");
 }
 
 /// A filter of one of eight masks, and a topic that it matches.

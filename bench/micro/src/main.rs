@@ -13,6 +13,7 @@ mod crossing;
 mod figure;
 mod gate;
 mod heap;
+mod matching;
 mod options;
 mod packets;
 mod retained;
@@ -31,6 +32,10 @@ fn main() -> ExitCode {
         options::Command::Retained(topics) => retained::report(topics).map(|()| true),
         options::Command::RetainedCase(name, topics) => {
             retained::counted(&name, topics).map(|()| true)
+        }
+        options::Command::Match(sizes) => matching::report(&sizes).map(|()| true),
+        options::Command::MatchCase(set, filters, part) => {
+            matching::counted(&set, filters, &part).map(|()| true)
         }
         options::Command::Help => {
             print!("{}", options::HELP);

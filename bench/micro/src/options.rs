@@ -31,6 +31,15 @@ petrel-micro retained [--topics N]
 petrel-micro retained-case NAME N
 
   Runs one of these questions, which callgrind counts.
+
+petrel-micro match [--filters N]
+
+  What filters take in memory and topics cost: with 1,000, 100,000 and 1,000,000 filters, or with N;
+  and against hostile sets of filters. Instructions are counted for up to 1,000,000 of them.
+
+petrel-micro match-case SET N PART
+
+  Runs one part of a match, which callgrind counts.
 ";
 
 /// What is asked for.
@@ -45,6 +54,10 @@ pub enum Command {
     Retained(u32),
     /// One question to so many, to be run under callgrind.
     RetainedCase(String, u32),
+    /// A report on matching, with each of these numbers of filters.
+    Match(Vec<u32>),
+    /// One part of a match over one set of so many filters, to be run under callgrind.
+    MatchCase(String, u32, String),
     /// The usage.
     Help,
 }
@@ -89,6 +102,12 @@ pub fn parse() -> Result<Command, String> {
             let name = self::word(&mut parser)?;
             Ok(Command::RetainedCase(name, number(&mut parser)?))
         }
+        Some(Value(word)) if word == "match" => matching(parser).map(Command::Match),
+        Some(Value(word)) if word == "match-case" => {
+            let set = self::word(&mut parser)?;
+            let filters = number(&mut parser)?;
+            Ok(Command::MatchCase(set, filters, self::word(&mut parser)?))
+        }
         None | Some(Long("help") | Short('h')) => Ok(Command::Help),
         Some(other) => Err(other.unexpected().to_string()),
     }
@@ -121,11 +140,22 @@ fn retained(mut parser: lexopt::Parser) -> Result<u32, String> {
     Ok(topics)
 }
 
+fn matching(mut parser: lexopt::Parser) -> Result<Vec<u32>, String> {
+    let mut sizes = vec![1_000, 100_000, 1_000_000];
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        match arg {
+            Long("filters") => sizes = vec![number(&mut parser)?],
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(sizes)
+}
+
 fn number(parser: &mut lexopt::Parser) -> Result<u32, String> {
     let word = word(parser)?;
     match word.parse() {
         Ok(number) if number >= 1000 => Ok(number),
-        _ => Err(format!("a number of topics is 1000 or more, not {word:?}")),
+        _ => Err(format!("a number of topics or filters is 1000 or more, not {word:?}")),
     }
 }
 

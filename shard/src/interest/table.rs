@@ -1,17 +1,21 @@
 //! Fingerprint to set of shards: open addressing on atomics, in parts that grow on their own.
 //!
-//! A bucket is one cache line of four entries; a part has its buckets in blocks of one size, so that
-//! what one growth frees is what the next one asks for, on whichever thread that is. An entry that finds its bucket full goes to the next
-//! one and marks the full one as spilled; readers go on only past marked buckets. Writers of a part
-//! hold its lock; they change entries in place, and when the part is too full, too empty or has too
-//! many marks, they copy it and publish a new directory. A reader keeps the directory it started
-//! with, so it may miss what was added after it started and nothing else.
+//! A part has its buckets in blocks of one size, so that what one growth frees is what the next one
+//! asks for, on whichever thread that is. Writers of a part hold its lock; they change entries in
+//! place, and when the part is too full, too empty or has too many marks, they copy it and publish a
+//! new directory. A reader keeps the directory it started with, so it may miss what was added after it
+//! started and nothing else.
+//!
+//! An entry is a check and 32 shards; the free bit of the check says which half of the 64. A
+//! fingerprint that both halves want has two entries.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, Guard};
 use hashbrown::HashTable;
+
+use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, First, Key, PARTS, Place};
 
 #[derive(Debug)]
 pub(super) struct Table {
@@ -24,61 +28,50 @@ pub(super) struct Table {
 /// A view of the table, for the probes of one topic.
 pub(super) struct Reader(Guard<Arc<Directory>>);
 
+/// A look at the first bucket of a fingerprint, of which several are under way together.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Look {
+    key: Key,
+    /// What that bucket says.
+    tags: u64,
+}
+
 #[derive(Debug, Clone)]
 struct Directory {
-    parts: [Buckets; PARTS],
+    parts: [Blocks; PARTS],
 }
 
 /// The buckets of a part, in blocks.
 #[derive(Debug, Clone)]
-struct Buckets(Arc<[Box<Block>]>);
+struct Blocks(Arc<[Box<Block>]>);
 
 type Block = [Bucket; BLOCK];
-
-#[derive(Debug)]
-#[repr(align(64))]
-struct Bucket {
-    fingerprints: [AtomicU64; WAYS],
-    shards: [AtomicU64; WAYS],
-}
 
 /// What the writers of a part know about it.
 #[derive(Debug, Default)]
 struct Part {
-    live: usize,
-    /// How many buckets are marked as spilled; marks go when the part is copied.
-    spilled: usize,
+    fill: Fill,
     /// For an entry's bit that was added more than once: how often more.
     more: HashTable<More>,
 }
 
 #[derive(Debug)]
 struct More {
+    /// The bits that are kept of it.
     fingerprint: u64,
     bit: u8,
     count: u32,
 }
 
-const PARTS: usize = 256;
-const WAYS: usize = 4;
 /// Buckets of a block; together a size class of the allocator.
 const BLOCK: usize = 8;
-
-/// The value of an entry that is not in use.
-const EMPTY: u64 = 0;
-/// Beside the first fingerprint of a bucket: an entry went past it.
-const SPILLED: u64 = 1 << 63;
-
-/// Fill levels, in twelfths of the entries: grow above the first, shrink below the last, and aim
-/// at the one between. At the lowest an entry costs 31 B, at the highest 22 B,
-/// and a part has a block at least.
-const FULL: usize = 9;
-const AIM: usize = 8;
-const SPARSE: usize = 6;
+const DENSITY: Density = Density { full: 13, aim: 12, sparse: 9 };
+/// The lower half of an entry.
+const SHARDS: u64 = u32::MAX as u64;
 
 impl Table {
     pub(super) fn new() -> Self {
-        let empty = Buckets(Arc::from(Vec::new()));
+        let empty = Blocks(Arc::from(Vec::new()));
         let directory = Directory { parts: std::array::from_fn(|_| empty.clone()) };
         Self {
             directory: ArcSwap::from_pointee(directory),
@@ -94,49 +87,47 @@ impl Table {
 
     /// Sets one bit of an entry, or counts that it was set once more.
     pub(super) fn add(&self, fingerprint: u64, bit: u8) {
-        let fingerprint = real(fingerprint);
-        let index = part_of(fingerprint);
-        let mut part = lock(&self.parts[index]);
-        let mut buckets = self.buckets(index);
-        if let Some((at, way)) = find(&buckets, fingerprint) {
-            let shards = &buckets.get(at).shards[way];
-            let before = shards.fetch_or(1 << bit, Ordering::Release);
-            if before >> bit & 1 == 1 {
+        let key = Key::of(fingerprint);
+        let mut part = lock(&self.parts[key.part()]);
+        let mut blocks = self.blocks(key);
+        let shard = 1 << (bit % 32);
+        let place = find(&blocks, key, bit);
+        if let Some(entry) = place.and_then(|place| buckets::entry(&blocks, place)) {
+            let before = entry.fetch_or(shard, Ordering::Release);
+            if before & shard != 0 {
                 part.count_more(fingerprint, bit);
             }
             return;
         }
-        let full = (part.live + 1) * 12 > buckets.len() * WAYS * FULL;
-        if full || part.spilled * 5 > buckets.len() * 2 {
-            buckets = self.rebuild(index, &mut part, &buckets);
+        if part.fill.is_full(DENSITY, blocks.len()) {
+            blocks = self.rebuild(key, &mut part, &blocks);
         }
-        part.spilled += insert(&buckets, fingerprint, 1 << bit);
-        part.live += 1;
+        buckets::insert(&blocks, &mut part.fill, key, check(key, bit) | shard);
     }
 
     /// Takes one [`Self::add`] back; false if there was none.
     pub(super) fn remove(&self, fingerprint: u64, bit: u8) -> bool {
-        let fingerprint = real(fingerprint);
-        let index = part_of(fingerprint);
-        let mut part = lock(&self.parts[index]);
-        let buckets = self.buckets(index);
-        let Some((at, way)) = find(&buckets, fingerprint) else { return false };
-        let bucket = buckets.get(at);
-        if bucket.shards[way].load(Ordering::Relaxed) >> bit & 1 == 0 {
+        let key = Key::of(fingerprint);
+        let mut part = lock(&self.parts[key.part()]);
+        let blocks = self.blocks(key);
+        let Some(place) = find(&blocks, key, bit) else { return false };
+        let Some(entry) = buckets::entry(&blocks, place) else { return false };
+        let shard = 1 << (bit % 32);
+        let before = entry.load(Ordering::Relaxed);
+        if before & shard == 0 {
             return false;
         }
         if part.count_less(fingerprint, bit) {
             return true;
         }
-        let before = bucket.shards[way].fetch_and(!(1 << bit), Ordering::Release);
-        if before == 1 << bit {
-            // Keeps the mark and nothing else.
-            bucket.fingerprints[way].fetch_and(SPILLED, Ordering::Release);
-            part.live -= 1;
-            let sparse = part.live * 12 < buckets.len() * WAYS * SPARSE;
-            if sparse && blocks_for(part.live) * BLOCK < buckets.len() {
-                self.rebuild(index, &mut part, &buckets);
+        if before & SHARDS == shard {
+            buckets::remove(&blocks, &mut part.fill, place);
+            let sparse = part.fill.is_sparse(DENSITY, blocks.len());
+            if sparse && blocks_for(part.fill) * BLOCK < blocks.len() {
+                self.rebuild(key, &mut part, &blocks);
             }
+        } else {
+            entry.fetch_and(!shard, Ordering::Release);
         }
         true
     }
@@ -146,67 +137,75 @@ impl Table {
         let directory = self.directory.load();
         let mut bytes = PARTS * size_of::<Mutex<Part>>() + size_of::<Directory>();
         let mut entries = 0;
-        for (part, buckets) in self.parts.iter().zip(&directory.parts) {
+        for (part, blocks) in self.parts.iter().zip(&directory.parts) {
             let part = lock(part);
-            entries += part.live;
-            bytes += buckets.bytes() + part.more.allocation_size();
+            entries += part.fill.live;
+            bytes += blocks.bytes() + part.more.allocation_size();
         }
         (entries, bytes)
     }
 
-    /// The buckets of a part whose lock is held.
-    fn buckets(&self, index: usize) -> Buckets {
-        self.directory.load().parts[index].clone()
+    /// The buckets of the part of a key, whose lock is held.
+    fn blocks(&self, key: Key) -> Blocks {
+        self.directory.load().parts[key.part()].clone()
     }
 
     /// Copies a part into as many buckets as suit it, with room for one more, and publishes it.
-    fn rebuild(&self, index: usize, part: &mut Part, old: &Buckets) -> Buckets {
-        let new = Buckets::new(blocks_for(part.live));
-        part.spilled = 0;
-        for (fingerprint, shards) in old.iter().flat_map(Bucket::ways) {
-            if fingerprint != EMPTY {
-                part.spilled += insert(&new, fingerprint, shards);
-            }
-        }
+    fn rebuild(&self, key: Key, part: &mut Part, old: &Blocks) -> Blocks {
+        let new = Blocks::new(blocks_for(part.fill));
+        buckets::copy(old, &new, &mut part.fill);
         let _publishing = lock(&self.publishing);
         let mut directory = Directory::clone(&self.directory.load());
-        directory.parts[index] = new.clone();
+        directory.parts[key.part()] = new.clone();
         self.directory.store(Arc::new(directory));
         new
     }
 }
 
 impl Reader {
-    /// The shards of an entry; zero if there is none.
+    /// The shards of a fingerprint; zero if there is no entry.
     #[inline]
     pub(super) fn get(&self, fingerprint: u64) -> u64 {
-        let fingerprint = real(fingerprint);
-        let buckets = &self.0.parts[part_of(fingerprint)];
-        match find(buckets, fingerprint) {
-            Some((at, way)) => buckets.get(at).shards[way].load(Ordering::Acquire),
-            None => 0,
+        let key = Key::of(fingerprint);
+        let blocks = &self.0.parts[key.part()];
+        match buckets::first(blocks, key) {
+            First::Lacks => 0,
+            First::Only(entry) => shards_of(entry, key),
+            First::Unclear => blocks.shards(key),
         }
     }
 }
 
-impl Buckets {
+impl Reader {
+    /// Begins to look for a fingerprint.
+    #[inline]
+    pub(super) fn look(&self, fingerprint: u64) -> Look {
+        let key = Key::of(fingerprint);
+        Look { key, tags: buckets::tags(&self.0.parts[key.part()], key) }
+    }
+
+    /// The shards of what was looked for.
+    #[inline]
+    pub(super) fn answer(&self, look: Look) -> u64 {
+        let Look { key, tags } = look;
+        if buckets::tell_lack(tags, key) { 0 } else { self.0.parts[key.part()].shards(key) }
+    }
+}
+
+impl Blocks {
     fn new(blocks: usize) -> Self {
         let block = || Box::new(std::array::from_fn(|_| Bucket::new()));
         Self((0..blocks).map(|_| block()).collect())
     }
 
-    #[inline]
-    fn len(&self) -> usize {
-        self.0.len() * BLOCK
-    }
-
-    #[inline]
-    fn get(&self, at: usize) -> &Bucket {
-        &self.0[at / BLOCK][at % BLOCK]
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &Bucket> {
-        self.0.iter().flat_map(|block| &**block)
+    #[inline(never)]
+    fn shards(&self, key: Key) -> u64 {
+        let mut shards = 0;
+        buckets::search(self, key, |_, entry| {
+            shards |= shards_of(entry, key);
+            false
+        });
+        shards
     }
 
     fn bytes(&self) -> usize {
@@ -214,113 +213,76 @@ impl Buckets {
     }
 }
 
-impl Bucket {
-    fn new() -> Self {
-        Self {
-            fingerprints: std::array::from_fn(|_| AtomicU64::new(EMPTY)),
-            shards: std::array::from_fn(|_| AtomicU64::new(0)),
-        }
+impl Buckets for Blocks {
+    #[inline]
+    fn len(&self) -> usize {
+        self.0.len() * BLOCK
     }
 
-    /// The fingerprints without the mark, and the shards.
-    fn ways(&self) -> impl Iterator<Item = (u64, u64)> {
-        let value = |cell: &AtomicU64| cell.load(Ordering::Relaxed);
-        let ways = self.fingerprints.iter().zip(&self.shards);
-        ways.map(move |(fingerprint, shards)| (value(fingerprint) & !SPILLED, value(shards)))
+    #[inline]
+    fn at(&self, index: usize) -> Option<&Bucket> {
+        self.0.get(index / BLOCK).map(|block| &block[index % BLOCK])
     }
 }
 
 impl Part {
     fn count_more(&mut self, fingerprint: u64, bit: u8) {
+        let fingerprint = fingerprint & Key::KEPT;
         let same = |more: &More| more.fingerprint == fingerprint && more.bit == bit;
-        if let Some(more) = self.more.find_mut(fingerprint, same) {
+        if let Some(more) = self.more.find_mut(spread(fingerprint), same) {
             more.count += 1;
         } else {
             let more = More { fingerprint, bit, count: 1 };
-            self.more.insert_unique(fingerprint, more, |more| more.fingerprint);
+            self.more.insert_unique(spread(fingerprint), more, |more| spread(more.fingerprint));
         }
     }
 
     /// Takes one count back; false if the bit was added only once.
     fn count_less(&mut self, fingerprint: u64, bit: u8) -> bool {
+        let fingerprint = fingerprint & Key::KEPT;
         let same = |more: &More| more.fingerprint == fingerprint && more.bit == bit;
-        let Ok(mut found) = self.more.find_entry(fingerprint, same) else { return false };
+        let Ok(mut found) = self.more.find_entry(spread(fingerprint), same) else { return false };
         found.get_mut().count -= 1;
         if found.get().count == 0 {
             found.remove();
             if self.more.len() * 4 < self.more.capacity() {
-                self.more.shrink_to(self.more.len() * 2, |more| more.fingerprint);
+                self.more.shrink_to(self.more.len() * 2, |more| spread(more.fingerprint));
             }
         }
         true
     }
 }
 
-/// The 63 bits that are kept, and never the value of an empty entry.
+/// The shards of an entry; zero if it is of another key.
 #[inline]
-const fn real(fingerprint: u64) -> u64 {
-    let kept = fingerprint & !SPILLED;
-    if kept == EMPTY { 1 } else { kept }
+const fn shards_of(entry: u64, key: Key) -> u64 {
+    if entry & CHECK == key.check() { (entry & SHARDS) << ((entry >> 32 & 1) * 32) } else { 0 }
 }
 
-#[inline]
-const fn part_of(fingerprint: u64) -> usize {
-    (fingerprint >> 55) as usize % PARTS
+/// The upper half of the entry that has a bit.
+const fn check(key: Key, bit: u8) -> u64 {
+    key.check() | (bit as u64 / 32) << 32
 }
 
-/// The bucket to start from, by the bits below those that chose the part.
-#[inline]
-const fn home(fingerprint: u64, buckets: usize) -> usize {
-    (((fingerprint << 9) as u128 * buckets as u128) >> 64) as usize
+/// Where the entry that has a bit is.
+fn find(blocks: &Blocks, key: Key, bit: u8) -> Option<Place> {
+    let mut found = None;
+    buckets::search(blocks, key, |place, entry| {
+        let same = entry & !SHARDS == check(key, bit);
+        found = same.then_some(place);
+        same
+    });
+    found
 }
 
-#[inline]
-fn find(buckets: &Buckets, fingerprint: u64) -> Option<(usize, usize)> {
-    let mut at = home(fingerprint, buckets.len());
-    for _ in 0..buckets.len() {
-        // Pairs with the store in `insert`: the shards seen are this entry's or younger.
-        let found =
-            buckets.get(at).fingerprints.each_ref().map(|cell| cell.load(Ordering::Acquire));
-        let spilled = found[0] & SPILLED != 0;
-        // One branch for all four: which of them it is cannot be predicted.
-        let hits = u32::from(found[0] & !SPILLED == fingerprint)
-            | u32::from(found[1] == fingerprint) << 1
-            | u32::from(found[2] == fingerprint) << 2
-            | u32::from(found[3] == fingerprint) << 3;
-        if hits != 0 {
-            return Some((at, hits.trailing_zeros() as usize));
-        }
-        if !spilled {
-            return None;
-        }
-        at = if at + 1 == buckets.len() { 0 } else { at + 1 };
-    }
-    None
-}
-
-/// Puts an entry that is not there yet into the first place that is free; how many buckets it
-/// marked on the way.
-///
-/// At least a quarter of the entries is empty, so there is a place.
-fn insert(buckets: &Buckets, fingerprint: u64, shards: u64) -> usize {
-    let mut at = home(fingerprint, buckets.len());
-    let mut marked = 0;
-    loop {
-        let bucket = buckets.get(at);
-        if let Some(way) = bucket.ways().position(|(fingerprint, _)| fingerprint == EMPTY) {
-            bucket.shards[way].store(shards, Ordering::Relaxed);
-            bucket.fingerprints[way].fetch_or(fingerprint, Ordering::Release);
-            return marked;
-        }
-        let before = bucket.fingerprints[0].fetch_or(SPILLED, Ordering::Release);
-        marked += usize::from(before & SPILLED == 0);
-        at = if at + 1 == buckets.len() { 0 } else { at + 1 };
-    }
+/// The bits that are kept of a fingerprint, those that differ within a part at both ends.
+const fn spread(kept: u64) -> u64 {
+    kept >> 33 ^ kept << 57
 }
 
 /// How many blocks suit so many entries and one more.
-const fn blocks_for(live: usize) -> usize {
-    ((live + 1) * 12).div_ceil(WAYS * AIM * BLOCK)
+fn blocks_for(fill: Fill) -> usize {
+    fill.buckets(DENSITY).div_ceil(BLOCK)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

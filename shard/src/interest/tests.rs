@@ -57,8 +57,13 @@ proptest! {
             *held.entry((filter.clone(), *shard)).or_default() += 1;
         }
         let check = |held: &BTreeMap<(String, u16), u32>| {
-            for name in &names {
+            let levels: Vec<_> =
+                names.iter().map(|name| TopicLevels::of(&KEY, name.as_bytes())).collect();
+            let mut together = vec![ShardMask(7); names.len()];
+            interest.shards_of_many(&levels.iter().collect::<Vec<_>>(), &mut together);
+            for (name, together) in names.iter().zip(together) {
                 let found = shards(&interest, name);
+                assert_eq!(found, together);
                 for ((filter, shard), count) in held {
                     let wanted = *count > 0 && matches(filter, name);
                     assert!(!wanted || found.contains(*shard), "{filter} of {shard}: {name}");

@@ -65,6 +65,23 @@ impl Pair {
     }
 }
 
+impl Pair {
+    /// Several topics at a time find what each finds alone.
+    fn check_many(&self, names: &[String]) {
+        let levels: Vec<_> =
+            names.iter().map(|name| TopicLevels::of(&KEY, name.as_bytes())).collect();
+        let topics: Vec<_> = names.iter().map(|name| name.as_bytes()).zip(&levels).collect();
+        let (mut together, mut alone) = (Vec::new(), Vec::new());
+        self.matcher.matches_many(&topics, &mut |topic, id| together.push((topic, id)));
+        for (topic, (name, levels)) in topics.iter().enumerate() {
+            self.matcher.matches(name, levels, &mut |id| alone.push((topic, id)));
+        }
+        together.sort_unstable();
+        alone.sort_unstable();
+        assert_eq!(together, alone);
+    }
+}
+
 /// Few words, so that filters meet topics; empty levels and `$` levels among them.
 fn word() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec!["a", "b", "", "$SYS", "temperature", "$", "é"])
@@ -115,6 +132,7 @@ proptest! {
         for name in &names {
             pair.check(name);
         }
+        pair.check_many(&names);
         for index in removed {
             pair.remove(&patterns[index.index(patterns.len())]);
         }
@@ -205,6 +223,19 @@ fn the_deepest_topics_and_filters_are_matched() {
         pair.remove(&format!("{}+/{last}", &slashes[..65_000]));
     }
     assert_eq!(pair.check(&slashes), 4);
+}
+
+#[test]
+fn more_topics_together_than_one_round_has_looks_for() {
+    let mut pair = Pair::new();
+    let words = ["a", "b", "c", "d", "e", "f"];
+    for text in every_mask(&words, 64) {
+        pair.add(&text);
+    }
+    let names: Vec<String> = (0..100).map(|n| format!("a/b/c/d/e/{}", n % 7)).collect();
+    pair.check_many(&names);
+    pair.check_many(&[words.join("/"), "x".into()]);
+    pair.check_many(&[]);
 }
 
 #[test]

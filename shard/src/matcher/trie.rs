@@ -31,6 +31,8 @@ struct Node {
     plus: u32,
     /// How many children there are, the `+` child included.
     children: u32,
+    /// A bit for the level of each other child, and perhaps of some that have gone.
+    literals: u64,
     depth: u32,
     /// The hash of the level that leads here; unused for a `+`.
     level: u64,
@@ -41,13 +43,17 @@ struct Node {
 /// A filter in a bucket, with enough of it that few texts have to be looked at.
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    /// The wildcards among the levels that are kept, and the sum of the other ones.
     mask: Mask,
+    /// The sum of its literal levels from here on, as far as the mask goes.
     literals: u64,
     id: u32,
-    /// Which way it goes on from here.
-    way: u32,
+    /// The first of these levels, at the top, and the low bits of its hash; [`LEVELS_KEPT`] and zeros
+    /// if there is none.
+    next: u32,
 }
+
+/// Bits of [`Held::next`] that are a hash.
+const HASH_BITS: u32 = 25;
 
 /// How a filter goes on from a node.
 #[derive(Clone, Copy)]
@@ -65,7 +71,7 @@ const ROOT: u32 = 0;
 const NONE: u32 = u32::MAX;
 
 /// A node splits when more filters than this want to go deeper.
-const BUCKET: usize = 8;
+const BUCKET: usize = 16;
 
 impl Trie {
     pub(super) fn new(key: HashKey) -> Self {
@@ -81,9 +87,8 @@ impl Trie {
     pub(super) fn insert(&mut self, id: u32, mask: Mask, texts: &Texts) {
         self.len += 1;
         let filter = texts.get(id);
-        let literals = mask.literals(&TopicLevels::of(&self.key, filter));
-        let (node, at) = self.descend(filter);
-        self.hold(node, Held { mask, literals, id, way: 0 }, filter, at);
+        let (node, _) = self.descend(filter);
+        self.hold(node, id, mask, &self.front(filter));
         // At most two filters end at a node: the path itself and the path with a `#`.
         if self.nodes[node as usize].bucket.len() > BUCKET + 2 {
             self.split(node, texts);
@@ -128,36 +133,28 @@ impl Trie {
         found: &mut impl FnMut(u32),
     ) {
         // Each visit pushes at most two nodes for the one it took: depth + 1 at most.
-        let mut stack: SmallVec<[(u32, usize); LEVELS_KEPT + 4]> = SmallVec::new();
+        let mut stack: SmallVec<[(u32, usize); 96]> = SmallVec::new();
         stack.push((ROOT, 0));
         while let Some((node, at)) = stack.pop() {
             let place = &self.nodes[node as usize];
             let depth = place.depth as usize;
-            let (way, end) = if at > topic.len() {
-                (Way::End, at)
-            } else if depth < LEVELS_KEPT {
-                (Way::Level(levels.level(depth)), levels.end(depth))
-            } else {
-                let (level, end) = self.key.level(depth, topic, at);
-                (Way::Level(level), end)
-            };
-            let same = way.tag();
             for held in &place.bucket {
-                let fits = held.way == same
-                    || held.way == Way::Tail.tag()
-                    || (held.way == Way::Plus.tag() && at <= topic.len());
-                if fits
-                    && held.mask.may_match(held.literals, levels)
-                    && matches(texts.get(held.id), topic)
-                {
+                if held.may_match(depth, levels) && held.matches(texts, topic, levels) {
                     found(held.id);
                 }
             }
-            let Way::Level(level) = way else { continue };
+            if at > topic.len() || place.children == 0 {
+                continue;
+            }
+            let (level, end) = if depth < LEVELS_KEPT {
+                (levels.level(depth), levels.end(depth))
+            } else {
+                self.key.level(depth, topic, at)
+            };
             if place.plus != NONE && !(depth == 0 && levels.is_system()) {
                 stack.push((place.plus, end + 1));
             }
-            if place.children > u32::from(place.plus != NONE)
+            if place.literals >> (level % 64) & 1 == 1
                 && let Some(child) = self.child(node, level)
             {
                 stack.push((child, end + 1));
@@ -198,26 +195,40 @@ impl Trie {
         }
     }
 
-    /// Puts a filter into the bucket of a node, where `at` is the start of its next level.
-    fn hold(&mut self, node: u32, held: Held, filter: &[u8], at: usize) {
-        let way = self.way(node, filter, at).0.tag();
-        let bucket = &mut self.nodes[node as usize].bucket;
-        if bucket.len() == bucket.capacity() {
+    /// The levels of a filter that a mask can tell apart.
+    fn front(&self, filter: &[u8]) -> TopicLevels {
+        let slashes = filter.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let end = slashes.map(|(at, _)| at).nth(LEVELS_KEPT - 1).unwrap_or(filter.len());
+        TopicLevels::of(&self.key, &filter[..end])
+    }
+
+    /// Puts a filter with these levels into the bucket of a node.
+    fn hold(&mut self, node: u32, id: u32, mask: Mask, levels: &TopicLevels) {
+        let node = &mut self.nodes[node as usize];
+        let depth = node.depth as usize;
+        let level = mask.literal_from(depth);
+        let hash = level.map_or(0, |level| levels.level(level) as u32 & ((1 << HASH_BITS) - 1));
+        let next = (level.unwrap_or(LEVELS_KEPT) as u32) << HASH_BITS | hash;
+        if node.bucket.len() == node.bucket.capacity() {
             // Buckets stay short: doubling would waste more than it saves.
-            bucket.reserve_exact(2);
+            node.bucket.reserve_exact(2);
         }
-        bucket.push(Held { way, ..held });
+        let literals = mask.literals_from(depth, levels);
+        node.bucket.push(Held { mask, literals, id, next });
     }
 
     /// Moves the filters of a full bucket on to children, as far down as all go the same way.
     fn split(&mut self, mut node: u32, texts: &Texts) {
         let depth = self.nodes[node as usize].depth as usize;
         let bucket = std::mem::take(&mut self.nodes[node as usize].bucket);
-        let start = |held: Held| (held, self.offset(depth, texts.get(held.id)));
-        let mut moving: Vec<(Held, usize)> = bucket.into_iter().map(start).collect();
+        let start = |held: Held| {
+            let filter = texts.get(held.id);
+            (held, self.offset(depth, filter), self.front(filter))
+        };
+        let mut moving: Vec<_> = bucket.into_iter().map(start).collect();
         loop {
             let (mut last, mut together) = (NONE, true);
-            for (index, (held, at)) in moving.iter_mut().enumerate() {
+            for (index, (held, at, levels)) in moving.iter_mut().enumerate() {
                 let filter = texts.get(held.id);
                 let (way, next) = self.way(node, filter, *at);
                 let place = match way {
@@ -227,7 +238,7 @@ impl Trie {
                         self.next(node, way).unwrap_or_else(|| self.link(node, way))
                     }
                 };
-                self.hold(place, *held, filter, *at);
+                self.hold(place, held.id, held.mask, levels);
                 together &= index == 0 || place == last;
                 last = place;
             }
@@ -260,8 +271,7 @@ impl Trie {
             Way::Level(level) => (level, false),
             _ => (0, true),
         };
-        let bucket = Vec::new();
-        let node = Node { parent, plus: NONE, children: 0, depth, level, is_plus, bucket };
+        let node = Node { parent, plus: NONE, depth, level, is_plus, ..Node::default() };
         let id = match self.free.pop() {
             Some(id) => {
                 self.nodes[id as usize] = node;
@@ -276,6 +286,7 @@ impl Trie {
         if is_plus {
             self.nodes[parent as usize].plus = id;
         } else {
+            self.nodes[parent as usize].literals |= 1 << (level % 64);
             let (key, nodes) = (&self.key, &self.nodes);
             let hash = |id: &u32| {
                 let node = &nodes[*id as usize];
@@ -304,15 +315,25 @@ impl Trie {
     }
 }
 
-impl Way {
-    /// The way in short; two literal levels may share one, which costs a look at the text.
-    const fn tag(self) -> u32 {
-        match self {
-            Self::End => u32::MAX,
-            Self::Tail => u32::MAX - 1,
-            Self::Plus => u32::MAX - 2,
-            Self::Level(hash) => (hash as u32) >> 1,
+impl Held {
+    /// Whether it is likely to match, if what is above its node at this depth does. Never false for
+    /// one that matches.
+    #[inline]
+    fn may_match(&self, depth: usize, levels: &TopicLevels) -> bool {
+        let hash = levels.level((self.next >> HASH_BITS) as usize) as u32;
+        (hash ^ self.next) << (32 - HASH_BITS) == 0
+            && self.mask.may_match(depth, self.literals, levels)
+    }
+
+    /// Whether it matches the topic, by its text.
+    #[inline(never)]
+    fn matches(&self, texts: &Texts, topic: &[u8], levels: &TopicLevels) -> bool {
+        let filter = texts.get(self.id);
+        if self.mask.may_be_deep() {
+            return matches(filter, topic);
         }
+        self.mask.spells_own(filter, topic, levels)
+            && !(levels.is_system() && self.mask.is_leading())
     }
 }
 
