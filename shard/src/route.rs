@@ -83,6 +83,17 @@ impl Shard {
         let retain_owner = message.retain.then(|| self.retained_owner(&message.topic));
         let local = mask.contains(own.0);
         let remote = mask.has_other(own.0, shards);
+        let plain = message.qos == Qos::AtMostOnce && !message.retain;
+        if local
+            && !remote
+            && plain
+            && let Some((session, receiver)) = self.lone_receiver()
+        {
+            let identifier = [receiver.identifier()];
+            let identifiers = if identifier == [0] { &[][..] } else { &identifier };
+            self.deliver_at_most_once(turn, session, &message, false, identifiers);
+            return true;
+        }
         if local {
             self.collect(&message);
         }
@@ -154,6 +165,20 @@ impl Shard {
         }
         routes.put((hash, epoch), topic, shards, filters);
         shards.unwrap_or_default()
+    }
+
+    /// The session behind the only filter that matches, if that has one receiver and this is whose message it
+    /// does not matter to.
+    #[inline]
+    fn lone_receiver(&self) -> Option<(u32, Receiver)> {
+        let [filter] = self.scratch.filters[..] else { return None };
+        let Some(Receivers::One(receiver)) = self.receivers.get(filter.0) else { return None };
+        match receiver.target() {
+            Target::Session(session) if !receiver.options().no_local() => {
+                Some((session, *receiver))
+            }
+            _ => None,
+        }
     }
 
     /// Finds the receivers of a message in this shard. A session with several subscriptions that

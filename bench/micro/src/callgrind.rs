@@ -44,13 +44,32 @@ pub fn count(args: &[&str]) -> Result<u64, String> {
 /// Valgrind or the program fails.
 pub fn count_all(args: &[&str]) -> Result<Instructions, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    match instructions(&profile(&program, args)?, &program) {
+        Instructions { own: 0, .. } => Err(format!("nothing was counted in {args:?}")),
+        instructions => Ok(instructions),
+    }
+}
+
+/// Instructions by function, those of what it calls left out, the most first; the C library's are there too.
+///
+/// # Errors
+/// Valgrind or the program fails.
+pub fn by_function(args: &[&str]) -> Result<Vec<(String, u64)>, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut functions: Vec<_> = functions(&profile(&program, args)?).into_iter().collect();
+    functions.sort_by_key(|(name, cost)| (std::cmp::Reverse(*cost), name.clone()));
+    Ok(functions)
+}
+
+/// What callgrind says of a run of this program.
+fn profile(program: &Path, args: &[&str]) -> Result<String, String> {
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let file = folder.path().join("callgrind.out");
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--quiet", "--collect-atstart=no"])
         .arg(format!("--toggle-collect={MEASURED}"))
         .arg(format!("--callgrind-out-file={}", file.display()))
-        .arg(&program)
+        .arg(program)
         .args(args)
         .output()
         .map_err(|error| format!("valgrind: {error}"))?;
@@ -58,11 +77,34 @@ pub fn count_all(args: &[&str]) -> Result<Instructions, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("valgrind of {args:?}: {said}"));
     }
-    let profile = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
-    match instructions(&profile, &program) {
-        Instructions { own: 0, .. } => Err(format!("nothing was counted in {args:?}")),
-        instructions => Ok(instructions),
+    std::fs::read_to_string(&file).map_err(|error| error.to_string())
+}
+
+/// The instructions of a profile by function, as [`instructions`] reads them.
+fn functions(profile: &str) -> HashMap<String, u64> {
+    let mut names: HashMap<&str, &str> = HashMap::new();
+    let (mut here, mut called) = ("", false);
+    let mut costs: HashMap<String, u64> = HashMap::new();
+    for line in profile.lines() {
+        if let Some(named) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
+            let (number, name) = named.split_once(' ').unwrap_or((named, ""));
+            if !name.is_empty() {
+                names.insert(number, name);
+            }
+            if line.starts_with("fn=") {
+                here = names.get(number).copied().unwrap_or_default();
+            }
+        } else if line.starts_with("calls=") {
+            called = true;
+        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
+            let cost = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<u64>().ok());
+            if !called {
+                *costs.entry(here.to_owned()).or_default() += cost.unwrap_or(0);
+            }
+            called = false;
+        }
     }
+    costs
 }
 
 /// The instructions of a profile, and those that are in the code of one object.
@@ -100,9 +142,7 @@ fn instructions(profile: &str, object: &Path) -> Instructions {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_cost_of_callees_and_of_other_objects_is_left_out() {
-        let profile = "\
+    const PROFILE: &str = "\
 version: 1
 positions: line
 events: Ir
@@ -134,8 +174,18 @@ fn=(4) memset
 0 5
 totals: 1432
 ";
-        let counted = instructions(profile, Path::new("/bin/petrel-micro"));
+
+    #[test]
+    fn the_cost_of_callees_and_of_other_objects_is_left_out() {
+        let counted = instructions(PROFILE, Path::new("/bin/petrel-micro"));
         assert_eq!((counted.own, counted.all), (427, 1432));
-        assert_eq!(instructions(profile, Path::new("/lib/libc.so.6")).own, 1005);
+        assert_eq!(instructions(PROFILE, Path::new("/lib/libc.so.6")).own, 1005);
+    }
+
+    #[test]
+    fn each_function_has_its_own_cost() {
+        let functions = functions(PROFILE);
+        assert_eq!((functions["memcpy"], functions["measured"]), (1000, 27));
+        assert_eq!((functions["inner"], functions["memset"]), (400, 5));
     }
 }

@@ -109,6 +109,22 @@ pub fn run(name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Prints where the instructions of a case go.
+///
+/// # Errors
+/// There is none of this name, or valgrind fails.
+pub fn profile(name: &str) -> Result<(), String> {
+    let case = CASES.iter().find(|case| case.name == name);
+    let case = case.ok_or_else(|| format!("there is no case {name:?}"))?;
+    let functions = callgrind::by_function(&["case", case.name])?;
+    let each = |cost: u64| cost as f64 / f64::from(case.rounds);
+    println!("{:8.1} in all", each(functions.iter().map(|(_, cost)| cost).sum()));
+    for (function, cost) in functions.iter().filter(|(_, cost)| each(*cost) >= 1.0) {
+        println!("{:8.1} {function}", each(*cost));
+    }
+    Ok(())
+}
+
 /// Counts the instructions of every case, in a process each, and the system calls of turns.
 ///
 /// # Errors

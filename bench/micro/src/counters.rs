@@ -37,6 +37,14 @@ pub fn count() -> Result<Figures, String> {
             figures.add(format!("{name}: bytes"), each(counted.bytes, MESSAGES, "per message"));
         }
     }
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let counted = with_properties(qos);
+        let name = format!("message qos{} with properties, to 1", qos as u8);
+        figures.add(
+            format!("{name}: allocations"),
+            each(counted.allocations, MESSAGES, "per message"),
+        );
+    }
     for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
         let counted = crossing(qos);
         let name = format!("message qos{} to another shard", qos as u8);
@@ -154,6 +162,25 @@ fn message(qos: Qos, receivers: u32) -> Counted {
     let counted = count.end();
     assert_eq!(rig.shard.census().inflight, 0, "everything was acknowledged");
     counted
+}
+
+/// [`MESSAGES`] messages with properties, to one receiver.
+fn with_properties(qos: Qos) -> Counted {
+    let topic = topic(1);
+    let mut rig = Rig::new(1);
+    rig.connect(0, 60, false);
+    subscribed(&mut rig, 1);
+    let exchanges: Vec<Exchange> = (1..=2 * MESSAGES as u16)
+        .map(|round| Exchange {
+            publish: packets::publish_with_properties(&topic, qos, 7),
+            ..Exchange::new(round, qos, &topic)
+        })
+        .collect();
+    let (warm_up, counted) = exchanges.split_at(MESSAGES as usize);
+    warm_up.iter().for_each(|it| exchange(&mut rig, it, 0, 1..2));
+    let count = Count::begin();
+    counted.iter().for_each(|it| exchange(&mut rig, it, 0, 1..2));
+    count.end()
 }
 
 /// [`MESSAGES`] messages that cross from one shard to another, many together, acknowledgements included.

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         options::Command::Gate(gate) => gate::run(&gate),
         options::Command::Compare(group, gate) => gate::compare_only(&group, &gate),
         options::Command::Case(name) => cases::run(&name).map(|()| true),
+        options::Command::Profile(name) => cases::profile(&name).map(|()| true),
         options::Command::Retained(topics) => retained::report(topics).map(|()| true),
         options::Command::RetainedCase(name, topics) => {
             retained::counted(&name, topics).map(|()| true)

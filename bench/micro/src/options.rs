@@ -23,6 +23,10 @@ petrel-micro case NAME
 
   Runs one case of the group `instructions`, which callgrind counts.
 
+petrel-micro profile NAME
+
+  Where the instructions of a case go, by function, for each of its rounds.
+
 petrel-micro retained [--topics N]
 
   Memory of N retained messages (1,000,000), and what questions to them cost. Instructions are
@@ -50,6 +54,8 @@ pub enum Command {
     Compare(String, Gate),
     /// One case, to be run under callgrind.
     Case(String),
+    /// Where the instructions of a case go.
+    Profile(String),
     /// A report on so many retained messages.
     Retained(u32),
     /// One question to so many, to be run under callgrind.
@@ -97,6 +103,7 @@ pub fn parse() -> Result<Command, String> {
             Ok(Command::Compare(group, gate(parser)?))
         }
         Some(Value(word)) if word == "case" => self::word(&mut parser).map(Command::Case),
+        Some(Value(word)) if word == "profile" => self::word(&mut parser).map(Command::Profile),
         Some(Value(word)) if word == "retained" => retained(parser).map(Command::Retained),
         Some(Value(word)) if word == "retained-case" => {
             let name = self::word(&mut parser)?;

@@ -2,9 +2,10 @@
 
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{
-    Ack, Connect, ConnectProperties, Disconnect, Packet, PacketId, Publish, PublishProperties, Qos,
-    ReasonCode, Subscribe, SubscribeFilter, SubscriptionOptions, Text, TopicFilter, TopicName,
-    Unsubscribe, UserProperties, Version, encode,
+    Ack, Connect, ConnectProperties, Disconnect, MessageFields, MessageProperties, Packet,
+    PacketId, Publish, PublishProperties, Qos, ReasonCode, Subscribe, SubscribeFilter,
+    SubscriptionOptions, Text, TopicFilter, TopicName, Unsubscribe, UserProperties, Version,
+    encode,
 };
 
 /// What all clients speak.
@@ -48,6 +49,30 @@ pub fn connect(number: u32, keep_alive_s: u16, persistent: bool) -> Packet {
         password: None,
         properties,
     }))
+}
+
+/// PUBLISH with properties of all kinds, some of which stand between others.
+pub fn publish_with_properties(topic: &str, qos: Qos, packet_id: u16) -> Bytes {
+    let Packet::Publish(mut publish) = publish(topic, qos, packet_id) else {
+        unreachable!("that is what it makes")
+    };
+    let (name, value) = (text("name"), text("value"));
+    let fields = MessageFields {
+        content_type: Some(text("text")),
+        correlation_data: Some(Bytes::from_static(b"42")),
+        user_properties: UserProperties::from_pairs([(&name, &value)]),
+        ..MessageFields::default()
+    };
+    publish.properties.message = MessageProperties::of(&fields).expect("short fields");
+    let plain = bytes(&Packet::Publish(publish));
+    // Behind the fixed header and the topic stands the identifier, if any, then the length of the properties.
+    let at = 4 + topic.len() + if qos == Qos::AtMostOnce { 0 } else { 2 };
+    let expiry = b"\x02\0\0\0\x3c";
+    let first = at + 1 + 3 + "text".len();
+    let mut packet = [&plain[..first], expiry, &plain[first..]].concat();
+    packet[1] += expiry.len() as u8;
+    packet[at] += expiry.len() as u8;
+    packet.into()
 }
 
 /// SUBSCRIBE to one filter.
