@@ -72,6 +72,8 @@ pub fn publish_with_properties(topic: &str, qos: Qos, packet_id: u16) -> Bytes {
     let mut packet = [&plain[..first], expiry, &plain[first..]].concat();
     packet[1] += expiry.len() as u8;
     packet[at] += expiry.len() as u8;
+    // As from a read buffer: shared from the beginning.
+    packet.reserve(1);
     packet.into()
 }
 
