@@ -205,6 +205,10 @@ def row_6(table, rounds):
             costs = {shards: [one[name] for one in found[shards]] for shards in SHARDS}
             for shards in SHARDS:
                 table.cost(f"{shards} shards on {where}, {name}", costs[shards])
+                if "full" in name:
+                    sleeps = [100 * one["sleeps_each"] for one in costs[shards]]
+                    words = f"{shards} shards on {where}, {name}: wakes for 100 messages"
+                    table.add(words, sleeps, "", 1 if aim else None)
                 if shards > 1:
                     words = f"{shards} shards on {where}, {name}: beside 1"
                     table.ratio(words, costs[shards], costs[1], aim)
