@@ -287,7 +287,7 @@ impl Fill {
 
     /// Whether a part of so many buckets is to be copied to fewer.
     pub(crate) fn is_sparse(self, density: Density, buckets: usize) -> bool {
-        self.live * 16 < buckets * WAYS * density.sparse
+        self.live * 16 < buckets * WAYS * density.sparse && self.buckets(density) < buckets
     }
 
     /// How many buckets suit these entries and one more.

@@ -112,11 +112,18 @@ impl Chunk {
 
     /// The first place without a text.
     fn vacancy(&self) -> usize {
-        let free = |&place: &usize| {
-            let (start, end) = self.span(place);
-            start == end
+        if self.bytes.is_empty() {
+            return 0;
+        }
+        let mut start = 0;
+        let ends = self.bytes.first_chunk::<HEAD>().map_or(&[][..], |head| head.as_chunks::<2>().0);
+        let is_free = |end: &[u8; 2]| {
+            let end = u16::from_le_bytes(*end);
+            let free = end == start;
+            start = end & !LONG;
+            free
         };
-        (0..IDS).find(free).unwrap_or(0)
+        ends.iter().position(is_free).unwrap_or(0)
     }
 
     /// Puts a text into a place that has none.
@@ -135,7 +142,7 @@ impl Chunk {
         let behind = self.bytes.len() - at;
         self.bytes.extend_from_slice(text);
         self.bytes[at..].rotate_left(behind);
-        self.shift(place, |end| end + text.len() as u16);
+        self.shift(place, |end| end.wrapping_add(text.len() as u16));
         let end = self.span(place).1;
         self.set_end(place, end | mark);
         if self.used == IDS {
@@ -153,7 +160,7 @@ impl Chunk {
         let bytes = (end & !LONG) - start;
         let at = HEAD + usize::from(start);
         self.bytes.drain(at..at + usize::from(bytes));
-        self.shift(place, |end| end - bytes);
+        self.shift(place, |end| end.wrapping_sub(bytes));
         self.used -= 1;
         if self.used == 0 {
             self.bytes = Vec::new();
@@ -163,11 +170,11 @@ impl Chunk {
         true
     }
 
-    /// Moves the ends from a place on.
+    /// Moves the ends from a place on, which leaves their marks alone.
     fn shift(&mut self, place: usize, by: impl Fn(u16) -> u16) {
-        for place in place..IDS {
-            let end = self.span(place).1;
-            self.set_end(place, by(end & !LONG) | (end & LONG));
+        let ends = self.bytes.get_mut(2 * place..HEAD).unwrap_or_default();
+        for end in ends.as_chunks_mut::<2>().0 {
+            *end = by(u16::from_le_bytes(*end)).to_le_bytes();
         }
     }
 
