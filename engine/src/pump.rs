@@ -46,10 +46,12 @@ const LET_IN_PER_TURN_MAX: usize = 16;
 
 /// The shard's output is carried out early once it holds this much, in bytes and in messages.
 const OUTBOX_BYTES_MAX: usize = 1 << 20;
-const OUTBOX_MESSAGES_MAX: usize = 4096;
+const OUTBOX_MESSAGES_MAX: usize = 16_384;
 
 /// A packet that is written to more connections than this at once is a large fan-out.
-const FANOUT_LARGE: usize = 64;
+const FANOUT_LARGE: usize = 128;
+/// The shard's output is carried out once it holds so many messages, if there is a large fan-out among them.
+const OUTBOX_FANOUT_MAX: usize = 4096;
 /// Whoever causes large fan-outs is not read while so many bytes wait to be sent, and read again when a quarter
 /// of them do.
 const STAGED_BYTES_MAX: usize = 8 << 20;
@@ -457,6 +459,7 @@ impl Pump {
     fn is_full(&self) -> bool {
         self.outbox.arena_bytes() > OUTBOX_BYTES_MAX
             || self.outbox.writes.len() > OUTBOX_MESSAGES_MAX
+            || (!self.fanouts.is_empty() && self.outbox.writes.len() > OUTBOX_FANOUT_MAX)
             || self.outbox.peers.len() > OUTBOX_MESSAGES_MAX
             // Lanes are given it before more is looked at.
             || self.outbox.records.len() > OUTBOX_RECORDS_IN_TROUBLE

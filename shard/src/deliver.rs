@@ -262,6 +262,9 @@ impl Shard {
     /// ([MQTT5-4.4.0-1], [MQTT5-4.6.0-1]), then the queue, then retained messages.
     pub(crate) fn drain(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(conn) = self.conn_of(index) else { return };
+        if self.is_served(index, conn) {
+            return self.settle(index);
+        }
         // Nothing comes before CONNACK, which may wait for something to be kept.
         if self.keep.is_on() && !self.connection(conn).is_some_and(Connection::is_live) {
             return;
@@ -302,6 +305,17 @@ impl Shard {
         self.tell_groups(turn, index);
         self.load_more(turn, index);
         self.pull_retained(turn, index);
+    }
+
+    /// True if nothing at all waits for a session: nothing is queued, resent or kept, and it is in no group and
+    /// asks for no retained messages.
+    #[inline]
+    fn is_served(&self, index: u32, conn: ConnId) -> bool {
+        self.sessions.get(index).is_some_and(|session| {
+            session.rare.is_none()
+                && session.kept.is_none()
+                && session.flow.as_deref().is_none_or(|flow| flow.queue.is_empty())
+        }) && self.connection(conn).is_some_and(|connection| !connection.resending())
     }
 
     /// True if what a group has lent has to wait: its identifier may be that of a message that the client
