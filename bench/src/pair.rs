@@ -6,7 +6,7 @@
 //! there is, and no message is decoded or encoded as a whole, so that the load is cheaper than what it
 //! measures.
 
-mod packets;
+pub mod packets;
 mod shape;
 
 use std::collections::VecDeque;

@@ -80,62 +80,58 @@ fn profile(program: &Path, args: &[&str]) -> Result<String, String> {
     std::fs::read_to_string(&file).map_err(|error| error.to_string())
 }
 
-/// The instructions of a profile by function, as [`instructions`] reads them.
+/// The instructions of a profile by function.
 fn functions(profile: &str) -> HashMap<String, u64> {
-    let mut names: HashMap<&str, &str> = HashMap::new();
-    let (mut here, mut called) = ("", false);
     let mut costs: HashMap<String, u64> = HashMap::new();
-    for line in profile.lines() {
-        if let Some(named) = line.strip_prefix("fn=").or_else(|| line.strip_prefix("cfn=")) {
-            let (number, name) = named.split_once(' ').unwrap_or((named, ""));
-            if !name.is_empty() {
-                names.insert(number, name);
-            }
-            if line.starts_with("fn=") {
-                here = names.get(number).copied().unwrap_or_default();
-            }
-        } else if line.starts_with("calls=") {
-            called = true;
-        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
-            let cost = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<u64>().ok());
-            if !called {
-                *costs.entry(here.to_owned()).or_default() += cost.unwrap_or(0);
-            }
-            called = false;
-        }
-    }
+    each_cost(profile, |_, function, cost| *costs.entry(function.to_owned()).or_default() += cost);
     costs
 }
 
 /// The instructions of a profile, and those that are in the code of one object.
+fn instructions(profile: &str, object: &Path) -> Instructions {
+    let mut total = Instructions { own: 0, all: 0 };
+    each_cost(profile, |place, _, cost| {
+        total.all += cost;
+        total.own += if Path::new(place) == object { cost } else { 0 };
+    });
+    total
+}
+
+/// Calls `take` with each cost, and the object and the function that it is in.
 ///
 /// Costs stand in lines that begin with a position. The line after `calls=` repeats the cost of what
 /// is called, which has lines of its own. Names are given a number where they stand first.
-fn instructions(profile: &str, object: &Path) -> Instructions {
-    let mut objects: HashMap<&str, &str> = HashMap::new();
-    let (mut own, mut called) = (false, false);
-    let mut total = Instructions { own: 0, all: 0 };
+fn each_cost<'a>(profile: &'a str, mut take: impl FnMut(&'a str, &'a str, u64)) {
+    let (mut objects, mut functions) = (HashMap::new(), HashMap::new());
+    let (mut object, mut function, mut called) = ("", "", false);
     for line in profile.lines() {
-        if let Some(named) = line.strip_prefix("ob=").or_else(|| line.strip_prefix("cob=")) {
-            let (number, name) = named.split_once(' ').unwrap_or((named, ""));
-            if !name.is_empty() {
-                objects.insert(number, name);
-            }
-            if line.starts_with("ob=") {
-                own = objects.get(number).is_some_and(|name| Path::new(name) == object);
-            }
-        } else if line.starts_with("calls=") {
-            called = true;
-        } else if line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c)) {
+        let Some((key, named)) = line.split_once('=').filter(|(key, _)| !key.contains(' ')) else {
+            let is_cost = line.starts_with(|c: char| c.is_ascii_digit() || "+-*".contains(c));
             let cost = line.split_whitespace().nth(1).and_then(|cost| cost.parse::<u64>().ok());
-            if !called {
-                total.all += cost.unwrap_or(0);
-                total.own += if own { cost.unwrap_or(0) } else { 0 };
+            if is_cost && !std::mem::take(&mut called) {
+                take(object, function, cost.unwrap_or(0));
             }
-            called = false;
+            continue;
+        };
+        let names: &mut HashMap<&str, &str> = match key {
+            "ob" | "cob" => &mut objects,
+            "fn" | "cfn" => &mut functions,
+            _ => {
+                called |= key == "calls";
+                continue;
+            }
+        };
+        let (number, name) = named.split_once(' ').unwrap_or((named, ""));
+        if !name.is_empty() {
+            names.insert(number, name);
+        }
+        let name = names.get(number).copied().unwrap_or_default();
+        match key {
+            "ob" => object = name,
+            "fn" => function = name,
+            _ => {}
         }
     }
-    total
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use rustix::net::sockopt;
 use rustls::ServerConnection;
 
 use super::{LISTENER, listener, server_config, wait, watch};
+use crate::pair::packets::header_bytes;
 
 const READ_BYTES_MAX: usize = 64 << 10;
 
@@ -212,8 +213,7 @@ impl End {
             frame(&self.input, u32::MAX).map_err(|error| error.to_string())?
         {
             let packet = self.input.split_to(length);
-            let body = packet.iter().skip(1).position(|byte| byte & 0x80 == 0).map(|at| at + 2);
-            let body = body.and_then(|at| packet.get(at..)).unwrap_or_default();
+            let body = header_bytes(&packet).and_then(|at| packet.get(at..)).unwrap_or_default();
             let topic = body.first_chunk::<2>().map(|it| usize::from(u16::from_be_bytes(*it)));
             let id = topic.and_then(|topic| body.get(2 + topic..)?.first_chunk::<2>());
             let [high, low] = id.ok_or("not a PUBLISH of QoS 1")?;

@@ -153,7 +153,7 @@ fn two(body: &[u8], at: usize) -> Option<[u8; 2]> {
 }
 
 /// Length of the fixed header of a packet.
-fn header_bytes(packet: &[u8]) -> Option<usize> {
+pub fn header_bytes(packet: &[u8]) -> Option<usize> {
     packet.iter().skip(1).position(|byte| byte & 0x80 == 0).map(|at| at + 2)
 }
 
