@@ -373,7 +373,7 @@ impl Pump {
         while let Some((from, parcel)) = self.parts.mesh.receive() {
             match parcel {
                 Parcel::Messages(mut messages) => {
-                    for message in messages.drain(..) {
+                    for message in messages.drain() {
                         self.feed(Input::Peer { from, message });
                     }
                     self.parts.mesh.give_back(from, messages);

@@ -56,7 +56,9 @@ impl MessageProperties {
     /// No property at all.
     pub const EMPTY: Self = Self { block: Bytes::new(), bytes: 0 };
 
-    fn whole(block: Bytes) -> Self {
+    /// The properties that [`Self::put`] has written.
+    #[must_use]
+    pub const fn whole(block: Bytes) -> Self {
         Self { bytes: block.len(), block }
     }
 

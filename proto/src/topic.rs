@@ -56,7 +56,7 @@ impl TopicName {
     /// # Errors
     /// Those of [`Text::new`] and of [`TopicName::new`], but for an empty name.
     #[inline]
-    pub(crate) fn in_frame(frame: &Bytes, name: &[u8]) -> Result<Self, DecodeError> {
+    pub fn in_frame(frame: &Bytes, name: &[u8]) -> Result<Self, DecodeError> {
         if is_plain_topic(name) {
             return Ok(Self(Text::checked(frame.slice_ref(name))));
         }

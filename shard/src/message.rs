@@ -3,6 +3,9 @@
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{MessageProperties, Publish, Qos, TopicName};
 
+/// Longer messages are held by several shards instead of being copied for each.
+const PASSED_BYTES_MAX: usize = 1024;
+
 /// An application message as the broker routes, queues and retains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -62,6 +65,13 @@ impl Message {
     #[must_use]
     pub fn cost_bytes(&self) -> usize {
         self.topic.as_bytes().len() + self.payload.len() + self.properties.len()
+    }
+
+    /// Whether the message is so short that it goes to another shard as a copy, which costs less than memory
+    /// that both hold.
+    #[inline]
+    pub(crate) fn is_passed(&self) -> bool {
+        self.cost_bytes() <= PASSED_BYTES_MAX
     }
 
     /// True once the Message Expiry Interval has passed ([MQTT5-3.3.2-5]).

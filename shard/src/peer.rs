@@ -37,7 +37,10 @@ pub struct Readiness {
 /// A message from one shard to another. Peers of one shard are trusted.
 #[derive(Debug, Clone)]
 pub enum PeerMessage {
-    /// Route: deliver to your subscriptions and to the groups that you own.
+    /// Route: deliver to your subscriptions and to the groups that you own. The message may be part of a read
+    /// buffer, so whoever carries it to the other shard copies it, and who gets it keeps no part of it.
+    Passed(Message),
+    /// Route: the same with a message that may be kept as it is.
     Publish(Arc<Message>),
     /// Route: deliver, but to sessions that are kept only once the receipt of the message is.
     PublishOnce(Arc<Message>, Provided),
@@ -116,10 +119,21 @@ pub enum PeerMessage {
 }
 
 impl PeerMessage {
+    /// The message that is to be delivered, for one that looks for its receivers.
+    #[must_use]
+    pub fn published(&self) -> Option<&Message> {
+        match self {
+            Self::Passed(message) => Some(message),
+            Self::Publish(message) | Self::PublishOnce(message, _) => Some(message),
+            _ => None,
+        }
+    }
+
     /// Bytes of the message that it carries, as queues count them; 0 if it carries none, or many.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
+            Self::Passed(message) => message.cost_bytes(),
             Self::Publish(message) | Self::PublishOnce(message, _) | Self::Retain(message) => {
                 message.cost_bytes()
             }

@@ -82,29 +82,23 @@ impl Shard {
         let shards = self.config.slots.shards();
         let retain_owner = message.retain.then(|| self.retained_owner(&message.topic));
         let local = mask.contains(own.0);
-        let remote = mask.has_other(own.0, shards);
-        let plain = message.qos == Qos::AtMostOnce && !message.retain;
-        if local
-            && !remote
-            && plain
-            && let Some((session, receiver)) = self.lone_receiver()
-        {
-            let identifier = [receiver.identifier()];
-            let identifiers = if identifier == [0] { &[][..] } else { &identifier };
-            self.deliver_at_most_once(turn, session, &message, false, identifiers);
-            return true;
+        let mut remote = mask.has_other(own.0, shards);
+        if remote && retain_owner.is_none() && provided.is_none() && message.is_passed() {
+            if !local {
+                self.pass(turn, mask, message);
+                return true;
+            }
+            self.pass(turn, mask, message.clone());
+            remote = false;
+        }
+        if !remote && retain_owner.is_none() {
+            if local {
+                self.deliver_found(turn, message, provided);
+            }
+            return local;
         }
         if local {
             self.collect(&message);
-        }
-        let shared = remote
-            || retain_owner.is_some()
-            || (local && (!self.scratch.groups.is_empty() || self.is_reliable(&message)));
-        if !shared {
-            if local {
-                self.deliver_collected_at_most_once(turn, &message);
-            }
-            return local;
         }
         let message = self.pool.own(message);
         let counts = message.qos > Qos::AtMostOnce;
@@ -130,6 +124,42 @@ impl Shard {
             self.deliver_collected(turn, &message, provided);
         }
         !mask.is_empty()
+    }
+
+    /// Has other shards deliver a message, as one that they may keep no part of.
+    fn pass(&mut self, turn: &mut Turn<'_>, mask: ShardMask, message: Message) {
+        let own = self.config.index;
+        let counts = message.qos > Qos::AtMostOnce;
+        let mut to = None;
+        for shard in mask.iter(self.config.slots.shards()).filter(|&shard| shard != own.0) {
+            if counts {
+                self.keep.sent(ShardIndex(shard));
+            }
+            if let Some(before) = to.replace(ShardIndex(shard)) {
+                turn.out.peers.push((before, PeerMessage::Passed(message.clone())));
+            }
+        }
+        turn.out.peers.extend(to.map(|last| (last, PeerMessage::Passed(message))));
+    }
+
+    /// Delivers a message to the receivers in this shard, whose filters have been found.
+    #[inline]
+    fn deliver_found(&mut self, turn: &mut Turn<'_>, message: Message, provided: Option<Provided>) {
+        if message.qos == Qos::AtMostOnce
+            && !message.retain
+            && let Some((session, receiver)) = self.lone_receiver()
+        {
+            let identifier = [receiver.identifier()];
+            let identifiers = if identifier == [0] { &[][..] } else { &identifier };
+            self.deliver_at_most_once(turn, session, &message, false, identifiers);
+            return;
+        }
+        self.collect(&message);
+        if self.scratch.groups.is_empty() && !self.is_reliable(&message) {
+            return self.deliver_collected_at_most_once(turn, &message);
+        }
+        let message = self.pool.own(message);
+        self.deliver_collected(turn, &message, provided);
     }
 
     /// A message that another shard routed here.
@@ -285,20 +315,26 @@ impl Shard {
     /// One message of another shard, or of this one to itself.
     pub(crate) fn on_peer(&mut self, turn: &mut Turn<'_>, from: ShardIndex, message: PeerMessage) {
         match message {
+            PeerMessage::Passed(message) => {
+                let (qos, since) = (message.qos, self.keep.position());
+                self.find(message.topic.as_bytes(), false);
+                self.deliver_found(turn, message, None);
+                self.note_received(from, qos, since);
+            }
             PeerMessage::Publish(message) => {
                 let since = self.keep.position();
                 self.on_peer_publish(turn, &message, None);
-                self.note_received(from, &message, since);
+                self.note_received(from, message.qos, since);
             }
             PeerMessage::PublishOnce(message, provided) => {
                 let since = self.keep.position();
                 self.on_peer_publish(turn, &message, Some(provided));
-                self.note_received(from, &message, since);
+                self.note_received(from, message.qos, since);
             }
             PeerMessage::Retain(message) => {
                 let since = self.keep.position();
                 self.on_retain(turn, &message);
-                self.note_received(from, &message, since);
+                self.note_received(from, message.qos, since);
             }
             PeerMessage::Kept { count } => self.on_peer_kept(turn, from, count),
             PeerMessage::Committed { lane, number } => {
@@ -332,8 +368,8 @@ impl Shard {
     }
 
     /// Counts a message of another shard that has been dealt with.
-    fn note_received(&mut self, from: ShardIndex, message: &Message, since: u64) {
-        if from != self.config.index && message.qos > Qos::AtMostOnce {
+    fn note_received(&mut self, from: ShardIndex, qos: Qos, since: u64) {
+        if from != self.config.index && qos > Qos::AtMostOnce {
             self.keep.received(from, since);
         }
     }

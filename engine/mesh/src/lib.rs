@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod courier;
 
 use std::cmp::Reverse;
@@ -27,6 +28,7 @@ use petrel_proto::Connect;
 use petrel_shard::{PeerMessage, ShardIndex};
 use rtrb::{Consumer, Producer, RingBuffer};
 
+pub use batch::Batch;
 use courier::Sent;
 pub use courier::{Courier, PostOffice};
 
@@ -43,16 +45,14 @@ const WAITING_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of messages that a ring holds before further parcels wait, one parcel excepted.
 const RING_BYTES_MAX: u64 = 8 << 20;
 
-/// Lists of messages that come back to be used again, for each pair.
-const SPENT_LISTS: usize = 16;
-/// Longer lists than this are not used again.
-const SPENT_MESSAGES_MAX: usize = 1024;
+/// Batches that come back to be used again, for each pair.
+const SPENT_BATCHES: usize = 4;
 
 /// What travels in one slot of a ring.
 #[derive(Debug)]
 pub enum Parcel {
     /// Messages of one turn.
-    Messages(Vec<PeerMessage>),
+    Messages(Batch),
     /// A connection comes home.
     Adopt(Box<Handover>),
 }
@@ -133,13 +133,12 @@ struct Outgoing {
     /// Bytes of all messages that were put into the ring.
     put_bytes: u64,
     /// Of this turn.
-    gathered: Vec<PeerMessage>,
-    gathered_bytes: u64,
+    gathered: Batch,
     waiting: VecDeque<Waiting>,
     waiting_messages: usize,
     waiting_bytes: u64,
-    /// Lists to gather in.
-    spent: Consumer<Vec<PeerMessage>>,
+    /// To gather in.
+    spent: Consumer<Batch>,
     /// Whose mail it is to the receiver.
     from: u16,
     mail: Arc<Mail>,
@@ -149,7 +148,7 @@ struct Outgoing {
 struct Incoming {
     ring: Consumer<Stamped>,
     pair: Arc<Pair>,
-    spent: Producer<Vec<PeerMessage>>,
+    spent: Producer<Batch>,
 }
 
 /// Connects shards that wake each other through `bells`, one bell and one end per shard. A shard has a
@@ -175,15 +174,14 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
     for from in 0..shards {
         for to in 0..shards {
             let (producer, consumer) = RingBuffer::new(RING_PARCELS);
-            let (spent_producer, spent) = RingBuffer::new(SPENT_LISTS);
+            let (spent_producer, spent) = RingBuffer::new(SPENT_BATCHES);
             let pair = Arc::new(Pair::default());
             let mail = Arc::clone(&ends[to].mail);
             ends[from].outgoing.push(Outgoing {
                 ring: producer,
                 pair: Arc::clone(&pair),
                 put_bytes: 0,
-                gathered: Vec::new(),
-                gathered_bytes: 0,
+                gathered: Batch::default(),
                 waiting: VecDeque::new(),
                 waiting_messages: 0,
                 waiting_bytes: 0,
@@ -220,7 +218,6 @@ impl MeshEnd {
     pub fn send(&mut self, to: ShardIndex, message: PeerMessage) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
             self.busy.insert(to.0);
-            outgoing.gathered_bytes += message.bytes() as u64;
             outgoing.gathered.push(message);
         }
     }
@@ -312,10 +309,10 @@ impl MeshEnd {
         Some((ShardIndex(from), parcel))
     }
 
-    /// Gives an emptied list of messages back to the shard that sent it, to be used again.
-    pub fn give_back(&mut self, from: ShardIndex, mut spent: Vec<PeerMessage>) {
+    /// Gives a batch back to the shard that sent it, to be used again.
+    pub fn give_back(&mut self, from: ShardIndex, mut spent: Batch) {
         spent.clear();
-        if spent.capacity() <= SPENT_MESSAGES_MAX
+        if spent.is_small()
             && let Some(incoming) = self.incoming.get_mut(usize::from(from.0))
         {
             // There may be enough of them.
@@ -442,7 +439,7 @@ impl Outgoing {
         if !self.gathered.is_empty() {
             let next = self.spent.pop().unwrap_or_default();
             let messages = std::mem::replace(&mut self.gathered, next);
-            let bytes = std::mem::take(&mut self.gathered_bytes);
+            let bytes = messages.bytes();
             self.waiting_messages += messages.len();
             self.waiting_bytes += bytes;
             self.waiting.push_back(Waiting { bytes, parcel: Parcel::Messages(messages) });
@@ -539,11 +536,9 @@ mod tests {
         let mut numbers = Vec::new();
         end.begin_to_receive();
         while let Some((_, parcel)) = end.receive() {
-            let Parcel::Messages(messages) = parcel else { panic!("only messages were sent") };
-            numbers.extend(messages.iter().map(|message| match message {
-                PeerMessage::Publish(message) => message.expires_at_ms,
-                _ => panic!("only publishes were sent"),
-            }));
+            let Parcel::Messages(mut messages) = parcel else { panic!("only messages were sent") };
+            let number = |message: PeerMessage| message.published().map(|it| it.expires_at_ms);
+            numbers.extend(messages.drain().filter_map(number));
         }
         numbers
     }
@@ -612,20 +607,32 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_messages_go_back_and_forth() {
+    fn the_memory_of_batches_goes_back_and_forth() {
         let mut ends = ends(2);
         let mut places = std::collections::HashSet::new();
         for n in 0..100 {
-            ends[0].send(ShardIndex(1), message(n));
+            let PeerMessage::Publish(told) = message(n) else { panic!("it is a publish") };
+            let payload = bytes::Bytes::from(vec![n as u8; 100]);
+            let passed = Message { payload, ..Arc::unwrap_or_clone(told) };
+            (0..9).for_each(|_| ends[0].send(ShardIndex(1), PeerMessage::Passed(passed.clone())));
             ends[0].flush();
             ends[1].begin_to_receive();
-            let Some((from, Parcel::Messages(messages))) = ends[1].receive() else {
+            let Some((from, Parcel::Messages(mut messages))) = ends[1].receive() else {
                 panic!("one parcel was sent")
             };
-            places.insert(messages.as_ptr());
+            let mut got = messages.drain();
+            let first = got.next().expect("nine were sent");
+            assert_eq!(first.published(), Some(&passed));
+            places.insert(passed_at(&first));
+            assert!(got.all(|it| it.published() == Some(&passed)));
+            drop((got, first));
             ends[1].give_back(from, messages);
         }
-        assert!(places.len() <= 2, "{} lists", places.len());
+        assert!(places.len() <= 3, "{} places", places.len());
+    }
+
+    fn passed_at(message: &PeerMessage) -> *const u8 {
+        message.published().expect("it is a publish").payload.as_ptr()
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Model {
             self.explain_close((shard, conn))?;
         }
         for (_, message) in &output.peers {
-            if let PeerMessage::Publish(message) | PeerMessage::Retain(message) = message {
+            if let Some(message) = carried_by(message) {
                 self.see_will(Label::of(&message.payload), shard)?;
             }
         }
@@ -170,9 +170,7 @@ impl Model {
 
     /// Recognises the message that travels to a peer.
     fn sent_to_peer(&mut self, to: u16, message: &PeerMessage) -> Tag {
-        let (PeerMessage::Publish(carried) | PeerMessage::Retain(carried)) = message else {
-            return Tag::None;
-        };
+        let Some(carried) = carried_by(message) else { return Tag::None };
         let label = Label::of(&carried.payload);
         let matches = |instance: &crate::model::Instance| {
             Some(instance.label) == label && instance.topic == carried.topic
@@ -181,7 +179,7 @@ impl Model {
         let now = self.routing.iter_mut().find(|routing| matches(&instances[routing.instance]));
         let instance = match now {
             Some(routing) => {
-                if matches!(message, PeerMessage::Publish(_)) {
+                if message.published().is_some() {
                     routing.to.insert(to);
                 }
                 routing.instance
@@ -192,9 +190,17 @@ impl Model {
                 None => return Tag::None,
             },
         };
-        match message {
-            PeerMessage::Publish(_) => Tag::Publish(instance),
-            _ => Tag::Retain(instance),
+        match message.published() {
+            Some(_) => Tag::Publish(instance),
+            None => Tag::Retain(instance),
         }
+    }
+}
+
+/// The message that looks for its receivers or for its place.
+fn carried_by(message: &PeerMessage) -> Option<&petrel_shard::Message> {
+    match message {
+        PeerMessage::Retain(message) => Some(message),
+        message => message.published(),
     }
 }

@@ -58,7 +58,7 @@ impl Sabotage {
     /// How often a message is put into its ring.
     #[must_use]
     pub fn copies(self, message: &PeerMessage, step: u64) -> usize {
-        let publish = matches!(message, PeerMessage::Publish(_));
+        let publish = matches!(message, PeerMessage::Passed(_) | PeerMessage::Publish(_));
         match self {
             Self::RingLoses if publish && step.is_multiple_of(5) => 0,
             Self::RingDoubles if publish && step.is_multiple_of(5) => 2,
