@@ -34,7 +34,21 @@ pub use fixed_header::{Frame, frame};
 /// # Errors
 /// The reason code that the peer is owed, with what was wrong.
 pub fn decode(packet: &Bytes, version: Option<Version>) -> Result<Packet, DecodeError> {
-    let (first, body) = split(packet)?;
+    decode_front(packet, packet.len(), version)
+}
+
+/// The same for the packet that is the first `length` bytes of `input`. *Cost*: no slice of `input` but those
+/// that the packet keeps.
+///
+/// # Errors
+/// Those of [`decode`].
+pub fn decode_front(
+    input: &Bytes,
+    length: usize,
+    version: Option<Version>,
+) -> Result<Packet, DecodeError> {
+    let packet = input;
+    let (first, body) = split(input.get(..length).unwrap_or(input))?;
     let packet_type = fixed_header::check_first_byte(first)?;
     let version = match (packet_type, version) {
         (_, Some(version)) => version,

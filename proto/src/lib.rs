@@ -27,7 +27,7 @@ pub mod topic;
 pub mod types;
 pub mod varint;
 
-pub use decode::{Frame, connect_version, decode, frame};
+pub use decode::{Frame, connect_version, decode, decode_front, frame};
 pub use encode::{PublishHead, SharedHead, Written, encode, encoded_len};
 pub use error::DecodeError;
 pub use packet::*;

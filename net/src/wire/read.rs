@@ -1,8 +1,8 @@
 //! From a socket to packets.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use petrel_proto::{
-    DecodeError, Frame, Packet, ReasonCode, Version, connect_version, decode, frame,
+    DecodeError, Frame, Packet, ReasonCode, Version, connect_version, decode_front, frame,
 };
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -218,11 +218,14 @@ impl Wire {
             Ok(Frame::Complete(length)) => {
                 // The clock of the packet that was incomplete ends with it.
                 conn.inbox = None;
-                let packet = current.chunk.split_to(length);
+                let result = decode_front(&current.chunk, length, conn.version).map_err(|error| {
+                    (error, connect_version(current.chunk.get(..length).unwrap_or_default()))
+                });
+                current.chunk.advance(length);
                 if current.chunk.is_empty() {
                     current.chunk = std::mem::take(&mut current.behind);
                 }
-                decode(&packet, conn.version).map_err(|error| (error, connect_version(&packet)))
+                result
             }
             Ok(Frame::Incomplete(need)) => {
                 let need = need.unwrap_or(0);

@@ -1,6 +1,6 @@
 //! PUBLISH (section 3.3).
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::fields::{Fault, Parsed, length_prefixed, packet_id, settle};
 use super::fixed_header::{DUP, RETAIN, publish_qos};
@@ -34,9 +34,6 @@ pub(super) fn publish(
     };
     let topic = TopicName::in_frame(frame, name)?;
     check_alias(&topic, properties.topic_alias, version)?;
-    let before_payload = frame.len().saturating_sub(payload.len());
-    let mut payload = frame.clone();
-    payload.advance(before_payload);
     Ok(Packet::Publish(Publish {
         dup: first & DUP != 0,
         qos,
@@ -44,7 +41,7 @@ pub(super) fn publish(
         topic,
         packet_id,
         properties,
-        payload,
+        payload: frame.slice_ref(payload),
     }))
 }
 
