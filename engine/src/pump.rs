@@ -158,6 +158,8 @@ pub struct Pump {
     fanouts: Vec<Range<usize>>,
     /// Connections that are not read because of what they have caused and is not sent yet.
     held_by_fanout: Vec<ConnKey>,
+    /// Connections that are not read because the last message of theirs is on its way to many in parts.
+    held_by_parts: Vec<ConnKey>,
     /// Connections that are not read because lanes have more to write than they may have.
     doorway: Doorway,
     /// Those who can be told are told that what they send cannot be kept.
@@ -189,6 +191,7 @@ impl Pump {
             held_by_storage: Vec::new(),
             fanouts: Vec::new(),
             held_by_fanout: Vec::new(),
+            held_by_parts: Vec::new(),
             doorway: Doorway::default(),
             refuses: false,
             flushed: Vec::new(),
@@ -257,6 +260,7 @@ impl Pump {
         }
         if ticked {
             let held = self.held_by_storage.iter().chain(&self.held_by_fanout);
+            let held = held.chain(&self.held_by_parts);
             for &conn in held.chain(self.held.iter().flatten()) {
                 self.shard.excuse(self.now, id_of(conn));
             }
@@ -488,22 +492,28 @@ impl Pump {
                 {
                     return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
                 }
+                let parts_before = self.shard.begun_in_parts();
                 self.feed(Input::Packet { conn: id_of(conn), packet });
-                self.hold_back(conn, sent_before);
-                if self.fanouts.len() > fanouts_before
+                let stores = promises && (is_publish || self.outbox.records.len() > records_before);
+                // One reason is enough; a connection that is read again meets the others.
+                let list = if let Some(to) = self.clogged_since(sent_before) {
+                    &mut self.held[usize::from(to.0)]
+                } else if self.shard.begun_in_parts() > parts_before && self.shard.is_delivering() {
+                    &mut self.held_by_parts
+                } else if self.fanouts.len() > fanouts_before
                     && self.parts.wire.staged_bytes() > STAGED_BYTES_MAX
                 {
-                    self.parts.wire.pause(conn);
-                    self.held_by_fanout.push(conn);
-                }
-                if promises
-                    && (is_publish || self.outbox.records.len() > records_before)
+                    &mut self.held_by_fanout
+                } else if stores
                     && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged)
                     && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
                 {
-                    self.parts.wire.pause(conn);
-                    self.held_by_storage.push(conn);
-                }
+                    &mut self.held_by_storage
+                } else {
+                    return;
+                };
+                list.push(conn);
+                self.parts.wire.pause(conn);
             }
             WireEvent::Connect { conn, connect, listener, peer } => {
                 let home = match connect.client_id.is_empty() {
@@ -661,16 +671,10 @@ impl Pump {
         self.parts.wire.close(conn);
     }
 
-    /// Stops reading a connection whose packets go to a shard that cannot take more.
-    fn hold_back(&mut self, conn: ConnKey, sent_before: usize) {
-        let clogged = self.outbox.peers[sent_before..]
-            .iter()
-            .map(|(to, _)| *to)
-            .find(|&to| self.parts.mesh.is_clogged(to));
-        if let Some(to) = clogged {
-            self.parts.wire.pause(conn);
-            self.held[usize::from(to.0)].push(conn);
-        }
+    /// A shard that cannot take more and has been told something.
+    fn clogged_since(&self, sent_before: usize) -> Option<ShardIndex> {
+        let told = self.outbox.peers.get(sent_before..).unwrap_or_default();
+        told.iter().map(|(to, _)| *to).find(|&to| self.parts.mesh.is_clogged(to))
     }
 
     /// Reads the connections again whose receiver has caught up.
@@ -679,6 +683,11 @@ impl Pump {
             && self.parts.storage.as_ref().is_some_and(|storage| !storage.is_clogged())
         {
             for conn in std::mem::take(&mut self.held_by_storage) {
+                self.parts.wire.resume(conn);
+            }
+        }
+        if !self.shard.is_delivering() {
+            for conn in std::mem::take(&mut self.held_by_parts) {
                 self.parts.wire.resume(conn);
             }
         }

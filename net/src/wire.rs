@@ -47,7 +47,7 @@ pub use life::Detached;
 const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Connections that one flush writes to: some 4 µs each.
-const SENDS_PER_FLUSH: usize = 64;
+const SENDS_PER_FLUSH: usize = 32;
 
 /// Packets taken from one connection before all others that can be read have their turn.
 const PACKETS_PER_READ_MAX: u32 = 1024;
@@ -205,6 +205,8 @@ pub struct Wire {
     /// What connections are sent, those in `fresh` and `backlog` and some that are free.
     stages: Vec<Stage>,
     free_stages: Vec<u32>,
+    /// The most that were in use at once since the last tick.
+    stages_used: usize,
     /// Stages of this turn.
     fresh: Vec<u32>,
     /// Stages of turns that wrote to many: some of them are sent in each turn.
@@ -261,6 +263,7 @@ impl Wire {
             between: Between::default(),
             stages: Vec::new(),
             free_stages: Vec::new(),
+            stages_used: 0,
             fresh: Vec::new(),
             backlog: VecDeque::new(),
             staged_bytes: 0,
@@ -372,6 +375,7 @@ impl Wire {
             rest(&mut self.events);
             rest(&mut self.writable);
             rest(&mut self.begun);
+            self.rest_stages();
         }
         ticked
     }

@@ -78,6 +78,8 @@ pub struct Limits {
     /// Bytes of the topics, payloads and properties of the retained messages in this process. Each
     /// shard keeps an even part of them.
     pub retained_bytes_maximum: u64,
+    /// Receivers of one message that are served before other input is handled; at least 1.
+    pub receivers_per_turn: u32,
 }
 
 impl Default for Limits {
@@ -102,6 +104,7 @@ impl Default for Limits {
             session_subscriptions_maximum: 100_000,
             retained_messages_maximum: 10_000_000,
             retained_bytes_maximum: 4 << 30,
+            receivers_per_turn: 1024,
         }
     }
 }

@@ -259,6 +259,8 @@ impl Shard {
             _ if connect.clean_start => 0,
             _ => u32::MAX,
         };
+        // What was routed before the client came is not for its new connection, or waits with the rest.
+        self.give_due(turn, index);
         let keep_alive_s = self.effective_keep_alive_s(connect);
         if let Some(connection) = self.connection_mut(conn) {
             connection.silence_ms_max = u32::from(keep_alive_s) * 1500;

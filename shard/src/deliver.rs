@@ -38,8 +38,22 @@ pub(crate) struct Outgoing<'a> {
 }
 
 impl Shard {
-    /// Delivers at QoS 0: now, or not at all. Returns whether it was sent.
+    /// Delivers at QoS 0: now, or not at all, and after what is due. Returns whether it was sent.
+    #[inline]
     pub(crate) fn deliver_at_most_once(
+        &mut self,
+        turn: &mut Turn<'_>,
+        session: u32,
+        message: &Message,
+        retain: bool,
+        identifiers: &[u32],
+    ) -> bool {
+        self.give_due(turn, session);
+        self.send_at_most_once(turn, session, message, retain, identifiers)
+    }
+
+    /// The same, whatever else is due.
+    pub(crate) fn send_at_most_once(
         &mut self,
         turn: &mut Turn<'_>,
         session: u32,
@@ -71,10 +85,17 @@ impl Shard {
             .unwrap_or_else(|| encode(key, forms, turn, (conn, connection), &outgoing))
     }
 
+    /// Delivers at QoS 1 or 2 what a group has lent: now if the client has room, else through the session's
+    /// queue, and after what is due.
+    pub(crate) fn deliver_lent(&mut self, turn: &mut Turn<'_>, session: u32, lent: Delivery) {
+        self.give_due(turn, session);
+        self.send_or_queue(turn, session, lent, None);
+    }
+
     /// Delivers at QoS 1 or 2: now if the client has room, else through the session's queue.
     ///
     /// What `provided` says is for a session that is kept.
-    pub(crate) fn deliver(
+    pub(crate) fn send_or_queue(
         &mut self,
         turn: &mut Turn<'_>,
         session: u32,

@@ -94,13 +94,15 @@ impl Shard {
 
     /// A session without its connection: it ends now, or waits for its expiry.
     pub(crate) fn session_offline(&mut self, turn: &mut Turn<'_>, index: u32) {
-        let Self { sessions, queries, .. } = self;
-        let Some(session) = sessions.get_mut(index) else { return };
+        let Some(session) = self.sessions.get_mut(index) else { return };
         session.conn = OFFLINE;
         for entry in session.flow.iter_mut().flat_map(|flow| &mut flow.inflight) {
             entry.sent = false;
             entry.charged = false;
         }
+        // What was on its way is not for the next connection, or waits for it with the rest.
+        self.give_due(turn, index);
+        let Some(session) = self.sessions.get_mut(index) else { return };
         if session.expiry_interval_s == 0 {
             return self.end_session(turn, index);
         }
@@ -112,8 +114,8 @@ impl Shard {
             rare.subacks.clear();
             for pull in &mut rare.retained {
                 // An answer that is still under way is asked for anew, so it must not be taken.
-                *queries = queries.wrapping_add(1);
-                pull.query = *queries;
+                self.queries = self.queries.wrapping_add(1);
+                pull.query = self.queries;
                 for source in &mut pull.sources {
                     source.asked = false;
                 }
@@ -140,6 +142,7 @@ impl Shard {
     pub(crate) fn end_session(&mut self, turn: &mut Turn<'_>, index: u32) {
         self.record_end(turn, index);
         self.publish_will(turn, index);
+        self.drop_due(turn, index);
         self.leave_groups(turn, index);
         let Some(session) = self.sessions.get_mut(index) else { return };
         let hash = self.key.hash(session.client_id.as_bytes());

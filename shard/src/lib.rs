@@ -22,6 +22,7 @@ mod count;
 mod deliver;
 mod disconnect;
 pub mod event;
+mod fanout;
 mod flow;
 mod forms;
 pub mod ids;
@@ -59,6 +60,7 @@ mod subscriptions;
 mod table;
 mod timers;
 mod waiting;
+mod wanted;
 pub mod wheel;
 
 pub use census::Census;

@@ -16,7 +16,7 @@ use crate::record::Provided;
 use crate::routes::Routes;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
-use crate::subscriptions::Seen;
+use crate::wanted::{Wanted, WantedSessions};
 use crate::{Message, ShardIndex};
 
 /// Scratch memory of [`Shard::route`], kept from one message to the next.
@@ -26,7 +26,7 @@ pub(crate) struct RouteScratch {
     routes: Routes,
     /// The filters of this shard that match the message at hand.
     filters: Vec<FilterId>,
-    wanted: WantedSessions,
+    pub(crate) wanted: WantedSessions,
     groups: Vec<u32>,
     pub(crate) forms: Forms,
 }
@@ -37,30 +37,6 @@ impl RouteScratch {
         self.routes.rest();
     }
 }
-
-/// The sessions that want one message, each once.
-#[derive(Debug, Default)]
-struct WantedSessions {
-    sessions: Vec<Wanted>,
-    /// The identifiers of those sessions that have several.
-    identifiers: Vec<SmallVec<[u32; 4]>>,
-    message: u64,
-    /// Some want it at QoS 1 or 2, if it has that.
-    reliable: bool,
-}
-
-/// One session that wants a message, with what its subscriptions ask for together.
-#[derive(Debug, Clone, Copy)]
-struct Wanted {
-    session: u32,
-    qos: Qos,
-    retain_as_published: bool,
-    /// A Subscription Identifier, 0 for none; with [`SEVERAL`] where in the list they are.
-    identifier: u32,
-}
-
-/// Above all Subscription Identifiers.
-const SEVERAL: u32 = 1 << 31;
 
 impl Shard {
     /// Sends a message on its way: to this shard's sessions and groups, to the shards whose bit
@@ -155,7 +131,8 @@ impl Shard {
             return;
         }
         self.collect(&message);
-        if self.scratch.groups.is_empty() && !self.is_reliable(&message) {
+        let at_most_once = self.scratch.groups.is_empty() && !self.is_reliable(&message);
+        if at_most_once && !self.goes_in_parts(&message) {
             return self.deliver_collected_at_most_once(turn, &message);
         }
         let message = self.pool.own(message);
@@ -245,6 +222,7 @@ impl Shard {
     }
 
     fn deliver_collected_at_most_once(&mut self, turn: &mut Turn<'_>, message: &Message) {
+        self.give_due_to_many(turn);
         let receivers = self.scratch.wanted.sessions.len();
         if receivers > 1 {
             self.scratch.forms.begin(message);
@@ -252,55 +230,78 @@ impl Shard {
         for at in 0..receivers {
             let Some(&one) = self.scratch.wanted.sessions.get(at) else { break };
             let retain = message.retain && one.retain_as_published;
-            if one.identifier & SEVERAL == 0 {
-                let identifier = [one.identifier];
-                let identifiers = if one.identifier == 0 { &[][..] } else { &identifier };
-                self.deliver_at_most_once(turn, one.session, message, retain, identifiers);
-            } else {
-                let identifiers = self.scratch.wanted.identifiers(&one);
-                let identifiers = SmallVec::<[u32; 8]>::from_slice(identifiers);
-                self.deliver_at_most_once(turn, one.session, message, retain, &identifiers);
-            }
+            let identifiers = one.identifiers(&self.scratch.wanted.identifiers);
+            let identifiers = SmallVec::<[u32; 8]>::from_slice(identifiers);
+            self.deliver_at_most_once(turn, one.session, message, retain, &identifiers);
         }
         self.scratch.forms.end();
     }
 
+    /// Delivers to the receivers that were collected: now, or in parts if there are many.
     fn deliver_collected(
         &mut self,
         turn: &mut Turn<'_>,
         message: &Arc<Message>,
         provided: Option<Provided>,
     ) {
-        let wanted = std::mem::take(&mut self.scratch.wanted);
         let mut groups = std::mem::take(&mut self.scratch.groups);
-        if wanted.sessions.len() > 1 {
-            self.scratch.forms.begin(message);
-        }
-        for one in &wanted.sessions {
-            // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
-            let retain = message.retain && one.retain_as_published;
-            // [MQTT5-3.8.4-8]
-            let capped = !sabotage::on(Sabotage::QosNotCapped);
-            let qos = if capped { one.qos.min(message.qos) } else { message.qos };
-            let identifiers = wanted.identifiers(one);
-            let taken = if qos == Qos::AtMostOnce {
-                self.deliver_at_most_once(turn, one.session, message, retain, identifiers)
-            } else {
-                let message = Arc::clone(message);
-                let delivery = Delivery::new(message, (qos, retain), identifiers.into());
-                self.deliver(turn, one.session, delivery, provided);
-                true
-            };
-            if message.retain && taken {
-                self.note_overtaken(turn, one.session, &message.topic);
+        if self.goes_in_parts(message) {
+            self.begin_fanout(turn, Arc::clone(message));
+        } else {
+            self.give_due_to_many(turn);
+            let wanted = std::mem::take(&mut self.scratch.wanted);
+            if wanted.sessions.len() > 1 {
+                self.scratch.forms.begin(message);
             }
+            for one in &wanted.sessions {
+                self.give_due(turn, one.session);
+                let identifiers = one.identifiers(&wanted.identifiers);
+                self.deliver_to(turn, one, identifiers, message, provided);
+            }
+            self.scratch.forms.end();
+            self.scratch.wanted = wanted;
         }
-        self.scratch.forms.end();
         for group in groups.drain(..) {
             self.deliver_to_group(turn, group, message, provided);
         }
-        self.scratch.wanted = wanted;
         self.scratch.groups = groups;
+    }
+
+    /// Delivers to one session that wants a message, whatever else is due to it.
+    #[inline]
+    pub(crate) fn deliver_to(
+        &mut self,
+        turn: &mut Turn<'_>,
+        one: &Wanted,
+        identifiers: &[u32],
+        message: &Arc<Message>,
+        provided: Option<Provided>,
+    ) {
+        // [MQTT5-3.3.1-12], [MQTT5-3.3.1-13], [MQTT311-3.3.1-9]
+        let retain = message.retain && one.retain_as_published;
+        // [MQTT5-3.8.4-8]
+        let capped = !sabotage::on(Sabotage::QosNotCapped);
+        let qos = if capped { one.qos.min(message.qos) } else { message.qos };
+        let taken = if qos == Qos::AtMostOnce {
+            self.send_at_most_once(turn, one.session, message, retain, identifiers)
+        } else {
+            let message = Arc::clone(message);
+            let delivery = Delivery::new(message, (qos, retain), identifiers.into());
+            self.send_or_queue(turn, one.session, delivery, provided);
+            true
+        };
+        if message.retain && taken {
+            self.note_overtaken(turn, one.session, &message.topic);
+        }
+    }
+
+    /// Whether a message is for so many that they get it in parts. What is kept of a message has to be told
+    /// before it is acknowledged, and what is retained before it is replaced.
+    #[inline]
+    fn goes_in_parts(&self, message: &Message) -> bool {
+        self.scratch.wanted.sessions.len() > self.limits().receivers_per_turn as usize
+            && !message.retain
+            && !(self.keep.is_on() && self.is_reliable(message))
     }
 
     /// Sends a message to the shard that owns something, which may be this one.
@@ -377,60 +378,5 @@ impl Shard {
     /// The owner of the retained message of a topic.
     pub(crate) fn retained_owner(&self, topic: &TopicName) -> ShardIndex {
         self.config.slots.home_of(topic.as_bytes())
-    }
-}
-
-impl WantedSessions {
-    fn begin(&mut self) {
-        self.sessions.clear();
-        self.identifiers.clear();
-        self.reliable = false;
-        self.message += 1;
-    }
-
-    #[inline]
-    fn add(&mut self, session: u32, receiver: Receiver, seen: Option<&mut Seen>) {
-        let options = receiver.options();
-        let (qos, retain_as_published) = (options.qos(), options.retain_as_published());
-        let identifier = receiver.identifier();
-        self.reliable |= qos > Qos::AtMostOnce;
-        if let Some(seen) = seen {
-            if seen.message == self.message {
-                let wanted = &mut self.sessions[seen.position as usize];
-                wanted.qos = wanted.qos.max(qos);
-                wanted.retain_as_published |= retain_as_published;
-                wanted.identifier =
-                    Self::join(&mut self.identifiers, wanted.identifier, identifier);
-                return;
-            }
-            *seen = Seen { message: self.message, position: self.sessions.len() as u32 };
-        }
-        self.sessions.push(Wanted { session, qos, retain_as_published, identifier });
-    }
-
-    /// What stands for the identifiers of a session together with one more.
-    fn join(identifiers: &mut Vec<SmallVec<[u32; 4]>>, known: u32, more: u32) -> u32 {
-        match known {
-            _ if more == 0 => known,
-            0 => more,
-            _ if known & SEVERAL != 0 => {
-                identifiers[(known & !SEVERAL) as usize].push(more);
-                known
-            }
-            _ => {
-                identifiers.push([known, more].into_iter().collect());
-                SEVERAL | (identifiers.len() - 1) as u32
-            }
-        }
-    }
-
-    /// The Subscription Identifiers with which a session gets the message.
-    #[inline]
-    fn identifiers<'a>(&'a self, wanted: &'a Wanted) -> &'a [u32] {
-        match wanted.identifier {
-            0 => &[],
-            it if it & SEVERAL != 0 => &self.identifiers[(it & !SEVERAL) as usize],
-            _ => std::slice::from_ref(&wanted.identifier),
-        }
     }
 }

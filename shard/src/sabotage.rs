@@ -50,6 +50,12 @@ pub enum Sabotage {
     KeepAliveIgnored,
     /// The subscriptions of a session that ends stay in the matcher.
     SubscriptionLeaked,
+    /// A message for many is overtaken by the next one.
+    DueOvertaken,
+    /// The last part of a message for many does not go out.
+    PartLost,
+    /// What was due to a session that has ended goes to the next one in its place.
+    DueInherited,
     /// Nobody waits for a record to be kept.
     KeptIgnored,
     /// Nobody waits for what other shards have to keep.
@@ -115,7 +121,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see.
-        pub const ALL: [Self; 22] = [
+        pub const ALL: [Self; 25] = [
             Self::PacketIdReused,
             Self::PubRelForgotten,
             Self::ReceiveMaximumOffByOne,
@@ -138,6 +144,9 @@ mod switch {
             Self::AckLost,
             Self::KeepAliveIgnored,
             Self::SubscriptionLeaked,
+            Self::DueOvertaken,
+            Self::PartLost,
+            Self::DueInherited,
         ];
     }
 

@@ -7,6 +7,7 @@ use petrel_proto::{ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
 use crate::clients::ByClient;
 use crate::connection::{Connection, Violation};
 use crate::event::EndedBy;
+use crate::fanout::Fanouts;
 use crate::flow::Flows;
 use crate::interest::{Interest, InterestWriter};
 use crate::keep::Keep;
@@ -60,6 +61,7 @@ pub struct Shard {
     /// Something that was due has been left for the next [`Input::Timer`].
     pub(crate) overdue: bool,
     pub(crate) scratch: RouteScratch,
+    pub(crate) fanouts: Fanouts,
     pub(crate) assigned: u64,
     /// Sessions ever made, so that no reference to one finds another in its place.
     pub(crate) generation: u32,
@@ -103,6 +105,7 @@ impl Shard {
             due: Vec::new().into_iter(),
             overdue: false,
             scratch: RouteScratch::default(),
+            fanouts: Fanouts::default(),
             assigned: 0,
             generation: 0,
             queries: 0,
@@ -346,6 +349,7 @@ impl Shard {
     /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close.
     fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
         self.on_last_wills(turn);
+        self.finish_fanouts(turn);
         let ids: Vec<ConnId> = self
             .conns
             .iter()

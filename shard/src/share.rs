@@ -380,7 +380,7 @@ impl Shard {
         let identifiers = identifiers.into_iter().collect();
         let mut lent = Delivery::new(message, (qos, retain), identifiers);
         lent.group = Some(delivery);
-        self.deliver(turn, index, lent, None);
+        self.deliver_lent(turn, index, lent);
     }
 
     /// A member could not take a message: another gets it, or it waits in the group.

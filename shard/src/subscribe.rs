@@ -213,6 +213,8 @@ impl Shard {
         packet: &Unsubscribe,
     ) -> Result<(), Violation> {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
+        // Nothing comes behind UNSUBACK.
+        self.give_due(turn, index);
         let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
         for filter in &packet.filters {
             let existed = match filter.shared() {

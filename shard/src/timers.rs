@@ -65,7 +65,9 @@ impl Shard {
             self.flows.rest();
             self.pool.rest();
             self.scratch.rest();
+            self.fanouts.rest();
         }
+        self.carry_on(turn);
         let mut left = LOOKS_MAX;
         while left > 0 {
             let Some(Timer { index, generation }) = self.due.next() else {
@@ -88,10 +90,23 @@ impl Shard {
     }
 
     /// True if the last [`crate::Input::Timer`] has left some of what was due to the next, which should
-    /// come soon: one input deals with four ends or 1,024 looks at most.
+    /// come soon: one input deals with four ends or 1,024 looks at most, and with one part of a message
+    /// for many.
     #[must_use]
-    pub const fn is_overdue(&self) -> bool {
-        self.overdue
+    pub fn is_overdue(&self) -> bool {
+        self.overdue || self.is_delivering()
+    }
+
+    /// True if messages for many are on their way to their receivers.
+    #[must_use]
+    pub fn is_delivering(&self) -> bool {
+        !self.fanouts.is_empty()
+    }
+
+    /// How many messages have ever gone to their receivers in parts.
+    #[must_use]
+    pub const fn begun_in_parts(&self) -> u64 {
+        self.fanouts.begun()
     }
 
     /// A connection is not read at the moment, so that it is silent is not its doing.

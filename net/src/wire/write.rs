@@ -8,7 +8,8 @@ use crate::ConnKey;
 use crate::conn::{Flags, NO_STAGE};
 use crate::outbound::{Queue, Stage, Stopped, send_slice};
 
-/// Stages kept from turn to turn; more are made when a turn writes to more connections.
+/// Stages kept for ever; more are made when there are more connections to write to, and kept for as long as
+/// there are.
 const STAGES_KEPT: usize = 256;
 /// When a stage is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +20,9 @@ enum Urgency {
     Backlog,
 }
 
-/// A stage that has grown beyond this gives its memory back.
+/// A stage that has grown beyond this gives its memory back; beyond the second if there are many.
 const STAGE_BYTES_KEPT: usize = 16 << 10;
+const STAGE_BYTES_KEPT_OF_MANY: usize = 1 << 10;
 /// Payloads up to this many bytes are copied.
 const COPIED_PAYLOAD_BYTES_MAX: usize = 1024;
 
@@ -75,6 +77,7 @@ impl Wire {
                     (self.stages.len() - 1) as u32
                 }
             };
+            self.stages_used = self.stages_used.max(self.stages.len() - self.free_stages.len());
             match urgency {
                 Urgency::Turn => self.fresh.push(conn.stage),
                 Urgency::Backlog => self.backlog.push_back(conn.stage),
@@ -115,9 +118,19 @@ impl Wire {
             let Some(at) = self.backlog.pop_front() else { break };
             self.flush_stage(at, &mut flushed);
         }
-        if self.fresh.is_empty() && self.backlog.is_empty() && self.stages.len() > STAGES_KEPT {
-            self.stages.truncate(STAGES_KEPT);
-            self.free_stages.retain(|&free| (free as usize) < STAGES_KEPT);
+    }
+
+    /// Time has passed: the memory of stages that were not needed meanwhile is given back.
+    pub(super) fn rest_stages(&mut self) {
+        if self.fresh.is_empty() && self.backlog.is_empty() {
+            let most = self.stages_used.max(STAGES_KEPT);
+            self.stages_used = 0;
+            if self.stages.len() > most {
+                self.stages.truncate(most);
+                self.stages.shrink_to_fit();
+                self.free_stages.retain(|&free| (free as usize) < most);
+                self.free_stages.shrink_to_fit();
+            }
         }
     }
 
@@ -157,7 +170,11 @@ impl Wire {
         stage.control = Vec::new();
         stage.small.clear();
         stage.shared.clear();
-        if stage.small.capacity() > STAGE_BYTES_KEPT {
+        let most = match self.stages.len() > STAGES_KEPT {
+            true => STAGE_BYTES_KEPT_OF_MANY,
+            false => STAGE_BYTES_KEPT,
+        };
+        if stage.small.capacity() > most {
             stage.small = BytesMut::new();
         }
         // Whoever is written to next makes it its own; until then it is nobody's.

@@ -304,6 +304,8 @@ pub struct Expected {
     pub as_published: bool,
     /// It may not be missing.
     pub must: bool,
+    /// At QoS 0: it may go out in a later step.
+    pub late: bool,
     /// It was sent.
     pub sent: bool,
 }

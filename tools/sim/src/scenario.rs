@@ -4,6 +4,8 @@
 use petrel_proto::Version;
 use petrel_shard::{Limits, QueueFull, SlotMap};
 
+use crate::oracle::delivery::RECEIVERS_MANY;
+
 use crate::rng::Rng;
 
 /// Everything about a run that is decided before its first event.
@@ -206,6 +208,7 @@ fn limits(rng: &mut Rng, short_queues: bool, slow: bool) -> Limits {
         session_queue_full: *rng.pick(&[QueueFull::DropNewest, QueueFull::DropOldest]),
         outgoing_inflight_maximum: *rng.pick(&[1, 3, 1024]),
         outgoing_bytes_maximum: if slow { *rng.pick(&[100, 600]) } else { 256 << 10 },
+        receivers_per_turn: *rng.pick(&[1, 2, RECEIVERS_MANY]),
         ..Limits::default()
     }
 }

@@ -11,6 +11,7 @@ use petrel_shard::{ConnId, Input, Verdict};
 
 use crate::client::{InFlight, text};
 use crate::oracle::Hint;
+use crate::oracle::delivery::RECEIVERS_MANY;
 use crate::rng::Rng;
 use crate::violation::Checked;
 use crate::world::{Event, World};
@@ -155,7 +156,9 @@ impl World {
         }
         let keep_alive_s = *rng.pick(&[0, 0, 0, 2, 5]);
         let mute = rng.percent(20);
-        let will = rng.percent(40).then(|| {
+        // When a will is routed is seen by the first who gets it, who may be late if it goes in parts.
+        let in_parts = self.scenario.limits.receivers_per_turn < RECEIVERS_MANY;
+        let will = (rng.percent(40) && !in_parts).then(|| {
             let label = me.next_will();
             let mut will = Will {
                 topic: topic(&format!("w/{client}")),

@@ -543,6 +543,7 @@ fn limits(rng: &mut Rng) -> Limits {
         limits.session_queue_messages = 4 + rng.below(12) as u32;
         limits.session_queue_full = *rng.pick(&[QueueFull::DropNewest, QueueFull::DropOldest]);
     }
+    limits.receivers_per_turn = *rng.pick(&[1, 512]);
     limits
 }
 

@@ -19,6 +19,9 @@ use crate::{hold, violated};
 
 const ORACLE: &str = "delivery";
 
+/// No message has as many receivers.
+pub const RECEIVERS_MANY: u32 = 512;
+
 /// What the shard may take to hand on a message at QoS 0, in milliseconds.
 const AT_MOST_ONCE_MS: u64 = 500;
 
@@ -56,8 +59,9 @@ impl Model {
             let mut ids: Vec<u32> = subs.iter().filter_map(|sub| sub.id).collect();
             ids.sort_unstable();
             let doubtful = session.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
-            // Several messages in one step may fill a small socket.
-            let roomy = self.routing.len() <= 1 || self.limits.outgoing_bytes_maximum > 100_000;
+            // Several messages in one step may fill a small socket, and so may what comes late.
+            let roomy = self.routing.len() <= 1 && !self.delivers_in_parts()
+                || self.limits.outgoing_bytes_maximum > 100_000;
             let must = if qos == Qos::AtMostOnce {
                 let limit = self.limits.outgoing_bytes_maximum as usize;
                 session.conn.and_then(|key| self.conns.get(&key)).is_some_and(|conn| {
@@ -69,8 +73,14 @@ impl Model {
             } else {
                 !doubtful && !self.lossy_queues
             };
+            let online = session.conn.and_then(|key| self.conns.get(&key));
+            // What is retained goes out at once.
+            let late = self.delivers_in_parts()
+                && !message.retain
+                && online.is_some_and(|conn| conn.connack);
             let expected = Expected {
                 instance,
+                late,
                 at: self.at,
                 qos,
                 ids,
@@ -218,9 +228,10 @@ impl Model {
             fits.then_some((at, expected.instance))
         };
         let list = session.expected.get(&label)?.iter().enumerate();
-        // At QoS 0 a live message goes out in the step in which it arrives, or never.
+        // At QoS 0 a live message goes out in the step in which it arrives, or never; unless there are many
+        // receivers, who get it in parts.
         let now = |(_, expected): &(usize, &Expected)| {
-            publish.qos > Qos::AtMostOnce || expected.at == self.at
+            publish.qos > Qos::AtMostOnce || expected.late || expected.at == self.at
         };
         list.filter(now).find_map(fitting)
     }
@@ -323,6 +334,20 @@ impl Model {
             expected.qos == Qos::AtMostOnce
                 && expected.at.now_ms + AT_MOST_ONCE_MS <= self.at.now_ms
         })
+    }
+
+    /// A session loses its connection: what was still to go out to it at QoS 0 need not.
+    pub(super) fn forgo_parts(&mut self, session: usize) {
+        if self.delivers_in_parts() {
+            let expected = self.sessions[session].expected.values_mut().flatten();
+            let unsent = expected.filter(|one| one.qos == Qos::AtMostOnce && !one.sent);
+            unsent.for_each(|one| (one.must, one.late) = (false, false));
+        }
+    }
+
+    /// Messages to more than a few receivers go out while other things happen.
+    const fn delivers_in_parts(&self) -> bool {
+        self.limits.receivers_per_turn < RECEIVERS_MANY
     }
 
     /// Nothing is dropped for want of room where there is enough.

@@ -273,6 +273,7 @@ impl Model {
         conn.ended = true;
         let expiry_s = conn.expiry_s;
         if let Some(session) = conn.session {
+            self.forgo_parts(session);
             self.check_at_most_once(session)?;
             self.sessions[session].conn = None;
             match expiry_s {
