@@ -36,6 +36,10 @@ pub struct TopicLevels {
     is_system: bool,
 }
 
+/// Which levels there are at each position, and perhaps some more: a set that forgets nothing.
+#[derive(Debug)]
+pub(crate) struct KnownLevels([u64; LEVELS_KEPT]);
+
 /// Odd, so that what is multiplied by it stays as many.
 const POSITION_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -85,6 +89,16 @@ impl HashKey {
         self.long_level(state, factor, text, at + 16)
     }
 
+    /// The hash of a level that fits in a word with its slash.
+    pub(crate) const fn level_of_word(&self, position: usize, word: u64) -> u64 {
+        fold(word, self.salt.wrapping_add(self.second.wrapping_mul(position as u64)))
+    }
+
+    /// The bytes of a level of up to 7 with a slash behind, as it is hashed.
+    pub(crate) fn word(level: &[u8]) -> u64 {
+        word(level, 0, ending(level))
+    }
+
     /// What is left of a level that has 16 bytes at least.
     #[inline(never)]
     fn long_level(&self, state: u64, factor: u64, text: &[u8], at: u32) -> (u64, u32) {
@@ -130,9 +144,26 @@ impl HashKey {
 
     /// A keyed hash of two numbers.
     #[inline]
-    #[must_use]
-    pub fn pair(&self, left: u64, right: u64) -> u64 {
-        fold((left ^ self.seed).wrapping_add(right.wrapping_mul(POSITION_STEP)), self.first)
+    pub(crate) const fn pair(&self, left: u64, right: u64) -> u64 {
+        self.of_parts(self.left(left).wrapping_add(self.right(right)))
+    }
+
+    /// What the left number of a pair adds to its hash, and what a part of the right one does: its
+    /// parts may be hashed one by one.
+    #[inline]
+    pub(crate) const fn left(&self, left: u64) -> u64 {
+        left.wrapping_add(self.seed)
+    }
+
+    #[inline]
+    pub(crate) const fn right(&self, right: u64) -> u64 {
+        right.wrapping_mul(self.second)
+    }
+
+    /// The hash of a pair, from the sum of what its parts add.
+    #[inline]
+    pub(crate) const fn of_parts(&self, sum: u64) -> u64 {
+        fold(sum, self.first)
     }
 }
 
@@ -167,13 +198,25 @@ impl TopicLevels {
         let (mut at, mut sum, mut factor) = (0, 0_u64, key.salt);
         self.is_system = topic.first() == Some(&b'$');
         for position in 0..LEVELS_KEPT {
-            let (hash, end) = key.level_with(factor, topic, at, ending);
+            let (hash, is_last);
+            let word = whole_word(topic, at);
+            let slashes = word.map_or(0, slashes);
+            if slashes != 0 {
+                // The slash is one of the topic's, so there is another level.
+                hash = fold(level_of(word.unwrap_or_default(), slashes), factor);
+                at += slashes.trailing_zeros() / 8 + 1;
+                is_last = false;
+            } else {
+                let end;
+                (hash, end) = key.level_with(factor, topic, at, ending);
+                at = end + 1;
+                is_last = end as usize >= topic.len();
+            }
             sum = sum.wrapping_add(hash);
-            at = end + 1;
             self.hashes[position] = hash;
             self.sums[position + 1] = sum;
             self.starts[position + 1] = at;
-            if end as usize >= topic.len() {
+            if is_last {
                 self.whole = sum;
                 self.count = position as u32 + 1;
                 return;
@@ -230,6 +273,14 @@ impl TopicLevels {
         self.hashes[position % (2 * LEVELS_KEPT)]
     }
 
+    /// The bytes of a kept level with the slash behind it, if they fit in a word.
+    #[inline]
+    pub(crate) fn word(&self, position: usize, topic: &[u8], ending: Ending) -> Option<u64> {
+        let word = word(topic, self.starts[position], ending.0);
+        let slashes = slashes(word);
+        (slashes != 0).then(|| level_of(word, slashes))
+    }
+
     /// Where a kept level starts.
     #[inline]
     pub(crate) const fn start(&self, position: usize) -> usize {
@@ -266,6 +317,48 @@ const fn spread(mut value: u64) -> u64 {
 const ONES: u64 = u64::MAX / 255;
 const SLASH: u64 = b'/' as u64;
 
+impl KnownLevels {
+    pub(crate) const fn new() -> Self {
+        Self([0; LEVELS_KEPT])
+    }
+
+    /// Adds a level with this hash.
+    pub(crate) const fn add(&mut self, position: usize, hash: u64) {
+        self.0[position] |= 1 << (hash >> 6 & 63);
+    }
+
+    /// Whether a level is there or looks to be.
+    #[inline]
+    pub(crate) const fn has(&self, position: usize, hash: u64) -> bool {
+        self.0[position] >> (hash >> 6 & 63) & 1 == 1
+    }
+
+    /// Which of a topic's kept levels are there or look to be, a bit for each.
+    #[inline]
+    pub(crate) fn among(&self, levels: &TopicLevels) -> u64 {
+        let hashes = levels.hashes.iter().zip(&self.0).take(levels.count());
+        let (mut among, mut bit) = (0, 1_u64);
+        for (hash, known) in hashes {
+            if known >> (hash >> 6 & 63) & 1 == 1 {
+                among |= bit;
+            }
+            bit <<= 1;
+        }
+        among
+    }
+}
+
+/// What a topic ends with, for [`TopicLevels::word`].
+#[derive(Clone, Copy)]
+pub(crate) struct Ending(u64);
+
+impl Ending {
+    #[inline]
+    pub(crate) fn of(topic: &[u8]) -> Self {
+        Self(ending(topic))
+    }
+}
+
 /// The 8 bytes that a text ends with; those in front of a shorter one are zeros.
 #[inline]
 fn ending(text: &[u8]) -> u64 {
@@ -278,14 +371,18 @@ fn ending(text: &[u8]) -> u64 {
 /// The 8 bytes from `at` on of a text with that ending; behind its end a slash and zeros.
 #[inline(always)]
 fn word(text: &[u8], at: u32, ending: u64) -> u64 {
+    whole_word(text, at).unwrap_or_else(|| {
+        let left = text.len().saturating_sub(at as usize) * 8;
+        (ending >> 8) >> (56 - left) | SLASH << left
+    })
+}
+
+/// The same, if there are 8.
+#[inline(always)]
+fn whole_word(text: &[u8], at: u32) -> Option<u64> {
     let at = at as usize;
-    match text.get(at..at + 8) {
-        Some(word) => u64::from_le_bytes(word.try_into().unwrap_or_default()),
-        None => {
-            let left = text.len().saturating_sub(at) * 8;
-            (ending >> 8) >> (56 - left) | SLASH << left
-        }
-    }
+    let word = text.get(at..at + 8)?;
+    Some(u64::from_le_bytes(word.try_into().unwrap_or_default()))
 }
 
 /// The top bit of the first byte that is a slash, and perhaps of later ones; zero if there is none.
@@ -295,10 +392,10 @@ const fn slashes(word: u64) -> u64 {
     zero_where_slash.wrapping_sub(ONES) & !zero_where_slash & (ONES << 7)
 }
 
-/// The bytes of a word up to its first slash, that included.
+/// The bytes of a word up to its first slash, that included: its top bit is zero.
 #[inline]
 const fn level_of(word: u64, slashes: u64) -> u64 {
-    word & (slashes ^ (slashes - 1))
+    word & slashes.wrapping_sub(1)
 }
 
 #[cfg(test)]
@@ -320,9 +417,11 @@ mod tests {
     proptest! {
         #[test]
         fn levels_are_cut_at_slashes_and_hash_like_lone_ones(
-            topic in "[a-c/é0-9]{0,40}|/{0,200}|[a-z]{20,30}(/[a-z]{0,20}){0,5}",
+            topic in "[a-c/é0-9]{0,40}|/{0,200}|[a-z]{20,30}(/[a-z]{0,20}){0,5}\
+                |([a-zé]{0,2}/){62,66}[a-z]{0,9}|(([é水]{2}|[a-z]{6,9}|[a-z]{15,17})?/){1,20}[é水a]{0,9}",
         ) {
             let topic = topic.as_bytes();
+            let ending = Ending::of(topic);
             let levels = TopicLevels::of(&KEY, topic);
             let expected = split(topic);
             prop_assert_eq!(levels.count(), expected.len());
@@ -334,10 +433,27 @@ mod tests {
                     prop_assert_eq!(levels.level(position), lone);
                     prop_assert_eq!(levels.prefix(position + 1), sum);
                     prop_assert_eq!(&topic[levels.start(position)..levels.end(position)], *level);
+                    let word = (level.len() < 8).then(|| HashKey::word(level));
+                    prop_assert_eq!(levels.word(position, topic, ending), word);
+                    if let Some(word) = word {
+                        prop_assert_eq!(KEY.level_of_word(position, word), lone);
+                    }
                 }
             }
             prop_assert_eq!(levels.whole(), sum);
         }
+    }
+
+    #[test]
+    fn known_levels_are_among_those_of_a_topic() {
+        let mut known = KnownLevels::new();
+        for (position, level) in [(0, "a"), (2, "c"), (63, "z")] {
+            known.add(position, hash(position, level.as_bytes()));
+        }
+        let among = |topic: &str| known.among(&TopicLevels::of(&KEY, topic.as_bytes()));
+        assert_eq!(among("a/b/c") & 0b101, 0b101);
+        assert_eq!(among("a/b"), 1);
+        assert_eq!(among(&format!("b/{}z/z", "/".repeat(62))), 1 << 63);
     }
 
     #[test]

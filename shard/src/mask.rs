@@ -31,17 +31,6 @@ pub enum Shape {
     Deep(Mask),
 }
 
-/// As many `+` as there are levels.
-const PLUSES: [u8; 2 * LEVELS_KEPT] = {
-    let mut text = [b'+'; 2 * LEVELS_KEPT];
-    let mut slash = 1;
-    while slash < text.len() {
-        text[slash] = b'/';
-        slash += 2;
-    }
-    text
-};
-
 /// How many masks without `#` are probed per number of levels.
 const PLAIN_PER_ROW: usize = 16;
 /// How many masks with `#` can be probed; the first [`FIXED_TAILS`] belong to fixed masks.
@@ -100,111 +89,48 @@ impl Mask {
         key.salt(self.plus, self.extent)
     }
 
-    /// The sum over the levels from `depth` on that are literal under this mask, of a text that is
-    /// long enough.
-    #[inline]
-    pub(crate) fn literals_from(&self, depth: usize, levels: &TopicLevels) -> u64 {
-        let depth = depth.min(self.len());
-        let sum = levels.prefix(self.len()).wrapping_sub(levels.prefix(depth));
-        without(self.plus & u64::MAX.checked_shl(depth as u32).unwrap_or(0), sum, levels)
-    }
-
     /// Whether it begins with a wildcard.
     #[inline]
     pub(crate) const fn is_leading(&self) -> bool {
         self.plus & 1 == 1 || self.len() == 0
     }
 
-    /// Whether it may stand for the first levels of a longer filter.
-    #[inline]
-    pub(crate) const fn may_be_deep(&self) -> bool {
-        self.len() == LEVELS_KEPT
-    }
-
-    /// The first level from `depth` on that is literal under this mask.
-    pub(crate) fn literal_from(&self, depth: usize) -> Option<usize> {
-        (depth..self.len()).find(|&level| self.plus >> level & 1 == 0)
-    }
-
-    /// Whether a filter of this mask with this sum of literal levels from `depth` on is likely to
-    /// match a topic, if its levels before that do.
-    ///
-    /// Never false for one that does. True for another one only by a collision of hashes, or if
-    /// the mask stands for the first levels of a longer filter.
-    #[inline]
-    pub(crate) fn may_match(&self, depth: usize, literals: u64, levels: &TopicLevels) -> bool {
-        let (len, count) = (self.len(), levels.count());
-        let long_enough = if self.has_tail() { len <= count } else { len == count };
-        long_enough && self.literals_from(depth, levels) == literals
+    /// Its literal levels, a bit for each.
+    pub(crate) const fn literals(&self) -> u64 {
+        !self.plus & first_bits(self.len())
     }
 
     /// The fingerprint of a filter of this mask, from the levels of its own text.
     #[must_use]
     pub fn fingerprint_of(&self, key: &HashKey, levels: &TopicLevels) -> u64 {
-        self.literals_from(0, levels).wrapping_add(self.salt(key))
+        without(self.plus, levels.prefix(self.len()), levels).wrapping_add(self.salt(key))
     }
 
     /// Whether `filter` is spelled exactly as the topic with this mask's wildcards put in.
     ///
     /// *Cost*: one comparison of bytes per run of literal levels.
+    #[inline(always)]
     #[must_use]
     pub fn spells(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
-        match self.unspelled(filter, topic, levels) {
-            Some([]) => !self.has_tail(),
-            Some(b"#") => self.has_tail(),
-            _ => false,
-        }
-    }
-
-    /// The same of a filter that is known to have this mask, so that its wildcards need no look.
-    ///
-    /// Equal runs have equally many slashes, so each ends where the filter has its next wildcard.
-    pub(crate) fn spells_own(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
-        let len = self.len();
-        let (mut at, mut level) = (0, 0);
-        while level < len {
-            let pluses = (self.plus >> level).trailing_ones() as usize;
-            at += 2 * pluses;
-            level += pluses;
-            if level >= len {
-                break;
-            }
-            let from = levels.start(level);
-            level += ((self.plus >> level).trailing_zeros() as usize).min(len - level);
-            let to = levels.end(level - 1);
-            let run = topic.get(from..to);
-            if run.is_none() || filter.get(at..at + (to - from)) != run {
-                return false;
-            }
-            at += to - from + 1;
-        }
-        // A slash was counted behind each level; the last one has none, or a `#` behind it.
-        at + usize::from(self.has_tail()) == filter.len() + usize::from(!self.has_tail())
-    }
-
-    /// What is left of the filter behind the levels of the mask, if these are spelled so.
-    #[inline]
-    fn unspelled<'a>(
-        &self,
-        filter: &'a [u8],
-        topic: &[u8],
-        levels: &TopicLevels,
-    ) -> Option<&'a [u8]> {
         let (mut rest, mut level, len) = (filter, 0, self.len());
         while level < len {
-            let (from, wild) = (level, self.plus >> level & 1 == 1);
-            let run = if wild { self.plus } else { !self.plus };
-            level = len.min(level + (run >> level).trailing_ones() as usize);
-            rest = match level - from {
-                1 if wild => rest.strip_prefix(b"+")?,
-                pluses if wild => rest.strip_prefix(PLUSES.get(..2 * pluses - 1)?)?,
-                _ => rest.strip_prefix(topic.get(levels.start(from)..levels.end(level - 1))?)?,
+            let literals = ((self.plus >> level).trailing_zeros() as usize).min(len - level);
+            let behind = match literals {
+                0 => rest.strip_prefix(b"+"),
+                _ => {
+                    let run = levels.start(level)..levels.end(level + literals - 1);
+                    topic.get(run).and_then(|run| rest.strip_prefix(run))
+                }
             };
+            let Some(behind) = behind else { return false };
+            rest = behind;
+            level += literals.max(1);
             if level < len || self.has_tail() {
-                rest = rest.strip_prefix(b"/")?;
+                let [b'/', behind @ ..] = rest else { return false };
+                rest = behind;
             }
         }
-        Some(rest)
+        if self.has_tail() { rest == b"#" } else { rest.is_empty() }
     }
 
     /// A mask that is always probed and matches whatever this one matches.
@@ -232,6 +158,15 @@ impl Mask {
             let single = len >= 2 && len - 1 <= FIXED_SINGLES && self.plus == (1 << (len - 1)) - 1;
             single.then(|| FIXED_PREFIXES + len - 2)
         }
+    }
+}
+
+/// The lowest bits of a word, as many as `len`, which is at most 64.
+#[inline]
+const fn first_bits(len: usize) -> u64 {
+    match len {
+        0 => 0,
+        _ => u64::MAX >> (64 - len),
     }
 }
 
@@ -300,7 +235,20 @@ impl MaskTable {
     ///
     /// *Cost*: about 15 instructions per mask and 3 per `+` in it.
     #[inline]
-    pub fn probes(&self, levels: &TopicLevels, mut probe: impl FnMut(Mask, u64)) {
+    pub fn probes(&self, levels: &TopicLevels, probe: impl FnMut(Mask, u64)) {
+        self.probes_without(0, levels, probe);
+    }
+
+    /// The same without the masks that have a level literal which `absent` has a bit for.
+    ///
+    /// *Cost*: about 10 instructions for a mask that is left out.
+    #[inline(always)]
+    pub(crate) fn probes_without(
+        &self,
+        absent: u64,
+        levels: &TopicLevels,
+        mut probe: impl FnMut(Mask, u64),
+    ) {
         let count = levels.count();
         if let Some(row) = self.plain.get(count) {
             let mut used = row.used.load(Ordering::Acquire);
@@ -311,6 +259,9 @@ impl MaskTable {
                 let slot = &row.slots[used.trailing_zeros() as usize % PLAIN_PER_ROW];
                 used &= used - 1;
                 let plus = slot.plus.load(Ordering::Relaxed);
+                if !plus & absent & first_bits(count) != 0 {
+                    continue;
+                }
                 let mask = Mask::new(plus, count, false);
                 probe(mask, slot.without(levels.whole(), levels));
             }
@@ -327,7 +278,11 @@ impl MaskTable {
             let len = slot.len.load(Ordering::Relaxed) as usize;
             // A slot that another thread re-uses just now may hold a longer mask.
             if len <= most {
-                let mask = Mask::new(slot.plus.load(Ordering::Relaxed), len, true);
+                let plus = slot.plus.load(Ordering::Relaxed);
+                if !plus & absent & first_bits(len) != 0 {
+                    continue;
+                }
+                let mask = Mask::new(plus, len, true);
                 probe(mask, slot.without(levels.prefix(len), levels));
             }
         }
@@ -485,6 +440,11 @@ impl MaskRegistry {
             }
         }
         slot.is_some()
+    }
+
+    /// True if no filter is counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.masks.is_empty()
     }
 
     /// Bytes of memory behind the registry.

@@ -5,6 +5,7 @@
 //! that fits. All others are in a [`Trie`]. Whatever a hash finds is compared with the filter's
 //! text, so hashes decide the cost and never the answer.
 
+mod edges;
 mod many;
 #[cfg(test)]
 mod tests;
@@ -14,7 +15,7 @@ mod trie;
 use petrel_proto::TopicFilter;
 
 use crate::buckets::{self, Bucket, Buckets, CHECK, Density, Fill, First, Key, PARTS};
-use crate::level_hash::{HashKey, TopicLevels};
+use crate::level_hash::{HashKey, KnownLevels, TopicLevels};
 use crate::mask::{Mask, MaskRegistry, MaskTable, Shape};
 use texts::Texts;
 use trie::Trie;
@@ -36,6 +37,8 @@ pub struct Matcher {
     masked: Parts,
     masks: MaskTable,
     registry: MaskRegistry,
+    /// The literal levels of all filters with wildcards.
+    literals: Box<KnownLevels>,
     trie: Trie,
 }
 
@@ -76,6 +79,7 @@ impl Matcher {
             masked: Box::new(std::array::from_fn(|_| Part::default())),
             masks: MaskTable::new(),
             registry: MaskRegistry::default(),
+            literals: Box::new(KnownLevels::new()),
             trie: Trie::new(key),
         }
     }
@@ -91,16 +95,22 @@ impl Matcher {
         }
         let id = self.texts.insert(text);
         let shape = Shape::of(text);
-        if let Shape::Masked(mask) = &shape {
-            self.registry.acquire(&self.masks, &self.key, mask);
+        if let Shape::Masked(mask) = shape {
+            self.registry.acquire(&self.masks, &self.key, &mask);
         }
-        match (self.place(text), shape) {
-            (Place::Exact(key), _) => self.exact[key.part()].insert(key, id, EXACT),
-            (Place::Masked(key), _) => self.masked[key.part()].insert(key, id, MASKED),
-            (Place::Trie, Shape::Masked(mask) | Shape::Deep(mask)) => {
-                self.trie.insert(id, mask, &self.texts);
+        match self.place(text) {
+            Place::Exact(key) => self.exact[key.part()].insert(key, id, EXACT),
+            Place::Masked(key) => self.masked[key.part()].insert(key, id, MASKED),
+            Place::Trie => self.trie.insert(id, &self.texts, &self.literals),
+        }
+        if let Shape::Masked(mask) | Shape::Deep(mask) = shape {
+            let levels = TopicLevels::of(&self.key, text);
+            let mut literals = mask.literals();
+            while literals != 0 {
+                let level = literals.trailing_zeros() as usize;
+                literals &= literals - 1;
+                self.literals.add(level, levels.level(level));
             }
-            (Place::Trie, Shape::Exact) => {}
         }
         (FilterId(id), true)
     }
@@ -130,6 +140,9 @@ impl Matcher {
         if let Shape::Masked(mask) = Shape::of(text) {
             self.registry.release(&self.masks, &self.key, &mask);
         }
+        if self.registry.is_empty() && self.trie.is_empty() {
+            *self.literals = KnownLevels::new();
+        }
         self.texts.remove(id.0);
     }
 
@@ -156,7 +169,24 @@ impl Matcher {
             First::Unclear => self.spelled(whole, topic),
         };
         id.map(&mut *found);
-        self.masks.probes(levels, |mask: Mask, fingerprint| {
+        if self.trie.is_empty() {
+            self.probe(0, topic, levels, found);
+        } else {
+            self.probe_and_walk(topic, levels, found);
+        }
+    }
+
+    /// Calls `found` with every filter that matches under a mask that is probed, as
+    /// [`MaskTable::probes_without`] does.
+    #[inline(always)]
+    fn probe(
+        &self,
+        absent: u64,
+        topic: &[u8],
+        levels: &TopicLevels,
+        found: &mut impl FnMut(FilterId),
+    ) {
+        self.masks.probes_without(absent, levels, |mask: Mask, fingerprint| {
             let key = Key::of(fingerprint);
             let id = match first(&self.masked, key) {
                 First::Lacks => None,
@@ -166,9 +196,16 @@ impl Matcher {
             };
             id.map(&mut *found);
         });
-        if !self.trie.is_empty() {
-            self.walk(topic, levels, found);
-        }
+    }
+
+    /// The same with those of the trie. That there are any says that masks are many, so that it is worth
+    /// a look at each level to leave some out.
+    #[inline(never)]
+    fn probe_and_walk(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
+        let known = self.literals.among(levels);
+        self.probe(!known, topic, levels, found);
+        let found = &mut |id| found(FilterId(id));
+        self.trie.matches(topic, levels, known, &self.texts, found);
     }
 
     /// How many filters there are.
@@ -189,12 +226,6 @@ impl Matcher {
         self.masks.len()
     }
 
-    /// Calls `found` with every filter of the trie that matches.
-    #[inline(never)]
-    fn walk(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
-        self.trie.matches(topic, levels, &self.texts, &mut |id| found(FilterId(id)));
-    }
-
     /// The filter of a key that is the topic itself.
     #[inline(never)]
     fn spelled(&self, key: Key, topic: &[u8]) -> Option<FilterId> {
@@ -207,6 +238,12 @@ impl Matcher {
         if self.texts.get(id) == topic {
             return Some(FilterId(id));
         }
+        self.other(key, topic)
+    }
+
+    /// The same, if it is not the first.
+    #[cold]
+    fn other(&self, key: Key, topic: &[u8]) -> Option<FilterId> {
         self.find_key(&self.exact, key, |text| text == topic)
     }
 
@@ -235,6 +272,18 @@ impl Matcher {
         if mask.spells(self.texts.get(id), topic, levels) {
             return Some(FilterId(id));
         }
+        self.other_with(key, mask, topic, levels)
+    }
+
+    /// The same, if it is not the first.
+    #[cold]
+    fn other_with(
+        &self,
+        key: Key,
+        mask: Mask,
+        topic: &[u8],
+        levels: &TopicLevels,
+    ) -> Option<FilterId> {
         self.find_key(&self.masked, key, |text| mask.spells(text, topic, levels))
     }
 

@@ -51,7 +51,9 @@ impl Matcher {
         self.resolve(topics, &looks, found);
         if !self.trie.is_empty() {
             for (topic, (name, levels)) in topics.iter().enumerate() {
-                self.walk(name, levels, &mut |id| found(topic, id));
+                let found = &mut |id| found(topic, FilterId(id));
+                let known = self.literals.among(levels);
+                self.trie.matches(name, levels, known, &self.texts, found);
             }
         }
     }

@@ -154,11 +154,90 @@ proptest! {
     }
 }
 
+/// Words of every length around those that are hashed and compared in another way; some begin alike.
+fn long_word() -> impl Strategy<Value = String> {
+    let lengths = prop::sample::select(vec![0_usize, 1, 6, 7, 8, 9, 15, 16, 17, 40]);
+    (lengths, prop::sample::select(vec!['a', 'é', '\u{7fff}']), any::<bool>()).prop_map(
+        |(len, last, ascii)| {
+            let mut word: String =
+                if ascii { "x" } else { "ü" }.repeat(len).chars().take(len).collect();
+            if len > 0 {
+                word.push(last);
+            }
+            word
+        },
+    )
+}
+
+/// Levels of a topic of four to six, and which of them are `+` in a filter or whether a `#` ends it.
+fn long_pattern() -> impl Strategy<Value = (Vec<String>, u8, bool)> {
+    (prop::collection::vec(long_word(), 4..7), any::<u8>(), any::<bool>())
+}
+
+fn spelled(levels: &[String], pluses: u8, tail: bool) -> String {
+    let level = |(at, level): (usize, &String)| match pluses >> at & 1 {
+        1 => "+".to_owned(),
+        _ => level.clone(),
+    };
+    let text = levels.iter().enumerate().map(level).collect::<Vec<_>>().join("/");
+    if tail { format!("{text}/#") } else { text }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// The trie has all that come after the masks of their length are used up.
+    #[test]
+    fn the_trie_equals_the_obvious_one_with_levels_of_any_length(
+        patterns in prop::collection::vec(long_pattern(), 1..150),
+        names in prop::collection::vec(long_pattern(), 1..10),
+        kept in 0..20_usize,
+    ) {
+        let mut pair = Pair::new();
+        let words = ["t"; 6];
+        for len in 4..7 {
+            for text in every_mask(&words[..len], 1 << len) {
+                pair.add(&text);
+                pair.add(&format!("{text}/#"));
+            }
+        }
+        let texts: Vec<String> =
+            patterns.iter().map(|(levels, pluses, tail)| spelled(levels, *pluses, *tail)).collect();
+        for text in &texts {
+            pair.add(text);
+        }
+        prop_assert!(pair.matcher.trie.nodes() <= pair.model.len());
+        let names: Vec<String> = names.iter().chain(patterns.iter().take(10))
+            .map(|(levels, ..)| levels.join("/"))
+            .filter(|name| !name.is_empty())
+            .collect();
+        let check = |pair: &Pair| {
+            names.iter().for_each(|name| { pair.check(name); });
+            pair.check("t/t/t/t/t");
+        };
+        check(&pair);
+        pair.check_many(&names);
+        for text in texts.iter().skip(kept) {
+            pair.remove(text);
+        }
+        check(&pair);
+        for text in &texts {
+            pair.remove(text);
+        }
+        check(&pair);
+        for text in pair.model.keys().cloned().collect::<Vec<_>>() {
+            pair.remove(&text);
+        }
+        prop_assert_eq!(pair.matcher.trie.nodes(), 0);
+        prop_assert!(pair.matcher.is_empty());
+    }
+}
+
 /// Every set of `+` over `depth` levels, spelled from the levels of a topic.
 fn every_mask(levels: &[&str], count: usize) -> impl Iterator<Item = String> {
     (0..count).map(move |bits| {
         let level = |(index, level): (usize, &&str)| {
-            if bits >> index & 1 == 1 { "+".to_owned() } else { (*level).to_owned() }
+            if index < 32 && bits >> index & 1 == 1 { "+".to_owned() } else { (*level).to_owned() }
         };
         levels.iter().enumerate().map(level).collect::<Vec<_>>().join("/")
     })
@@ -264,4 +343,42 @@ fn system_topics_are_kept_from_leading_wildcards_in_table_and_trie() {
     assert_eq!(pair.check("$SYS/b/c/d/e/f"), 32 + 2);
     assert_eq!(pair.check("$SYS"), 1);
     assert_eq!(pair.check("x/b/c/d/e/f"), 32 + 2);
+}
+
+#[test]
+fn filters_that_differ_in_length_alone_are_apart_in_every_stretch() {
+    // All masks of so many levels are taken by others, so that these are in the trie.
+    let mut pair = Pair::new();
+    let lengths = [1, 2, 15, 63, 64, 65, 66, 67, 128, 129, 130, 192, 193];
+    for len in lengths {
+        let levels = vec!["a"; len];
+        for text in every_mask(&levels, 40) {
+            pair.add(&text);
+            pair.add(&format!("{text}/#"));
+        }
+        for last in ["+", "+/#"] {
+            pair.add(&format!("{}{last}", "+/".repeat(len - 1)));
+        }
+    }
+    let check = |pair: &Pair| {
+        for len in lengths {
+            pair.check(&vec!["a"; len].join("/"));
+            pair.check(&vec!["a"; len + 1].join("/"));
+            pair.check(&format!("$SYS{}", "/a".repeat(len)));
+        }
+    };
+    check(&pair);
+    let texts: Vec<String> = pair.model.keys().cloned().collect();
+    for text in &texts {
+        pair.add(text);
+    }
+    for text in texts.iter().step_by(2) {
+        pair.remove(text);
+    }
+    check(&pair);
+    for text in texts.iter().skip(1).step_by(2) {
+        pair.remove(text);
+    }
+    assert!(pair.matcher.is_empty());
+    assert!(pair.matcher.trie.is_empty());
 }

@@ -1,340 +1,703 @@
 //! A trie of filters for those that no probed mask covers.
 //!
-//! Edges are hashed: one table for the whole trie, from (node, hash of a level) to the child; the
-//! `+` child hangs on its node. A node keeps the filters that got as far as it in a bucket and
-//! splits when the bucket is full, so a long filter costs no more nodes than it shares with others.
-//! A filter is in the bucket of the deepest node on its path; hence in exactly one.
+//! A filter's way through it goes by its literal levels alone: a [`Step`] is a level and the position it
+//! has, so a run of `+` between two of them costs nothing. All edges are in one table, from (node, step)
+//! to the child, and an edge holds its level's text: a topic that has come to a node has every literal
+//! level on the way, and a filter that ends there matches without a look at its text.
 //!
-//! Matching visits each node at most once: the work is bounded by the nodes whose path fits the
-//! topic, however many `+` there are, and there is no recursion.
+//! A node holds up to [`HELD`] filters. A filter ends there, or it has come no further since nothing
+//! pressed it on: then two of its next steps tell nearly always that it does not match, and its text
+//! whether it does. Hence there are never more nodes than there were filters, however long these are.
+//!
+//! A way of more than [`LEVELS_KEPT`] levels is cut in stretches of so many, each with positions of its
+//! own. Matching visits a node at most once and there is no recursion.
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use super::edges::Edges;
 use super::texts::Texts;
-use crate::level_hash::{HashKey, LEVELS_KEPT, TopicLevels};
-use crate::mask::Mask;
+use crate::level_hash::{Ending, HashKey, KnownLevels, LEVELS_KEPT, TopicLevels};
 
 #[derive(Debug)]
 pub(super) struct Trie {
     key: HashKey,
     nodes: Vec<Node>,
     free: Vec<u32>,
-    edges: HashTable<u32>,
+    edges: Edges,
+    /// The levels that lead to nodes and are too long for a word.
+    long: HashTable<(u32, Box<[u8]>)>,
+    last: Last,
+    /// Nodes that have gone since [`Node::steps`] were made.
+    gone: usize,
     len: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Node {
-    parent: u32,
-    /// The `+` child, or [`NONE`].
-    plus: u32,
-    /// How many children there are, the `+` child included.
+    /// The parent and, in the lowest byte, the code of the step that leads here.
+    from: u64,
+    /// The word of that step.
+    word: u64,
+    /// A bit for the step to each child, and perhaps of some that have gone.
+    steps: u64,
+    held: [Held; HELD],
     children: u32,
-    /// A bit for the level of each other child, and perhaps of some that have gone.
-    literals: u64,
-    depth: u32,
-    /// The hash of the level that leads here; unused for a `+`.
-    level: u64,
-    is_plus: bool,
-    bucket: Vec<Held>,
 }
 
-/// A filter in a bucket, with enough of it that few texts have to be looked at.
+/// A filter at a node, or none.
 #[derive(Debug, Clone, Copy)]
 struct Held {
-    mask: Mask,
-    /// The sum of its literal levels from here on, as far as the mask goes.
-    literals: u64,
-    id: u32,
-    /// The first of these levels, at the top, and the low bits of its hash; [`LEVELS_KEPT`] and zeros
-    /// if there is none.
-    next: u32,
+    /// Two of its next steps, by [`Steps::ahead`]; [`NONE`] for one that there is not.
+    ahead: [u32; 2],
+    filter: u32,
 }
 
-/// Bits of [`Held::next`] that are a hash.
-const HASH_BITS: u32 = 25;
+/// One step on the way of a filter.
+#[derive(Debug, Clone, Copy)]
+struct Step<'a> {
+    /// A level's position in its stretch; or [`END`], [`TAIL`] or [`DEEPER`].
+    code: u8,
+    /// What tells its level from others, all but for long ones.
+    word: u64,
+    hash: u64,
+    /// The level, if it is long.
+    long: &'a [u8],
+}
 
-/// How a filter goes on from a node.
+/// The steps of a filter; the last one is an end or a `#`.
+struct Steps<'a> {
+    key: HashKey,
+    filter: &'a [u8],
+    at: usize,
+    /// How many levels of the stretch are behind.
+    position: usize,
+    ended: bool,
+}
+
+/// Which steps there are that are no levels, and perhaps some that there were: 64 bits for ends, for `#`
+/// and for [`DEEPER`].
+type Last = [u64; 3];
+
+/// What one stretch of a topic has for the edges.
+struct Offers<'a> {
+    topic: &'a [u8],
+    levels: &'a TopicLevels,
+    /// As [`Node::steps`].
+    steps: u64,
+    /// For each of these bits the first offer.
+    first: [u8; 64],
+    offers: SmallVec<[Offer; 32]>,
+    /// What a filter has ahead that ends where the topic does.
+    end: u32,
+    /// How many levels there are in this stretch.
+    count: u32,
+    /// Whether there are more behind it.
+    more: bool,
+}
+
 #[derive(Clone, Copy)]
-enum Way {
-    /// Not at all.
-    End,
-    /// With a `#`, which is the end too.
-    Tail,
-    Plus,
-    /// With a literal level of this hash.
-    Level(u64),
+struct Offer {
+    word: u64,
+    /// What the step adds to the hash of an edge before that is finished.
+    hash: u64,
+    code: u8,
+    /// The next offer of the same bit, or [`LAST`].
+    next: u8,
 }
+
+/// The filter ends after so many levels, less one, of the stretch.
+const END: u8 = 64;
+/// A `#` follows these levels.
+const TAIL: u8 = 128;
+/// There is another stretch.
+const DEEPER: u8 = 192;
 
 const ROOT: u32 = 0;
 const NONE: u32 = u32::MAX;
-
-/// A node splits when more filters than this want to go deeper.
-const BUCKET: usize = 16;
+/// Filters that a node holds: as many as make it one cache line.
+const HELD: usize = 3;
+/// Behind the last offer of a bit.
+const LAST: u8 = u8::MAX;
+/// The word of a step that is no level.
+const NO_LEVEL: u64 = 1;
+/// How many nodes wait to be visited at most: each puts there one for each later level.
+const WAITING: usize = (LEVELS_KEPT / 2) * LEVELS_KEPT;
+/// How many of them are in the first place.
+const FIRST: usize = 32;
 
 impl Trie {
     pub(super) fn new(key: HashKey) -> Self {
-        let root = Node { parent: NONE, plus: NONE, ..Node::default() };
-        Self { key, nodes: vec![root], free: Vec::new(), edges: HashTable::new(), len: 0 }
+        Self {
+            key,
+            nodes: vec![Node::new(u64::MAX, 0)],
+            free: Vec::new(),
+            edges: Edges::default(),
+            long: HashTable::new(),
+            last: [0; 3],
+            gone: 0,
+            len: 0,
+        }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Adds a filter that is not there yet; `mask` is that of its shape.
-    pub(super) fn insert(&mut self, id: u32, mask: Mask, texts: &Texts) {
+    /// Adds a filter that is not there yet, and not a lone `#`, which is always probed.
+    pub(super) fn insert(&mut self, id: u32, texts: &Texts, known: &KnownLevels) {
         self.len += 1;
-        let filter = texts.get(id);
-        let (node, _) = self.descend(filter);
-        self.hold(node, id, mask, &self.front(filter));
-        // At most two filters end at a node: the path itself and the path with a `#`.
-        if self.nodes[node as usize].bucket.len() > BUCKET + 2 {
-            self.split(node, texts);
+        let (mut id, mut node, mut taken) = (id, ROOT, 0);
+        let mut steps = Steps::of(self.key, texts.get(id));
+        loop {
+            let held = Held { ahead: steps.ahead(known), filter: id };
+            let Some(pressed_on) = self.nodes[node as usize].hold(held) else { return };
+            if pressed_on.filter != id {
+                id = pressed_on.filter;
+                steps = Steps::of(self.key, texts.get(id));
+                steps.by_ref().take(taken).for_each(drop);
+            }
+            let Some(step) = steps.next() else { return };
+            node = match self.next(node, &step) {
+                Some(child) => child,
+                None => self.link(edge(node, step.code), &step),
+            };
+            taken += 1;
+            if step.code >= END && step.code != DEEPER {
+                // There is no other filter of the same steps.
+                self.nodes[node as usize].hold(pressed_on);
+                return;
+            }
         }
+    }
+
+    /// How many nodes are in use beside the root.
+    #[cfg(test)]
+    pub(super) fn nodes(&self) -> usize {
+        self.edges.len()
     }
 
     /// The id of a filter with this text.
     pub(super) fn find(&self, filter: &[u8], texts: &Texts) -> Option<u32> {
-        let (node, _) = self.descend(filter);
-        let bucket = &self.nodes[node as usize].bucket;
-        bucket.iter().map(|held| held.id).find(|&id| texts.get(id) == filter)
+        let (node, way) = self.node_of(filter, texts)?;
+        Some(self.nodes[node as usize].held[way].filter)
     }
 
     /// Removes a filter and the nodes that nothing needs any more.
     pub(super) fn remove(&mut self, id: u32, texts: &Texts) {
-        let (mut at, _) = self.descend(texts.get(id));
-        let bucket = &mut self.nodes[at as usize].bucket;
-        let Some(index) = bucket.iter().position(|held| held.id == id) else { return };
-        bucket.swap_remove(index);
-        if bucket.len() * 4 < bucket.capacity() {
-            bucket.shrink_to(bucket.len() * 2);
-        }
+        let Some((mut at, way)) = self.node_of(texts.get(id), texts) else { return };
+        self.nodes[at as usize].held[way] = Held::NONE;
         self.len -= 1;
+        if self.len == 0 {
+            *self = Self::new(self.key);
+            return;
+        }
         while at != ROOT {
             let node = &self.nodes[at as usize];
-            if node.children > 0 || !node.bucket.is_empty() {
+            if node.children > 0 || node.held.iter().any(|held| held.filter != NONE) {
                 break;
             }
             at = self.unlink(at);
         }
-        if self.len == 0 {
-            *self = Self::new(self.key);
+        if self.gone > self.edges.len() {
+            self.forget();
         }
     }
 
-    /// Calls `found` with every filter that matches the topic.
+    /// Calls `found` with every filter that matches the topic; `known` has a bit for each of its levels
+    /// that a filter may have.
     pub(super) fn matches(
         &self,
         topic: &[u8],
         levels: &TopicLevels,
+        known: u64,
         texts: &Texts,
         found: &mut impl FnMut(u32),
     ) {
-        // Each visit pushes at most two nodes for the one it took: depth + 1 at most.
-        let mut stack: SmallVec<[(u32, usize); 96]> = SmallVec::new();
-        stack.push((ROOT, 0));
-        while let Some((node, at)) = stack.pop() {
-            let place = &self.nodes[node as usize];
-            let depth = place.depth as usize;
-            for held in &place.bucket {
-                if held.may_match(depth, levels) && held.matches(texts, topic, levels) {
-                    found(held.id);
-                }
-            }
-            if at > topic.len() || place.children == 0 {
-                continue;
-            }
-            let (level, end) = if depth < LEVELS_KEPT {
-                (levels.level(depth), levels.end(depth))
-            } else {
-                self.key.level(depth, topic, at)
-            };
-            if place.plus != NONE && !(depth == 0 && levels.is_system()) {
-                stack.push((place.plus, end + 1));
-            }
-            if place.literals >> (level % 64) & 1 == 1
-                && let Some(child) = self.child(node, level)
-            {
-                stack.push((child, end + 1));
-            }
+        let mut offers = Offers::new(topic, levels);
+        offers.fill(self, known);
+        let mut visit = Visit { trie: self, texts, topic, deeper: Vec::new(), found };
+        if levels.is_system() {
+            visit.system(&offers);
+        } else {
+            visit.stretch(&offers, ROOT);
+        }
+        if !visit.deeper.is_empty() {
+            visit.deeper_stretches();
         }
     }
 
-    /// The deepest node on the way of a filter, and where in its text the next level starts.
-    fn descend(&self, filter: &[u8]) -> (u32, usize) {
-        let (mut node, mut at) = (ROOT, 0);
+    /// The node that holds a filter, and which of its filters that is.
+    fn node_of(&self, filter: &[u8], texts: &Texts) -> Option<(u32, usize)> {
+        let mut steps = Steps::of(self.key, filter);
+        let mut node = ROOT;
         loop {
-            let (way, next) = self.way(node, filter, at);
-            let Some(child) = self.next(node, way) else { return (node, at) };
-            (node, at) = (child, next);
-        }
-    }
-
-    /// How a filter goes on from a node, and where the level after that starts.
-    fn way(&self, node: u32, filter: &[u8], at: usize) -> (Way, usize) {
-        if at > filter.len() {
-            return (Way::End, at);
-        }
-        let (level, end) = self.key.level(self.nodes[node as usize].depth as usize, filter, at);
-        let way = match &filter[at..end] {
-            b"#" => Way::Tail,
-            b"+" => Way::Plus,
-            _ => Way::Level(level),
-        };
-        (way, end + 1)
-    }
-
-    /// The child that lies that way, if there is one.
-    fn next(&self, node: u32, way: Way) -> Option<u32> {
-        match way {
-            Way::End | Way::Tail => None,
-            Way::Plus => Some(self.nodes[node as usize].plus).filter(|&plus| plus != NONE),
-            Way::Level(level) => self.child(node, level),
-        }
-    }
-
-    /// The levels of a filter that a mask can tell apart.
-    fn front(&self, filter: &[u8]) -> TopicLevels {
-        let slashes = filter.iter().enumerate().filter(|(_, byte)| **byte == b'/');
-        let end = slashes.map(|(at, _)| at).nth(LEVELS_KEPT - 1).unwrap_or(filter.len());
-        TopicLevels::of(&self.key, &filter[..end])
-    }
-
-    /// Puts a filter with these levels into the bucket of a node.
-    fn hold(&mut self, node: u32, id: u32, mask: Mask, levels: &TopicLevels) {
-        let node = &mut self.nodes[node as usize];
-        let depth = node.depth as usize;
-        let level = mask.literal_from(depth);
-        let hash = level.map_or(0, |level| levels.level(level) as u32 & ((1 << HASH_BITS) - 1));
-        let next = (level.unwrap_or(LEVELS_KEPT) as u32) << HASH_BITS | hash;
-        if node.bucket.len() == node.bucket.capacity() {
-            // Buckets stay short: doubling would waste more than it saves.
-            node.bucket.reserve_exact(2);
-        }
-        let literals = mask.literals_from(depth, levels);
-        node.bucket.push(Held { mask, literals, id, next });
-    }
-
-    /// Moves the filters of a full bucket on to children, as far down as all go the same way.
-    fn split(&mut self, mut node: u32, texts: &Texts) {
-        let depth = self.nodes[node as usize].depth as usize;
-        let bucket = std::mem::take(&mut self.nodes[node as usize].bucket);
-        let start = |held: Held| {
-            let filter = texts.get(held.id);
-            (held, self.offset(depth, filter), self.front(filter))
-        };
-        let mut moving: Vec<_> = bucket.into_iter().map(start).collect();
-        loop {
-            let (mut last, mut together) = (NONE, true);
-            for (index, (held, at, levels)) in moving.iter_mut().enumerate() {
-                let filter = texts.get(held.id);
-                let (way, next) = self.way(node, filter, *at);
-                let place = match way {
-                    Way::End | Way::Tail => node,
-                    _ => {
-                        *at = next;
-                        self.next(node, way).unwrap_or_else(|| self.link(node, way))
-                    }
-                };
-                self.hold(place, held.id, held.mask, levels);
-                together &= index == 0 || place == last;
-                last = place;
+            let held = &self.nodes[node as usize].held;
+            if let Some(way) = held.iter().position(|held| texts.get(held.filter) == filter) {
+                return Some((node, way));
             }
-            if !together {
-                return;
-            }
-            node = last;
-            self.nodes[node as usize].bucket = Vec::new();
+            let step = steps.next()?;
+            node = self.next(node, &step)?;
         }
     }
 
-    /// Where the level after the first `depth` levels starts.
-    fn offset(&self, depth: usize, filter: &[u8]) -> usize {
-        (0..depth).fold(0, |at, position| self.key.level(position, filter, at).1 + 1)
+    /// The child at the end of an edge with this hash; `is_right` tells of a long level.
+    #[inline(always)]
+    fn child(
+        &self,
+        hash: u64,
+        edge: u64,
+        word: u64,
+        is_right: impl Fn(u32) -> bool,
+    ) -> Option<u32> {
+        let same = |id: u32| {
+            let same = |node: &Node| node.from == edge && node.word == word;
+            self.nodes.get(id as usize).is_some_and(same) && (!is_long(word) || is_right(id))
+        };
+        self.edges.find(hash, same)
     }
 
-    #[inline]
-    fn child(&self, parent: u32, level: u64) -> Option<u32> {
-        let hash = self.key.pair(level, u64::from(parent));
-        let same = |&id: &u32| {
-            let node = &self.nodes[id as usize];
-            node.parent == parent && node.level == level
-        };
-        self.edges.find(hash, same).copied()
+    /// The child that a step leads to.
+    fn next(&self, node: u32, step: &Step) -> Option<u32> {
+        let edge = edge(node, step.code);
+        let hash = self.key.pair(step.word, edge);
+        self.child(hash, edge, step.word, |child| self.is_long(child, step.long))
     }
 
-    fn link(&mut self, parent: u32, way: Way) -> u32 {
-        let depth = self.nodes[parent as usize].depth + 1;
-        let (level, is_plus) = match way {
-            Way::Level(level) => (level, false),
-            _ => (0, true),
-        };
-        let node = Node { parent, plus: NONE, depth, level, is_plus, ..Node::default() };
+    /// Whether the long level that leads to a node is this one.
+    #[inline(never)]
+    fn is_long(&self, node: u32, level: &[u8]) -> bool {
+        let found = self.long.find(self.key.pair(u64::from(node), 0), |(of, _)| *of == node);
+        found.is_some_and(|(_, text)| **text == *level)
+    }
+
+    fn link(&mut self, edge: u64, step: &Step) -> u32 {
+        let node = Node::new(edge, step.word);
         let id = match self.free.pop() {
             Some(id) => {
                 self.nodes[id as usize] = node;
                 id
             }
             None => {
+                if self.nodes.len() == self.nodes.capacity() {
+                    // Doubling would waste more than it saves.
+                    self.nodes.reserve_exact(self.nodes.len() / 4 + 4);
+                }
                 self.nodes.push(node);
                 (self.nodes.len() - 1) as u32
             }
         };
-        self.nodes[parent as usize].children += 1;
-        if is_plus {
-            self.nodes[parent as usize].plus = id;
-        } else {
-            self.nodes[parent as usize].literals |= 1 << (level % 64);
-            let (key, nodes) = (&self.key, &self.nodes);
-            let hash = |id: &u32| {
-                let node = &nodes[*id as usize];
-                key.pair(node.level, u64::from(node.parent))
-            };
-            self.edges.insert_unique(hash(&id), id, hash);
+        let parent = &mut self.nodes[(edge >> 8) as usize];
+        parent.children += 1;
+        parent.steps |= step.bit();
+        step.note(&mut self.last);
+        let key = self.key;
+        self.edges.insert(node.hash(&key), id);
+        if is_long(step.word) {
+            let hash = |(node, _): &(u32, Box<[u8]>)| key.pair(u64::from(*node), 0);
+            self.long.insert_unique(hash(&(id, Box::default())), (id, step.long.into()), hash);
         }
         id
     }
 
     /// Frees a node without children; its parent.
     fn unlink(&mut self, id: u32) -> u32 {
-        let node = std::mem::take(&mut self.nodes[id as usize]);
-        let parent = &mut self.nodes[node.parent as usize];
-        parent.children -= 1;
-        if node.is_plus {
-            parent.plus = NONE;
-        } else {
-            let hash = self.key.pair(node.level, u64::from(node.parent));
-            if let Ok(found) = self.edges.find_entry(hash, |&other| other == id) {
+        let (key, nodes) = (self.key, &mut self.nodes);
+        let node = std::mem::replace(&mut nodes[id as usize], Node::new(u64::MAX, 0));
+        self.edges.remove(node.hash(&key), id);
+        if is_long(node.word) {
+            let hash = key.pair(u64::from(id), 0);
+            if let Ok(found) = self.long.find_entry(hash, |(of, _)| *of == id) {
                 found.remove();
             }
         }
+        let parent = (node.from >> 8) as u32;
+        nodes[parent as usize].children -= 1;
         self.free.push(id);
-        node.parent
+        self.gone += 1;
+        parent
+    }
+
+    /// Forgets the steps that there are no more.
+    fn forget(&mut self) {
+        self.gone = 0;
+        self.last = [0; 3];
+        self.nodes.iter_mut().for_each(|node| node.steps = 0);
+        for index in 1..self.nodes.len() {
+            let node = self.nodes[index];
+            if node.from != u64::MAX {
+                let step = node.step(&self.key);
+                step.note(&mut self.last);
+                self.nodes[(node.from >> 8) as usize].steps |= step.bit();
+            }
+        }
+        let key = self.key;
+        self.long.shrink_to(0, |(node, _)| key.pair(u64::from(*node), 0));
+    }
+}
+
+/// Nodes that wait to be visited, in no order.
+struct Waiting {
+    first: [u32; FIRST],
+    len: usize,
+    more: SmallVec<[u32; WAITING]>,
+}
+
+impl Waiting {
+    #[inline]
+    fn new() -> Self {
+        Self { first: [0; FIRST], len: 0, more: SmallVec::new() }
+    }
+
+    #[inline]
+    fn push(&mut self, node: u32) {
+        match self.first.get_mut(self.len) {
+            Some(place) => {
+                *place = node;
+                self.len += 1;
+            }
+            None => self.more.push(node),
+        }
+    }
+
+    #[inline]
+    fn pop(&mut self) -> Option<u32> {
+        let Some(len) = self.len.checked_sub(1) else { return self.more.pop() };
+        self.len = len;
+        self.first.get(len).copied()
+    }
+}
+
+/// What one topic finds.
+struct Visit<'a, F> {
+    trie: &'a Trie,
+    texts: &'a Texts,
+    topic: &'a [u8],
+    /// Where filters that match go on to another stretch.
+    deeper: Vec<u32>,
+    found: &'a mut F,
+}
+
+impl<F: FnMut(u32)> Visit<'_, F> {
+    /// Visits a node and what lies below it within a stretch.
+    #[inline]
+    fn stretch(&mut self, offers: &Offers, start: u32) {
+        let mut waiting = Waiting::new();
+        waiting.push(start);
+        let list = &*offers.offers;
+        while let Some(id) = waiting.pop() {
+            let Some(node) = self.trie.nodes.get(id as usize) else { continue };
+            for held in &node.held {
+                let ahead = held.ahead[0];
+                if offers.allow(ahead) && (ahead == offers.end || self.is_right(held, offers)) {
+                    (self.found)(held.filter);
+                }
+            }
+            let mut steps = node.steps & offers.steps;
+            if steps == 0 {
+                continue;
+            }
+            let of_node = self.trie.key.right(edge(id, 0));
+            while steps != 0 {
+                let mut next = offers.first[steps.trailing_zeros() as usize % 64];
+                steps &= steps - 1;
+                while let Some(offer) = list.get(usize::from(next)) {
+                    next = offer.next;
+                    let hash = self.trie.key.of_parts(of_node.wrapping_add(offer.hash));
+                    let edge = edge(id, offer.code);
+                    let is_right = |child| self.trie.is_long(child, offers.level(offer.code));
+                    if let Some(child) = self.trie.child(hash, edge, offer.word, is_right) {
+                        if offer.code < END {
+                            waiting.push(child);
+                        } else {
+                            self.last(child, offer.code);
+                        }
+                    }
+                    if next == LAST {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether a filter matches whose next step the topic has.
+    #[inline(never)]
+    fn is_right(&self, held: &Held, offers: &Offers) -> bool {
+        let [first, second] = held.ahead;
+        is_last(first)
+            || (second == NONE || offers.allow(second))
+                && matches(self.texts.get(held.filter), self.topic)
+    }
+
+    /// What lies at the end of an edge that is no level.
+    #[inline(never)]
+    fn last(&mut self, node: u32, code: u8) {
+        match self.trie.nodes.get(node as usize) {
+            Some(_) if code == DEEPER => self.deeper.push(node),
+            Some(node) => {
+                let held = node.held.iter().filter(|held| held.filter != NONE);
+                held.for_each(|held| (self.found)(held.filter));
+            }
+            None => {}
+        }
+    }
+
+    /// The same as [`Self::stretch`] from the root on, for a topic that no leading wildcard matches.
+    #[cold]
+    fn system(&mut self, offers: &Offers) {
+        let root = &self.trie.nodes[ROOT as usize];
+        for held in root.held.iter().filter(|held| held.filter != NONE) {
+            if matches(self.texts.get(held.filter), self.topic) {
+                (self.found)(held.filter);
+            }
+        }
+        if let Some(offer) = offers.offers.iter().find(|offer| offer.code == 0) {
+            let is_right = |child| self.trie.is_long(child, offers.level(0));
+            let edge = edge(ROOT, 0);
+            let hash = self.trie.key.pair(offer.word, edge);
+            if let Some(child) = self.trie.child(hash, edge, offer.word, is_right) {
+                self.stretch(offers, child);
+            }
+        }
+    }
+
+    /// Goes on with the levels behind those that are kept.
+    #[cold]
+    fn deeper_stretches(&mut self) {
+        let mut rest = self.topic;
+        while !self.deeper.is_empty() {
+            let starts = std::mem::take(&mut self.deeper);
+            let mut slashes = (0..rest.len()).filter(|&at| rest[at] == b'/');
+            let Some(end) = slashes.nth(LEVELS_KEPT - 1) else { return };
+            rest = &rest[end + 1..];
+            let levels = TopicLevels::of(&self.trie.key, rest);
+            let mut offers = Offers::new(rest, &levels);
+            offers.fill(self.trie, u64::MAX);
+            starts.into_iter().for_each(|start| self.stretch(&offers, start));
+        }
+    }
+}
+
+impl<'a> Offers<'a> {
+    /// Without an offer.
+    #[inline]
+    fn new(topic: &'a [u8], levels: &'a TopicLevels) -> Self {
+        let count = levels.count().clamp(1, LEVELS_KEPT) as u32;
+        let more = levels.count() > LEVELS_KEPT;
+        let end = if more { NONE - 1 } else { (u32::from(END) + count - 1) << 24 };
+        let (first, offers) = ([0; 64], SmallVec::new());
+        Self { topic, levels, steps: 0, first, offers, end, count, more }
+    }
+
+    /// Offers what the topic has of the levels in `known` and of what else there is.
+    #[inline]
+    fn fill(&mut self, trie: &Trie, known: u64) {
+        let (key, ending) = (&trie.key, Ending::of(self.topic));
+        let mut known = known & u64::MAX >> (64 - self.count);
+        while known != 0 {
+            let position = known.trailing_zeros() as usize;
+            known &= known - 1;
+            let hash = self.levels.level(position);
+            let word = self.levels.word(position, self.topic, ending).unwrap_or(hash << 8);
+            self.push(key, position as u8, word, hash);
+        }
+        let [ends, tails, deeper] = trie.last;
+        let last = self.count as u8 - 1;
+        if deeper != 0 && self.more {
+            self.push(key, DEEPER, NO_LEVEL, 0);
+        }
+        if ends >> last & 1 == 1 && !self.more {
+            self.push(key, END + last, NO_LEVEL, u64::from(last));
+        }
+        let mut tails = tails & u64::MAX >> (63 - last);
+        while tails != 0 {
+            let len = tails.trailing_zeros() as u8;
+            tails &= tails - 1;
+            self.push(key, TAIL + len, NO_LEVEL, u64::from(len));
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, key: &HashKey, code: u8, word: u64, hash: u64) {
+        let first = &mut self.first[(hash % 64) as usize];
+        let of_edge = key.left(word).wrapping_add(key.right(u64::from(code)));
+        let next = if self.steps >> (hash % 64) & 1 == 0 { LAST } else { *first };
+        self.offers.push(Offer { word, hash: of_edge, code, next });
+        *first = self.offers.len() as u8 - 1;
+        self.steps |= 1 << (hash % 64);
+    }
+
+    /// Whether the topic has a step that a filter has ahead, or looks like it.
+    #[inline]
+    fn allow(&self, ahead: u32) -> bool {
+        match (ahead >> 24) as u8 {
+            code @ 0..END => (self.levels.level(usize::from(code)) as u32 ^ ahead) << 8 == 0,
+            END..TAIL => ahead == self.end,
+            code @ TAIL..DEEPER => u32::from(code - TAIL) < self.count,
+            code => code == DEEPER && self.more,
+        }
+    }
+
+    /// The level at a position.
+    fn level(&self, position: u8) -> &'a [u8] {
+        let position = usize::from(position);
+        let span = self.levels.start(position)..self.levels.end(position);
+        self.topic.get(span).unwrap_or_default()
+    }
+}
+
+impl Node {
+    const fn new(from: u64, word: u64) -> Self {
+        Self { from, word, steps: 0, held: [Held::NONE; HELD], children: 0 }
+    }
+
+    /// Holds a filter; the one that has to go on because there is no room, if there is none.
+    ///
+    /// One that ends here presses on one that does not.
+    fn hold(&mut self, held: Held) -> Option<Held> {
+        let free = self.held.iter_mut().find(|other| other.filter == NONE);
+        if let Some(free) = free {
+            *free = held;
+            return None;
+        }
+        let other = self.held.iter_mut().find(|other| !is_last(other.ahead[0]));
+        match other {
+            Some(other) if is_last(held.ahead[0]) => Some(std::mem::replace(other, held)),
+            _ => Some(held),
+        }
+    }
+
+    /// Under which it is in the table of edges.
+    #[inline]
+    fn hash(&self, key: &HashKey) -> u64 {
+        key.pair(self.word, self.from)
+    }
+
+    /// The step that leads to it.
+    fn step(&self, key: &HashKey) -> Step<'static> {
+        let (code, word) = (self.from as u8, self.word);
+        let hash = match code {
+            END.. => u64::from(code % 64),
+            _ if is_long(word) => word >> 8,
+            _ => key.level_of_word(usize::from(code), word),
+        };
+        Step { code, word, hash, long: &[] }
     }
 }
 
 impl Held {
-    /// Whether it is likely to match, if what is above its node at this depth does. Never false for
-    /// one that matches.
-    #[inline]
-    fn may_match(&self, depth: usize, levels: &TopicLevels) -> bool {
-        let hash = levels.level((self.next >> HASH_BITS) as usize) as u32;
-        (hash ^ self.next) << (32 - HASH_BITS) == 0
-            && self.mask.may_match(depth, self.literals, levels)
+    const NONE: Self = Self { ahead: [NONE; 2], filter: NONE };
+}
+
+impl Step<'_> {
+    const fn last(code: u8) -> Self {
+        Self { code, word: NO_LEVEL, hash: code as u64 % 64, long: &[] }
     }
 
-    /// Whether it matches the topic, by its text.
-    #[inline(never)]
-    fn matches(&self, texts: &Texts, topic: &[u8], levels: &TopicLevels) -> bool {
-        let filter = texts.get(self.id);
-        if self.mask.may_be_deep() {
-            return matches(filter, topic);
-        }
-        self.mask.spells_own(filter, topic, levels)
-            && !(levels.is_system() && self.mask.is_leading())
+    /// In [`Node::steps`].
+    const fn bit(&self) -> u64 {
+        1 << (self.hash % 64)
     }
+
+    /// In [`Node::ahead`].
+    const fn ahead(&self) -> u32 {
+        let hash = if self.code < END { self.hash as u32 & 0xff_ffff } else { 0 };
+        (self.code as u32) << 24 | hash
+    }
+
+    /// Adds it to those that there are.
+    const fn note(&self, last: &mut Last) {
+        if self.code >= END {
+            last[self.code as usize / 64 - 1] |= self.bit();
+        }
+    }
+}
+
+impl<'a> Steps<'a> {
+    const fn of(key: HashKey, filter: &'a [u8]) -> Self {
+        Self { key, filter, at: 0, position: 0, ended: false }
+    }
+
+    /// Two of the steps to come in this stretch, as in [`Node::ahead`]: if one is a level, the first
+    /// is the last level that is not known yet, or the last one, for that is likely to be the rarest.
+    fn ahead(&self, known: &KnownLevels) -> [u32; 2] {
+        let rest = Self { ..*self };
+        let (mut next, mut rare, mut is_rare) = (NONE, NONE, false);
+        for step in rest {
+            let ahead = step.ahead();
+            if step.code >= END {
+                return match next {
+                    NONE => [ahead, NONE],
+                    _ if next == rare => [rare, if step.code == DEEPER { NONE } else { ahead }],
+                    _ => [rare, next],
+                };
+            }
+            next = if next == NONE { ahead } else { next };
+            let is_unknown = !known.has(usize::from(step.code), step.hash);
+            if is_unknown || !is_rare {
+                (rare, is_rare) = (ahead, is_unknown);
+            }
+        }
+        [NONE; 2]
+    }
+}
+
+impl<'a> Iterator for Steps<'a> {
+    type Item = Step<'a>;
+
+    fn next(&mut self) -> Option<Step<'a>> {
+        while !self.ended {
+            let last = (self.position as u8).saturating_sub(1);
+            if self.at > self.filter.len() {
+                self.ended = true;
+                return Some(Step::last(END + last));
+            }
+            if self.filter[self.at..] == *b"#" {
+                self.ended = true;
+                return Some(Step::last(TAIL + last));
+            }
+            if self.position == LEVELS_KEPT {
+                self.position = 0;
+                return Some(Step::last(DEEPER));
+            }
+            let (hash, end) = self.key.level(self.position, self.filter, self.at);
+            let level = &self.filter[self.at..end];
+            let code = self.position as u8;
+            self.at = end + 1;
+            self.position += 1;
+            if level != b"+" {
+                let word = word_of(level, hash);
+                let long = if is_long(word) { level } else { &[] };
+                return Some(Step { code, word, hash, long });
+            }
+        }
+        None
+    }
+}
+
+/// An edge from a node by a step of this code.
+#[inline]
+const fn edge(node: u32, code: u8) -> u64 {
+    (node as u64) << 8 | code as u64
+}
+
+/// Whether a filter ends with the step that it has ahead.
+#[inline]
+const fn is_last(ahead: u32) -> bool {
+    matches!((ahead >> 24) as u8, END..DEEPER)
+}
+
+/// A level as it is compared: its bytes with a slash behind, or its hash above a zero if it is too long.
+#[inline]
+fn word_of(level: &[u8], hash: u64) -> u64 {
+    if level.len() > 7 { hash << 8 } else { HashKey::word(level) }
+}
+
+/// Whether a word stands for more levels than one.
+#[inline]
+const fn is_long(word: u64) -> bool {
+    word as u8 == 0
 }
 
 /// Whether the filter matches the topic, by their bytes.

@@ -1,0 +1,136 @@
+//! The edges of a trie by their hashes: open addressing with no gaps left behind.
+
+/// The nodes that edges lead to, by the hash of the edge.
+///
+/// *Bounds*: 16 to 24 bytes for each, and 64 bytes.
+#[derive(Debug, Default)]
+pub(super) struct Edges {
+    /// The upper half of a hash, then a node, which is not zero; or zeros.
+    slots: Box<[u64]>,
+    len: usize,
+}
+
+const SLOTS_MIN: usize = 8;
+
+impl Edges {
+    pub(super) const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The first node of a hash that is the right one.
+    #[inline(always)]
+    pub(super) fn find(&self, hash: u64, is_right: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut at = self.home(hash);
+        loop {
+            let slot = *self.slots.get(at)?;
+            if slot == 0 {
+                return None;
+            }
+            if (slot ^ hash) >> 32 == 0 && is_right(slot as u32) {
+                return Some(slot as u32);
+            }
+            at = self.after(at);
+        }
+    }
+
+    /// Adds a node that is not there yet.
+    pub(super) fn insert(&mut self, hash: u64, node: u32) {
+        if (self.len + 1) * 2 > self.slots.len() {
+            self.resize((self.slots.len() + self.slots.len() / 4).max(SLOTS_MIN));
+        }
+        self.len += 1;
+        self.put(hash >> 32 << 32 | u64::from(node));
+    }
+
+    /// Removes a node, if it is there.
+    pub(super) fn remove(&mut self, hash: u64, node: u32) {
+        let slot = hash >> 32 << 32 | u64::from(node);
+        let mut at = self.home(hash);
+        while self.slots.get(at).is_some_and(|&other| other != slot && other != 0) {
+            at = self.after(at);
+        }
+        if self.slots.get(at).is_none_or(|&slot| slot == 0) {
+            return;
+        }
+        self.len -= 1;
+        // What follows without a gap moves up, unless that were in front of its home.
+        let (mut gap, slots) = (at, self.slots.len());
+        let steps = |from: usize, to: usize| if to < from { to + slots - from } else { to - from };
+        loop {
+            at = self.after(at);
+            let slot = self.slots[at];
+            if slot == 0 {
+                break;
+            }
+            if steps(self.home(slot), at) >= steps(gap, at) {
+                self.slots[gap] = slot;
+                gap = at;
+            }
+        }
+        self.slots[gap] = 0;
+        if self.len * 3 < self.slots.len() && self.slots.len() > SLOTS_MIN {
+            self.resize((self.slots.len() - self.slots.len() / 4).max(SLOTS_MIN));
+        }
+    }
+
+    /// Copies everything to so many slots.
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::replace(&mut self.slots, vec![0; slots].into());
+        old.into_iter().filter(|&slot| slot != 0).for_each(|slot| self.put(slot));
+    }
+
+    fn put(&mut self, slot: u64) {
+        let mut at = self.home(slot);
+        while self.slots[at] != 0 {
+            at = self.after(at);
+        }
+        self.slots[at] = slot;
+    }
+
+    /// Where the nodes of a hash begin, by its upper half.
+    #[inline]
+    const fn home(&self, hash: u64) -> usize {
+        (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
+    }
+
+    #[inline]
+    const fn after(&self, at: usize) -> usize {
+        if at + 1 < self.slots.len() { at + 1 } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Few hashes, so that nodes push each other on, over the end too.
+        #[test]
+        fn edges_are_a_set_of_pairs(
+            steps in prop::collection::vec((any::<bool>(), 0..24_u64, 1..40_u32), 1..400),
+        ) {
+            let (mut edges, mut model) = (Edges::default(), BTreeSet::new());
+            let hash = |of: u64| of.wrapping_mul(u64::MAX / 23);
+            for (add, of, node) in steps {
+                if !add {
+                    edges.remove(hash(of), node);
+                    model.remove(&(of, node));
+                } else if model.insert((of, node)) {
+                    edges.insert(hash(of), node);
+                }
+                prop_assert_eq!(edges.len(), model.len());
+                for of in 0..24 {
+                    for node in 1..40 {
+                        let found = edges.find(hash(of), |other| other == node).is_some();
+                        prop_assert_eq!(found, model.contains(&(of, node)));
+                    }
+                }
+            }
+            prop_assert!(edges.slots.len() <= (edges.len() * 3 + 3).max(SLOTS_MIN));
+        }
+    }
+}
