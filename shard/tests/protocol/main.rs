@@ -4,6 +4,7 @@
 
 mod harness;
 mod packets;
+mod parts;
 mod peer;
 
 mod alias;
