@@ -256,6 +256,7 @@ impl Pump {
             let too_often = self.parts.wire.census().stage(Stage::RefusedByRate);
             self.report.tick(self.now.mono_ms, too_often);
             self.parts.mesh.rest();
+            self.outbox.rest();
             self.publish();
         }
         if ticked {

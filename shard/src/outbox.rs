@@ -138,6 +138,17 @@ impl Outbox {
         self.payloads.clear();
     }
 
+    /// Time has passed: half of the memory is given back where there is much. What is needed again is asked for
+    /// once more.
+    pub fn rest(&mut self) {
+        halve(&mut self.writes);
+        halve(&mut self.peers);
+        halve(&mut self.records);
+        halve(&mut self.events);
+        halve(&mut self.arena);
+        halve(&mut self.payloads);
+    }
+
     /// Encodes a packet for a connection. Returns its length in bytes, `None` if that is more than
     /// `bytes_max`; then nothing is written.
     pub(crate) fn packet(
@@ -193,6 +204,15 @@ impl Outbox {
     }
 }
 
+/// Lists of no more bytes keep their memory.
+const KEPT_BYTES: usize = 64 << 10;
+
+fn halve<T>(list: &mut Vec<T>) {
+    if list.capacity() * size_of::<T>() > KEPT_BYTES {
+        list.shrink_to(list.capacity() / 2);
+    }
+}
+
 /// Asks for what waits for a session and is not in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Load {
@@ -238,4 +258,22 @@ pub struct Question {
     pub data: Option<Bytes>,
     /// True for the first step of an exchange, false for those that continue it.
     pub starts: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_needed_is_given_back() {
+        let mut out = Outbox::new();
+        out.events.reserve(100_000);
+        out.arena.resize(1 << 20, 7);
+        (0..20).for_each(|_| out.rest());
+        assert!(out.events.capacity() * size_of::<Event>() <= KEPT_BYTES);
+        assert!(out.arena.len() == 1 << 20 && out.arena.iter().all(|byte| *byte == 7));
+        out.clear();
+        (0..20).for_each(|_| out.rest());
+        assert!(out.arena.capacity() <= KEPT_BYTES);
+    }
 }
