@@ -56,11 +56,24 @@ impl TopicName {
     /// # Errors
     /// Those of [`Text::new`] and of [`TopicName::new`], but for an empty name.
     #[inline]
-    pub fn in_frame(frame: &Bytes, name: &[u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn in_frame(frame: &Bytes, name: &[u8]) -> Result<Self, DecodeError> {
         if is_plain_topic(name) {
             return Ok(Self(Text::checked(frame.slice_ref(name))));
         }
         Self::new(Text::new(frame.slice_ref(name))?)
+    }
+
+    /// The topic name in these bytes; that of none is empty.
+    ///
+    /// # Errors
+    /// Those of [`Text::new`] and of [`TopicName::new`], but for an empty name.
+    #[inline]
+    pub fn from_bytes(name: Bytes) -> Result<Self, DecodeError> {
+        if is_plain_topic(&name) {
+            Ok(Self(Text::checked(name)))
+        } else {
+            Self::new(Text::new(name)?)
+        }
     }
 
     /// The same name in other memory, where someone has copied it to.

@@ -43,24 +43,29 @@ const PASSED_BYTES_MAX: usize = 128 << 10;
 
 impl Batch {
     /// Puts a message behind the others.
+    #[inline]
     pub fn push(&mut self, message: PeerMessage) {
-        self.bytes += message.bytes() as u64;
-        let item = match message {
-            PeerMessage::Passed(message) => Item::Passed(self.copy(&message)),
+        match message {
+            PeerMessage::Passed(message) => self.copy(&message),
             message => {
+                self.bytes += message.bytes() as u64;
                 self.told.push(message);
-                Item::Told
+                self.items.push(Item::Told);
             }
-        };
-        self.items.push(item);
+        }
     }
 
-    fn copy(&mut self, message: &Message) -> Head {
+    #[inline]
+    fn copy(&mut self, message: &Message) {
+        let before = self.passed.len();
         let topic = message.topic.as_bytes();
         self.passed.extend_from_slice(topic);
-        message.properties.put(&mut self.passed);
+        if !message.properties.is_empty() {
+            message.properties.put(&mut self.passed);
+        }
         self.passed.extend_from_slice(&message.payload);
-        Head {
+        self.bytes += (self.passed.len() - before) as u64;
+        self.items.push(Item::Passed(Head {
             publisher: message.publisher,
             expires_at_ms: message.expires_at_ms,
             // What is longer is not passed on.
@@ -69,7 +74,7 @@ impl Batch {
             topic_bytes: topic.len() as u16,
             qos: message.qos,
             retain: message.retain,
-        }
+        }));
     }
 
     /// How many messages there are.
@@ -97,10 +102,10 @@ impl Batch {
             true => Bytes::new(),
             false => self.passed.split().freeze(),
         };
-        let (mut told, mut at) = (self.told.drain(..), 0);
+        let (mut told, mut rest) = (self.told.drain(..), passed);
         self.items.drain(..).filter_map(move |item| match item {
             Item::Told => told.next(),
-            Item::Passed(head) => head.message(&passed, &mut at).map(PeerMessage::Passed),
+            Item::Passed(head) => head.message(&mut rest).map(PeerMessage::Passed),
         })
     }
 
@@ -120,26 +125,23 @@ impl Batch {
 }
 
 impl Head {
-    /// The message whose bytes begin there; then the next one's do.
+    /// Cuts the message off whose bytes come first.
     #[inline]
-    fn message(&self, passed: &Bytes, at: &mut usize) -> Option<Message> {
-        let mut take = |bytes: usize| {
-            let start = *at;
-            *at += bytes;
-            start..*at
-        };
-        let topic = take(usize::from(self.topic_bytes));
-        let properties = take(self.properties_bytes as usize);
-        let payload = take(self.payload_bytes as usize);
+    fn message(self, rest: &mut Bytes) -> Option<Message> {
+        let (topic, properties) = (usize::from(self.topic_bytes), self.properties_bytes as usize);
+        let payload = self.payload_bytes as usize;
+        if rest.len() < topic + properties + payload {
+            return None;
+        }
         // It was a topic name before it was copied.
-        let topic = TopicName::in_frame(passed, passed.get(topic)?).ok()?;
-        let properties = match properties.is_empty() {
-            true => MessageProperties::EMPTY,
-            false => MessageProperties::whole(passed.slice(properties)),
+        let topic = TopicName::from_bytes(rest.split_to(topic)).ok()?;
+        let properties = match properties {
+            0 => MessageProperties::EMPTY,
+            bytes => MessageProperties::whole(rest.split_to(bytes)),
         };
         Some(Message {
             topic,
-            payload: passed.slice(payload),
+            payload: rest.split_to(payload),
             qos: self.qos,
             retain: self.retain,
             properties,
