@@ -78,7 +78,8 @@ pub struct Limits {
     /// Bytes of the topics, payloads and properties of the retained messages in this process. Each
     /// shard keeps an even part of them.
     pub retained_bytes_maximum: u64,
-    /// Receivers of one message that are served before other input is handled; at least 1.
+    /// Receivers of one message that are served before other input is handled, at least 1. Few keep others from
+    /// waiting, many are served with fewer turns.
     pub receivers_per_turn: u32,
 }
 

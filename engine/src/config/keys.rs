@@ -277,6 +277,7 @@ pub(super) const LIMITS: &[Key<AllLimits>] = &[
     number!(protocol.session_subscriptions_maximum, 1, U32_MAX, "subscriptions"),
     number!(protocol.retained_messages_maximum, 0, U32_MAX, "messages"),
     number!(protocol.retained_bytes_maximum, 0, 1 << 40, "bytes"),
+    number!(protocol.receivers_per_turn, 1, U32_MAX, "receivers"),
     number!(network.connect_timeout_s, 1, 3600, "seconds"),
     number!(network.handshake_timeout_s, 1, 3600, "seconds"),
     number!(network.packet_timeout_s, 1, 3600, "seconds"),
