@@ -47,8 +47,8 @@ pub fn decode_front(
     length: usize,
     version: Option<Version>,
 ) -> Result<Packet, DecodeError> {
-    let packet = input;
-    let (first, body) = split(input.get(..length).unwrap_or(input))?;
+    let (packet, length) = (input, length.min(input.len()));
+    let (first, body) = split(&input[..length])?;
     let packet_type = fixed_header::check_first_byte(first)?;
     let version = match (packet_type, version) {
         (_, Some(version)) => version,
@@ -66,7 +66,7 @@ pub fn decode_front(
         PacketType::ConnAck => {
             whole(connack::connack(packet, body, version), boxed(Packet::ConnAck))
         }
-        PacketType::Publish => publish::publish(packet, first, body, version),
+        PacketType::Publish => publish::publish(packet, length, first, body, version),
         PacketType::PubAck => whole(ack::first_answer(packet, body, version), Packet::PubAck),
         PacketType::PubRec => whole(ack::first_answer(packet, body, version), Packet::PubRec),
         PacketType::PubRel => whole(ack::release(packet, body, version), Packet::PubRel),

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use petrel_proto::{Qos, TopicName};
-use smallvec::SmallVec;
 
 use crate::flow::Delivery;
 use crate::forms::Forms;
@@ -68,7 +67,7 @@ impl Shard {
             remote = false;
         }
         if !remote && retain_owner.is_none() {
-            if local {
+            if local && !self.deliver_to_one(turn, &message) {
                 self.deliver_found(turn, message, provided);
             }
             return local;
@@ -118,18 +117,23 @@ impl Shard {
         turn.out.peers.extend(to.map(|last| (last, PeerMessage::Passed(message))));
     }
 
-    /// Delivers a message to the receivers in this shard, whose filters have been found.
-    #[inline]
-    fn deliver_found(&mut self, turn: &mut Turn<'_>, message: Message, provided: Option<Provided>) {
+    /// Delivers a message, if its filters have one receiver alone and it is of QoS 0.
+    #[inline(always)]
+    fn deliver_to_one(&mut self, turn: &mut Turn<'_>, message: &Message) -> bool {
         if message.qos == Qos::AtMostOnce
             && !message.retain
             && let Some((session, receiver)) = self.lone_receiver()
         {
             let identifier = [receiver.identifier()];
             let identifiers = if identifier == [0] { &[][..] } else { &identifier };
-            self.deliver_at_most_once(turn, session, &message, false, identifiers);
-            return;
+            self.deliver_at_most_once(turn, session, message, false, identifiers);
+            return true;
         }
+        false
+    }
+
+    /// Delivers a message to the receivers in this shard, whose filters have been found.
+    fn deliver_found(&mut self, turn: &mut Turn<'_>, message: Message, provided: Option<Provided>) {
         self.collect(&message);
         let at_most_once = self.scratch.groups.is_empty() && !self.is_reliable(&message);
         if at_most_once && !self.goes_in_parts(&message) {
@@ -223,18 +227,21 @@ impl Shard {
 
     fn deliver_collected_at_most_once(&mut self, turn: &mut Turn<'_>, message: &Message) {
         self.give_due_to_many(turn);
-        let receivers = self.scratch.wanted.sessions.len();
-        if receivers > 1 {
+        let wanted = std::mem::take(&mut self.scratch.wanted);
+        let alone = self.fanouts.is_empty();
+        if wanted.sessions.len() > 1 {
             self.scratch.forms.begin(message);
         }
-        for at in 0..receivers {
-            let Some(&one) = self.scratch.wanted.sessions.get(at) else { break };
+        for one in &wanted.sessions {
+            if !alone {
+                self.give_due(turn, one.session);
+            }
             let retain = message.retain && one.retain_as_published;
-            let identifiers = one.identifiers(&self.scratch.wanted.identifiers);
-            let identifiers = SmallVec::<[u32; 8]>::from_slice(identifiers);
-            self.deliver_at_most_once(turn, one.session, message, retain, &identifiers);
+            let identifiers = one.identifiers(&wanted.identifiers);
+            self.send_at_most_once(turn, one.session, message, retain, identifiers);
         }
         self.scratch.forms.end();
+        self.scratch.wanted = wanted;
     }
 
     /// Delivers to the receivers that were collected: now, or in parts if there are many.
@@ -253,8 +260,11 @@ impl Shard {
             if wanted.sessions.len() > 1 {
                 self.scratch.forms.begin(message);
             }
+            let alone = self.fanouts.is_empty();
             for one in &wanted.sessions {
-                self.give_due(turn, one.session);
+                if !alone {
+                    self.give_due(turn, one.session);
+                }
                 let identifiers = one.identifiers(&wanted.identifiers);
                 self.deliver_to(turn, one, identifiers, message, provided);
             }
@@ -319,7 +329,9 @@ impl Shard {
             PeerMessage::Passed(message) => {
                 let (qos, since) = (message.qos, self.keep.position());
                 self.find(message.topic.as_bytes(), false);
-                self.deliver_found(turn, message, None);
+                if !self.deliver_to_one(turn, &message) {
+                    self.deliver_found(turn, message, None);
+                }
                 self.note_received(from, qos, since);
             }
             PeerMessage::Publish(message) => {

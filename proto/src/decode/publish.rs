@@ -17,6 +17,7 @@ use crate::{
 #[inline]
 pub(super) fn publish(
     frame: &Bytes,
+    length: usize,
     first: u8,
     body: &[u8],
     version: Version,
@@ -41,7 +42,7 @@ pub(super) fn publish(
         topic,
         packet_id,
         properties,
-        payload: frame.slice_ref(payload),
+        payload: frame.slice(length - payload.len()..length),
     }))
 }
 
