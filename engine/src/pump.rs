@@ -732,6 +732,7 @@ impl Pump {
             for event in self.outbox.events.drain(..) {
                 self.report.event(self.now.mono_ms, &event);
             }
+            self.report.dropped(&std::mem::take(&mut self.outbox.drops));
             for question in std::mem::take(&mut self.outbox.questions) {
                 let verdict = self.parts.auth.answer(&question);
                 self.feed(Input::Verdict { conn: question.conn, verdict });

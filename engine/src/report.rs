@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_proto::{DecodeError, ReasonCode};
-use petrel_shard::{DropReason, EndedBy, Event};
+use petrel_shard::{DropReason, Drops, EndedBy, Event};
 
 use crate::figures::Decided;
 use crate::log::{self, Escaped};
@@ -43,10 +43,9 @@ pub struct Report {
     left_out: u64,
     /// Failed accepts that nobody has been told of.
     accepts_failed: u64,
-    dropped: u64,
-    not_retained: u64,
-    /// Messages that were refused since they could not be kept.
-    not_kept: u64,
+    /// Messages that were dropped since the last sum, and before.
+    dropped: Drops,
+    dropped_before: Drops,
     decided: Decided,
     /// Connections refused because their source connects too often, as far as they were reported.
     too_often: u64,
@@ -69,14 +68,14 @@ impl Report {
                 let code = Code(*reason);
                 self.line(now_ms, format_args!("client '{client}' is cut off: {what} ({code})"));
             }
-            Event::Dropped { reason } => {
-                self.dropped += 1;
-                self.not_retained += u64::from(*reason == DropReason::RetainedFull);
-                self.not_kept += u64::from(*reason == DropReason::StorageFull);
-            }
             Event::Connected { .. } => self.decided.admitted += 1,
             Event::Disconnected { .. } => {}
         }
+    }
+
+    /// Counts messages that some receiver does not get.
+    pub fn dropped(&mut self, drops: &Drops) {
+        self.dropped.add(drops);
     }
 
     /// What became of CONNECTs so far.
@@ -88,13 +87,13 @@ impl Report {
     /// Messages so far that were refused since they could not be kept.
     #[must_use]
     pub const fn not_kept(&self) -> u64 {
-        self.not_kept
+        self.dropped.of(DropReason::StorageFull) + self.dropped_before.of(DropReason::StorageFull)
     }
 
     /// Messages so far that were delivered but not retained, for want of room.
     #[must_use]
     pub const fn not_retained(&self) -> u64 {
-        self.not_retained
+        self.dropped.of(DropReason::RetainedFull) + self.dropped_before.of(DropReason::RetainedFull)
     }
 
     /// Reports a connection that ended before it had a client identifier.
@@ -133,9 +132,10 @@ impl Report {
         if again > 0 {
             log::warn(format_args!("accepting failed {again} times more in ten seconds"));
         }
-        if self.dropped > 0 {
-            log::warn(format_args!("{} messages were dropped in ten seconds", self.dropped));
-            self.dropped = 0;
+        if self.dropped.all() > 0 {
+            log::warn(format_args!("{}", summed(&self.dropped)));
+            self.dropped_before.add(&self.dropped);
+            self.dropped = Drops::default();
         }
         let refused = too_often - std::mem::replace(&mut self.too_often, too_often);
         if refused > 0 {
@@ -156,6 +156,14 @@ impl Report {
             false => self.left_out += 1,
         }
     }
+}
+
+/// What was dropped, and why.
+fn summed(drops: &Drops) -> String {
+    let reasons = DropReason::ALL.into_iter().filter(|reason| drops.of(*reason) > 0);
+    let words = reasons.map(|reason| format!("{} {}", drops.of(reason), reason.words()));
+    let words: Vec<_> = words.collect();
+    format!("{} messages were dropped in ten seconds: {}", drops.all(), words.join(", "))
 }
 
 /// A reason code as the specification writes it.

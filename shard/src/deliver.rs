@@ -6,7 +6,7 @@ use petrel_proto::{PacketId, PublishHead, Qos, ReasonCode};
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
 use crate::connection::Connection;
-use crate::event::{DropReason, Event};
+use crate::event::DropReason;
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::forms::Forms;
 use crate::level_hash::HashKey;
@@ -581,5 +581,5 @@ fn encode(
 
 /// Counts a message that one receiver does not get.
 pub(crate) fn drop_message(turn: &mut Turn<'_>, reason: DropReason) {
-    turn.out.events.push(Event::Dropped { reason });
+    turn.out.drops.count(reason);
 }

@@ -36,6 +36,70 @@ pub enum DropReason {
     StorageFull,
 }
 
+impl DropReason {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::QueueFull,
+        Self::SlowReader,
+        Self::NotConnected,
+        Self::TooLarge,
+        Self::Expired,
+        Self::NoGroupMember,
+        Self::RetainedFull,
+        Self::StorageFull,
+    ];
+
+    /// What it is called in a line of the log.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue full",
+            Self::SlowReader => "slow reader",
+            Self::NotConnected => "not connected",
+            Self::TooLarge => "too large for the receiver",
+            Self::Expired => "expired",
+            Self::NoGroupMember => "no member of the group",
+            Self::RetainedFull => "not retained",
+            Self::StorageFull => "not kept",
+        }
+    }
+}
+
+/// How many messages did not reach a receiver, by reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Drops {
+    /// Counts one.
+    #[inline]
+    pub(crate) const fn count(&mut self, reason: DropReason) {
+        self.0[reason as usize] += 1;
+    }
+
+    /// How many for this reason.
+    #[must_use]
+    pub const fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// How many in all.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: &Self) {
+        self.0.iter_mut().zip(others.0).for_each(|(sum, more)| *sum += more);
+    }
+
+    /// Those that came after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self(std::array::from_fn(|at| self.0[at] - before.0[at]))
+    }
+}
+
 /// Something that happened in a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -71,10 +135,5 @@ pub enum Event {
         reason: ReasonCode,
         /// What was wrong in words, if something was; empty otherwise.
         what: &'static str,
-    },
-    /// A message was not delivered to one receiver.
-    Dropped {
-        /// Why.
-        reason: DropReason,
     },
 }

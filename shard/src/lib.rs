@@ -67,7 +67,7 @@ pub use census::Census;
 pub use config::{Limits, QueueFull, ShardConfig};
 pub use connect::refusal;
 pub use count::Waiting;
-pub use event::{DropReason, EndedBy, Event};
+pub use event::{DropReason, Drops, EndedBy, Event};
 pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
 pub use input::{Input, Now, Origin, Verdict};
 pub use interest::{Interest, InterestWriter, ShardMask};

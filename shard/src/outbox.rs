@@ -5,6 +5,7 @@ use petrel_proto::{
     ClientId, Packet, PacketId, PublishHead, SharedHead, Text, Version, encode, encoded_len,
 };
 
+use crate::event::Drops;
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
@@ -39,6 +40,8 @@ pub struct Outbox {
     pub counts: Vec<Count>,
     /// What happened, for logs and counters.
     pub events: Vec<Event>,
+    /// Messages that some receiver does not get; the caller takes the numbers.
+    pub drops: Drops,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
     payloads: Vec<Bytes>,
@@ -129,6 +132,7 @@ impl Outbox {
         self.counts.clear();
         self.urgent = false;
         self.events.clear();
+        self.drops = Drops::default();
     }
 
     /// Forgets the writes only.

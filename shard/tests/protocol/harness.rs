@@ -15,8 +15,9 @@ use petrel_shard::record::{
     DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
 };
 use petrel_shard::{
-    Census, ConnId, DropReason, Event, Input, Interest, Keeping, Limits, Message, Now, Origin,
-    Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap, Verdict, refusal,
+    Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits, Message, Now,
+    Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap, Verdict,
+    refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -31,6 +32,7 @@ pub struct Client(usize);
 /// The broker without its sockets. Dropping it checks that nothing is left behind.
 pub struct Net {
     pub events: Vec<Event>,
+    drops: Drops,
     pub questions: Vec<Question>,
     pub limits: Limits,
     pub slots: SlotMap,
@@ -139,6 +141,7 @@ impl Net {
         let ring_row = || (0..shards).map(|_| VecDeque::new()).collect();
         let mut net = Self {
             events: Vec::new(),
+            drops: Drops::default(),
             questions: Vec::new(),
             allow_anonymous: true,
             shards: Vec::new(),
@@ -430,7 +433,7 @@ impl Net {
 
     /// Messages that did not reach a receiver for this reason, so far.
     pub fn dropped(&self, reason: DropReason) -> usize {
-        self.events.iter().filter(|event| **event == Event::Dropped { reason }).count()
+        self.drops.of(reason) as usize
     }
 
     /// What all shards hold together.
@@ -651,6 +654,7 @@ impl Net {
         }
         self.questions.append(&mut out.questions);
         self.events.append(&mut out.events);
+        self.drops.add(&out.drops);
         written.sort_unstable();
         written.dedup();
         for client in written {

@@ -17,7 +17,7 @@ pub mod shared;
 pub mod will;
 
 use petrel_proto::{Packet, ReasonCode};
-use petrel_shard::{ConnId, Event, Input, PeerMessage};
+use petrel_shard::{ConnId, Drops, Event, Input, PeerMessage};
 
 use crate::label::Label;
 use crate::model::{Key, Model, Moment};
@@ -55,6 +55,8 @@ pub struct Output {
     pub closes: Vec<ConnId>,
     /// Events.
     pub events: Vec<Event>,
+    /// Messages that were dropped.
+    pub drops: Drops,
 }
 
 impl Model {
@@ -144,7 +146,7 @@ impl Model {
         for &conn in &output.closes {
             self.closed((shard, conn))?;
         }
-        self.check_drops(&output.events)?;
+        self.check_drops(&output.drops)?;
         self.check_auth_sent()?;
         self.check_closed()?;
         self.check_routed()?;

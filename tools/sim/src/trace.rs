@@ -1,6 +1,6 @@
 //! The record of a run: a hash to compare runs by, and lines for people.
 
-use petrel_shard::Input;
+use petrel_shard::{Drops, Input};
 
 use crate::model::Moment;
 use crate::oracle::{Hint, Output};
@@ -46,6 +46,9 @@ impl Trace {
         for (to, message) in &output.peers {
             self.line(at, shard, &|| format!("to shard {to} {message:?}"));
             self.add(u64::from(*to));
+        }
+        if output.drops != Drops::default() {
+            self.line(at, shard, &|| format!("dropped {:?}", output.drops));
         }
         for event in &output.events {
             self.line(at, shard, &|| format!("event {event:?}"));

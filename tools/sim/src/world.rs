@@ -273,6 +273,7 @@ impl World {
         let core = &mut self.cores[usize::from(shard)];
         let (writes, peers) = (core.out.writes.len(), core.out.peers.len());
         let (closes, events) = (core.out.closes.len(), core.out.events.len());
+        let drops = core.out.drops;
         let lost = self.sabotage.is_some_and(|fault| fault.swallows(&input, self.step));
         if !lost {
             core.shard.handle(Now { mono_ms: self.now_ms }, input, &mut core.out);
@@ -287,6 +288,7 @@ impl World {
                 .collect(),
             closes: core.out.closes[closes..].to_vec(),
             events: core.out.events[events..].to_vec(),
+            drops: core.out.drops.since(&drops),
         };
         self.trace.output(at, shard, &output);
         let tags = self.model.after(shard, timer, &output)?;

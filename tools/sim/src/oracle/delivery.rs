@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use petrel_proto::{Packet, PacketId, Publish, PublishProperties, Qos, Version, encoded_len};
-use petrel_shard::{DropReason, Event};
+use petrel_shard::{DropReason, Drops};
 
 use crate::label::Label;
 use crate::model::{Expected, Instance, Key, Model, Routing, Sub};
@@ -351,10 +351,9 @@ impl Model {
     }
 
     /// Nothing is dropped for want of room where there is enough.
-    pub(super) fn check_drops(&self, events: &[Event]) -> Checked {
-        let full = Event::Dropped { reason: DropReason::QueueFull };
+    pub(super) fn check_drops(&self, drops: &Drops) -> Checked {
         hold!(
-            self.lossy_queues || !events.contains(&full),
+            self.lossy_queues || drops.of(DropReason::QueueFull) == 0,
             ORACLE,
             "a queue was full that holds {} messages and {} bytes",
             self.limits.session_queue_messages,
