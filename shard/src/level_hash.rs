@@ -145,25 +145,7 @@ impl HashKey {
     /// A keyed hash of two numbers.
     #[inline]
     pub(crate) const fn pair(&self, left: u64, right: u64) -> u64 {
-        self.of_parts(self.left(left).wrapping_add(self.right(right)))
-    }
-
-    /// What the left number of a pair adds to its hash, and what a part of the right one does: its
-    /// parts may be hashed one by one.
-    #[inline]
-    pub(crate) const fn left(&self, left: u64) -> u64 {
-        left.wrapping_add(self.seed)
-    }
-
-    #[inline]
-    pub(crate) const fn right(&self, right: u64) -> u64 {
-        right.wrapping_mul(self.second)
-    }
-
-    /// The hash of a pair, from the sum of what its parts add.
-    #[inline]
-    pub(crate) const fn of_parts(&self, sum: u64) -> u64 {
-        fold(sum, self.first)
+        fold(left.wrapping_add(self.seed).wrapping_add(right.wrapping_mul(self.second)), self.first)
     }
 }
 
@@ -276,9 +258,9 @@ impl TopicLevels {
     /// The bytes of a kept level with the slash behind it, if they fit in a word.
     #[inline]
     pub(crate) fn word(&self, position: usize, topic: &[u8], ending: Ending) -> Option<u64> {
-        let word = word(topic, self.starts[position], ending.0);
-        let slashes = slashes(word);
-        (slashes != 0).then(|| level_of(word, slashes))
+        let start = self.starts[position];
+        let bytes = self.starts[position + 1].wrapping_sub(start);
+        (bytes <= 8).then(|| word(topic, start, ending.0) << (64 - bytes * 8) >> (64 - bytes * 8))
     }
 
     /// Where a kept level starts.
@@ -337,14 +319,7 @@ impl KnownLevels {
     #[inline]
     pub(crate) fn among(&self, levels: &TopicLevels) -> u64 {
         let hashes = levels.hashes.iter().zip(&self.0).take(levels.count());
-        let (mut among, mut bit) = (0, 1_u64);
-        for (hash, known) in hashes {
-            if known >> (hash >> 6 & 63) & 1 == 1 {
-                among |= bit;
-            }
-            bit <<= 1;
-        }
-        among
+        hashes.rev().fold(0, |among, (hash, known)| among << 1 | known >> (hash >> 6 & 63) & 1)
     }
 }
 

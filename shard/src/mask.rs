@@ -113,6 +113,10 @@ impl Mask {
     #[must_use]
     pub fn spells(&self, filter: &[u8], topic: &[u8], levels: &TopicLevels) -> bool {
         let (mut rest, mut level, len) = (filter, 0, self.len());
+        if self.plus == 0 && self.has_tail() && len > 0 {
+            let Some((prefix, b"/#")) = filter.split_last_chunk() else { return false };
+            return topic.get(..levels.end(len - 1)) == Some(prefix);
+        }
         while level < len {
             let literals = ((self.plus >> level).trailing_zeros() as usize).min(len - level);
             let behind = match literals {
@@ -199,6 +203,8 @@ pub struct MaskTable {
 struct Row {
     used: AtomicU64,
     leading: AtomicU64,
+    /// The levels that are literal in all masks in use, and perhaps less.
+    literal: AtomicU64,
     slots: [Slot; PLAIN_PER_ROW],
 }
 
@@ -254,6 +260,9 @@ impl MaskTable {
             let mut used = row.used.load(Ordering::Acquire);
             if levels.is_system() {
                 used &= !row.leading.load(Ordering::Relaxed);
+            }
+            if row.literal.load(Ordering::Relaxed) & absent != 0 {
+                used = 0;
             }
             while used != 0 {
                 let slot = &row.slots[used.trailing_zeros() as usize % PLAIN_PER_ROW];
@@ -312,6 +321,7 @@ impl MaskTable {
             let used = row.used.load(Ordering::Relaxed);
             let free = used.trailing_ones() as usize;
             row.slots.get(free)?.set(key, mask);
+            row.literal.store(row.literals(used | 1 << free, len), Ordering::Relaxed);
             row.leading.fetch_and(!(1 << free), Ordering::Relaxed);
             row.leading.fetch_or(leading(free), Ordering::Relaxed);
             row.used.store(used | 1 << free, Ordering::Release);
@@ -339,7 +349,9 @@ impl MaskTable {
                 fitting.fetch_and(keep, Ordering::Release);
             }
         } else {
-            self.plain[mask.len()].used.fetch_and(keep, Ordering::Release);
+            let row = &self.plain[mask.len()];
+            let used = row.used.fetch_and(keep, Ordering::Release) & keep;
+            row.literal.store(row.literals(used, mask.len()), Ordering::Relaxed);
         }
     }
 }
@@ -347,6 +359,14 @@ impl MaskTable {
 impl Default for MaskTable {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Row {
+    /// The levels that are literal in all masks of these slots.
+    fn literals(&self, used: u64, len: usize) -> u64 {
+        let slots = self.slots.iter().enumerate().filter(|(slot, _)| used >> slot & 1 == 1);
+        slots.fold(first_bits(len), |all, (_, slot)| all & !slot.plus.load(Ordering::Relaxed))
     }
 }
 

@@ -106,3 +106,51 @@ fn masks_with_a_tail_fit_topics_that_are_not_shorter() {
     assert_eq!(probed(&table, &"a/".repeat(100)).len(), 3);
     assert_eq!(table.len(), 3);
 }
+
+#[test]
+fn masks_with_a_literal_level_that_is_absent_are_left_out() {
+    let (table, mut registry) = (MaskTable::new(), MaskRegistry::default());
+    let filters = ["+/b/c/d", "a/b/+/d", "+/b/+/d", "a/+/#", "a/b/c/#", "#"];
+    let check = |held: &[&str]| {
+        let levels = TopicLevels::of(&KEY, b"a/b/c/d");
+        for absent in 0..16 {
+            let mut masks = Vec::new();
+            table.probes_without(absent, &levels, |mask, _| masks.push(mask));
+            let mut expected = probed(&table, "a/b/c/d");
+            assert_eq!(expected.len(), held.len());
+            expected.retain(|mask| mask.literals() & absent == 0);
+            assert_eq!(masks, expected, "{absent:b}");
+        }
+    };
+    for (index, filter) in filters.iter().enumerate() {
+        registry.acquire(&table, &KEY, &masked(filter));
+        check(&filters[..=index]);
+    }
+    // The last one of a number of levels that goes leaves its slot to another mask.
+    for index in 0..filters.len() {
+        registry.release(&table, &KEY, &masked(filters[index]));
+        check(&filters[index + 1..]);
+    }
+    registry.acquire(&table, &KEY, &masked("a/+/+/+"));
+    check(&["a/+/+/+"]);
+}
+
+#[test]
+fn a_filter_is_spelled_as_the_topic_with_its_wildcards() {
+    let spells = |filter: &str, topic: &str| {
+        let topic = topic.as_bytes();
+        masked(filter).spells(filter.as_bytes(), topic, &TopicLevels::of(&KEY, topic))
+    };
+    for (filter, topic) in
+        [("a/b/#", "a/b/c"), ("a/b/#", "a/b"), ("/#", "/a"), ("#", "a"), ("+/#", "a")]
+    {
+        assert!(spells(filter, topic), "{filter} {topic}");
+    }
+    for (filter, topic) in [("a/b/#", "a/c/c"), ("a/b/#", "b/b"), ("/#", "a/b"), ("a/#", "ab/c")] {
+        assert!(!spells(filter, topic), "{filter} {topic}");
+    }
+    let levels = TopicLevels::of(&KEY, b"a/b/c");
+    for other in ["a/b/c", "a/b/+", "a/b#", "a/b", "#", "/#", "a/b//#", ""] {
+        assert!(!masked("a/b/#").spells(other.as_bytes(), b"a/b/c", &levels), "{other}");
+    }
+}

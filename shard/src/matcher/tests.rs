@@ -281,6 +281,65 @@ fn many_near_misses_in_the_trie_are_no_matches() {
     assert_eq!(pair.check("a/a/a/a/b/a/a/a/a/a/z"), 1 << 9);
 }
 
+/// Filters of some literal levels each, the rest `+`, for a topic of so many levels.
+fn with_levels(count: usize, each: usize) -> Vec<String> {
+    let mut sets: Vec<Vec<usize>> = vec![Vec::new()];
+    for _ in 0..each {
+        let longer = |set: &Vec<usize>| {
+            let set = set.clone();
+            let first = set.last().map_or(0, |last| last + 1);
+            (first..count).map(move |next| [&set[..], &[next]].concat())
+        };
+        sets = sets.iter().flat_map(longer).collect();
+    }
+    let spell = |set: &Vec<usize>| {
+        let level = |at| if set.contains(&at) { format!("l{at}") } else { "+".to_owned() };
+        (0..count).map(level).collect::<Vec<_>>().join("/")
+    };
+    sets.iter().map(spell).collect()
+}
+
+#[test]
+fn more_nodes_than_there_is_room_for_wait_at_many_levels() {
+    let mut pair = Pair::new();
+    let levels: Vec<String> = (0..24).map(|at| format!("l{at}")).collect();
+    for each in 1..=3 {
+        with_levels(24, each).iter().for_each(|text| pair.add(text));
+    }
+    assert_eq!(pair.check(&levels.join("/")), 24 + 276 + 2024);
+    for other in [0, 7, 23] {
+        let mut levels = levels.clone();
+        levels[other] = "x".to_owned();
+        assert_eq!(pair.check(&levels.join("/")), 23 + 253 + 1771);
+    }
+}
+
+#[test]
+fn filters_that_stay_at_a_node_are_found_when_its_steps_are_made_anew() {
+    let mut pair = Pair::new();
+    let texts: Vec<String> = (1..=3).flat_map(|each| with_levels(16, each)).collect();
+    texts.iter().for_each(|text| pair.add(text));
+    for text in &texts {
+        pair.add(&format!("{text}/#"));
+    }
+    let name = (0..16).map(|at| format!("l{at}")).collect::<Vec<_>>().join("/");
+    let longer = format!("{name}/l16");
+    for step in [2, 3, 5, 7] {
+        for text in pair.model.keys().cloned().collect::<Vec<_>>().iter().step_by(step) {
+            pair.remove(text);
+        }
+        assert_eq!(pair.check(&name), pair.model.len());
+        pair.check(&longer);
+    }
+    // A filter that comes and goes where others stay.
+    for number in 0..2_000 {
+        let text = format!("{}l{number}", "+/".repeat(15));
+        pair.add(&text);
+        pair.remove(&text);
+    }
+    assert_eq!(pair.check(&name), pair.model.len());
+}
+
 #[test]
 fn the_deepest_topics_and_filters_are_matched() {
     let slashes = "/".repeat(65_535);

@@ -10,7 +10,8 @@
 //! whether it does. Hence there are never more nodes than there were filters, however long these are.
 //!
 //! A way of more than [`LEVELS_KEPT`] levels is cut in stretches of so many, each with positions of its
-//! own. Matching visits a node at most once and there is no recursion.
+//! own. Matching visits a node at most once. It looks at the filters of one that do not end where the
+//! topic does only if a bit of [`Node::steps`] says that the topic may have a level that is ahead of them.
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -28,7 +29,7 @@ pub(super) struct Trie {
     /// The levels that lead to nodes and are too long for a word.
     long: HashTable<(u32, Box<[u8]>)>,
     last: Last,
-    /// Nodes that have gone since [`Node::steps`] were made.
+    /// Nodes and filters that have gone since [`Node::steps`] were made.
     gone: usize,
     len: usize,
 }
@@ -39,7 +40,8 @@ struct Node {
     from: u64,
     /// The word of that step.
     word: u64,
-    /// A bit for the step to each child, and perhaps of some that have gone.
+    /// A bit for the step to each child, for the first of those that each filter here has ahead, and
+    /// perhaps for some that have gone.
     steps: u64,
     held: [Held; HELD],
     children: u32,
@@ -85,7 +87,7 @@ struct Offers<'a> {
     levels: &'a TopicLevels,
     /// As [`Node::steps`].
     steps: u64,
-    /// For each of these bits the first offer.
+    /// For each of these bits its first offer, or [`LAST`].
     first: [u8; 64],
     offers: SmallVec<[Offer; 32]>,
     /// What a filter has ahead that ends where the topic does.
@@ -99,8 +101,8 @@ struct Offers<'a> {
 #[derive(Clone, Copy)]
 struct Offer {
     word: u64,
-    /// What the step adds to the hash of an edge before that is finished.
-    hash: u64,
+    /// As [`Node::steps`], of the offers for what comes behind it.
+    later: u64,
     code: u8,
     /// The next offer of the same bit, or [`LAST`].
     next: u8,
@@ -117,14 +119,14 @@ const ROOT: u32 = 0;
 const NONE: u32 = u32::MAX;
 /// Filters that a node holds: as many as make it one cache line.
 const HELD: usize = 3;
+/// The bit of filters that end in a `#` or go on to another stretch, and of some levels.
+const OTHERS: u32 = 63;
 /// Behind the last offer of a bit.
 const LAST: u8 = u8::MAX;
 /// The word of a step that is no level.
 const NO_LEVEL: u64 = 1;
-/// How many nodes wait to be visited at most: each puts there one for each later level.
-const WAITING: usize = (LEVELS_KEPT / 2) * LEVELS_KEPT;
-/// How many of them are in the first place.
-const FIRST: usize = 32;
+/// How many nodes there is room for whose children wait to be looked for.
+const WAITING: usize = 12;
 
 impl Trie {
     pub(super) fn new(key: HashKey) -> Self {
@@ -188,6 +190,7 @@ impl Trie {
         let Some((mut at, way)) = self.node_of(texts.get(id), texts) else { return };
         self.nodes[at as usize].held[way] = Held::NONE;
         self.len -= 1;
+        self.gone += 1;
         if self.len == 0 {
             *self = Self::new(self.key);
             return;
@@ -199,7 +202,7 @@ impl Trie {
             }
             at = self.unlink(at);
         }
-        if self.gone > self.edges.len() {
+        if self.gone > self.nodes.len() {
             self.forget();
         }
     }
@@ -241,27 +244,41 @@ impl Trie {
         }
     }
 
-    /// The child at the end of an edge with this hash; `is_right` tells of a long level.
+    /// The child at the end of an edge with this hash; `level` is looked at if it is long.
     #[inline(always)]
-    fn child(
-        &self,
-        hash: u64,
-        edge: u64,
-        word: u64,
-        is_right: impl Fn(u32) -> bool,
-    ) -> Option<u32> {
-        let same = |id: u32| {
-            let same = |node: &Node| node.from == edge && node.word == word;
-            self.nodes.get(id as usize).is_some_and(same) && (!is_long(word) || is_right(id))
-        };
-        self.edges.find(hash, same)
+    fn child(&self, hash: u64, edge: u64, word: u64, level: &[u8]) -> Option<(u32, &Node)> {
+        if is_long(word) {
+            self.long_child(hash, edge, word, level)
+        } else {
+            self.short_child(hash, edge, word)
+        }
+    }
+
+    /// The same, if the level is not long.
+    #[inline(always)]
+    fn short_child(&self, hash: u64, edge: u64, word: u64) -> Option<(u32, &Node)> {
+        self.edges.find(hash, |id| {
+            let node = self.nodes.get(id as usize)?;
+            (node.from == edge && node.word == word).then_some((id, node))
+        })
+    }
+
+    /// The same, if it is.
+    #[inline(never)]
+    fn long_child(&self, hash: u64, edge: u64, word: u64, level: &[u8]) -> Option<(u32, &Node)> {
+        self.edges.find(hash, |id| {
+            let node = self.nodes.get(id as usize)?;
+            let same = node.from == edge && node.word == word && self.is_long(id, level);
+            same.then_some((id, node))
+        })
     }
 
     /// The child that a step leads to.
     fn next(&self, node: u32, step: &Step) -> Option<u32> {
         let edge = edge(node, step.code);
         let hash = self.key.pair(step.word, edge);
-        self.child(hash, edge, step.word, |child| self.is_long(child, step.long))
+        let child = self.child(hash, edge, step.word, step.long);
+        child.map(|(child, _)| child)
     }
 
     /// Whether the long level that leads to a node is this one.
@@ -322,7 +339,9 @@ impl Trie {
     fn forget(&mut self) {
         self.gone = 0;
         self.last = [0; 3];
-        self.nodes.iter_mut().for_each(|node| node.steps = 0);
+        for node in &mut self.nodes {
+            node.steps = node.held.iter().fold(0, |steps, held| steps | held.bit());
+        }
         for index in 1..self.nodes.len() {
             let node = self.nodes[index];
             if node.from != u64::MAX {
@@ -333,38 +352,6 @@ impl Trie {
         }
         let key = self.key;
         self.long.shrink_to(0, |(node, _)| key.pair(u64::from(*node), 0));
-    }
-}
-
-/// Nodes that wait to be visited, in no order.
-struct Waiting {
-    first: [u32; FIRST],
-    len: usize,
-    more: SmallVec<[u32; WAITING]>,
-}
-
-impl Waiting {
-    #[inline]
-    fn new() -> Self {
-        Self { first: [0; FIRST], len: 0, more: SmallVec::new() }
-    }
-
-    #[inline]
-    fn push(&mut self, node: u32) {
-        match self.first.get_mut(self.len) {
-            Some(place) => {
-                *place = node;
-                self.len += 1;
-            }
-            None => self.more.push(node),
-        }
-    }
-
-    #[inline]
-    fn pop(&mut self) -> Option<u32> {
-        let Some(len) = self.len.checked_sub(1) else { return self.more.pop() };
-        self.len = len;
-        self.first.get(len).copied()
     }
 }
 
@@ -380,66 +367,119 @@ struct Visit<'a, F> {
 
 impl<F: FnMut(u32)> Visit<'_, F> {
     /// Visits a node and what lies below it within a stretch.
-    #[inline]
+    #[inline(never)]
     fn stretch(&mut self, offers: &Offers, start: u32) {
-        let mut waiting = Waiting::new();
-        waiting.push(start);
-        let list = &*offers.offers;
-        while let Some(id) = waiting.pop() {
-            let Some(node) = self.trie.nodes.get(id as usize) else { continue };
-            for held in &node.held {
-                let ahead = held.ahead[0];
-                if offers.allow(ahead) && (ahead == offers.end || self.is_right(held, offers)) {
-                    (self.found)(held.filter);
-                }
-            }
-            let mut steps = node.steps & offers.steps;
-            if steps == 0 {
-                continue;
-            }
-            let of_node = self.trie.key.right(edge(id, 0));
-            while steps != 0 {
-                let mut next = offers.first[steps.trailing_zeros() as usize % 64];
-                steps &= steps - 1;
-                while let Some(offer) = list.get(usize::from(next)) {
-                    next = offer.next;
-                    let hash = self.trie.key.of_parts(of_node.wrapping_add(offer.hash));
-                    let edge = edge(id, offer.code);
-                    let is_right = |child| self.trie.is_long(child, offers.level(offer.code));
-                    if let Some(child) = self.trie.child(hash, edge, offer.word, is_right) {
-                        if offer.code < END {
-                            waiting.push(child);
-                        } else {
-                            self.last(child, offer.code);
-                        }
-                    }
-                    if next == LAST {
-                        break;
-                    }
-                }
+        if let Some(node) = self.trie.nodes.get(start as usize) {
+            self.ending(node, offers);
+            let steps = node.steps & offers.steps;
+            if steps != 0 {
+                self.others(node, steps, offers);
+                self.below(offers, start, steps);
             }
         }
     }
 
-    /// Whether a filter matches whose next step the topic has.
+    /// Visits what lies below a node by these of its steps; there is one at least.
+    ///
+    /// It calls itself only for a node that there is no room for to wait, which is a level further on: so
+    /// at most [`LEVELS_KEPT`] calls are within each other.
+    fn below(&mut self, offers: &Offers, start: u32, start_steps: u64) {
+        let list = &*offers.offers;
+        let mut waiting = [[0; 2]; WAITING];
+        let mut waits = 0;
+        let (mut id, mut steps) = (start, start_steps);
+        loop {
+            while steps != 0 {
+                let mut next = offers.first[steps.trailing_zeros() as usize % 64];
+                steps &= steps - 1;
+                while let Some(offer) = list.get(usize::from(next)) {
+                    if let Some((child, steps)) = self.look(offers, id, offer) {
+                        match waiting.get_mut(waits) {
+                            Some(place) => {
+                                *place = [u64::from(child), steps];
+                                waits += 1;
+                            }
+                            None => self.crowded(offers, child, steps),
+                        }
+                    }
+                    next = offer.next;
+                }
+            }
+            waits = waits.wrapping_sub(1);
+            let Some(&next) = waiting.get(waits) else { return };
+            (id, steps) = (next[0] as u32, next[1]);
+        }
+    }
+
+    /// Visits the child that an offer leads to; it and its steps that the topic has, if there are any.
+    #[inline(always)]
+    fn look(&mut self, offers: &Offers, id: u32, offer: &Offer) -> Option<(u32, u64)> {
+        let trie = self.trie;
+        let edge = edge(id, offer.code);
+        let hash = trie.key.pair(offer.word, edge);
+        let (child, node) = if is_long(offer.word) {
+            trie.long_child(hash, edge, offer.word, offers.level(offer.code))?
+        } else {
+            trie.short_child(hash, edge, offer.word)?
+        };
+        if offer.code >= END {
+            self.last(child, node, offer.code);
+            return None;
+        }
+        self.ending(node, offers);
+        let steps = node.steps & offer.later;
+        if steps == 0 {
+            return None;
+        }
+        self.others(node, steps, offers);
+        Some((child, steps))
+    }
+
+    /// Goes on below a node for which there is no room to wait.
+    #[cold]
+    #[inline(never)]
+    fn crowded(&mut self, offers: &Offers, node: u32, steps: u64) {
+        self.below(offers, node, steps);
+    }
+
+    /// Finds the filters at a node that end where the topic does.
+    #[inline(always)]
+    fn ending(&mut self, node: &Node, offers: &Offers) {
+        for held in &node.held {
+            if held.ahead[0] == offers.end {
+                (self.found)(held.filter);
+            }
+        }
+    }
+
+    /// Finds what matches of those that do not end there and may go on by one of these steps.
+    #[inline(always)]
+    fn others(&mut self, node: &Node, steps: u64, offers: &Offers) {
+        for held in &node.held {
+            if steps >> (held.ahead[0] % 64) & 1 == 1 && self.is_right(held, offers) {
+                (self.found)(held.filter);
+            }
+        }
+    }
+
+    /// Whether a filter matches that does not end here together with the topic.
     #[inline(never)]
     fn is_right(&self, held: &Held, offers: &Offers) -> bool {
         let [first, second] = held.ahead;
-        is_last(first)
-            || (second == NONE || offers.allow(second))
-                && matches(self.texts.get(held.filter), self.topic)
+        offers.allow(first)
+            && (is_last(first)
+                || (second == NONE || second == offers.end || offers.allow(second))
+                    && matches(self.texts.get(held.filter), self.topic))
     }
 
     /// What lies at the end of an edge that is no level.
     #[inline(never)]
-    fn last(&mut self, node: u32, code: u8) {
-        match self.trie.nodes.get(node as usize) {
-            Some(_) if code == DEEPER => self.deeper.push(node),
-            Some(node) => {
-                let held = node.held.iter().filter(|held| held.filter != NONE);
-                held.for_each(|held| (self.found)(held.filter));
-            }
-            None => {}
+    fn last(&mut self, id: u32, node: &Node, code: u8) {
+        if code == DEEPER {
+            self.deeper.push(id);
+        } else {
+            let held = node.held.iter().filter(|held| held.filter != NONE);
+            held.for_each(|held| (self.found)(held.filter));
         }
     }
 
@@ -453,10 +493,9 @@ impl<F: FnMut(u32)> Visit<'_, F> {
             }
         }
         if let Some(offer) = offers.offers.iter().find(|offer| offer.code == 0) {
-            let is_right = |child| self.trie.is_long(child, offers.level(0));
             let edge = edge(ROOT, 0);
             let hash = self.trie.key.pair(offer.word, edge);
-            if let Some(child) = self.trie.child(hash, edge, offer.word, is_right) {
+            if let Some((child, _)) = self.trie.child(hash, edge, offer.word, offers.level(0)) {
                 self.stretch(offers, child);
             }
         }
@@ -486,54 +525,53 @@ impl<'a> Offers<'a> {
         let count = levels.count().clamp(1, LEVELS_KEPT) as u32;
         let more = levels.count() > LEVELS_KEPT;
         let end = if more { NONE - 1 } else { (u32::from(END) + count - 1) << 24 };
-        let (first, offers) = ([0; 64], SmallVec::new());
-        Self { topic, levels, steps: 0, first, offers, end, count, more }
+        let (first, offers) = ([LAST; 64], SmallVec::new());
+        Self { topic, levels, steps: 1 << OTHERS, first, offers, end, count, more }
     }
 
-    /// Offers what the topic has of the levels in `known` and of what else there is.
+    /// Offers what the topic has of the levels in `known` and of what else there is, the last first.
     #[inline]
     fn fill(&mut self, trie: &Trie, known: u64) {
-        let (key, ending) = (&trie.key, Ending::of(self.topic));
-        let mut known = known & u64::MAX >> (64 - self.count);
-        while known != 0 {
-            let position = known.trailing_zeros() as usize;
-            known &= known - 1;
-            let hash = self.levels.level(position);
-            let word = self.levels.word(position, self.topic, ending).unwrap_or(hash << 8);
-            self.push(key, position as u8, word, hash);
-        }
         let [ends, tails, deeper] = trie.last;
         let last = self.count as u8 - 1;
         if deeper != 0 && self.more {
-            self.push(key, DEEPER, NO_LEVEL, 0);
+            self.push(DEEPER, NO_LEVEL, 0);
         }
         if ends >> last & 1 == 1 && !self.more {
-            self.push(key, END + last, NO_LEVEL, u64::from(last));
+            self.push(END + last, NO_LEVEL, u64::from(last));
         }
         let mut tails = tails & u64::MAX >> (63 - last);
         while tails != 0 {
             let len = tails.trailing_zeros() as u8;
             tails &= tails - 1;
-            self.push(key, TAIL + len, NO_LEVEL, u64::from(len));
+            self.push(TAIL + len, NO_LEVEL, u64::from(len));
+        }
+        let ending = Ending::of(self.topic);
+        let mut known = known & u64::MAX >> (64 - self.count);
+        while known != 0 {
+            let position = 63 - known.leading_zeros() as usize;
+            known ^= 1 << position;
+            let hash = self.levels.level(position);
+            let word = self.levels.word(position, self.topic, ending).unwrap_or(hash << 8);
+            self.push(position as u8, word, hash);
         }
     }
 
-    #[inline]
-    fn push(&mut self, key: &HashKey, code: u8, word: u64, hash: u64) {
+    #[inline(always)]
+    fn push(&mut self, code: u8, word: u64, hash: u64) {
         let first = &mut self.first[(hash % 64) as usize];
-        let of_edge = key.left(word).wrapping_add(key.right(u64::from(code)));
-        let next = if self.steps >> (hash % 64) & 1 == 0 { LAST } else { *first };
-        self.offers.push(Offer { word, hash: of_edge, code, next });
-        *first = self.offers.len() as u8 - 1;
+        let index = self.offers.len() as u8;
+        self.offers.push(Offer { word, later: self.steps, code, next: *first });
+        *first = index;
         self.steps |= 1 << (hash % 64);
     }
 
-    /// Whether the topic has a step that a filter has ahead, or looks like it.
+    /// Whether the topic has a step that a filter has ahead, or looks like it; not told of ends.
     #[inline]
     fn allow(&self, ahead: u32) -> bool {
         match (ahead >> 24) as u8 {
             code @ 0..END => (self.levels.level(usize::from(code)) as u32 ^ ahead) << 8 == 0,
-            END..TAIL => ahead == self.end,
+            END..TAIL => false,
             code @ TAIL..DEEPER => u32::from(code - TAIL) < self.count,
             code => code == DEEPER && self.more,
         }
@@ -556,16 +594,16 @@ impl Node {
     ///
     /// One that ends here presses on one that does not.
     fn hold(&mut self, held: Held) -> Option<Held> {
-        let free = self.held.iter_mut().find(|other| other.filter == NONE);
-        if let Some(free) = free {
-            *free = held;
-            return None;
-        }
-        let other = self.held.iter_mut().find(|other| !is_last(other.ahead[0]));
-        match other {
-            Some(other) if is_last(held.ahead[0]) => Some(std::mem::replace(other, held)),
-            _ => Some(held),
-        }
+        let way = match self.held.iter().position(|other| other.filter == NONE) {
+            None if is_last(held.ahead[0]) => {
+                self.held.iter().position(|other| !is_last(other.ahead[0]))
+            }
+            free => free,
+        };
+        let Some(way) = way else { return Some(held) };
+        self.steps |= held.bit();
+        let other = std::mem::replace(&mut self.held[way], held);
+        (other.filter != NONE).then_some(other)
     }
 
     /// Under which it is in the table of edges.
@@ -588,6 +626,15 @@ impl Node {
 
 impl Held {
     const NONE: Self = Self { ahead: [NONE; 2], filter: NONE };
+
+    /// In [`Node::steps`].
+    const fn bit(&self) -> u64 {
+        match (self.ahead[0] >> 24) as u8 {
+            END..TAIL => 0,
+            _ if self.filter == NONE => 0,
+            _ => 1 << (self.ahead[0] % 64),
+        }
+    }
 }
 
 impl Step<'_> {
@@ -600,9 +647,13 @@ impl Step<'_> {
         1 << (self.hash % 64)
     }
 
-    /// In [`Node::ahead`].
+    /// In [`Held::ahead`].
     const fn ahead(&self) -> u32 {
-        let hash = if self.code < END { self.hash as u32 & 0xff_ffff } else { 0 };
+        let hash = match self.code {
+            0..END => self.hash as u32 & 0xff_ffff,
+            END..TAIL => 0,
+            _ => OTHERS,
+        };
         (self.code as u32) << 24 | hash
     }
 
@@ -619,7 +670,7 @@ impl<'a> Steps<'a> {
         Self { key, filter, at: 0, position: 0, ended: false }
     }
 
-    /// Two of the steps to come in this stretch, as in [`Node::ahead`]: if one is a level, the first
+    /// Two of the steps to come in this stretch, as in [`Held::ahead`]: if one is a level, the first
     /// is the last level that is not known yet, or the last one, for that is likely to be the rarest.
     fn ahead(&self, known: &KnownLevels) -> [u32; 2] {
         let rest = Self { ..*self };
