@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
-use petrel_mesh::{Handover, MeshEnd, Parcel, Stamp};
+use petrel_mesh::{Batch, Handover, MeshEnd, Parcel, Stamp};
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
@@ -35,6 +35,10 @@ use crate::watchdog::Pulse;
 const WORK_PER_TURN_MAX: usize = 4096;
 /// What a session that begins or ends takes.
 const WORK_OF_A_SESSION: usize = 32;
+/// Turns that sockets which wait to be read come before what peers have sent.
+const TURNS_WITHOUT_PEERS_MAX: u32 = 3;
+/// So many receivers of a message, or so many who do not get it, take as much as one packet.
+const RECEIVERS_OF_A_PACKET: usize = 4;
 /// What a SUBSCRIBE takes, or an UNSUBSCRIBE.
 const WORK_OF_A_SUBSCRIPTION: usize = 8;
 /// Questions about retained messages that a shard asks in a turn, at most.
@@ -159,7 +163,18 @@ pub struct Pump {
     /// Connections that are not read because of what they have caused and is not sent yet.
     held_by_fanout: Vec<ConnKey>,
     /// Connections that are not read because the last message of theirs is on its way to many in parts.
-    held_by_parts: Vec<ConnKey>,
+    held_by_parts: VecDeque<(ConnKey, u64)>,
+    /// The last message of peers that went in parts.
+    peers_parts: u64,
+    /// What the receivers of messages have taken, in packets, since it was looked at last.
+    receivers_work: usize,
+    /// Not all sockets that had something were read in the last turn.
+    sockets_wait: bool,
+    turns_without_peers: u32,
+    /// So much waits to be sent that peers have to wait.
+    much_staged: bool,
+    /// What was not taken of a parcel, and who sent it.
+    receiving: Option<(ShardIndex, Batch)>,
     /// Connections that are not read because lanes have more to write than they may have.
     doorway: Doorway,
     /// Those who can be told are told that what they send cannot be kept.
@@ -191,7 +206,13 @@ impl Pump {
             held_by_storage: Vec::new(),
             fanouts: Vec::new(),
             held_by_fanout: Vec::new(),
-            held_by_parts: Vec::new(),
+            held_by_parts: VecDeque::new(),
+            peers_parts: 0,
+            receivers_work: 0,
+            sockets_wait: false,
+            turns_without_peers: 0,
+            much_staged: false,
+            receiving: None,
             doorway: Doorway::default(),
             refuses: false,
             flushed: Vec::new(),
@@ -233,6 +254,7 @@ impl Pump {
     pub fn has_work(&self) -> bool {
         self.parts.wire.has_work()
             || self.parts.mesh.has_mail()
+            || self.receiving.is_some()
             || !self.parts.commands.is_empty()
             || !self.outbox.is_empty()
             || self.shard.is_overdue()
@@ -261,19 +283,20 @@ impl Pump {
         }
         if ticked {
             let held = self.held_by_storage.iter().chain(&self.held_by_fanout);
-            let held = held.chain(&self.held_by_parts);
+            let held = held.chain(self.held_by_parts.iter().map(|(conn, _)| conn));
             for &conn in held.chain(self.held.iter().flatten()) {
                 self.shard.excuse(self.now, id_of(conn));
             }
             self.look_at_the_doorway();
         }
-        if ticked || self.shard.is_overdue() {
-            self.feed(Input::Timer);
-        }
         self.receive();
         self.hear_storage();
         self.let_in();
         self.read();
+        // After what has been read: who has sent something meanwhile has not been silent.
+        if ticked || self.shard.is_overdue() {
+            self.feed(Input::Timer);
+        }
         self.stop_if_ripe();
         self.carry_out();
         self.release();
@@ -318,12 +341,14 @@ impl Pump {
     }
 
     fn feed(&mut self, input: Input) {
-        let before = self.outbox.writes.len();
+        let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.drops.all());
         self.shard.handle(self.now, input, &mut self.outbox);
         let after = self.outbox.writes.len();
         if after - before > FANOUT_LARGE {
             self.fanouts.push(before..after);
         }
+        let dropped = self.outbox.drops.all() - dropped_before;
+        self.receivers_work += (after - before + dropped as usize) / RECEIVERS_OF_A_PACKET;
     }
 
     /// Takes the commands of the process.
@@ -351,10 +376,15 @@ impl Pump {
         }
     }
 
+    /// True if all has been handled that peers had sent until then.
+    fn has_taken_all_until(&self, then: Stamp) -> bool {
+        self.receiving.is_none() && self.parts.mesh.has_taken_all_until(then)
+    }
+
     /// Takes leave of the clients once they have what the other shards had for them.
     fn stop_if_ripe(&mut self) {
         let ripe = self.stop_after.is_some_and(|(then, deadline_ms)| {
-            self.parts.mesh.has_taken_all_until(then) || deadline_ms <= self.now.mono_ms
+            self.has_taken_all_until(then) || deadline_ms <= self.now.mono_ms
         });
         if ripe {
             self.stop_after = None;
@@ -372,23 +402,70 @@ impl Pump {
         }
     }
 
-    /// Takes what the peers have sent, and what the shard has told itself.
+    /// Takes what the peers have sent, and what the shard has told itself, up to so much work. Who sends more
+    /// than this shard wants to have waiting is held back. As among sockets, the others come first: sockets that
+    /// could not be read in the last turn are read before, some turns long.
     fn receive(&mut self) {
-        self.parts.mesh.begin_to_receive();
-        while let Some((from, parcel)) = self.parts.mesh.receive() {
-            match parcel {
-                Parcel::Messages(mut messages) => {
-                    for message in messages.drain() {
-                        self.feed(Input::Peer { from, message });
+        if self.sockets_wait && self.turns_without_peers < TURNS_WITHOUT_PEERS_MAX {
+            self.turns_without_peers += 1;
+            return;
+        }
+        self.turns_without_peers = 0;
+        let mut left = WORK_PER_TURN_MAX;
+        let mut begun = false;
+        while left > 0 && self.takes_from_peers() {
+            let (from, mut batch) = match self.receiving.take() {
+                Some(rest) => rest,
+                None => {
+                    if !std::mem::replace(&mut begun, true) {
+                        self.parts.mesh.begin_to_receive();
                     }
-                    self.parts.mesh.give_back(from, messages);
+                    match self.parts.mesh.receive() {
+                        Some((from, Parcel::Messages(batch))) => (from, batch),
+                        Some((_, Parcel::Adopt(handover))) => {
+                            left = left.saturating_sub(WORK_OF_A_SESSION);
+                            self.adopt(*handover);
+                            if self.is_full() {
+                                self.carry_out();
+                            }
+                            continue;
+                        }
+                        None => break,
+                    }
                 }
-                Parcel::Adopt(handover) => self.adopt(*handover),
+            };
+            while left > 0
+                && self.takes_from_peers()
+                && let Some(message) = batch.pop()
+            {
+                let parts_before = self.shard.begun_in_parts();
+                self.feed(Input::Peer { from, message });
+                left = left.saturating_sub(1 + std::mem::take(&mut self.receivers_work));
+                if self.shard.begun_in_parts() > parts_before {
+                    self.peers_parts = self.shard.begun_in_parts();
+                }
+                if self.is_full() {
+                    // What the sockets have brought comes next.
+                    self.carry_out();
+                    left = 0;
+                }
             }
-            if self.is_full() {
-                self.carry_out();
+            if batch.is_empty() {
+                self.parts.mesh.give_back(from, batch);
+            } else {
+                self.receiving = Some((from, batch));
             }
         }
+        let takes = self.takes_from_peers();
+        self.parts.mesh.set_laden(!takes);
+    }
+
+    /// Whether what peers have sent before is on its way: fan-outs of theirs, and all that waits to be sent.
+    fn takes_from_peers(&mut self) -> bool {
+        let staged = self.parts.wire.staged_bytes();
+        let most = if self.much_staged { STAGED_BYTES_MAX / 4 } else { STAGED_BYTES_MAX };
+        self.much_staged = staged > most;
+        !self.much_staged && self.shard.done_in_parts() >= self.peers_parts
     }
 
     /// Takes what the lanes of the storage have said.
@@ -446,18 +523,21 @@ impl Pump {
     /// Takes what the sockets have brought.
     fn read(&mut self) {
         let mut left = WORK_PER_TURN_MAX;
+        self.sockets_wait = false;
         while left > 0 && !self.is_full() {
             let Some(event) = self.parts.wire.next_event() else { return };
-            left = left.saturating_sub(match &event {
+            let work = match &event {
                 WireEvent::Connect { .. } | WireEvent::Closed { .. } => WORK_OF_A_SESSION,
                 WireEvent::Packet {
                     packet: Packet::Subscribe(_) | Packet::Unsubscribe(_), ..
                 } => WORK_OF_A_SUBSCRIPTION,
                 _ => 1,
-            });
+            };
             self.on_event(event);
+            left = left.saturating_sub(work + std::mem::take(&mut self.receivers_work));
         }
         // The rest of the turn's input waits, and who has been read last comes last.
+        self.sockets_wait = true;
         self.parts.wire.let_others_go_first();
     }
 
@@ -466,6 +546,7 @@ impl Pump {
             || self.outbox.writes.len() > OUTBOX_MESSAGES_MAX
             || (!self.fanouts.is_empty() && self.outbox.writes.len() > OUTBOX_FANOUT_MAX)
             || self.outbox.peers.len() > OUTBOX_MESSAGES_MAX
+            || self.outbox.events.len() > OUTBOX_MESSAGES_MAX
             // Lanes are given it before more is looked at.
             || self.outbox.records.len() > OUTBOX_RECORDS_IN_TROUBLE
                 && self.is_in_trouble()
@@ -497,10 +578,12 @@ impl Pump {
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 let stores = promises && (is_publish || self.outbox.records.len() > records_before);
                 // One reason is enough; a connection that is read again meets the others.
+                let parts = self.shard.begun_in_parts();
                 let list = if let Some(to) = self.clogged_since(sent_before) {
                     &mut self.held[usize::from(to.0)]
-                } else if self.shard.begun_in_parts() > parts_before && self.shard.is_delivering() {
-                    &mut self.held_by_parts
+                } else if parts > parts_before && parts > self.shard.done_in_parts() {
+                    self.held_by_parts.push_back((conn, parts));
+                    return self.parts.wire.pause(conn);
                 } else if self.fanouts.len() > fanouts_before
                     && self.parts.wire.staged_bytes() > STAGED_BYTES_MAX
                 {
@@ -687,10 +770,9 @@ impl Pump {
                 self.parts.wire.resume(conn);
             }
         }
-        if !self.shard.is_delivering() {
-            for conn in std::mem::take(&mut self.held_by_parts) {
-                self.parts.wire.resume(conn);
-            }
+        let done = self.shard.done_in_parts();
+        while let Some((conn, _)) = self.held_by_parts.pop_front_if(|(_, parts)| *parts <= done) {
+            self.parts.wire.resume(conn);
         }
         if self.parts.wire.staged_bytes() <= STAGED_BYTES_MAX / 4 {
             for conn in std::mem::take(&mut self.held_by_fanout) {

@@ -5,11 +5,19 @@ mod common;
 
 use common::{Client, RUNTIMES, broker, publish_packet};
 use petrel_proto::{Packet, Qos, Version};
+use petrel_shard::{ShardIndex, SlotMap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// More than one part, which is 1,024.
 const CROWD: usize = 1100;
 const MESSAGES: u16 = 40;
+
+/// Client identifiers that are at home on a shard.
+fn at_home(shards: u16, shard: u16, stem: &str) -> impl Iterator<Item = String> {
+    let slots = SlotMap::even(shards);
+    let names = (0..).map(move |n| format!("{stem}-{n}"));
+    names.filter(move |name| slots.home_of(name.as_bytes()) == ShardIndex(shard))
+}
 
 /// [MQTT5-4.6.0-6] Two publishers at once, whose messages each subscriber gets in their order; one of the
 /// subscribers has its own as well.
@@ -17,21 +25,28 @@ const MESSAGES: u16 = 40;
 fn a_crowd_gets_everything_in_order() {
     let maximum = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("as far as it goes");
-    for runtime in RUNTIMES {
-        let broker = broker(1, runtime);
+    // On one shard, and with the second publisher or both on another one.
+    for (runtime, homes) in
+        RUNTIMES.into_iter().flat_map(|it| [(it, [0, 0]), (it, [0, 1]), (it, [1, 1])])
+    {
+        let shards = 1 + homes[1];
+        let broker = broker(shards, runtime);
         let address = broker.addresses()[0];
-        let mut crowd: Vec<Client> = (0..CROWD)
-            .map(|n| {
-                let mut client = Client::connect(address, &format!("crowd-{n}"), Version::V5);
+        let mut crowd: Vec<Client> = at_home(shards, 0, "crowd")
+            .take(CROWD)
+            .enumerate()
+            .map(|(n, name)| {
+                let mut client = Client::connect(address, &name, Version::V5);
                 client.subscribe("news/#", [Qos::AtMostOnce, Qos::AtLeastOnce][n % 2]);
                 client
             })
             .collect();
         crowd[CROWD - 1].subscribe("own", Qos::AtLeastOnce);
-        let publishers: Vec<_> = ["a", "b"]
-            .map(|name| {
+        let publishers: Vec<_> = [("a", homes[0]), ("b", homes[1])]
+            .map(|(name, home)| {
+                let client_id = at_home(shards, home, name).next().expect("there are many names");
                 std::thread::spawn(move || {
-                    let mut client = Client::connect(address, name, Version::V5);
+                    let mut client = Client::connect(address, &client_id, Version::V5);
                     let topic = format!("news/{name}");
                     for n in 1..=MESSAGES {
                         let qos = [Qos::AtMostOnce, Qos::AtLeastOnce][usize::from(n % 2)];

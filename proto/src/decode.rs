@@ -48,7 +48,7 @@ pub fn decode_front(
     version: Option<Version>,
 ) -> Result<Packet, DecodeError> {
     let (packet, length) = (input, length.min(input.len()));
-    let (first, body) = split(&input[..length])?;
+    let (first, body) = split(input.get(..length).unwrap_or(input))?;
     let packet_type = fixed_header::check_first_byte(first)?;
     let version = match (packet_type, version) {
         (_, Some(version)) => version,

@@ -28,6 +28,8 @@ pub(crate) struct Fanouts {
     number: u64,
     /// Memory for the receivers of the next.
     spare: Vec<Wanted>,
+    /// Receivers that were looked at for what is due to one session, since the last part.
+    looks: usize,
 }
 
 #[derive(Debug)]
@@ -52,8 +54,10 @@ type Identifiers = SmallVec<[u32; 4]>;
 /// With more of them the oldest is delivered to all that are left.
 const FANOUTS_MAX: usize = 16;
 
-/// Sessions that are looked for one by one, at most, before everything is delivered.
+/// Sessions of one message that are looked for one by one, at most, before everything is delivered.
 const DUE_MAX: usize = 8;
+/// The same in receivers that are looked at between two parts.
+const LOOKS_MAX: usize = 100_000;
 
 /// In the place of a session that is not to get the message any more.
 const GONE: u32 = u32::MAX;
@@ -65,6 +69,11 @@ impl Fanouts {
 
     pub(crate) const fn begun(&self) -> u64 {
         self.number
+    }
+
+    /// All up to this number are done.
+    pub(crate) fn done(&self) -> u64 {
+        self.under_way.front().map_or(self.number, |oldest| oldest.number - 1)
     }
 
     fn is_due(&self, session: u32) -> bool {
@@ -104,16 +113,17 @@ impl Fanouts {
     fn take(&mut self, session: u32) -> Option<Due> {
         let due = self.due.get_mut(session as usize).filter(|due| **due > 0)?;
         *due -= 1;
-        self.under_way.iter_mut().find_map(
-            |Fanout { message, receivers, several, done, .. }| {
-                let mut left = receivers.get_mut(*done..)?.iter_mut();
-                let one = left.find(|one| one.session == session)?;
-                let taken = *one;
-                one.session = GONE;
-                let identifiers = taken.identifiers(several).into();
-                Some(Due { message: Arc::clone(message), one: taken, identifiers })
-            },
-        )
+        let looks = &mut self.looks;
+        self.under_way.iter_mut().find_map(|fanout| {
+            let left = fanout.receivers.get_mut(fanout.done..)?;
+            let at = left.iter().position(|one| one.session == session);
+            *looks += at.unwrap_or(left.len());
+            let one = left.get_mut(at?)?;
+            let taken = *one;
+            one.session = GONE;
+            let identifiers = taken.identifiers(&fanout.several).into();
+            Some(Due { message: Arc::clone(&fanout.message), one: taken, identifiers })
+        })
     }
 
     /// Time has passed: memory that is not used is given back.
@@ -151,6 +161,7 @@ impl Shard {
             return;
         }
         self.scratch.forms.begin(&message);
+        self.fanouts.looks = 0;
         // What delivering leads to may deliver more of it.
         for _ in 0..receivers_max {
             let Some((one, identifiers)) = self.fanouts.next(number) else { break };
@@ -176,6 +187,9 @@ impl Shard {
 
     #[cold]
     fn give_all_due(&mut self, turn: &mut Turn<'_>, session: u32) {
+        if self.fanouts.looks > LOOKS_MAX {
+            return self.finish_fanouts(turn);
+        }
         while let Some(Due { message, one, identifiers }) = self.fanouts.take(session) {
             self.deliver_to(turn, &one, &identifiers, &message, None);
         }
@@ -183,6 +197,9 @@ impl Shard {
 
     /// A session ends: what is due to it is dropped.
     pub(crate) fn drop_due(&mut self, turn: &mut Turn<'_>, session: u32) {
+        if self.fanouts.looks > LOOKS_MAX && !sabotage::on(Sabotage::DueInherited) {
+            return self.finish_fanouts(turn);
+        }
         while !sabotage::on(Sabotage::DueInherited) && self.fanouts.take(session).is_some() {
             drop_message(turn, DropReason::NotConnected);
         }

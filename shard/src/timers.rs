@@ -103,6 +103,12 @@ impl Shard {
         !self.fanouts.is_empty()
     }
 
+    /// How many messages that went in parts have reached all their receivers; those came in this order.
+    #[must_use]
+    pub fn done_in_parts(&self) -> u64 {
+        self.fanouts.done()
+    }
+
     /// How many messages have ever gone to their receivers in parts.
     #[must_use]
     pub const fn begun_in_parts(&self) -> u64 {

@@ -103,7 +103,7 @@ fn receive(end: &mut MeshEnd, take: &mut impl FnMut(PeerMessage)) {
     end.begin_to_receive();
     while let Some((from, parcel)) = end.receive() {
         let Parcel::Messages(mut messages) = parcel else { continue };
-        messages.drain().for_each(&mut *take);
+        std::iter::from_fn(|| messages.pop()).for_each(&mut *take);
         end.give_back(from, messages);
     }
 }

@@ -14,6 +14,10 @@ pub struct Batch {
     told: Vec<PeerMessage>,
     passed: BytesMut,
     bytes: u64,
+    /// Where those begin that have not been taken out: among the items, among what is told, and the bytes.
+    next: usize,
+    next_told: usize,
+    rest: Bytes,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,39 +83,48 @@ impl Batch {
 
     /// How many messages there are.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.items.len()
+    pub const fn len(&self) -> usize {
+        self.items.len() - self.next
     }
 
     /// True if there is none.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    /// Bytes of the messages, as queues count them.
+    /// Bytes of all messages that were put in, as queues count them.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes all messages out, in order.
-    pub fn drain(&mut self) -> impl Iterator<Item = PeerMessage> {
-        self.bytes = 0;
-        let passed = match self.passed.is_empty() {
-            true => Bytes::new(),
-            false => self.passed.split().freeze(),
-        };
-        let (mut told, mut rest) = (self.told.drain(..), passed);
-        self.items.drain(..).filter_map(move |item| match item {
-            Item::Told => told.next(),
-            Item::Passed(head) => head.message(&mut rest).map(PeerMessage::Passed),
-        })
+    /// Takes the next message out. Nothing is put in from then on until it has been given back.
+    #[inline]
+    pub fn pop(&mut self) -> Option<PeerMessage> {
+        let item = *self.items.get(self.next)?;
+        self.next += 1;
+        match item {
+            Item::Told => {
+                let told = self.told.get_mut(self.next_told)?;
+                self.next_told += 1;
+                Some(std::mem::replace(told, PeerMessage::Rejoined))
+            }
+            Item::Passed(head) => {
+                if !self.passed.is_empty() {
+                    self.rest = self.passed.split().freeze();
+                }
+                head.message(&mut self.rest).map(PeerMessage::Passed)
+            }
+        }
     }
 
     /// Drops all messages.
     pub(crate) fn clear(&mut self) {
-        drop(self.drain());
+        self.items.clear();
+        self.told.clear();
+        self.passed.clear();
+        (self.bytes, self.next, self.next_told, self.rest) = (0, 0, 0, Bytes::new());
         // Takes back what was handed out, if nothing of it is held any more.
         let _ = self.passed.try_reclaim(self.passed.capacity() + 1);
     }
@@ -194,9 +207,11 @@ mod tests {
                 prop_assert_eq!(batch.len(), messages.len());
                 let bytes: usize = messages.iter().map(|(message, _)| message.cost_bytes()).sum();
                 prop_assert_eq!(batch.bytes(), bytes as u64);
-                let got: Vec<_> = batch.drain().map(|it| it.published().unwrap().clone()).collect();
+                let got: Vec<_> = std::iter::from_fn(|| batch.pop())
+                    .map(|it| it.published().unwrap().clone())
+                    .collect();
                 prop_assert!(got.iter().eq(messages.iter().map(|(message, _)| message)));
-                prop_assert!(batch.is_empty() && batch.bytes() == 0);
+                prop_assert!(batch.is_empty());
                 // What is still held stays what it is, whatever comes next.
                 held.extend(got.into_iter().zip(messages).step_by(3));
                 batch.clear();

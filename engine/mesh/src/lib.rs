@@ -88,9 +88,12 @@ struct Pair {
 #[derive(Debug)]
 struct Set(Box<[u64]>);
 
-/// Into which rings of one shard something was put since it looked last.
+/// Into which rings of one shard something was put since it looked last, and whether it wants less.
 #[derive(Debug)]
-struct Mail(Box<[AtomicU64]>);
+struct Mail {
+    rings: Box<[AtomicU64]>,
+    laden: AtomicBool,
+}
 
 /// A connection on its way to its home, with the packet that said where that is.
 #[derive(Debug)]
@@ -256,22 +259,36 @@ impl MeshEnd {
         self.busy.is_empty()
     }
 
-    /// True if so much waits for this shard that nothing more should be read for it.
+    /// True if so much waits for this shard that nothing more should be read for it, or if it says so
+    /// ([`MeshEnd::set_laden`]).
     #[must_use]
     pub fn is_clogged(&self, to: ShardIndex) -> bool {
         self.outgoing.get(usize::from(to.0)).is_some_and(|outgoing| {
             outgoing.waiting_messages > WAITING_MESSAGES_MAX
                 || outgoing.waiting_bytes > WAITING_BYTES_MAX
+                || outgoing.is_to_laden()
         })
     }
 
-    /// True if hardly anything waits for this shard any more.
+    /// True if hardly anything waits for this shard any more. This one is woken when what it depends on
+    /// changes.
     #[must_use]
     pub fn has_drained(&self, to: ShardIndex) -> bool {
         self.outgoing.get(usize::from(to.0)).is_none_or(|outgoing| {
             outgoing.waiting_messages <= WAITING_MESSAGES_MAX / 4
                 && outgoing.waiting_bytes <= WAITING_BYTES_MAX / 4
+                && !outgoing.is_to_laden()
         })
+    }
+
+    /// Tells the others whether this shard has more to do for what they have sent than it wants to wait.
+    pub fn set_laden(&self, laden: bool) {
+        if self.mail.laden.load(Ordering::Relaxed) != laden {
+            self.mail.laden.store(laden, Ordering::Release);
+            if !laden {
+                (0..self.incoming.len()).for_each(|from| self.call_blocked(from));
+            }
+        }
     }
 
     /// Begins to take what is in the rings now, up to some number of parcels.
@@ -327,7 +344,7 @@ impl MeshEnd {
         }
     }
 
-    /// Wakes a sender that waits for room.
+    /// Wakes a sender that waits for room, or for this shard to have less to do.
     fn call_blocked(&self, from: usize) {
         let incoming = &self.incoming[from];
         // Pairs with the fence in `push`: either the sender finds the room, or it is called.
@@ -409,12 +426,13 @@ impl Set {
 
 impl Mail {
     fn new(shards: usize) -> Self {
-        Self((0..shards.div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+        let rings = (0..shards.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Self { rings, laden: AtomicBool::new(false) }
     }
 
     /// Something was put into the ring of this shard.
     fn announce(&self, from: u16) {
-        if let Some(word) = self.0.get(usize::from(from / 64)) {
+        if let Some(word) = self.rings.get(usize::from(from / 64)) {
             // Either the receiver takes the bit later and sees what was put in, or finds the bit set again.
             word.fetch_or(1 << (from % 64), Ordering::AcqRel);
         }
@@ -422,7 +440,7 @@ impl Mail {
 
     /// Moves what has been announced to the rings that are known not to be empty.
     fn collect(&self, known: &mut Set) {
-        for (word, known) in self.0.iter().zip(&mut *known.0) {
+        for (word, known) in self.rings.iter().zip(&mut *known.0) {
             if word.load(Ordering::Relaxed) != 0 {
                 *known |= word.swap(0, Ordering::AcqRel);
             }
@@ -430,11 +448,22 @@ impl Mail {
     }
 
     fn is_there(&self) -> bool {
-        self.0.iter().any(|word| word.load(Ordering::Acquire) != 0)
+        self.rings.iter().any(|word| word.load(Ordering::Acquire) != 0)
     }
 }
 
 impl Outgoing {
+    /// Whether the receiver has much to do; then it rings when that has changed.
+    fn is_to_laden(&self) -> bool {
+        if !self.mail.laden.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.pair.blocked.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `call_blocked`: either this end sees the change, or it is called.
+        fence(Ordering::SeqCst);
+        self.mail.laden.load(Ordering::Relaxed)
+    }
+
     fn seal(&mut self) {
         if !self.gathered.is_empty() {
             let next = self.spent.pop().unwrap_or_default();
@@ -538,7 +567,7 @@ mod tests {
         while let Some((_, parcel)) = end.receive() {
             let Parcel::Messages(mut messages) = parcel else { panic!("only messages were sent") };
             let number = |message: PeerMessage| message.published().map(|it| it.expires_at_ms);
-            numbers.extend(messages.drain().filter_map(number));
+            numbers.extend(std::iter::from_fn(|| messages.pop()).filter_map(number));
         }
         numbers
     }
@@ -620,12 +649,12 @@ mod tests {
             let Some((from, Parcel::Messages(mut messages))) = ends[1].receive() else {
                 panic!("one parcel was sent")
             };
-            let mut got = messages.drain();
+            let mut got = std::iter::from_fn(|| messages.pop());
             let first = got.next().expect("nine were sent");
             assert_eq!(first.published(), Some(&passed));
             places.insert(passed_at(&first));
             assert!(got.all(|it| it.published() == Some(&passed)));
-            drop((got, first));
+            drop(first);
             ends[1].give_back(from, messages);
         }
         assert!(places.len() <= 3, "{} places", places.len());
@@ -736,6 +765,19 @@ mod tests {
             ends[0].flush();
         }
         assert_eq!(ends[0].bells[1].rung(), 1);
+    }
+
+    #[test]
+    fn who_waits_for_a_laden_shard_is_woken_when_it_has_less_to_do() {
+        let ends = ends(3);
+        ends[0].bells[0].arm();
+        ends[2].set_laden(true);
+        assert!(!ends[0].is_clogged(ShardIndex(1)) && ends[0].is_clogged(ShardIndex(2)));
+        assert!(!ends[0].has_drained(ShardIndex(2)));
+        assert_eq!(ends[0].bells[0].rung(), 0);
+        ends[2].set_laden(false);
+        assert_eq!((ends[0].bells[0].rung(), ends[1].bells[1].rung()), (1, 0));
+        assert!(!ends[0].is_clogged(ShardIndex(2)) && ends[0].has_drained(ShardIndex(2)));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) fn publish(
         topic,
         packet_id,
         properties,
-        payload: frame.slice(length - payload.len()..length),
+        payload: frame.slice(length.saturating_sub(payload.len())..length),
     }))
 }
 

@@ -134,3 +134,33 @@ fn messages_under_way_are_bounded() {
     net.leap(0);
     assert_eq!(number_of(&mut net, &receivers), 16 * RECEIVERS - 2);
 }
+
+/// Looking for what is due to one after the other has a bound, behind which everything is delivered.
+#[test]
+fn those_who_get_something_of_their_own_in_between_do_not_keep_the_shard() {
+    const MANY: usize = 400;
+    let mut net = Net::with(1, |limits| limits.receivers_per_turn = 1);
+    let receivers: Vec<_> = (0..MANY)
+        .map(|n| {
+            let receiver = net.online(v5(&format!("r{n}")));
+            net.subscribe(receiver, "t", QOS0);
+            net.subscribe(receiver, &format!("own/{n}"), QOS0);
+            receiver
+        })
+        .collect();
+    let publisher = net.online(v5("publisher"));
+    let numbers: Vec<String> = (0..16).map(|number| number.to_string()).collect();
+    for number in &numbers {
+        net.publish(publisher, message("t", number));
+    }
+    for n in (MANY - 20..MANY).rev() {
+        net.publish(publisher, message(&format!("own/{n}"), "own"));
+    }
+    // The bound was met, so those who were sent nothing else have everything as well.
+    assert_eq!(net.publishes(receivers[MANY / 2]).len(), 16);
+    net.leap(0);
+    let expected: Vec<_> = numbers.iter().map(String::as_str).chain(["own"]).collect();
+    for &receiver in &receivers[MANY - 20..] {
+        assert_eq!(net.settled(receiver), expected);
+    }
+}
