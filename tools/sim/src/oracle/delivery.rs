@@ -150,9 +150,13 @@ impl Model {
                 expected.sent = true;
             }
             self.check_content(session, instance, publish, version)?;
-            // Where queues overflow, this may be the retained answer in the place of a live one
-            // that was dropped.
-            if !(self.lossy_queues && publish.retain) {
+            // Where queues overflow, or some connection of the session took no packet of its length, this
+            // may be the retained answer in the place of a live one that was dropped.
+            let ids = &publish.properties.subscription_identifiers;
+            let bytes_min = self.sessions[session].packet_bytes_min;
+            let may_be_dropped =
+                self.lossy_queues || !self.instances[instance].fits(bytes_min, ids);
+            if !(may_be_dropped && publish.retain) {
                 self.check_order(key, session, instance, publish.qos)?;
             }
             return self.first_sending(key, session, (publish, &topic, instance), None);
