@@ -303,9 +303,11 @@ impl Pump {
         let is_kept = self.parts.storage.as_ref().is_none_or(|storage| !storage.is_spilling());
         if self.outbox.is_empty() && self.parts.mesh.is_flushed() && is_kept {
             self.parts.mark.end();
-            for asked in self.last_wills.drain(..) {
-                // Whoever asked may have lost patience.
-                let _ = asked.send(());
+            if !self.shard.is_overdue() {
+                for asked in self.last_wills.drain(..) {
+                    // Whoever asked may have lost patience.
+                    let _ = asked.send(());
+                }
             }
         }
         let connections = self.parts.wire.connections() as u64;
@@ -403,10 +405,11 @@ impl Pump {
     }
 
     /// Takes what the peers have sent, and what the shard has told itself, up to so much work. Who sends more
-    /// than this shard wants to have waiting is held back. As among sockets, the others come first: sockets that
-    /// could not be read in the last turn are read before, some turns long.
+    /// than this shard wants to have waiting is held back. As among sockets, the others come first: if peers have
+    /// sent more than was taken, sockets that could not be read in the last turn are read before, some turns long.
     fn receive(&mut self) {
-        if self.sockets_wait && self.turns_without_peers < TURNS_WITHOUT_PEERS_MAX {
+        let sockets_first = self.sockets_wait && self.receiving.is_some();
+        if sockets_first && self.turns_without_peers < TURNS_WITHOUT_PEERS_MAX {
             self.turns_without_peers += 1;
             return;
         }

@@ -62,6 +62,8 @@ pub struct Shard {
     pub(crate) overdue: bool,
     pub(crate) scratch: RouteScratch,
     pub(crate) fanouts: Fanouts,
+    /// Sessions whose wills are to be published before the broker stops.
+    pub(crate) last_wills: std::vec::IntoIter<u32>,
     pub(crate) assigned: u64,
     /// Sessions ever made, so that no reference to one finds another in its place.
     pub(crate) generation: u32,
@@ -73,6 +75,9 @@ pub struct Shard {
     pub(crate) keep: Keep,
     pub(crate) restoring: Restoring,
 }
+
+/// Writes that last wills cause in one input before the others wait for the next.
+pub(crate) const LAST_WILLS_WRITES_MAX: usize = 4096;
 
 /// The time and the outbox of the input being handled.
 pub(crate) struct Turn<'a> {
@@ -106,6 +111,7 @@ impl Shard {
             overdue: false,
             scratch: RouteScratch::default(),
             fanouts: Fanouts::default(),
+            last_wills: Vec::new().into_iter(),
             assigned: 0,
             generation: 0,
             queries: 0,
@@ -329,12 +335,22 @@ impl Shard {
     }
 
     /// The broker is about to close every connection: the wills that this sets free at once are
-    /// published while there are still clients that can get them ([MQTT5-3.1.2-8]).
+    /// published while there are still clients that can get them ([MQTT5-3.1.2-8]). Some now, the others while
+    /// time passes.
     fn on_last_wills(&mut self, turn: &mut Turn<'_>) {
         self.stopping = true;
         let live = self.conns.iter().filter(|(_, c)| c.is_live());
         let live: Vec<u32> = live.map(|(_, c)| c.session).collect();
-        for index in live {
+        self.last_wills = live.into_iter();
+        self.publish_last_wills(turn, LAST_WILLS_WRITES_MAX);
+    }
+
+    /// Publishes last wills until there have been so many writes.
+    pub(crate) fn publish_last_wills(&mut self, turn: &mut Turn<'_>, writes_max: usize) {
+        let most = turn.out.writes.len().saturating_add(writes_max);
+        while turn.out.writes.len() < most
+            && let Some(index) = self.last_wills.next()
+        {
             let at_once = self.sessions.get(index).is_some_and(|session| {
                 let delay_s = session.will().and_then(|pending| pending.will.delay_interval_s);
                 session.expiry_interval_s == 0 || delay_s.unwrap_or(0) == 0
@@ -349,6 +365,7 @@ impl Shard {
     /// [MQTT5-4.13.2-1]: 0x8B to MQTT 5 clients, then close.
     fn on_shutdown(&mut self, turn: &mut Turn<'_>) {
         self.on_last_wills(turn);
+        self.publish_last_wills(turn, usize::MAX);
         self.finish_fanouts(turn);
         let ids: Vec<ConnId> = self
             .conns

@@ -7,7 +7,7 @@ use petrel_proto::ReasonCode;
 
 use crate::connection::Violation;
 use crate::sabotage::{self, Sabotage};
-use crate::shard::{Shard, Turn};
+use crate::shard::{LAST_WILLS_WRITES_MAX, Shard, Turn};
 use crate::{ConnId, Now};
 
 /// How exact timers are: they fire late by at most this.
@@ -68,6 +68,7 @@ impl Shard {
             self.fanouts.rest();
         }
         self.carry_on(turn);
+        self.publish_last_wills(turn, LAST_WILLS_WRITES_MAX);
         let mut left = LOOKS_MAX;
         while left > 0 {
             let Some(Timer { index, generation }) = self.due.next() else {
@@ -94,7 +95,7 @@ impl Shard {
     /// for many.
     #[must_use]
     pub fn is_overdue(&self) -> bool {
-        self.overdue || self.is_delivering()
+        self.overdue || self.is_delivering() || self.last_wills.len() > 0
     }
 
     /// True if messages for many are on their way to their receivers.

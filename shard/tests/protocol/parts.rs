@@ -164,3 +164,26 @@ fn those_who_get_something_of_their_own_in_between_do_not_keep_the_shard() {
         assert_eq!(net.settled(receiver), expected);
     }
 }
+
+/// [MQTT5-3.1.2-8] More messages than one input leads to.
+#[test]
+fn the_last_wills_of_a_crowd_reach_all_of_it() {
+    const CROWD: usize = 100;
+    for shards in [1, 3] {
+        let mut net = Net::new(shards);
+        let crowd: Vec<_> = (0..CROWD)
+            .map(|n| {
+                let with_will = v5(&format!("c{n}")).with(|c| c.will = Some(will("t", "gone")));
+                let client = net.online(with_will);
+                net.subscribe(client, "t", QOS0);
+                client
+            })
+            .collect();
+        net.shut_down();
+        for client in crowd {
+            let got = net.received(client);
+            let wills = got.iter().filter(|packet| matches!(packet, Packet::Publish(_))).count();
+            assert_eq!((wills, got.len()), (CROWD, CROWD + 1));
+        }
+    }
+}

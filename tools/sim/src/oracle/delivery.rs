@@ -59,9 +59,11 @@ impl Model {
             let mut ids: Vec<u32> = subs.iter().filter_map(|sub| sub.id).collect();
             ids.sort_unstable();
             let doubtful = session.expires_ms.is_some_and(|at_ms| at_ms <= now_ms);
-            // Several messages in one step may fill a small socket, and so may what comes late.
-            let roomy = self.routing.len() <= 1 && !self.delivers_in_parts()
-                || self.limits.outgoing_bytes_maximum > 100_000;
+            // Several messages in one step may fill a small socket, as what an ended session gives back does
+            // with its will, and so may what comes late.
+            let alone = self.routing.len() <= 1 && !matches!(message.label, Label::Will(..));
+            let roomy =
+                alone && !self.delivers_in_parts() || self.limits.outgoing_bytes_maximum > 100_000;
             let must = if qos == Qos::AtMostOnce {
                 let limit = self.limits.outgoing_bytes_maximum as usize;
                 session.conn.and_then(|key| self.conns.get(&key)).is_some_and(|conn| {
