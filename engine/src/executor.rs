@@ -39,9 +39,9 @@ pub enum ShardThread {
     Plain(JoinHandle<io::Result<()>>),
 }
 
-/// Before it sleeps, a shard that has no core of its own lets the others run and looks once more: they may
-/// have something for it then, and to sleep and to be woken costs more. With 32 shards on one core that halves
-/// the wakes.
+/// Before it sleeps after a busy turn, a shard that has no core of its own lets the others run and looks once
+/// more: they are likely to have something for it then, and to sleep and to be woken costs more. With 32 shards
+/// on one core that halves the wakes.
 struct Manners {
     shares_core: bool,
     yielded: bool,
@@ -53,8 +53,8 @@ impl Manners {
     }
 
     /// Lets the others run, once before each sleep; true if it has.
-    fn let_others_run(&mut self) -> bool {
-        self.yielded = self.shares_core && !self.yielded;
+    fn let_others_run(&mut self, pump: &Pump) -> bool {
+        self.yielded = self.shares_core && !self.yielded && pump.was_busy();
         if self.yielded {
             std::thread::yield_now();
         }
@@ -134,7 +134,7 @@ fn run_plain(mut pump: Pump, mut manners: Manners) -> io::Result<()> {
             }
             Turned::Busy => Some(Duration::ZERO),
             Turned::Waiting => Some(LOOK_AGAIN),
-            Turned::Done if manners.let_others_run() => Some(Duration::ZERO),
+            Turned::Done if manners.let_others_run(&pump) => Some(Duration::ZERO),
             Turned::Done | Turned::Idle => {
                 manners.yielded = false;
                 bell.arm();
@@ -162,7 +162,7 @@ async fn run_on_glommio(mut pump: Pump, mut manners: Manners) -> io::Result<()> 
         match turned {
             Turned::Busy => {}
             Turned::Waiting => timeout = Some(LOOK_AGAIN),
-            Turned::Done if manners.let_others_run() => {}
+            Turned::Done if manners.let_others_run(&pump) => {}
             Turned::Idle if resting => {
                 std::future::poll_fn(|cx| wait(&pump, &mut ready, &mut waker, cx)).await?;
             }

@@ -37,6 +37,8 @@ const WORK_PER_TURN_MAX: usize = 4096;
 const WORK_OF_A_SESSION: usize = 32;
 /// Turns that sockets which wait to be read come before what peers have sent.
 const TURNS_WITHOUT_PEERS_MAX: u32 = 3;
+/// A turn with no more inputs is a quiet one.
+const INPUTS_OF_A_QUIET_TURN: usize = 16;
 /// So many receivers of a message, or so many who do not get it, take as much as one packet.
 const RECEIVERS_OF_A_PACKET: usize = 4;
 /// What a SUBSCRIBE takes, or an UNSUBSCRIBE.
@@ -168,6 +170,8 @@ pub struct Pump {
     peers_parts: u64,
     /// What the receivers of messages have taken, in packets, since it was looked at last.
     receivers_work: usize,
+    /// Inputs of this turn.
+    handled: usize,
     /// Not all sockets that had something were read in the last turn.
     sockets_wait: bool,
     turns_without_peers: u32,
@@ -209,6 +213,7 @@ impl Pump {
             held_by_parts: VecDeque::new(),
             peers_parts: 0,
             receivers_work: 0,
+            handled: 0,
             sockets_wait: false,
             turns_without_peers: 0,
             much_staged: false,
@@ -268,6 +273,7 @@ impl Pump {
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
+        self.handled = 0;
         self.parts.bell.disarm();
         self.parts.mark.begin();
         self.now = self.parts.clock.now();
@@ -342,7 +348,14 @@ impl Pump {
         self.parts.counters.publish(census, decided, sessions, retained, storage);
     }
 
+    /// True if the last turn had more to do than a few packets.
+    #[must_use]
+    pub const fn was_busy(&self) -> bool {
+        self.handled > INPUTS_OF_A_QUIET_TURN
+    }
+
     fn feed(&mut self, input: Input) {
+        self.handled += 1;
         let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.drops.all());
         self.shard.handle(self.now, input, &mut self.outbox);
         let after = self.outbox.writes.len();
