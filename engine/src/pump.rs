@@ -273,7 +273,7 @@ impl Pump {
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
-        self.handled = 0;
+        (self.handled, self.receivers_work) = (0, 0);
         self.parts.bell.disarm();
         self.parts.mark.begin();
         self.now = self.parts.clock.now();
@@ -472,8 +472,6 @@ impl Pump {
                 self.receiving = Some((from, batch));
             }
         }
-        let takes = self.takes_from_peers();
-        self.parts.mesh.set_laden(!takes);
     }
 
     /// Whether what peers have sent before is on its way: fan-outs of theirs, and all that waits to be sent.
@@ -777,8 +775,11 @@ impl Pump {
         told.iter().map(|(to, _)| *to).find(|&to| self.parts.mesh.is_clogged(to))
     }
 
-    /// Reads the connections again whose receiver has caught up.
+    /// Reads the connections again whose receiver has caught up, and lets peers know whether this shard has.
     fn release(&mut self) {
+        // At the end of the turn: the shard may sleep now, and nobody would ask again.
+        let takes = self.takes_from_peers();
+        self.parts.mesh.set_laden(!takes);
         if !self.held_by_storage.is_empty()
             && self.parts.storage.as_ref().is_some_and(|storage| !storage.is_clogged())
         {
