@@ -20,6 +20,7 @@ median of neighbouring runs, with the extremes. Rows:
  7  how long messages are in the broker at half of the greatest rate that it serves
  8  the same for a quiet pair beside floods on its shard
  9  a subscriber that never reads among a hundred that do, 1 kB: memory, and what the others cost
+10  a flood to subscribers in other shards: nothing is lost, memory
 
 The table goes to bench/results/hot.json as well.
 """
@@ -217,6 +218,7 @@ def row_6(table, rounds):
 ROWS = {
     1: row_1, 2: row_2, 3: row_3, 4: row_4, 5: row_5, 6: row_6,
     7: neighbours.row_7, 8: neighbours.row_8, 9: neighbours.row_9,
+    10: neighbours.row_10,
 }
 
 

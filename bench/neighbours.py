@@ -1,4 +1,4 @@
-"""What clients of one shard do to each other: rows 7 to 9 of bench/hot.py.
+"""What clients do to each other: rows 7 to 10 of bench/hot.py.
 
 Times are residencies: the kernel's stamp at the receiver less the moment before `send`, so the load's
 own delays are not in them (bench/README.md). What the broker waits for its core is; so for row 7 its
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import time
@@ -185,3 +186,34 @@ def row_9(table, rounds):
     table.cost(f"{name}: memory after 3 s", found["long"], None, "memory_mb", "MB")
     table.ratio(f"{name}: each delivery to the others / without", found["with"], found["without"])
     table.cost(f"{name}: each delivery to the others", found["with"])
+
+
+def flooded(shards, receivers, qos, window):
+    """One to many, as much as the publisher can send; who gets it lives in all shards.
+
+    Nothing may be missing, or the run has failed. More than the window does not wait for anybody, and at
+    QoS 1 it is what may wait for a session.
+    """
+    with broker.petrel(shards, cpu=BROKER_CPU) as running:
+        found = broker.pair(
+            running, LOAD_CPU, shape="fan-out", pairs=receivers, qos=qos, window=window, seconds=1
+        )
+        if found["messages"] != receivers * found["sent"]:
+            raise SystemExit(f"messages are missing: {found}")
+        status = pathlib.Path(f"/proc/{running[0].pid}/status").read_text()
+    found["most_mb"] = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) * 1024 / 1e6
+    return found
+
+
+def row_10(table, rounds):
+    """Floods from another shard: nothing is lost, and what waits is bounded."""
+    for qos, window in ((0, 20_000), (1, 1_000)):
+        for receivers in (300, 1_500):
+            name = f"a flood to {receivers} in 4 shards, QoS {qos}"
+            found = take_turns(name, rounds, {
+                shards: lambda shards=shards: flooded(shards, receivers, qos, window)
+                for shards in (1, 4)
+            })
+            table.cost(f"{name}: memory at most", found[4], 128, "most_mb", "MB")
+            table.cost(f"{name}: memory with 1 shard", found[1], None, "most_mb", "MB")
+            table.ratio(f"{name}: each delivery / with 1 shard", found[4], found[1])

@@ -4,6 +4,9 @@
 //! handle each input, and carries out what the shard asks for. It never blocks and holds no lock. It
 //! does not know what runs it: [`crate::executor`] does.
 
+mod held;
+mod peers;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -14,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
-use petrel_mesh::{Batch, Handover, MeshEnd, Parcel, Stamp};
+use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
@@ -29,14 +32,13 @@ use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
 use crate::report::Report;
 use crate::watchdog::Pulse;
+use held::{Held, Why};
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
 const WORK_PER_TURN_MAX: usize = 4096;
 /// What a session that begins or ends takes.
 const WORK_OF_A_SESSION: usize = 32;
-/// Turns that sockets which wait to be read come before what peers have sent.
-const TURNS_WITHOUT_PEERS_MAX: u32 = 3;
 /// A turn with no more inputs is a quiet one.
 const INPUTS_OF_A_QUIET_TURN: usize = 16;
 /// So many receivers of a message, or so many who do not get it, take as much as one packet.
@@ -156,16 +158,9 @@ pub struct Pump {
     parts: Parts,
     outbox: Outbox,
     now: Now,
-    /// Connections that are not read because a shard is clogged, by that shard.
-    held: Vec<Vec<ConnKey>>,
-    /// Connections that are not read because storage does not keep up.
-    held_by_storage: Vec<ConnKey>,
+    held: Held,
     /// Which of the outbox's writes go to many at once, in order.
     fanouts: Vec<Range<usize>>,
-    /// Connections that are not read because of what they have caused and is not sent yet.
-    held_by_fanout: Vec<ConnKey>,
-    /// Connections that are not read because the last message of theirs is on its way to many in parts.
-    held_by_parts: VecDeque<(ConnKey, u64)>,
     /// The last message of peers that went in parts.
     peers_parts: u64,
     /// What the receivers of messages have taken, in packets, since it was looked at last.
@@ -203,14 +198,11 @@ impl Pump {
     pub fn new(shard: Shard, mut parts: Parts) -> Self {
         Self {
             shard,
-            held: vec![Vec::new(); usize::from(parts.mesh.shards())],
+            held: Held::new(parts.mesh.shards()),
             now: parts.clock.now(),
             outbox: std::mem::take(&mut parts.begun),
             parts,
-            held_by_storage: Vec::new(),
             fanouts: Vec::new(),
-            held_by_fanout: Vec::new(),
-            held_by_parts: VecDeque::new(),
             peers_parts: 0,
             receivers_work: 0,
             handled: 0,
@@ -288,9 +280,7 @@ impl Pump {
             self.publish();
         }
         if ticked {
-            let held = self.held_by_storage.iter().chain(&self.held_by_fanout);
-            let held = held.chain(self.held_by_parts.iter().map(|(conn, _)| conn));
-            for &conn in held.chain(self.held.iter().flatten()) {
+            for conn in self.held.connections() {
                 self.shard.excuse(self.now, id_of(conn));
             }
             self.look_at_the_doorway();
@@ -417,71 +407,6 @@ impl Pump {
         }
     }
 
-    /// Takes what the peers have sent, and what the shard has told itself, up to so much work. Who sends more
-    /// than this shard wants to have waiting is held back. As among sockets, the others come first: if peers have
-    /// sent more than was taken, sockets that could not be read in the last turn are read before, some turns long.
-    fn receive(&mut self) {
-        let sockets_first = self.sockets_wait && self.receiving.is_some();
-        if sockets_first && self.turns_without_peers < TURNS_WITHOUT_PEERS_MAX {
-            self.turns_without_peers += 1;
-            return;
-        }
-        self.turns_without_peers = 0;
-        let mut left = WORK_PER_TURN_MAX;
-        let mut begun = false;
-        while left > 0 && self.takes_from_peers() {
-            let (from, mut batch) = match self.receiving.take() {
-                Some(rest) => rest,
-                None => {
-                    if !std::mem::replace(&mut begun, true) {
-                        self.parts.mesh.begin_to_receive();
-                    }
-                    match self.parts.mesh.receive() {
-                        Some((from, Parcel::Messages(batch))) => (from, batch),
-                        Some((_, Parcel::Adopt(handover))) => {
-                            left = left.saturating_sub(WORK_OF_A_SESSION);
-                            self.adopt(*handover);
-                            if self.is_full() {
-                                self.carry_out();
-                            }
-                            continue;
-                        }
-                        None => break,
-                    }
-                }
-            };
-            while left > 0
-                && self.takes_from_peers()
-                && let Some(message) = batch.pop()
-            {
-                let parts_before = self.shard.begun_in_parts();
-                self.feed(Input::Peer { from, message });
-                left = left.saturating_sub(1 + std::mem::take(&mut self.receivers_work));
-                if self.shard.begun_in_parts() > parts_before {
-                    self.peers_parts = self.shard.begun_in_parts();
-                }
-                if self.is_full() {
-                    // What the sockets have brought comes next.
-                    self.carry_out();
-                    left = 0;
-                }
-            }
-            if batch.is_empty() {
-                self.parts.mesh.give_back(from, batch);
-            } else {
-                self.receiving = Some((from, batch));
-            }
-        }
-    }
-
-    /// Whether what peers have sent before is on its way: fan-outs of theirs, and all that waits to be sent.
-    fn takes_from_peers(&mut self) -> bool {
-        let staged = self.parts.wire.staged_bytes();
-        let most = if self.much_staged { STAGED_BYTES_MAX / 4 } else { STAGED_BYTES_MAX };
-        self.much_staged = staged > most;
-        !self.much_staged && self.shard.done_in_parts() >= self.peers_parts
-    }
-
     /// Takes what the lanes of the storage have said.
     fn hear_storage(&mut self) {
         let Some(storage) = &mut self.parts.storage else { return };
@@ -507,12 +432,14 @@ impl Pump {
         self.refuses = refuses;
         self.feed(Input::Refuse(refuses));
         if refuses {
-            for conn in std::mem::take(&mut self.held_by_storage) {
-                match self.shard.can_refuse(id_of(conn)) {
-                    true => self.parts.wire.resume(conn),
-                    false => self.held_by_storage.push(conn),
+            let (shard, wire) = (&self.shard, &mut self.parts.wire);
+            self.held.retain_by_storage(|&conn| {
+                let refuses = shard.can_refuse(id_of(conn));
+                if refuses {
+                    wire.resume(conn);
                 }
-            }
+                !refuses
+            });
             let shard = &self.shard;
             for (conn, event) in self.doorway.take_if(|conn| shard.can_refuse(id_of(conn))) {
                 self.parts.wire.resume(conn);
@@ -593,24 +520,23 @@ impl Pump {
                 let stores = promises && (is_publish || self.outbox.records.len() > records_before);
                 // One reason is enough; a connection that is read again meets the others.
                 let parts = self.shard.begun_in_parts();
-                let list = if let Some(to) = self.clogged_since(sent_before) {
-                    &mut self.held[usize::from(to.0)]
+                let why = if let Some(to) = self.clogged_since(sent_before) {
+                    Why::Shard(to)
                 } else if parts > parts_before && parts > self.shard.done_in_parts() {
-                    self.held_by_parts.push_back((conn, parts));
-                    return self.parts.wire.pause(conn);
+                    Why::Parts(parts)
                 } else if self.fanouts.len() > fanouts_before
                     && self.parts.wire.staged_bytes() > STAGED_BYTES_MAX
                 {
-                    &mut self.held_by_fanout
+                    Why::Fanout
                 } else if stores
                     && self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged)
                     && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
                 {
-                    &mut self.held_by_storage
+                    Why::Storage
                 } else {
                     return;
                 };
-                list.push(conn);
+                self.held.push(conn, why);
                 self.parts.wire.pause(conn);
             }
             WireEvent::Connect { conn, connect, listener, peer } => {
@@ -647,21 +573,6 @@ impl Pump {
             allow_anonymous: anonymous.copied().unwrap_or(false),
             address: peer.unwrap_or(nowhere),
         }
-    }
-
-    /// A connection whose home is here arrives from the shard that accepted it.
-    fn adopt(&mut self, handover: Handover) {
-        let Handover { conn, connect, peer, .. } = handover;
-        let listener = conn.listener();
-        if self.stop_at_ms.is_some() {
-            return;
-        }
-        let Some(conn) = self.parts.wire.attach(conn) else {
-            self.parts.counters.stranded.fetch_add(1, Ordering::Relaxed);
-            return self.report.stranded(self.now.mono_ms);
-        };
-        self.parts.counters.adopted.fetch_add(1, Ordering::Relaxed);
-        self.welcome(conn, connect, listener, peer);
     }
 
     /// A CONNECT of a client whose home is here. While lanes have more to write than they may have, one
@@ -780,29 +691,18 @@ impl Pump {
         // At the end of the turn: the shard may sleep now, and nobody would ask again.
         let takes = self.takes_from_peers();
         self.parts.mesh.set_laden(!takes);
-        if !self.held_by_storage.is_empty()
-            && self.parts.storage.as_ref().is_some_and(|storage| !storage.is_clogged())
-        {
-            for conn in std::mem::take(&mut self.held_by_storage) {
-                self.parts.wire.resume(conn);
-            }
+        let Self { held, parts, shard, .. } = self;
+        let Parts { wire, mesh, storage, .. } = parts;
+        let has_sent_most = wire.staged_bytes() <= STAGED_BYTES_MAX / 4;
+        let mut read_again = |conn| wire.resume(conn);
+        if storage.as_ref().is_none_or(|storage| !storage.is_clogged()) {
+            held.release(Why::Storage, &mut read_again);
         }
-        let done = self.shard.done_in_parts();
-        while let Some((conn, _)) = self.held_by_parts.pop_front_if(|(_, parts)| *parts <= done) {
-            self.parts.wire.resume(conn);
+        held.release(Why::Parts(shard.done_in_parts()), &mut read_again);
+        if has_sent_most {
+            held.release(Why::Fanout, &mut read_again);
         }
-        if self.parts.wire.staged_bytes() <= STAGED_BYTES_MAX / 4 {
-            for conn in std::mem::take(&mut self.held_by_fanout) {
-                self.parts.wire.resume(conn);
-            }
-        }
-        for to in 0..self.held.len() {
-            if !self.held[to].is_empty() && self.parts.mesh.has_drained(ShardIndex(to as u16)) {
-                for conn in std::mem::take(&mut self.held[to]) {
-                    self.parts.wire.resume(conn);
-                }
-            }
-        }
+        held.release_by_shard(|to| mesh.has_drained(to), &mut read_again);
     }
 
     /// Does what the shard has asked for: to peers, to sockets, closes, in this order; then what

@@ -1,0 +1,88 @@
+//! Connections that are not read, and what they wait for.
+
+use std::collections::VecDeque;
+
+use petrel_net::ConnKey;
+use petrel_shard::ShardIndex;
+
+/// Connections that are held back, each for one reason.
+#[derive(Debug)]
+pub(super) struct Held {
+    by_shard: Vec<Vec<ConnKey>>,
+    by_storage: Vec<ConnKey>,
+    by_fanout: Vec<ConnKey>,
+    by_parts: VecDeque<(ConnKey, u64)>,
+}
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Why {
+    /// This shard has more to do than it wants.
+    Shard(ShardIndex),
+    /// Storage does not keep up.
+    Storage,
+    /// What it has caused is not sent yet.
+    Fanout,
+    /// Its last message is on its way to many in parts, and so many of those have been begun.
+    Parts(u64),
+}
+
+impl Held {
+    pub(super) fn new(shards: u16) -> Self {
+        Self {
+            by_shard: vec![Vec::new(); usize::from(shards)],
+            by_storage: Vec::new(),
+            by_fanout: Vec::new(),
+            by_parts: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn push(&mut self, conn: ConnKey, why: Why) {
+        match why {
+            Why::Shard(to) => self.by_shard[usize::from(to.0)].push(conn),
+            Why::Storage => self.by_storage.push(conn),
+            Why::Fanout => self.by_fanout.push(conn),
+            Why::Parts(begun) => self.by_parts.push_back((conn, begun)),
+        }
+    }
+
+    /// All of them.
+    pub(super) fn connections(&self) -> impl Iterator<Item = ConnKey> {
+        let by_parts = self.by_parts.iter().map(|(conn, _)| conn);
+        let others = self.by_storage.iter().chain(&self.by_fanout);
+        self.by_shard.iter().flatten().chain(others).chain(by_parts).copied()
+    }
+
+    /// Lets those go who have waited for this; of those who waited for parts all that began no later.
+    pub(super) fn release(&mut self, why: Why, mut go: impl FnMut(ConnKey)) {
+        match why {
+            Why::Shard(to) => self.by_shard[usize::from(to.0)].drain(..).for_each(go),
+            Why::Storage => self.by_storage.drain(..).for_each(go),
+            Why::Fanout => self.by_fanout.drain(..).for_each(go),
+            Why::Parts(done) => {
+                while let Some((conn, _)) = self.by_parts.pop_front_if(|(_, begun)| *begun <= done)
+                {
+                    go(conn);
+                }
+            }
+        }
+    }
+
+    /// Lets those go who have waited for a shard that can take more.
+    pub(super) fn release_by_shard(
+        &mut self,
+        takes_more: impl Fn(ShardIndex) -> bool,
+        mut go: impl FnMut(ConnKey),
+    ) {
+        for (to, held) in self.by_shard.iter_mut().enumerate() {
+            if !held.is_empty() && takes_more(ShardIndex(to as u16)) {
+                held.drain(..).for_each(&mut go);
+            }
+        }
+    }
+
+    /// Keeps those who wait for storage for whom it is true.
+    pub(super) fn retain_by_storage(&mut self, stays: impl FnMut(&ConnKey) -> bool) {
+        self.by_storage.retain(stays);
+    }
+}
