@@ -1,5 +1,5 @@
 //! Petrel's composition: what runs in one process and how its parts are joined.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod auth;
 pub mod boot;

@@ -1,4 +1,4 @@
-//! How much memory the process has, as the kernel counts it.
+//! How much memory the process has, as the kernel counts it; and what a thread gives back of it.
 
 use std::fmt;
 use std::fs;
@@ -6,6 +6,61 @@ use std::io;
 
 /// Where the kernel sums up all mappings of a process.
 const ROLLUP: &str = "/proc/self/smaps_rollup";
+
+/// A thread gives memory back at most so often.
+const REST_MS: u64 = 5_000;
+/// A thread with no more to do from one tick to the next is quiet.
+const INPUTS_OF_A_QUIET_TICK: usize = 64;
+/// How often it gives back after something has happened: what it finds to be free only then is still kept for
+/// a moment.
+const TIMES: u8 = 2;
+
+/// When a thread gives memory back that it has freed: the allocator does so by itself only for those who go on
+/// allocating, and a flood that has ended may leave hundreds of megabytes.
+#[derive(Debug, Default)]
+pub struct GivesBack {
+    /// Inputs since the last tick.
+    inputs: usize,
+    /// The last tick was quiet: what has been freed has been so for a while.
+    was_quiet: bool,
+    /// How often it still does for what has happened.
+    left: u8,
+    last_ms: u64,
+}
+
+impl GivesBack {
+    /// So much has been done.
+    pub const fn did(&mut self, inputs: usize) {
+        self.inputs += inputs;
+    }
+
+    /// To be called at each tick; true if the thread should give memory back now.
+    #[must_use]
+    pub const fn tick(&mut self, now_ms: u64) -> bool {
+        let inputs = std::mem::replace(&mut self.inputs, 0);
+        if inputs > 0 {
+            self.left = TIMES;
+        }
+        let is_quiet = inputs <= INPUTS_OF_A_QUIET_TICK;
+        let was_quiet = std::mem::replace(&mut self.was_quiet, is_quiet);
+        let now = is_quiet && was_quiet && self.left > 0 && now_ms >= self.last_ms + REST_MS;
+        if now {
+            self.left -= 1;
+            self.last_ms = now_ms;
+        }
+        now
+    }
+}
+
+/// Gives back to the system what the calling thread has freed and the allocator still holds.
+///
+/// *Cost*: a look at each page of 64 KiB that the thread has, and a system call for what is given back.
+#[allow(unsafe_code)]
+pub fn give_back() {
+    // SAFETY: it takes no pointer and may be called at any time; blocks in use stay where they are. Where
+    // another allocator is in use this one has nothing.
+    unsafe { libmimalloc_sys::mi_collect(false) };
+}
 
 /// Memory of this process, in bytes.
 ///
@@ -66,6 +121,24 @@ mod tests {
             memory.to_string(),
             "memory: rss_bytes=2097152 pss_bytes=1048576 anonymous_bytes=524288"
         );
+    }
+
+    #[test]
+    fn a_quiet_thread_gives_back_twice_and_not_too_often() {
+        let mut gives_back = GivesBack::default();
+        let mut seen = |inputs: &[usize], from: u64| -> Vec<u64> {
+            let mut ticks = (from..).zip(inputs);
+            std::iter::from_fn(|| ticks.next())
+                .filter(|(second, inputs)| {
+                    gives_back.did(**inputs);
+                    gives_back.tick(second * 1000)
+                })
+                .map(|(second, _)| second)
+                .collect()
+        };
+        assert_eq!(seen(&[5000, 5000, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20), [23, 28]);
+        assert_eq!(seen(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], 40), [40, 45, 50]);
+        assert!(seen(&[65; 30], 60).is_empty(), "there is work all the time");
     }
 
     #[test]

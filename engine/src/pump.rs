@@ -30,6 +30,7 @@ use crate::doorway::{Causes, Doorway, Waits, causes};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::keeper::StorageEnd;
+use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 use held::{Held, Why};
@@ -167,6 +168,7 @@ pub struct Pump {
     receivers_work: usize,
     /// Inputs of this turn.
     handled: usize,
+    gives_back: GivesBack,
     /// Not all sockets that had something were read in the last turn.
     sockets_wait: bool,
     turns_without_peers: u32,
@@ -206,6 +208,7 @@ impl Pump {
             peers_parts: 0,
             receivers_work: 0,
             handled: 0,
+            gives_back: GivesBack::default(),
             sockets_wait: false,
             turns_without_peers: 0,
             much_staged: false,
@@ -265,6 +268,7 @@ impl Pump {
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
+        self.gives_back.did(self.handled);
         (self.handled, self.receivers_work) = (0, 0);
         self.parts.bell.disarm();
         self.parts.mark.begin();
@@ -277,6 +281,9 @@ impl Pump {
             self.report.tick(self.now.mono_ms, too_often);
             self.parts.mesh.rest();
             self.outbox.rest();
+            if self.gives_back.tick(self.now.mono_ms) {
+                memory::give_back();
+            }
             self.publish();
         }
         if ticked {

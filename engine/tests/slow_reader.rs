@@ -5,6 +5,7 @@ mod common;
 
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use common::{Client, RUNTIMES, broker, publish_packet};
 use petrel_proto::{Packet, Qos, Version};
@@ -56,6 +57,41 @@ fn readers_that_do_not_read_cost_a_bounded_amount_of_memory() {
             broker.stop().expect("it stops");
         }
     }
+}
+
+#[test]
+fn what_waited_for_readers_who_have_gone_goes_back_to_the_system() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let broker = broker(1, RUNTIMES[0]);
+    let address = broker.addresses()[0];
+    let before = resident();
+    let slow: Vec<Client> = (0..100)
+        .map(|n| {
+            let mut client = Client::connect(address, &format!("slow-{n}"), Version::V5);
+            client.subscribe("flood", Qos::AtMostOnce);
+            client
+        })
+        .collect();
+    let mut publisher = Client::connect(address, "publisher", Version::V5);
+    let flood = publish_packet("flood", vec![7; 1_000], Qos::AtMostOnce, 0);
+    let grown = || resident().saturating_sub(before);
+    for _ in 0..1000 {
+        (0..20).for_each(|_| publisher.send(&flood));
+        publisher.send(&Packet::PingReq);
+        assert_eq!(publisher.receive(), Some(Packet::PingResp));
+        if grown() > 160 << 20 {
+            break;
+        }
+    }
+    assert!(grown() > 160 << 20, "{} KiB, so that there is nothing to give back", grown() >> 10);
+    drop((slow, publisher));
+    // It does so when it has been quiet for a second, and at most every ten.
+    let end = Instant::now() + Duration::from_secs(60);
+    while grown() > 32 << 20 {
+        assert!(Instant::now() < end, "{} KiB are still there", grown() >> 10);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    broker.stop().expect("it stops");
 }
 
 #[test]
