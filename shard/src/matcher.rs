@@ -2,8 +2,8 @@
 //!
 //! A filter lives in one of two places. One without wildcards, or with a mask that is probed, is
 //! in a table from fingerprint to filter: a topic looks once for its own text and once per mask
-//! that fits. All others are in a [`Trie`]. Whatever a hash finds is compared with the filter's
-//! text, so hashes decide the cost and never the answer.
+//! that fits. All others are in a [`Trie`], but for `#`, for which nobody has to look. Whatever a
+//! hash finds is compared with the filter's text, so hashes decide the cost and never the answer.
 
 mod edges;
 mod many;
@@ -40,6 +40,8 @@ pub struct Matcher {
     /// The literal levels of all filters with wildcards.
     literals: Box<KnownLevels>,
     trie: Trie,
+    /// The filter `#`, which needs no look.
+    all: Option<FilterId>,
 }
 
 /// One part of the table, which grows on its own, so that no single growth takes long.
@@ -55,6 +57,9 @@ const EXACT: Density = Density { full: 12, aim: 11, sparse: 8 };
 /// Of nine looks one finds something, so those that find nothing must be cheap.
 const MASKED: Density = Density { full: 10, aim: 9, sparse: 6 };
 
+/// The filter that matches every topic but those of the system.
+const ALL: &[u8] = b"#";
+
 /// So that no entry is zero.
 const USED: u64 = 1 << 32;
 
@@ -63,6 +68,7 @@ type Parts = Box<[Part; PARTS]>;
 /// Where a filter belongs.
 #[derive(Clone, Copy)]
 enum Place {
+    All,
     Exact(Key),
     Masked(Key),
     Trie,
@@ -81,6 +87,7 @@ impl Matcher {
             registry: MaskRegistry::default(),
             literals: Box::new(KnownLevels::new()),
             trie: Trie::new(key),
+            all: None,
         }
     }
 
@@ -90,21 +97,21 @@ impl Matcher {
     /// subscription is to be given without `$share` and its name.
     pub fn intern(&mut self, filter: &TopicFilter) -> (FilterId, bool) {
         let text = filter.as_bytes();
-        if let Some(id) = self.find(text) {
+        let (shape, levels) = (Shape::of(text), TopicLevels::of(&self.key, text));
+        if let Some(id) = self.find_at(self.place(text, shape, &levels), text) {
             return (id, false);
         }
         let id = self.texts.insert(text);
-        let shape = Shape::of(text);
-        if let Shape::Masked(mask) = shape {
+        if let Some(mask) = counted_mask(text, shape) {
             self.registry.acquire(&self.masks, &self.key, &mask);
         }
-        match self.place(text) {
+        match self.place(text, shape, &levels) {
+            Place::All => self.all = Some(FilterId(id)),
             Place::Exact(key) => self.exact[key.part()].insert(key, id, EXACT),
             Place::Masked(key) => self.masked[key.part()].insert(key, id, MASKED),
             Place::Trie => self.trie.insert(id, &self.texts, &self.literals),
         }
         if let Shape::Masked(mask) | Shape::Deep(mask) = shape {
-            let levels = TopicLevels::of(&self.key, text);
             let mut literals = mask.literals();
             while literals != 0 {
                 let level = literals.trailing_zeros() as usize;
@@ -118,8 +125,14 @@ impl Matcher {
     /// The id of a filter that was interned.
     #[must_use]
     pub fn find(&self, filter: &[u8]) -> Option<FilterId> {
+        let levels = TopicLevels::of(&self.key, filter);
+        self.find_at(self.place(filter, Shape::of(filter), &levels), filter)
+    }
+
+    fn find_at(&self, place: Place, filter: &[u8]) -> Option<FilterId> {
         let right = |text: &[u8]| text == filter;
-        match self.place(filter) {
+        match place {
+            Place::All => self.all,
             Place::Exact(key) => self.find_key(&self.exact, key, right),
             Place::Masked(key) => self.find_key(&self.masked, key, right),
             Place::Trie => self.trie.find(filter, &self.texts).map(FilterId),
@@ -132,12 +145,14 @@ impl Matcher {
         if text.is_empty() {
             return;
         }
-        match self.place(text) {
+        let (shape, levels) = (Shape::of(text), TopicLevels::of(&self.key, text));
+        match self.place(text, shape, &levels) {
+            Place::All => self.all = None,
             Place::Exact(key) => self.exact[key.part()].remove(key, id.0, EXACT),
             Place::Masked(key) => self.masked[key.part()].remove(key, id.0, MASKED),
             Place::Trie => self.trie.remove(id.0, &self.texts),
         }
-        if let Shape::Masked(mask) = Shape::of(text) {
+        if let Some(mask) = counted_mask(text, shape) {
             self.registry.release(&self.masks, &self.key, &mask);
         }
         if self.registry.is_empty() && self.trie.is_empty() {
@@ -169,10 +184,21 @@ impl Matcher {
             First::Unclear => self.spelled(whole, topic),
         };
         id.map(&mut *found);
+        if self.all.is_some() {
+            self.find_all(levels, found);
+        }
         if self.trie.is_empty() {
             self.probe(0, topic, levels, found);
         } else {
             self.probe_and_walk(topic, levels, found);
+        }
+    }
+
+    /// Calls `found` with the filter `#`, if it is there and matches.
+    #[inline(never)]
+    fn find_all(&self, levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
+        if !levels.is_system() {
+            self.all.map(found);
         }
     }
 
@@ -204,7 +230,6 @@ impl Matcher {
     fn probe_and_walk(&self, topic: &[u8], levels: &TopicLevels, found: &mut impl FnMut(FilterId)) {
         let known = self.literals.among(levels);
         self.probe(!known, topic, levels, found);
-        let found = &mut |id| found(FilterId(id));
         self.trie.matches(topic, levels, known, &self.texts, found);
     }
 
@@ -298,17 +323,25 @@ impl Matcher {
         found
     }
 
-    fn place(&self, filter: &[u8]) -> Place {
-        let levels = TopicLevels::of(&self.key, filter);
-        match Shape::of(filter) {
+    fn place(&self, filter: &[u8], shape: Shape, levels: &TopicLevels) -> Place {
+        match shape {
+            _ if filter == ALL => Place::All,
             Shape::Exact => {
                 Place::Exact(Key::of(levels.whole().wrapping_add(self.key.exact_salt())))
             }
             Shape::Masked(mask) if self.registry.is_probed(&self.key, &mask) => {
-                Place::Masked(Key::of(mask.fingerprint_of(&self.key, &levels)))
+                Place::Masked(Key::of(mask.fingerprint_of(&self.key, levels)))
             }
             _ => Place::Trie,
         }
+    }
+}
+
+/// The mask that a filter is counted for, all but `#`.
+fn counted_mask(filter: &[u8], shape: Shape) -> Option<Mask> {
+    match shape {
+        Shape::Masked(mask) if filter != ALL => Some(mask),
+        _ => None,
     }
 }
 

@@ -5,10 +5,12 @@
 /// *Bounds*: 16 to 24 bytes for each, and 64 bytes.
 #[derive(Debug, Default)]
 pub(super) struct Edges {
-    /// The upper half of a hash, then a node, which is not zero; or zeros.
-    slots: Box<[u64]>,
+    slots: Box<[Slot]>,
     len: usize,
 }
+
+/// The upper half of a hash, and a node, which is not zero; or zeros.
+type Slot = [u32; 2];
 
 const SLOTS_MIN: usize = 8;
 
@@ -18,20 +20,21 @@ impl Edges {
         self.len
     }
 
-    /// What `right` says of the first node of a hash that it knows.
+    /// What `right` says of the first node of a hash that it knows; it may be asked for zero too.
     #[inline(always)]
     pub(super) fn find<T>(&self, hash: u64, right: impl Fn(u32) -> Option<T>) -> Option<T> {
-        let mut at = self.home(hash);
+        let upper = upper(hash);
+        let mut at = self.home(upper);
         loop {
-            let slot = *self.slots.get(at)?;
-            if slot == 0 {
-                return None;
-            }
-            if (slot ^ hash) >> 32 == 0 {
-                let found = right(slot as u32);
+            let slot = self.slots.get(at)?;
+            if slot[0] == upper {
+                let found = right(slot[1]);
                 if found.is_some() {
                     return found;
                 }
+            }
+            if slot[1] == 0 {
+                return None;
             }
             at = self.after(at);
         }
@@ -43,17 +46,17 @@ impl Edges {
             self.resize((self.slots.len() + self.slots.len() / 4).max(SLOTS_MIN));
         }
         self.len += 1;
-        self.put(hash >> 32 << 32 | u64::from(node));
+        self.put([upper(hash), node]);
     }
 
     /// Removes a node, if it is there.
     pub(super) fn remove(&mut self, hash: u64, node: u32) {
-        let slot = hash >> 32 << 32 | u64::from(node);
-        let mut at = self.home(hash);
-        while self.slots.get(at).is_some_and(|&other| other != slot && other != 0) {
+        let slot = [upper(hash), node];
+        let mut at = self.home(slot[0]);
+        while self.slots.get(at).is_some_and(|&other| other != slot && other[1] != 0) {
             at = self.after(at);
         }
-        if self.slots.get(at).is_none_or(|&slot| slot == 0) {
+        if self.slots.get(at).is_none_or(|&slot| slot[1] == 0) {
             return;
         }
         self.len -= 1;
@@ -63,15 +66,15 @@ impl Edges {
         loop {
             at = self.after(at);
             let slot = self.slots[at];
-            if slot == 0 {
+            if slot[1] == 0 {
                 break;
             }
-            if steps(self.home(slot), at) >= steps(gap, at) {
+            if steps(self.home(slot[0]), at) >= steps(gap, at) {
                 self.slots[gap] = slot;
                 gap = at;
             }
         }
-        self.slots[gap] = 0;
+        self.slots[gap] = [0; 2];
         if self.len * 3 < self.slots.len() && self.slots.len() > SLOTS_MIN {
             self.resize((self.slots.len() - self.slots.len() / 4).max(SLOTS_MIN));
         }
@@ -79,13 +82,13 @@ impl Edges {
 
     /// Copies everything to so many slots.
     fn resize(&mut self, slots: usize) {
-        let old = std::mem::replace(&mut self.slots, vec![0; slots].into());
-        old.into_iter().filter(|&slot| slot != 0).for_each(|slot| self.put(slot));
+        let old = std::mem::replace(&mut self.slots, vec![[0; 2]; slots].into());
+        old.into_iter().filter(|slot| slot[1] != 0).for_each(|slot| self.put(slot));
     }
 
-    fn put(&mut self, slot: u64) {
-        let mut at = self.home(slot);
-        while self.slots[at] != 0 {
+    fn put(&mut self, slot: Slot) {
+        let mut at = self.home(slot[0]);
+        while self.slots[at][1] != 0 {
             at = self.after(at);
         }
         self.slots[at] = slot;
@@ -93,14 +96,19 @@ impl Edges {
 
     /// Where the nodes of a hash begin, by its upper half.
     #[inline]
-    const fn home(&self, hash: u64) -> usize {
-        (((hash >> 32) * self.slots.len() as u64) >> 32) as usize
+    const fn home(&self, upper: u32) -> usize {
+        ((upper as u64 * self.slots.len() as u64) >> 32) as usize
     }
 
     #[inline]
     const fn after(&self, at: usize) -> usize {
         if at + 1 < self.slots.len() { at + 1 } else { 0 }
     }
+}
+
+#[inline]
+const fn upper(hash: u64) -> u32 {
+    (hash >> 32) as u32
 }
 
 #[cfg(test)]

@@ -49,9 +49,14 @@ impl Matcher {
             self.masks.probes(levels, |mask, fingerprint| look(Key::of(fingerprint), Some(mask)));
         }
         self.resolve(topics, &looks, found);
+        if self.all.is_some() {
+            for (topic, (_, levels)) in topics.iter().enumerate() {
+                self.find_all(levels, &mut |id| found(topic, id));
+            }
+        }
         if !self.trie.is_empty() {
             for (topic, (name, levels)) in topics.iter().enumerate() {
-                let found = &mut |id| found(topic, FilterId(id));
+                let found = &mut |id| found(topic, id);
                 let known = self.literals.among(levels);
                 self.trie.matches(name, levels, known, &self.texts, found);
             }

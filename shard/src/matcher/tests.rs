@@ -441,3 +441,20 @@ fn filters_that_differ_in_length_alone_are_apart_in_every_stretch() {
     assert!(pair.matcher.is_empty());
     assert!(pair.matcher.trie.is_empty());
 }
+
+#[test]
+fn an_end_after_the_last_level_that_is_kept_is_found_though_the_trie_has_no_other() {
+    let mut pair = Pair::new();
+    // As many as the root and the node below it hold, and the one that has to go on.
+    let lengths = 58..=64;
+    for len in lengths.clone() {
+        for text in every_mask(&vec!["t"; len], 17) {
+            pair.add(&text);
+        }
+        pair.add(&format!("a{}", "/+".repeat(len - 1)));
+    }
+    assert_eq!(pair.matcher.trie.nodes(), 2);
+    for len in lengths {
+        assert_eq!(pair.check(&vec!["a"; len].join("/")), 1);
+    }
+}

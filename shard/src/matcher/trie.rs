@@ -16,9 +16,10 @@
 use hashbrown::HashTable;
 use smallvec::SmallVec;
 
+use super::FilterId;
 use super::edges::Edges;
 use super::texts::Texts;
-use crate::level_hash::{Ending, HashKey, KnownLevels, LEVELS_KEPT, TopicLevels};
+use crate::level_hash::{HashKey, KnownLevels, LEVELS_KEPT, TopicLevels};
 
 #[derive(Debug)]
 pub(super) struct Trie {
@@ -101,6 +102,8 @@ struct Offers<'a> {
 #[derive(Clone, Copy)]
 struct Offer {
     word: u64,
+    /// [`HashKey::left`] of it.
+    part: u64,
     /// As [`Node::steps`], of the offers for what comes behind it.
     later: u64,
     code: u8,
@@ -146,7 +149,7 @@ impl Trie {
         self.len == 0
     }
 
-    /// Adds a filter that is not there yet, and not a lone `#`, which is always probed.
+    /// Adds a filter that is not there yet, and not a lone `#`, which needs no look.
     pub(super) fn insert(&mut self, id: u32, texts: &Texts, known: &KnownLevels) {
         self.len += 1;
         let (mut id, mut node, mut taken) = (id, ROOT, 0);
@@ -215,7 +218,7 @@ impl Trie {
         levels: &TopicLevels,
         known: u64,
         texts: &Texts,
-        found: &mut impl FnMut(u32),
+        found: &mut impl FnMut(FilterId),
     ) {
         let mut offers = Offers::new(topic, levels);
         offers.fill(self, known);
@@ -365,15 +368,13 @@ struct Visit<'a, F> {
     found: &'a mut F,
 }
 
-impl<F: FnMut(u32)> Visit<'_, F> {
+impl<'a, F: FnMut(FilterId)> Visit<'a, F> {
     /// Visits a node and what lies below it within a stretch.
-    #[inline(never)]
+    #[inline(always)]
     fn stretch(&mut self, offers: &Offers, start: u32) {
         if let Some(node) = self.trie.nodes.get(start as usize) {
-            self.ending(node, offers);
-            let steps = node.steps & offers.steps;
+            let steps = self.node(node, offers, offers.steps);
             if steps != 0 {
-                self.others(node, steps, offers);
                 self.below(offers, start, steps);
             }
         }
@@ -383,20 +384,21 @@ impl<F: FnMut(u32)> Visit<'_, F> {
     ///
     /// It calls itself only for a node that there is no room for to wait, which is a level further on: so
     /// at most [`LEVELS_KEPT`] calls are within each other.
+    #[inline(never)]
     fn below(&mut self, offers: &Offers, start: u32, start_steps: u64) {
         let list = &*offers.offers;
         let mut waiting = [[0; 2]; WAITING];
         let mut waits = 0;
-        let (mut id, mut steps) = (start, start_steps);
+        let (mut from, mut steps) = (edge(start, 0), start_steps);
         loop {
             while steps != 0 {
                 let mut next = offers.first[steps.trailing_zeros() as usize % 64];
                 steps &= steps - 1;
                 while let Some(offer) = list.get(usize::from(next)) {
-                    if let Some((child, steps)) = self.look(offers, id, offer) {
+                    if let Some((child, steps)) = self.look(offers, from, offer) {
                         match waiting.get_mut(waits) {
                             Some(place) => {
-                                *place = [u64::from(child), steps];
+                                *place = [edge(child, 0), steps];
                                 waits += 1;
                             }
                             None => self.crowded(offers, child, steps),
@@ -407,32 +409,66 @@ impl<F: FnMut(u32)> Visit<'_, F> {
             }
             waits = waits.wrapping_sub(1);
             let Some(&next) = waiting.get(waits) else { return };
-            (id, steps) = (next[0] as u32, next[1]);
+            [from, steps] = next;
         }
     }
 
     /// Visits the child that an offer leads to; it and its steps that the topic has, if there are any.
+    ///
+    /// `from` is the edge from the node without a step.
     #[inline(always)]
-    fn look(&mut self, offers: &Offers, id: u32, offer: &Offer) -> Option<(u32, u64)> {
+    fn look(&mut self, offers: &Offers, from: u64, offer: &Offer) -> Option<(u32, u64)> {
         let trie = self.trie;
-        let edge = edge(id, offer.code);
-        let hash = trie.key.pair(offer.word, edge);
-        let (child, node) = if is_long(offer.word) {
-            trie.long_child(hash, edge, offer.word, offers.level(offer.code))?
-        } else {
+        let edge = from | u64::from(offer.code);
+        let hash = trie.key.with_right(offer.part, edge);
+        let (child, node) = if offer.word as u8 > NO_LEVEL as u8 {
             trie.short_child(hash, edge, offer.word)?
+        } else {
+            self.rare_child(offers, hash, edge, offer)?
         };
-        if offer.code >= END {
-            self.last(child, node, offer.code);
-            return None;
+        let steps = self.node(node, offers, offer.later);
+        (steps != 0).then_some((child, steps))
+    }
+
+    /// The same child, if the level may be long or the step no level; one at the end of filters is visited.
+    #[inline(never)]
+    fn rare_child(
+        &mut self,
+        offers: &Offers,
+        hash: u64,
+        edge: u64,
+        offer: &Offer,
+    ) -> Option<(u32, &'a Node)> {
+        let trie = self.trie;
+        if is_long(offer.word) {
+            return trie.long_child(hash, edge, offer.word, offers.level(offer.code));
         }
-        self.ending(node, offers);
-        let steps = node.steps & offer.later;
-        if steps == 0 {
-            return None;
+        let (child, node) = trie.short_child(hash, edge, offer.word)?;
+        if offer.code < END {
+            return Some((child, node));
         }
-        self.others(node, steps, offers);
-        Some((child, steps))
+        self.last(child, node, offer.code);
+        None
+    }
+
+    /// Finds the filters at a node that match; its steps that are among those to come.
+    #[inline(always)]
+    fn node(&mut self, node: &Node, offers: &Offers, later: u64) -> u64 {
+        // There is no other filter of the same steps.
+        if let Some(held) = node.held.iter().find(|held| held.ahead[0] == offers.end) {
+            (self.found)(FilterId(held.filter));
+        }
+        let steps = node.steps & later;
+        if steps != 0 {
+            for held in &node.held {
+                if steps >> (held.ahead[0] % 64) & 1 == 1
+                    && self.is_right(held.ahead, held.filter, offers)
+                {
+                    (self.found)(FilterId(held.filter));
+                }
+            }
+        }
+        steps
     }
 
     /// Goes on below a node for which there is no room to wait.
@@ -442,34 +478,13 @@ impl<F: FnMut(u32)> Visit<'_, F> {
         self.below(offers, node, steps);
     }
 
-    /// Finds the filters at a node that end where the topic does.
-    #[inline(always)]
-    fn ending(&mut self, node: &Node, offers: &Offers) {
-        for held in &node.held {
-            if held.ahead[0] == offers.end {
-                (self.found)(held.filter);
-            }
-        }
-    }
-
-    /// Finds what matches of those that do not end there and may go on by one of these steps.
-    #[inline(always)]
-    fn others(&mut self, node: &Node, steps: u64, offers: &Offers) {
-        for held in &node.held {
-            if steps >> (held.ahead[0] % 64) & 1 == 1 && self.is_right(held, offers) {
-                (self.found)(held.filter);
-            }
-        }
-    }
-
     /// Whether a filter matches that does not end here together with the topic.
     #[inline(never)]
-    fn is_right(&self, held: &Held, offers: &Offers) -> bool {
-        let [first, second] = held.ahead;
+    fn is_right(&self, [first, second]: [u32; 2], filter: u32, offers: &Offers) -> bool {
         offers.allow(first)
             && (is_last(first)
                 || (second == NONE || second == offers.end || offers.allow(second))
-                    && matches(self.texts.get(held.filter), self.topic))
+                    && matches(self.texts.get(filter), self.topic))
     }
 
     /// What lies at the end of an edge that is no level.
@@ -479,7 +494,7 @@ impl<F: FnMut(u32)> Visit<'_, F> {
             self.deeper.push(id);
         } else {
             let held = node.held.iter().filter(|held| held.filter != NONE);
-            held.for_each(|held| (self.found)(held.filter));
+            held.for_each(|held| (self.found)(FilterId(held.filter)));
         }
     }
 
@@ -489,7 +504,7 @@ impl<F: FnMut(u32)> Visit<'_, F> {
         let root = &self.trie.nodes[ROOT as usize];
         for held in root.held.iter().filter(|held| held.filter != NONE) {
             if matches(self.texts.get(held.filter), self.topic) {
-                (self.found)(held.filter);
+                (self.found)(FilterId(held.filter));
             }
         }
         if let Some(offer) = offers.offers.iter().find(|offer| offer.code == 0) {
@@ -512,7 +527,7 @@ impl<F: FnMut(u32)> Visit<'_, F> {
             rest = &rest[end + 1..];
             let levels = TopicLevels::of(&self.trie.key, rest);
             let mut offers = Offers::new(rest, &levels);
-            offers.fill(self.trie, u64::MAX);
+            offers.fill(self.trie, u64::MAX >> (64 - offers.count));
             starts.into_iter().for_each(|start| self.stretch(&offers, start));
         }
     }
@@ -529,41 +544,55 @@ impl<'a> Offers<'a> {
         Self { topic, levels, steps: 1 << OTHERS, first, offers, end, count, more }
     }
 
-    /// Offers what the topic has of the levels in `known` and of what else there is, the last first.
+    /// Offers what the topic has of the levels in `known`, the last first, and of what else there is.
     #[inline]
     fn fill(&mut self, trie: &Trie, known: u64) {
         let [ends, tails, deeper] = trie.last;
-        let last = self.count as u8 - 1;
-        if deeper != 0 && self.more {
-            self.push(DEEPER, NO_LEVEL, 0);
-        }
-        if ends >> last & 1 == 1 && !self.more {
-            self.push(END + last, NO_LEVEL, u64::from(last));
-        }
-        let mut tails = tails & u64::MAX >> (63 - last);
-        while tails != 0 {
-            let len = tails.trailing_zeros() as u8;
-            tails &= tails - 1;
-            self.push(TAIL + len, NO_LEVEL, u64::from(len));
-        }
-        let ending = Ending::of(self.topic);
-        let mut known = known & u64::MAX >> (64 - self.count);
-        while known != 0 {
-            let position = 63 - known.leading_zeros() as usize;
+        let up_to_last = u64::MAX >> (64 - self.count);
+        let last = match self.more {
+            true => [0, tails, deeper],
+            false => [ends & !(up_to_last >> 1), tails, 0],
+        };
+        let last = last.map(|steps| steps & up_to_last);
+        let any = last[0] | last[1] | last[2];
+        self.steps |= any;
+        let (levels, first) = (self.levels, &mut self.first);
+        let (mut known, mut steps, mut index) = (known, self.steps, 0);
+        self.offers.extend(std::iter::from_fn(|| {
+            if known == 0 {
+                return None;
+            }
+            let position = 63 - known.leading_zeros() as u8;
             known ^= 1 << position;
-            let hash = self.levels.level(position);
-            let word = self.levels.word(position, self.topic, ending).unwrap_or(hash << 8);
-            self.push(position as u8, word, hash);
+            let word = levels.word(usize::from(position));
+            let bit = (levels.level(usize::from(position)) % 64) as usize;
+            let offer = Offer::new(&trie.key, position, word, steps, first[bit]);
+            first[bit] = index;
+            steps |= 1 << bit;
+            index += 1;
+            Some(offer)
+        }));
+        self.steps = steps;
+        if any != 0 {
+            self.fill_last(trie, last);
         }
     }
 
-    #[inline(always)]
-    fn push(&mut self, code: u8, word: u64, hash: u64) {
-        let first = &mut self.first[(hash % 64) as usize];
-        let index = self.offers.len() as u8;
-        self.offers.push(Offer { word, later: self.steps, code, next: *first });
-        *first = index;
-        self.steps |= 1 << (hash % 64);
+    /// Offers these steps that are no levels.
+    #[inline(never)]
+    fn fill_last(&mut self, trie: &Trie, last: Last) {
+        for (steps, kind) in last.into_iter().zip([END, TAIL, DEEPER]) {
+            let mut steps = steps;
+            while steps != 0 {
+                let bit = steps.trailing_zeros() as u8;
+                steps &= steps - 1;
+                let first = &mut self.first[usize::from(bit % 64)];
+                // There are no steps behind these.
+                let offer = Offer::new(&trie.key, kind + bit, NO_LEVEL, 0, *first);
+                *first = self.offers.len() as u8;
+                self.offers.push(offer);
+            }
+        }
     }
 
     /// Whether the topic has a step that a filter has ahead, or looks like it; not told of ends.
@@ -582,6 +611,13 @@ impl<'a> Offers<'a> {
         let position = usize::from(position);
         let span = self.levels.start(position)..self.levels.end(position);
         self.topic.get(span).unwrap_or_default()
+    }
+}
+
+impl Offer {
+    #[inline]
+    const fn new(key: &HashKey, code: u8, word: u64, later: u64, next: u8) -> Self {
+        Self { word, part: key.left(word), later, code, next }
     }
 }
 
