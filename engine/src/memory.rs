@@ -11,8 +11,8 @@ const ROLLUP: &str = "/proc/self/smaps_rollup";
 const REST_MS: u64 = 5_000;
 /// A thread with no more to do from one tick to the next is quiet.
 const INPUTS_OF_A_QUIET_TICK: usize = 64;
-/// How often it gives back after something has happened: what it finds to be free only then is still kept for
-/// a moment.
+/// How often it gives back after something has happened: first what has been free for a moment, and if nothing
+/// happens any more all that is.
 const TIMES: u8 = 2;
 
 /// When a thread gives memory back that it has freed: the allocator does so by itself only for those who go on
@@ -34,9 +34,9 @@ impl GivesBack {
         self.inputs += inputs;
     }
 
-    /// To be called at each tick; true if the thread should give memory back now.
+    /// To be called at each tick; what the thread should give back now.
     #[must_use]
-    pub const fn tick(&mut self, now_ms: u64) -> bool {
+    pub const fn tick(&mut self, now_ms: u64) -> Option<Back> {
         let inputs = std::mem::replace(&mut self.inputs, 0);
         if inputs > 0 {
             self.left = TIMES;
@@ -44,22 +44,32 @@ impl GivesBack {
         let is_quiet = inputs <= INPUTS_OF_A_QUIET_TICK;
         let was_quiet = std::mem::replace(&mut self.was_quiet, is_quiet);
         let now = is_quiet && was_quiet && self.left > 0 && now_ms >= self.last_ms + REST_MS;
-        if now {
-            self.left -= 1;
-            self.last_ms = now_ms;
+        if !now {
+            return None;
         }
-        now
+        self.left -= 1;
+        self.last_ms = now_ms;
+        Some(if self.left == 0 { Back::All } else { Back::Most })
     }
+}
+
+/// How much of its free memory a thread gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Back {
+    /// What has been free for a while.
+    Most,
+    /// Everything, so that what is needed again has to be asked for.
+    All,
 }
 
 /// Gives back to the system what the calling thread has freed and the allocator still holds.
 ///
 /// *Cost*: a look at each page of 64 KiB that the thread has, and a system call for what is given back.
 #[allow(unsafe_code)]
-pub fn give_back() {
+pub fn give_back(back: Back) {
     // SAFETY: it takes no pointer and may be called at any time; blocks in use stay where they are. Where
     // another allocator is in use this one has nothing.
-    unsafe { libmimalloc_sys::mi_collect(false) };
+    unsafe { libmimalloc_sys::mi_collect(back == Back::All) };
 }
 
 /// Memory of this process, in bytes.
@@ -126,18 +136,24 @@ mod tests {
     #[test]
     fn a_quiet_thread_gives_back_twice_and_not_too_often() {
         let mut gives_back = GivesBack::default();
-        let mut seen = |inputs: &[usize], from: u64| -> Vec<u64> {
+        let mut seen = |inputs: &[usize], from: u64| -> Vec<(u64, Back)> {
             let mut ticks = (from..).zip(inputs);
             std::iter::from_fn(|| ticks.next())
-                .filter(|(second, inputs)| {
-                    gives_back.did(**inputs);
-                    gives_back.tick(second * 1000)
+                .filter_map(|(second, inputs)| {
+                    gives_back.did(*inputs);
+                    Some((second, gives_back.tick(second * 1000)?))
                 })
-                .map(|(second, _)| second)
                 .collect()
         };
-        assert_eq!(seen(&[5000, 5000, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20), [23, 28]);
-        assert_eq!(seen(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], 40), [40, 45, 50]);
+        use Back::{All, Most};
+        assert_eq!(
+            seen(&[5000, 5000, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 20),
+            [(23, Most), (28, All)]
+        );
+        assert_eq!(
+            seen(&[1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], 40),
+            [(40, Most), (45, Most), (50, Most)]
+        );
         assert!(seen(&[65; 30], 60).is_empty(), "there is work all the time");
     }
 

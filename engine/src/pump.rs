@@ -34,6 +34,7 @@ use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 use held::{Held, Why};
+use peers::PeerLoad;
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
@@ -169,6 +170,8 @@ pub struct Pump {
     /// Inputs of this turn.
     handled: usize,
     gives_back: GivesBack,
+    /// What messages of peers cost.
+    load: PeerLoad,
     /// Not all sockets that had something were read in the last turn.
     sockets_wait: bool,
     turns_without_peers: u32,
@@ -201,6 +204,7 @@ impl Pump {
         Self {
             shard,
             held: Held::new(parts.mesh.shards()),
+            load: PeerLoad::new(parts.mesh.shards()),
             now: parts.clock.now(),
             outbox: std::mem::take(&mut parts.begun),
             parts,
@@ -260,6 +264,7 @@ impl Pump {
             || self.shard.is_overdue()
             || self.parts.storage.as_ref().is_some_and(StorageEnd::has_mail)
             || self.lets_in().is_some()
+            || self.held.may_release(|to| self.parts.mesh.room(to))
     }
 
     /// One turn. Looks for what has happened first, waiting at most `timeout`.
@@ -281,8 +286,9 @@ impl Pump {
             self.report.tick(self.now.mono_ms, too_often);
             self.parts.mesh.rest();
             self.outbox.rest();
-            if self.gives_back.tick(self.now.mono_ms) {
-                memory::give_back();
+            self.load.tick();
+            if let Some(back) = self.gives_back.tick(self.now.mono_ms) {
+                memory::give_back(back);
             }
             self.publish();
         }
@@ -360,7 +366,9 @@ impl Pump {
             self.fanouts.push(before..after);
         }
         let dropped = self.outbox.drops.all() - dropped_before;
-        self.receivers_work += (after - before + dropped as usize) / RECEIVERS_OF_A_PACKET;
+        let work = (after - before + dropped as usize) / RECEIVERS_OF_A_PACKET;
+        self.receivers_work += work;
+        self.load.did(work);
     }
 
     /// Takes the commands of the process.
@@ -693,11 +701,12 @@ impl Pump {
         told.iter().map(|(to, _)| *to).find(|&to| self.parts.mesh.is_clogged(to))
     }
 
-    /// Reads the connections again whose receiver has caught up, and lets peers know whether this shard has.
+    /// Reads the connections again whose receiver has caught up, and lets peers know how much this shard has
+    /// room for.
     fn release(&mut self) {
         // At the end of the turn: the shard may sleep now, and nobody would ask again.
         let takes = self.takes_from_peers();
-        self.parts.mesh.set_laden(!takes);
+        self.parts.mesh.set_room(if takes { self.load.room() } else { 0 });
         let Self { held, parts, shard, .. } = self;
         let Parts { wire, mesh, storage, .. } = parts;
         let has_sent_most = wire.staged_bytes() <= STAGED_BYTES_MAX / 4;
@@ -709,7 +718,7 @@ impl Pump {
         if has_sent_most {
             held.release(Why::Fanout, &mut read_again);
         }
-        held.release_by_shard(|to| mesh.has_drained(to), &mut read_again);
+        held.release_by_shard(|to| mesh.room(to), &mut read_again);
     }
 
     /// Does what the shard has asked for: to peers, to sockets, closes, in this order; then what

@@ -13,6 +13,8 @@ use crate::ConnKey;
 
 /// Pieces up to this many bytes share one buffer while they wait.
 const COALESCED_BYTES_MAX: usize = 2048;
+/// What waits longer lies in pieces of about this many bytes.
+const SEGMENT_BYTES: usize = 64 << 10;
 const SLICES_PER_SEND_MAX: usize = 64;
 
 /// What one connection is sent in one turn.
@@ -96,6 +98,10 @@ impl Queue {
 
     pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
         self.bytes += bytes.len();
+        if self.tail.len() >= SEGMENT_BYTES {
+            // In one piece it would double, and be there twice while it does.
+            self.seal();
+        }
         self.tail.extend_from_slice(bytes);
     }
 
@@ -189,6 +195,20 @@ mod tests {
         queue.consume(COALESCED_BYTES_MAX + 1);
         assert_eq!(queue.segments.front().map(|last| &last[..]), Some(&b"e"[..]));
         assert_eq!(queue.len(), 1);
+    }
+
+    #[test]
+    fn what_waits_takes_about_as_much_memory_as_it_has_bytes() {
+        let mut queue = Queue::default();
+        for _ in 0..3000 {
+            queue.push_copy(&[7; 1000]);
+            assert!(queue.tail.capacity() <= 2 * SEGMENT_BYTES, "{}", queue.tail.capacity());
+        }
+        assert_eq!(queue.len(), 3_000_000);
+        queue.seal();
+        let lengths: Vec<usize> = queue.segments.iter().map(Bytes::len).collect();
+        assert!(lengths.iter().all(|&bytes| bytes <= SEGMENT_BYTES + 1000), "{lengths:?}");
+        assert_eq!(lengths.iter().sum::<usize>(), 3_000_000);
     }
 
     #[test]

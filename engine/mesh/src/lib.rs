@@ -20,7 +20,7 @@ mod courier;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
 use petrel_net::{Bell, Detached};
@@ -44,6 +44,9 @@ const WAITING_MESSAGES_MAX: usize = 8192;
 const WAITING_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of messages that a ring holds before further parcels wait, one parcel excepted.
 const RING_BYTES_MAX: u64 = 8 << 20;
+
+/// Messages that a shard has room for at most, of each other.
+pub const ROOM_MAX: u32 = 8192;
 
 /// Batches that come back to be used again, for each pair.
 const SPENT_BATCHES: usize = 4;
@@ -80,6 +83,10 @@ struct Waiting {
 struct Pair {
     /// Something waits for room, so the receiver rings back.
     blocked: AtomicBool,
+    /// It does so when it has handled so many messages in all.
+    ring_at: AtomicU64,
+    /// Messages that the receiver has handled, of all; only it writes.
+    handled: AtomicU64,
     /// Bytes of all messages that the receiver has taken out; only it writes.
     taken_bytes: AtomicU64,
 }
@@ -88,11 +95,12 @@ struct Pair {
 #[derive(Debug)]
 struct Set(Box<[u64]>);
 
-/// Into which rings of one shard something was put since it looked last, and whether it wants less.
+/// Into which rings of one shard something was put since it looked last, and how much each may send.
 #[derive(Debug)]
 struct Mail {
     rings: Box<[AtomicU64]>,
-    laden: AtomicBool,
+    /// Messages that a shard may have on their way before the connections that send more are not read.
+    room: AtomicU32,
 }
 
 /// A connection on its way to its home, with the packet that said where that is.
@@ -135,6 +143,8 @@ struct Outgoing {
     pair: Arc<Pair>,
     /// Bytes of all messages that were put into the ring.
     put_bytes: u64,
+    /// Messages sent, of all.
+    sent: u64,
     /// Of this turn.
     gathered: Batch,
     waiting: VecDeque<Waiting>,
@@ -184,6 +194,7 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
                 ring: producer,
                 pair: Arc::clone(&pair),
                 put_bytes: 0,
+                sent: 0,
                 gathered: Batch::default(),
                 waiting: VecDeque::new(),
                 waiting_messages: 0,
@@ -221,6 +232,7 @@ impl MeshEnd {
     pub fn send(&mut self, to: ShardIndex, message: PeerMessage) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
             self.busy.insert(to.0);
+            outgoing.sent += 1;
             outgoing.gathered.push(message);
         }
     }
@@ -259,36 +271,44 @@ impl MeshEnd {
         self.busy.is_empty()
     }
 
-    /// True if so much waits for this shard that nothing more should be read for it, or if it says so
-    /// ([`MeshEnd::set_laden`]).
+    /// True if so much waits for this shard that nothing more should be read for it, or as much is on its way
+    /// as it has room for ([`MeshEnd::set_room`]).
     #[must_use]
     pub fn is_clogged(&self, to: ShardIndex) -> bool {
         self.outgoing.get(usize::from(to.0)).is_some_and(|outgoing| {
             outgoing.waiting_messages > WAITING_MESSAGES_MAX
                 || outgoing.waiting_bytes > WAITING_BYTES_MAX
-                || outgoing.is_to_laden()
+                || outgoing.on_their_way() >= outgoing.room()
         })
     }
 
-    /// True if hardly anything waits for this shard any more. This one is woken when what it depends on
-    /// changes.
+    /// How many more messages this shard has room for, if hardly anything waits for it any more. While that is
+    /// none, this one is woken when what it depends on changes.
     #[must_use]
-    pub fn has_drained(&self, to: ShardIndex) -> bool {
-        self.outgoing.get(usize::from(to.0)).is_none_or(|outgoing| {
-            outgoing.waiting_messages <= WAITING_MESSAGES_MAX / 4
-                && outgoing.waiting_bytes <= WAITING_BYTES_MAX / 4
-                && !outgoing.is_to_laden()
-        })
+    pub fn room(&self, to: ShardIndex) -> usize {
+        self.outgoing.get(usize::from(to.0)).map_or(usize::MAX, Outgoing::room_again)
     }
 
-    /// Tells the others whether this shard has more to do for what they have sent than it wants to wait.
-    pub fn set_laden(&self, laden: bool) {
-        if self.mail.laden.load(Ordering::Relaxed) != laden {
-            self.mail.laden.store(laden, Ordering::Release);
-            if !laden {
-                (0..self.incoming.len()).for_each(|from| self.call_blocked(from));
+    /// Tells the others how many messages each of them may have on their way to this shard, at most
+    /// [`ROOM_MAX`].
+    pub fn set_room(&self, room: u32) {
+        let room = room.min(ROOM_MAX);
+        if self.mail.room.load(Ordering::Relaxed) != room {
+            let before = self.mail.room.swap(room, Ordering::AcqRel);
+            if before == 0 {
+                // Who has nothing on its way is not told by anything else.
+                (0..self.incoming.len()).for_each(|from| self.call_blocked(from, u64::MAX));
             }
         }
+    }
+
+    /// So many messages of a shard have been handled.
+    pub fn handled(&self, from: ShardIndex, messages: usize) {
+        let Some(incoming) = self.incoming.get(usize::from(from.0)) else { return };
+        // Only this end writes it.
+        let handled = incoming.pair.handled.load(Ordering::Relaxed) + messages as u64;
+        incoming.pair.handled.store(handled, Ordering::Release);
+        self.call_blocked(usize::from(from.0), handled);
     }
 
     /// Begins to take what is in the rings now, up to some number of parcels.
@@ -316,9 +336,10 @@ impl MeshEnd {
                 handover.conn.put_socket(socket);
             }
             // The room that this made may be another sender's.
-            (0..self.incoming.len()).for_each(|from| self.call_blocked(from));
+            (0..self.incoming.len()).for_each(|from| self.call_blocked(from, u64::MAX));
         } else {
-            self.call_blocked(usize::from(from));
+            let handled = incoming.pair.handled.load(Ordering::Relaxed);
+            self.call_blocked(usize::from(from), handled);
         }
         if !note_head(&self.incoming, &mut self.heads, self.until, from) {
             self.known.remove(from);
@@ -344,12 +365,13 @@ impl MeshEnd {
         }
     }
 
-    /// Wakes a sender that waits for room, or for this shard to have less to do.
-    fn call_blocked(&self, from: usize) {
+    /// Wakes a sender that waits for room, or for so many messages to be handled.
+    fn call_blocked(&self, from: usize, handled: u64) {
         let incoming = &self.incoming[from];
-        // Pairs with the fence in `push`: either the sender finds the room, or it is called.
+        // Pairs with the fences in `push` and `room_again`: either the sender finds it, or it is called.
         fence(Ordering::SeqCst);
         if incoming.pair.blocked.load(Ordering::Relaxed)
+            && handled >= incoming.pair.ring_at.load(Ordering::Relaxed)
             && incoming.pair.blocked.swap(false, Ordering::AcqRel)
         {
             self.bells[from].ring();
@@ -427,7 +449,7 @@ impl Set {
 impl Mail {
     fn new(shards: usize) -> Self {
         let rings = (0..shards.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Self { rings, laden: AtomicBool::new(false) }
+        Self { rings, room: AtomicU32::new(ROOM_MAX) }
     }
 
     /// Something was put into the ring of this shard.
@@ -453,15 +475,37 @@ impl Mail {
 }
 
 impl Outgoing {
-    /// Whether the receiver has much to do; then it rings when that has changed.
-    fn is_to_laden(&self) -> bool {
-        if !self.mail.laden.load(Ordering::Relaxed) {
-            return false;
+    /// Messages that have been sent and not been handled.
+    fn on_their_way(&self) -> u64 {
+        self.sent - self.pair.handled.load(Ordering::Acquire)
+    }
+
+    /// Messages that may be on their way.
+    fn room(&self) -> u64 {
+        self.mail.room.load(Ordering::Relaxed).into()
+    }
+
+    /// How many more there is room for, once half of that is free; until then the receiver rings back.
+    fn room_again(&self) -> usize {
+        if self.waiting_messages > WAITING_MESSAGES_MAX / 4
+            || self.waiting_bytes > WAITING_BYTES_MAX / 4
+        {
+            // What waits for the ring is told by the ring.
+            return 0;
         }
-        self.pair.blocked.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `call_blocked`: either this end sees the change, or it is called.
-        fence(Ordering::SeqCst);
-        self.mail.laden.load(Ordering::Relaxed)
+        let free = || {
+            let (on_their_way, room) = (self.on_their_way(), self.room());
+            if on_their_way > room / 2 || room == 0 { 0 } else { room - on_their_way }
+        };
+        if free() == 0 {
+            let enough = self.sent.saturating_sub(self.room() / 2);
+            let ring_at = if self.waiting.is_empty() { enough } else { 0 };
+            self.pair.ring_at.store(ring_at, Ordering::Relaxed);
+            self.pair.blocked.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `call_blocked`: either this end sees the change, or it is called.
+            fence(Ordering::SeqCst);
+        }
+        free() as usize
     }
 
     fn seal(&mut self) {
@@ -479,6 +523,7 @@ impl Outgoing {
     fn push(&mut self, way: Way, mut courier: Option<&mut Courier>) -> bool {
         let mut pushed = self.push_while_room(way, courier.as_deref_mut());
         if !self.waiting.is_empty() {
+            self.pair.ring_at.store(0, Ordering::Relaxed);
             self.pair.blocked.store(true, Ordering::Relaxed);
             fence(Ordering::SeqCst);
             // Room that was made before the receiver could see the flag would not be told.
@@ -564,10 +609,12 @@ mod tests {
     fn received(end: &mut MeshEnd) -> Vec<u64> {
         let mut numbers = Vec::new();
         end.begin_to_receive();
-        while let Some((_, parcel)) = end.receive() {
+        while let Some((from, parcel)) = end.receive() {
             let Parcel::Messages(mut messages) = parcel else { panic!("only messages were sent") };
             let number = |message: PeerMessage| message.published().map(|it| it.expires_at_ms);
+            let count = messages.len();
             numbers.extend(std::iter::from_fn(|| messages.pop()).filter_map(number));
+            end.handled(from, count);
         }
         numbers
     }
@@ -606,7 +653,7 @@ mod tests {
             ends[0].flush();
         }
         assert!(got.into_iter().eq(0..sent));
-        assert!(ends[0].has_drained(ShardIndex(1)));
+        assert!(ends[0].room(ShardIndex(1)) > 0);
     }
 
     #[test]
@@ -632,7 +679,7 @@ mod tests {
             got += received(&mut ends[1]).len() as u64;
             ends[0].flush();
         }
-        assert!(ends[0].has_drained(ShardIndex(1)) && ends[0].is_flushed());
+        assert!(ends[0].room(ShardIndex(1)) > 0 && ends[0].is_flushed());
     }
 
     #[test]
@@ -768,16 +815,55 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_a_laden_shard_is_woken_when_it_has_less_to_do() {
+    fn who_waits_for_a_shard_without_room_is_woken_when_it_has_some() {
         let ends = ends(3);
         ends[0].bells[0].arm();
-        ends[2].set_laden(true);
+        ends[2].set_room(0);
         assert!(!ends[0].is_clogged(ShardIndex(1)) && ends[0].is_clogged(ShardIndex(2)));
-        assert!(!ends[0].has_drained(ShardIndex(2)));
+        assert_eq!(ends[0].room(ShardIndex(2)), 0);
         assert_eq!(ends[0].bells[0].rung(), 0);
-        ends[2].set_laden(false);
+        ends[2].set_room(7);
         assert_eq!((ends[0].bells[0].rung(), ends[1].bells[1].rung()), (1, 0));
-        assert!(!ends[0].is_clogged(ShardIndex(2)) && ends[0].has_drained(ShardIndex(2)));
+        assert!(!ends[0].is_clogged(ShardIndex(2)));
+        assert_eq!(ends[0].room(ShardIndex(2)), 7);
+    }
+
+    /// Whatever the room is: messages are on their way up to it, and half of them have been handled when the
+    /// sender is woken.
+    #[test]
+    fn a_shard_has_no_more_on_its_way_than_there_is_room_for() {
+        for room in [1, 2, 3, 10, 100] {
+            let mut ends = ends(2);
+            ends[1].set_room(room);
+            for round in 0..5 {
+                let mut sent = ends[0].outgoing[1].on_their_way();
+                while !ends[0].is_clogged(ShardIndex(1)) {
+                    ends[0].send(ShardIndex(1), message(sent));
+                    sent += 1;
+                }
+                ends[0].flush();
+                assert_eq!(sent, u64::from(room), "round {round}");
+                assert_eq!(ends[0].room(ShardIndex(1)), 0);
+                ends[0].bells[0].arm();
+                let before = ends[0].bells[0].rung();
+                ends[1].begin_to_receive();
+                while let Some((from, Parcel::Messages(mut messages))) = ends[1].receive() {
+                    while messages.pop().is_some() {
+                        let left = ends[0].outgoing[1].on_their_way();
+                        let rung = ends[0].bells[0].rung() - before;
+                        assert_eq!(
+                            rung,
+                            u64::from(left <= u64::from(room) / 2),
+                            "{left} of {room}"
+                        );
+                        ends[1].handled(from, 1);
+                    }
+                }
+                assert_eq!(ends[0].bells[0].rung() - before, 1);
+                ends[0].bells[0].disarm();
+                assert_eq!(ends[0].room(ShardIndex(1)), room as usize);
+            }
+        }
     }
 
     #[test]

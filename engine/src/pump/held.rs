@@ -8,7 +8,7 @@ use petrel_shard::ShardIndex;
 /// Connections that are held back, each for one reason.
 #[derive(Debug)]
 pub(super) struct Held {
-    by_shard: Vec<Vec<ConnKey>>,
+    by_shard: Vec<VecDeque<ConnKey>>,
     by_storage: Vec<ConnKey>,
     by_fanout: Vec<ConnKey>,
     by_parts: VecDeque<(ConnKey, u64)>,
@@ -30,7 +30,7 @@ pub(super) enum Why {
 impl Held {
     pub(super) fn new(shards: u16) -> Self {
         Self {
-            by_shard: vec![Vec::new(); usize::from(shards)],
+            by_shard: vec![VecDeque::new(); usize::from(shards)],
             by_storage: Vec::new(),
             by_fanout: Vec::new(),
             by_parts: VecDeque::new(),
@@ -39,7 +39,7 @@ impl Held {
 
     pub(super) fn push(&mut self, conn: ConnKey, why: Why) {
         match why {
-            Why::Shard(to) => self.by_shard[usize::from(to.0)].push(conn),
+            Why::Shard(to) => self.by_shard[usize::from(to.0)].push_back(conn),
             Why::Storage => self.by_storage.push(conn),
             Why::Fanout => self.by_fanout.push(conn),
             Why::Parts(begun) => self.by_parts.push_back((conn, begun)),
@@ -68,17 +68,24 @@ impl Held {
         }
     }
 
-    /// Lets those go who have waited for a shard that can take more.
+    /// Lets those go who have waited for a shard longest, as many as it has room for messages.
     pub(super) fn release_by_shard(
         &mut self,
-        takes_more: impl Fn(ShardIndex) -> bool,
+        room: impl Fn(ShardIndex) -> usize,
         mut go: impl FnMut(ConnKey),
     ) {
         for (to, held) in self.by_shard.iter_mut().enumerate() {
-            if !held.is_empty() && takes_more(ShardIndex(to as u16)) {
-                held.drain(..).for_each(&mut go);
+            if !held.is_empty() {
+                let room = room(ShardIndex(to as u16)).min(held.len());
+                held.drain(..room).for_each(&mut go);
             }
         }
+    }
+
+    /// Whether somebody waits for a shard that has room.
+    pub(super) fn may_release(&self, room: impl Fn(ShardIndex) -> usize) -> bool {
+        let mut held = self.by_shard.iter().enumerate().filter(|(_, held)| !held.is_empty());
+        held.any(|(to, _)| room(ShardIndex(to as u16)) > 0)
     }
 
     /// Keeps those who wait for storage for whom it is true.

@@ -279,7 +279,8 @@ impl Wire {
     /// The socket takes bytes again.
     pub(super) fn resume_output(&mut self, key: ConnKey) {
         let Some(conn) = self.conns.get(key) else { return };
-        if conn.queue.is_none() {
+        // Something else may have emptied the queue since the socket was found to take bytes.
+        if conn.queue.is_none() && !conn.flags.has(Flags::CHOKED) {
             return;
         }
         self.send_queue(key);
