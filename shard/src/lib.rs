@@ -9,6 +9,7 @@
 //! everything is keyed by [`Slot`].
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod ack;
 mod alias;
 mod auth;
