@@ -141,7 +141,7 @@ impl Publishable {
     const fn upto(max_qos: Qos, retain: bool) -> Self {
         let each = if retain { 0b11 } else { 0b01 };
         let all = each | each << 2 | each << 4;
-        Self(all & (1 << (max_qos as u8 * 2 + 2)) - 1)
+        Self(all & ((1 << (max_qos as u8 * 2 + 2)) - 1))
     }
 }
 

@@ -6,11 +6,14 @@
 use bytes::Bytes;
 use petrel_proto::{Auth, Packet, ReasonCode, ReasonProperties};
 
-use crate::connection::Violation;
-use crate::outbox::Question;
+use crate::connection::{Connection, Violation};
+use crate::outbox::{Asks, Question};
 use crate::session::Session;
 use crate::shard::{Shard, Turn};
 use crate::{ConnId, Verdict};
+
+/// What a client is told that is not who its CONNECT says. No word on why: that would help others.
+const NOT_WHO: &str = "authentication failed";
 
 impl Shard {
     /// A step of the client.
@@ -58,7 +61,8 @@ impl Shard {
         };
         if let Some(client_id) = client_id {
             let data = data.as_deref().map(Bytes::copy_from_slice);
-            turn.out.questions.push(Question { conn, client_id, method, data, starts });
+            let asks = Asks::Step { method, data, starts };
+            turn.out.questions.push(Question { conn, client_id, asks });
         }
     }
 
@@ -66,6 +70,9 @@ impl Shard {
     pub(crate) fn on_verdict(&mut self, turn: &mut Turn<'_>, conn: ConnId, verdict: Verdict) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let live = connection.is_live();
+        if connection.asked_mut().is_some() {
+            return self.on_verdict_of_connect(turn, conn, verdict);
+        }
         let Some(auth) = connection.auth_mut().filter(|auth| auth.asked) else { return };
         auth.asked = false;
         let method = auth.method.clone();
@@ -77,18 +84,38 @@ impl Shard {
             Verdict::Continue { data } => {
                 self.send(turn, conn, &step(ReasonCode::ContinueAuthentication, data));
             }
-            Verdict::Accept { data } if live => {
+            Verdict::Accept { data, .. } if live => {
                 auth.running = false;
                 self.send(turn, conn, &step(ReasonCode::Success, data));
             }
-            Verdict::Accept { data } => {
+            Verdict::Accept { data, identity } => {
                 if let Some(pending) = connection.take_pending() {
-                    self.accept(turn, conn, *pending, data);
+                    self.accept(turn, conn, *pending, data, identity);
                 }
             }
             // [MQTT5-4.12.0-4], [MQTT5-4.12.1-2]
             Verdict::Refuse { reason } => {
                 self.violate(turn, conn, Violation::new(reason, "authentication failed"));
+            }
+        }
+    }
+
+    /// Who the client of a CONNECT is.
+    fn on_verdict_of_connect(&mut self, turn: &mut Turn<'_>, conn: ConnId, verdict: Verdict) {
+        match verdict {
+            Verdict::Accept { identity, .. } => {
+                let connection = self.connection_mut(conn);
+                if let Some(pending) = connection.and_then(Connection::take_pending) {
+                    self.accept(turn, conn, *pending, None, identity);
+                }
+            }
+            // There is nothing to go on with.
+            Verdict::Continue { .. } => {
+                self.violate(turn, conn, Violation::new(ReasonCode::NotAuthorized, NOT_WHO));
+            }
+            // [MQTT5-3.1.4-2]
+            Verdict::Refuse { reason } => {
+                self.violate(turn, conn, Violation::new(reason, NOT_WHO));
             }
         }
     }

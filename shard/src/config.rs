@@ -1,5 +1,8 @@
 //! What a shard is told once, at its start.
 
+use std::sync::Arc;
+
+use crate::access::Rules;
 use crate::{Keeping, ShardIndex, SlotMap};
 
 /// Everything a shard needs to know before its first input.
@@ -14,6 +17,8 @@ pub struct ShardConfig {
     /// Names of the enhanced authentication methods that the broker answers for; a CONNECT with
     /// another is refused with 0x8C ([MQTT5-4.12.0-1]).
     pub auth_methods: Vec<String>,
+    /// Who may do what.
+    pub access: Access,
     /// Seed for assigned client identifiers; secret, different for each shard and process.
     pub seed: u64,
     /// Key for every keyed hash of the process; the same as in the process before, if anything is
@@ -21,6 +26,19 @@ pub struct ShardConfig {
     pub hash_key: [u64; 2],
     /// Whether anything is kept when the process ends.
     pub keeping: Option<Keeping>,
+}
+
+/// Who may do what.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    /// It is kept of clients who they are and where they come from, since rules may ask for it.
+    pub is_on: bool,
+    /// What clients may publish and subscribe to; everything if there are none.
+    pub rules: Option<Arc<Rules>>,
+    /// A client identifier may be used by whoever comes, not just by the user whose session it is.
+    pub shares_client_ids: bool,
+    /// A client that publishes what it may not, and cannot be told so, is disconnected.
+    pub disconnects: bool,
 }
 
 /// What to do when a session's queue is full.

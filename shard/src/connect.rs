@@ -1,5 +1,8 @@
 //! CONNECT: who may have which session ([MQTT5-3.1], [MQTT5-3.2]).
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use petrel_proto::{
     ClientId, ConnAck, ConnAckProperties, Connect, DecodeError, Packet, Qos, ReasonCode,
     ReasonProperties, Text, Version,
@@ -8,9 +11,11 @@ use petrel_proto::{
 use crate::connection::{AuthExchange, AwaitedConnAck, Connection, PendingConnect, Violation};
 use crate::event::{EndedBy, Event};
 use crate::level_hash::HashKey;
+use crate::outbox::{Asks, Credentials, Question};
 use crate::sabotage::{self, Sabotage};
 use crate::session::{PendingWill, Session};
 use crate::shard::{Shard, Turn};
+use crate::standing::{Identity, Standing};
 use crate::table::Table;
 use crate::timers::Tick;
 use crate::{ConnId, Outbox, input::Origin};
@@ -52,10 +57,11 @@ impl Shard {
         }
         let method = connect.properties.authentication_method.as_ref().map(Text::to_owned_text);
         self.add_connection(turn, conn, &connect);
-        let pending = Box::new(PendingConnect { connect, assigned });
+        let pending = Box::new(PendingConnect { connect, assigned, origin, asked: None });
         match method {
             Some(method) => self.begin_authentication(turn, conn, pending, method),
-            None => self.accept(turn, conn, *pending, None),
+            None if asks(&pending.connect, &origin) => self.ask_who(turn, conn, pending),
+            None => self.accept(turn, conn, *pending, None, None),
         }
     }
 
@@ -99,7 +105,7 @@ impl Shard {
             Some(method) if !self.config.auth_methods.iter().any(|m| m == method.as_str()) => {
                 Err(Violation::new(R::BadAuthenticationMethod, "unknown authentication method"))
             }
-            None if !origin.allow_anonymous => Err(Violation::new(
+            None if !origin.allow_anonymous && !origin.authenticates => Err(Violation::new(
                 R::NotAuthorized,
                 "the listener does not let in anonymous clients",
             )),
@@ -148,8 +154,16 @@ impl Shard {
         conn: ConnId,
         pending: PendingConnect,
         data: Option<bytes::Bytes>,
+        identity: Option<Arc<Identity>>,
     ) {
-        let PendingConnect { mut connect, assigned } = pending;
+        let PendingConnect { mut connect, assigned, origin, asked } = pending;
+        let early = asked.unwrap_or_default();
+        let is_on = self.config.access.is_on;
+        let standing = is_on.then(|| Box::new(Standing::new(identity, &origin)));
+        if let Err(violation) = self.admit_client(&connect, standing.as_deref()) {
+            self.conns.remove(conn.index);
+            return refuse(turn.out, conn, &connect, violation);
+        }
         if sabotage::on(Sabotage::BytesPerConnection) {
             std::mem::forget(std::hint::black_box(Box::new([0u8; 64])));
         }
@@ -158,7 +172,7 @@ impl Shard {
             self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
         // The session that was discarded must not come back, and a will is a promise too.
         let promises = self.keep.position() > since || connect.will.is_some();
-        let index = self.attach_session(turn, conn, &mut connect);
+        let index = self.attach_session(turn, conn, &mut connect, standing);
         let auth_method = self.connection_mut(conn).and_then(|connection| {
             connection.session = index;
             connection.auth_mut().map(|auth| {
@@ -178,7 +192,6 @@ impl Shard {
         fit(&mut packet, connect.version, bytes_max);
         self.arm_silence(turn, conn);
         if promises && self.await_kept(turn, conn) {
-            let early = Vec::new();
             let awaited = AwaitedConnAck { packet, client_id, session_present, early };
             if let Some(connection) = self.connection_mut(conn) {
                 connection.extras_mut().awaited = Some(Box::new(awaited));
@@ -186,6 +199,7 @@ impl Shard {
             return;
         }
         self.send_connack(turn, conn, &packet, client_id, session_present);
+        self.handle_early(turn, conn, early);
     }
 
     fn send_connack(
@@ -211,6 +225,11 @@ impl Shard {
         let Some(awaited) = connection.take_awaited() else { return };
         let AwaitedConnAck { packet, client_id, session_present, early } = *awaited;
         self.send_connack(turn, conn, &packet, client_id, session_present);
+        self.handle_early(turn, conn, early);
+    }
+
+    /// Handles what a client has sent before its CONNACK.
+    fn handle_early(&mut self, turn: &mut Turn<'_>, conn: ConnId, early: Vec<Packet>) {
         for packet in early {
             if self.connection(conn).is_none() {
                 return;
@@ -242,7 +261,13 @@ impl Shard {
     }
 
     /// Finds or makes the session and ties it to the connection. Returns its position.
-    fn attach_session(&mut self, turn: &mut Turn<'_>, conn: ConnId, connect: &mut Connect) -> u32 {
+    fn attach_session(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        connect: &mut Connect,
+        standing: Option<Box<Standing>>,
+    ) -> u32 {
         let index = self.find_session(&connect.client_id).unwrap_or_else(|| {
             self.generation = self.generation.wrapping_add(1);
             let session = Session::new(&connect.client_id, self.generation);
@@ -268,6 +293,7 @@ impl Shard {
         }
         if let Some(session) = self.sessions.get_mut(index) {
             session.conn = conn.index;
+            session.standing = standing;
             session.expiry_interval_s = expiry_s.min(expiry_max);
             session.expires_at = Tick::NEVER;
             if let Some(flow) = session.flow.as_deref_mut() {
@@ -287,6 +313,8 @@ impl Shard {
             }
         }
         self.keep_session(turn, index);
+        // Another user may have it now, or the rules may have changed.
+        self.review(turn, index);
         index
     }
 
@@ -338,6 +366,21 @@ impl Shard {
         }
     }
 
+    /// Asks who a client is; its CONNECT waits for the answer.
+    fn ask_who(&mut self, turn: &mut Turn<'_>, conn: ConnId, mut pending: Box<PendingConnect>) {
+        let PendingConnect { connect, origin, asked, .. } = &mut *pending;
+        *asked = Some(Vec::new());
+        let credentials = Box::new(Credentials {
+            origin: *origin,
+            user_name: connect.username.as_ref().map(Text::to_owned_text),
+            password: connect.password.as_deref().map(Bytes::copy_from_slice),
+        });
+        let (client_id, asks) = (connect.client_id.clone(), Asks::Credentials(credentials));
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.extras_mut().pending = Some(pending);
+        turn.out.questions.push(Question { conn, client_id, asks });
+    }
+
     fn begin_authentication(
         &mut self,
         turn: &mut Turn<'_>,
@@ -377,6 +420,12 @@ impl Shard {
         }
         self.session_offline(turn, index);
     }
+}
+
+/// Whether somebody has to say who a client is: it says so itself, or it may not come in without.
+const fn asks(connect: &Connect, origin: &Origin) -> bool {
+    let says = connect.username.is_some() || connect.password.is_some();
+    origin.authenticates && (says || !origin.allow_anonymous)
 }
 
 /// The keyed hash of the client identifier of a session.

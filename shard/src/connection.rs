@@ -3,6 +3,7 @@
 use petrel_proto::{ClientId, Connect, Packet, ReasonCode, Text, TopicName, Version};
 
 use crate::alias::OutgoingAliases;
+use crate::input::Origin;
 use crate::{ConnId, Limits};
 
 /// A connection from its CONNECT to its end. Nothing here outlives it.
@@ -59,6 +60,9 @@ const RESENDING: u8 = 2;
 pub(crate) struct PendingConnect {
     pub(crate) connect: Box<Connect>,
     pub(crate) assigned: bool,
+    pub(crate) origin: Origin,
+    /// Somebody was asked who the client is; what it has sent meanwhile ([MQTT5-3.1.4-6] lets it).
+    pub(crate) asked: Option<Vec<Packet>>,
 }
 
 /// A CONNACK that leaves when what it promises is kept.
@@ -184,6 +188,11 @@ impl Connection {
     /// The enhanced authentication that its CONNECT named, if it did.
     pub(crate) fn auth_mut(&mut self) -> Option<&mut AuthExchange> {
         self.extras.as_deref_mut()?.auth.as_mut()
+    }
+
+    /// Where packets wait for somebody to say who the client is, if somebody was asked.
+    pub(crate) fn asked_mut(&mut self) -> Option<&mut Vec<Packet>> {
+        self.extras.as_deref_mut()?.pending.as_deref_mut()?.asked.as_mut()
     }
 
     /// Takes the CONNECT that waits for its authentication, if it does.

@@ -34,11 +34,13 @@ pub enum DropReason {
     RetainedFull,
     /// What it would have to be kept in is full or fails; its publisher was told.
     StorageFull,
+    /// Its publisher may not publish it.
+    NotAuthorized,
 }
 
 impl DropReason {
     /// All of them, in order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::QueueFull,
         Self::SlowReader,
         Self::NotConnected,
@@ -47,6 +49,7 @@ impl DropReason {
         Self::NoGroupMember,
         Self::RetainedFull,
         Self::StorageFull,
+        Self::NotAuthorized,
     ];
 
     /// What it is called in a line of the log.
@@ -61,6 +64,7 @@ impl DropReason {
             Self::NoGroupMember => "no member of the group",
             Self::RetainedFull => "not retained",
             Self::StorageFull => "not kept",
+            Self::NotAuthorized => "not authorised",
         }
     }
 }
@@ -122,6 +126,13 @@ pub enum Event {
         client_id: ClientId,
         /// The reason it was given.
         reason: ReasonCode,
+    },
+    /// A subscription ended, since its client may not have it, or not any more.
+    Revoked {
+        /// Who.
+        client_id: ClientId,
+        /// To what.
+        filter: petrel_proto::TopicFilter,
     },
     /// A connection ended.
     Disconnected {

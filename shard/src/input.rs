@@ -1,6 +1,7 @@
 //! Everything that can happen to a shard.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use petrel_proto::{Connect, DecodeError, Packet, ReasonCode};
@@ -21,6 +22,8 @@ pub struct Origin {
     pub listener: u16,
     /// Whether the listener lets in clients that prove nothing.
     pub allow_anonymous: bool,
+    /// Somebody there knows who clients are, and is asked for those who say so.
+    pub authenticates: bool,
     /// The other end.
     pub address: SocketAddr,
 }
@@ -87,6 +90,8 @@ pub enum Input {
     Loaded(Box<Loaded>),
     /// The answer to a [`crate::outbox::Count`].
     Counted(Box<Counted>),
+    /// What clients may do from now on; everything if there are no rules.
+    Rules(Option<Arc<crate::access::Rules>>),
     /// From now on QoS 1 and 2 messages of MQTT 5 clients are refused, or no longer: what they would be
     /// kept in is full or fails.
     Refuse(bool),
@@ -167,8 +172,8 @@ impl Run {
     }
 }
 
-/// What an authentication method says to one step of an exchange.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is said to a [`crate::Question`].
+#[derive(Debug, Clone)]
 pub enum Verdict {
     /// Send this to the client and wait for its next step.
     Continue {
@@ -179,6 +184,8 @@ pub enum Verdict {
     Accept {
         /// Authentication Data to send along.
         data: Option<Bytes>,
+        /// Who that is; `None` if nobody has asked for it.
+        identity: Option<Arc<crate::Identity>>,
     },
     /// It is not.
     Refuse {

@@ -32,6 +32,11 @@ impl Name {
             Self::Long(text) => text,
         }
     }
+
+    /// The text; empty if it is none.
+    pub(crate) fn as_str(&self) -> &str {
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use petrel_proto::{
 };
 
 use crate::event::Drops;
+use crate::input::Origin;
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
@@ -249,19 +250,54 @@ pub struct Count {
     pub last: bool,
 }
 
-/// A question to whoever owns the authentication methods.
+/// A question to whoever knows who clients are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// The connection that waits for the answer.
     pub conn: ConnId,
     /// Who the client says it is.
     pub client_id: ClientId,
-    /// Authentication Method.
-    pub method: Text,
-    /// Authentication Data of this step.
-    pub data: Option<Bytes>,
-    /// True for the first step of an exchange, false for those that continue it.
-    pub starts: bool,
+    /// What is asked.
+    pub asks: Asks,
+}
+
+/// What is asked about a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asks {
+    /// What a step of an exchange means ([MQTT5-4.12]).
+    Step {
+        /// Authentication Method.
+        method: Text,
+        /// Authentication Data of this step.
+        data: Option<Bytes>,
+        /// True for the first step of an exchange, false for those that continue it.
+        starts: bool,
+    },
+    /// Whether it is who its CONNECT says.
+    Credentials(Box<Credentials>),
+}
+
+/// By what a client says who it is, in memory of its own.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// Where it came from.
+    pub origin: Origin,
+    /// User Name.
+    pub user_name: Option<Text>,
+    /// Password; shown to nobody.
+    pub password: Option<Bytes>,
+}
+
+/// Without the password.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let password = self.password.as_ref().map(|_| "..");
+        f.debug_struct("Credentials")
+            .field("origin", &self.origin)
+            .field("user_name", &self.user_name)
+            .field("password", &password)
+            .finish()
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,14 @@ pub struct GroupKey {
     pub filter: TopicFilter,
 }
 
+impl GroupKey {
+    /// The filter as clients write it.
+    pub(crate) fn written(&self) -> String {
+        let filter = std::str::from_utf8(self.filter.as_bytes()).unwrap_or_default();
+        format!("$share/{}/{filter}", self.share.as_str())
+    }
+}
+
 /// What the owner of a group knows of a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Readiness {

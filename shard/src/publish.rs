@@ -58,6 +58,16 @@ impl Shard {
         let mut provided = None;
         let refused = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);
         let reason = match self.check_publish_topic(&topic) {
+            Ok(()) if !self.may_publish(index, &topic, qos, publish.retain) => {
+                drop_message(turn, DropReason::NotAuthorized);
+                if self.config.access.disconnects
+                    && (qos == Qos::AtMostOnce || !self.can_refuse(conn))
+                {
+                    let what = "the client may not publish to this topic";
+                    return Err(Violation::new(ReasonCode::NotAuthorized, what));
+                }
+                ReasonCode::NotAuthorized
+            }
             Ok(()) if refused => {
                 drop_message(turn, DropReason::StorageFull);
                 ReasonCode::QuotaExceeded

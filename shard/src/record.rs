@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use petrel_proto::{ClientId, PacketId, Qos, SubscriptionOptions, TopicFilter, TopicName, Will};
+use petrel_proto::{
+    ClientId, PacketId, Qos, SubscriptionOptions, Text, TopicFilter, TopicName, Will,
+};
 use smallvec::SmallVec;
 
 use crate::peer::GroupKey;
@@ -206,6 +208,8 @@ pub struct SessionRecord {
     pub will_at_ms: u64,
     /// Wills that have been published, until what was queued of them is kept; oldest first.
     pub leaving: Vec<Will>,
+    /// The user whose session it is, if one has proved to be its client.
+    pub user: Option<Text>,
 }
 
 /// What is kept of a subscription.

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use petrel_proto::{PacketId, Will};
 
 use crate::connect::client_hash;
+use crate::deliver::drop_message;
+use crate::event::DropReason;
 use crate::flow::Incoming;
 use crate::keep::Then;
 use crate::message::will_message;
@@ -16,6 +18,7 @@ use crate::retained::Room;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, PendingWill, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
+use crate::standing::Standing;
 use crate::timers::Tick;
 use crate::{Message, Now, Outbox, Slot};
 
@@ -69,6 +72,7 @@ impl Shard {
             will: pending.map(|pending| pending.will.clone()),
             will_at_ms: pending.map_or(u64::MAX, |pending| pending.fires_at_ms),
             leaving: kept.leaving.iter().flat_map(|all| &**all).map(|(_, w)| w.clone()).collect(),
+            user: session.standing.as_deref().and_then(|standing| standing.user().cloned()),
         };
         self.record(turn, Record::Session(Box::new(record)));
     }
@@ -89,7 +93,12 @@ impl Shard {
             kept.leaving.get_or_insert_default().push((number, *pending.will));
         }
         let since = self.keep.begin();
-        self.route(turn, message, None);
+        // It may have lost the right since its CONNECT.
+        if self.may_publish(index, &message.topic, message.qos, message.retain) {
+            self.route(turn, message, None);
+        } else {
+            drop_message(turn, DropReason::NotAuthorized);
+        }
         if is_kept {
             let needs = self.keep.needs(since);
             self.after(turn, &needs, Then::WillOut { session: index, generation, number });
@@ -156,6 +165,9 @@ impl Shard {
         self.generation = self.generation.wrapping_add(1);
         let mut session = Session::new(&record.client_id, self.generation);
         session.expiry_interval_s = record.expiry_interval_s;
+        if self.config.access.is_on {
+            session.standing = Some(Box::new(Standing::restored(record.user)));
+        }
         let was_online = record.expires_at_ms.is_none();
         session.expires_at = match (record.expires_at_ms, record.expiry_interval_s) {
             (Some(u64::MAX), _) | (None, u32::MAX) => Tick::NEVER,
@@ -204,6 +216,7 @@ impl Shard {
             will_at_ms: will.as_deref().map_or(u64::MAX, |pending| pending.fires_at_ms),
             will: will.map(|pending| pending.will),
             leaving,
+            user: session.standing.as_deref().and_then(|standing| standing.user().cloned()),
         });
         let hash = self.key.hash(session.client_id.as_bytes());
         let (key, sessions) = (&self.key, &self.sessions);

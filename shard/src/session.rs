@@ -14,6 +14,7 @@ use crate::outbox::Load;
 use crate::packet_ids::PacketIds;
 use crate::peer::{GroupKey, Readiness};
 use crate::record::Incarnation;
+use crate::standing::Standing;
 use crate::subscriptions::Subscriptions;
 use crate::timers::Tick;
 
@@ -42,6 +43,8 @@ pub(crate) struct Session {
     pub(crate) rare: Option<Box<Rare>>,
     /// What sessions have of which something outlives the process.
     pub(crate) kept: Option<Box<Kept>>,
+    /// Who its client is, where that is asked for.
+    pub(crate) standing: Option<Box<Standing>>,
 }
 
 /// The state that few sessions have, kept apart so that the others do not pay for it.
@@ -248,6 +251,7 @@ impl Session {
             flow: None,
             rare: None,
             kept: None,
+            standing: None,
         }
     }
 
@@ -416,7 +420,7 @@ mod tests {
     /// A session and its connection are most of what an idle client costs in the shard.
     #[test]
     fn an_idle_client_stays_small() {
-        assert_eq!(size_of::<Option<Session>>(), 88);
+        assert_eq!(size_of::<Option<Session>>(), 96);
         assert_eq!(size_of::<Option<crate::connection::Connection>>(), 48);
     }
 }

@@ -70,10 +70,24 @@ pub struct Shard {
     /// Queries for retained messages, counted, so that no answer meets another's question.
     pub(crate) queries: u32,
     pub(crate) stopping: bool,
+    /// How often the rules have changed.
+    pub(crate) rules_epoch: u32,
+    /// The session that is looked at next since they have; `u32::MAX` if all have been.
+    pub(crate) reviewed: u32,
     /// See [`Input::Refuse`].
     pub(crate) refuses: bool,
     pub(crate) keep: Keep,
     pub(crate) restoring: Restoring,
+}
+
+/// Has a packet wait for the CONNACK.
+fn keep_early(early: &mut Vec<Packet>, packet: Packet) -> Result<(), Violation> {
+    if early.len() == EARLY_PACKETS_MAX {
+        let what = "too many packets before CONNACK";
+        return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
+    }
+    early.push(packet);
+    Ok(())
 }
 
 /// Writes that last wills cause in one input before the others wait for the next.
@@ -116,6 +130,8 @@ impl Shard {
             generation: 0,
             queries: 0,
             stopping: false,
+            rules_epoch: 0,
+            reviewed: u32::MAX,
             refuses: false,
             keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
@@ -172,6 +188,7 @@ impl Shard {
             Input::Loaded(loaded) => self.on_loaded(turn, *loaded),
             Input::Counted(counted) => self.on_counted(turn, *counted),
             Input::Timer => self.on_timer(turn),
+            Input::Rules(rules) => self.set_rules(rules),
             Input::Refuse(refuse) => self.refuses = refuse,
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
@@ -190,12 +207,11 @@ impl Shard {
         let live = self.connection(conn).is_some_and(Connection::is_live);
         if !live && let Some(awaited) = self.connection_mut(conn).and_then(Connection::awaited_mut)
         {
-            if awaited.early.len() == EARLY_PACKETS_MAX {
-                let what = "too many packets before CONNACK";
-                return Err(Violation::new(ReasonCode::ReceiveMaximumExceeded, what));
-            }
-            awaited.early.push(packet);
-            return Ok(());
+            return keep_early(&mut awaited.early, packet);
+        }
+        let waits = !live && !matches!(packet, Packet::Disconnect(_));
+        if waits && let Some(asked) = self.connection_mut(conn).and_then(Connection::asked_mut) {
+            return keep_early(asked, packet);
         }
         match packet {
             Packet::Auth(auth) => self.on_auth(turn, conn, *auth),

@@ -27,7 +27,7 @@ impl Shard {
         let Some(index) = self.session_of(conn) else { return Ok(()) };
         let identifier = packet.subscription_identifier.unwrap_or(0);
         let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
-        let mut retained: SmallVec<[&SubscribeFilter; 1]> = SmallVec::new();
+        let mut retained: SmallVec<[(&SubscribeFilter, SubscriptionOptions); 1]> = SmallVec::new();
         let mut replaced = Vec::new();
         let mut waiting = Vec::new();
         let first_join = self.sessions.get(index).is_some_and(|s| s.shared_count() == 0);
@@ -36,17 +36,22 @@ impl Shard {
                 reasons.push(refused);
                 continue;
             }
-            reasons.push(ReasonCode::granted(asked.options.qos));
+            let Some(most) = self.may_subscribe(index, &asked.filter) else {
+                reasons.push(ReasonCode::NotAuthorized);
+                continue;
+            };
+            let options = SubscriptionOptions { qos: asked.options.qos.min(most), ..asked.options };
+            reasons.push(ReasonCode::granted(options.qos));
             // The SUBACK waits for its record, from now on or from when a group has answered.
             turn.out.urgent |= self.keeps_subscriptions(index).is_some();
             if let Some(shared) = asked.filter.shared() {
-                let subscription = (own_filter(&asked.filter), asked.options, identifier);
+                let subscription = (own_filter(&asked.filter), options, identifier);
                 self.record_subscription(turn, index, subscription, false);
-                waiting.push(self.join(index, shared, asked.options, identifier));
+                waiting.push(self.join(index, shared, options, identifier));
                 continue;
             }
             let filter = own_filter(&asked.filter);
-            let new = self.add_subscription(index, &filter, asked.options, identifier);
+            let new = self.add_subscription(index, &filter, options, identifier);
             if !new {
                 replaced.push(&asked.filter);
             }
@@ -57,9 +62,9 @@ impl Shard {
                 RetainHandling::DoNotSend => false,
             };
             if sends {
-                retained.push(asked);
+                retained.push((asked, options));
             }
-            self.record_subscription(turn, index, (filter, asked.options, identifier), sends);
+            self.record_subscription(turn, index, (filter, options, identifier), sends);
         }
         if waiting.is_empty() {
             self.send_suback(turn, conn, packet.packet_id, reasons);
@@ -67,8 +72,8 @@ impl Shard {
             self.await_groups(turn, index, first_join, packet.packet_id, reasons, waiting);
         }
         self.cancel_pulls(index, replaced);
-        for asked in retained {
-            self.start_pull(index, own_filter(&asked.filter), asked.options, identifier);
+        for (asked, options) in retained {
+            self.start_pull(index, own_filter(&asked.filter), options, identifier);
         }
         self.pull_retained(turn, index);
         Ok(())
@@ -130,7 +135,7 @@ impl Shard {
     }
 
     /// The session's incarnation, if its subscriptions are kept.
-    fn keeps_subscriptions(&self, index: u32) -> Option<Incarnation> {
+    pub(crate) fn keeps_subscriptions(&self, index: u32) -> Option<Incarnation> {
         self.sessions.get(index).filter(|session| session.is_kept_whole())?.incarnation()
     }
 
@@ -217,15 +222,7 @@ impl Shard {
         self.give_due(turn, index);
         let mut reasons: SmallVec<[ReasonCode; 4]> = SmallVec::new();
         for filter in &packet.filters {
-            let existed = match filter.shared() {
-                Some(shared) => self.leave(turn, index, &shared),
-                None => self.remove_subscription(index, filter),
-            };
-            if existed && let Some(incarnation) = self.keeps_subscriptions(index) {
-                let filter = own_filter(filter);
-                self.record(turn, Record::Unsubscribed { incarnation, filter });
-            }
-            reasons.push(if existed {
+            reasons.push(if self.unsubscribe(turn, index, filter) {
                 ReasonCode::Success
             } else {
                 ReasonCode::NoSubscriptionExisted
@@ -239,7 +236,7 @@ impl Shard {
     }
 
     /// Ends a shared subscription. Returns false if there was none.
-    fn leave(&mut self, turn: &mut Turn<'_>, index: u32, shared: &SharedFilter) -> bool {
+    pub(crate) fn leave(&mut self, turn: &mut Turn<'_>, index: u32, shared: &SharedFilter) -> bool {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return false };
         let Some(rare) = session.rare.as_deref_mut() else { return false };
@@ -264,6 +261,6 @@ fn group_of(shared: &SharedFilter) -> GroupKey {
 }
 
 /// A copy of a filter that pins no read buffer.
-fn own_filter(filter: &TopicFilter) -> TopicFilter {
+pub(crate) fn own_filter(filter: &TopicFilter) -> TopicFilter {
     TopicFilter::new(filter.text().to_owned_text()).unwrap_or_else(|_| filter.clone())
 }

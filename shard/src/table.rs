@@ -59,6 +59,11 @@ impl<T> Table<T> {
         self.places.len()
     }
 
+    /// All positions in use are below this one.
+    pub(crate) fn end(&self) -> u32 {
+        (self.places.chunks() * Places::<T>::CHUNK) as u32
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.places.iter()
     }

@@ -87,7 +87,8 @@ impl Shard {
             left = left.saturating_sub(if ended { LOOKS_OF_AN_END } else { 1 });
         }
         let all_expired = self.retained.expire(turn.now_ms);
-        self.overdue = self.due.len() > 0 || !all_expired;
+        let all_reviewed = self.reviewed == u32::MAX || !self.review_some(turn);
+        self.overdue = self.due.len() > 0 || !all_expired || !all_reviewed;
     }
 
     /// True if the last [`crate::Input::Timer`] has left some of what was due to the next, which should

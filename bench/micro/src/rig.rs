@@ -63,6 +63,7 @@ impl Rig {
             slots: SlotMap::even(shards),
             limits: Limits::default(),
             auth_methods: Vec::new(),
+            access: Default::default(),
             seed: 3,
             hash_key: HASH_KEY,
             keeping,

@@ -74,7 +74,8 @@ impl Broker {
             let input = match event {
                 WireEvent::Connect { conn, connect, listener, peer } => {
                     let address = peer.expect("a socket has another end");
-                    let origin = Origin { listener, allow_anonymous: true, address };
+                    let origin =
+                        Origin { listener, allow_anonymous: true, authenticates: false, address };
                     Input::Connect { conn: id_of(conn), connect, origin }
                 }
                 WireEvent::Packet { conn, packet } => Input::Packet { conn: id_of(conn), packet },

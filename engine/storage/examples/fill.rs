@@ -105,6 +105,7 @@ impl Broker {
             slots: SlotMap::even(1),
             limits: Limits { receive_maximum: u16::MAX, ..Limits::default() },
             auth_methods: Vec::new(),
+            access: Default::default(),
             seed: 1,
             hash_key,
             keeping: Some(Keeping { epoch, lanes: count }),
@@ -157,7 +158,7 @@ impl Broker {
             },
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let origin = Origin { listener: 0, allow_anonymous: true, address };
+        let origin = Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
         self.feed(Input::Connect { conn, connect, origin })
     }
 

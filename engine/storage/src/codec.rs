@@ -279,6 +279,7 @@ pub(crate) fn judge_waiting(bytes: Bytes) -> Result<(), Unreadable> {
 const SESSION_ONLINE: u8 = 1;
 const SESSION_WILL: u8 = 2;
 const SESSION_LEAVING: u8 = 4;
+const SESSION_USER: u8 = 8;
 /// It is no session but a shared group.
 const GROUP: u8 = 128;
 /// Bits of the first byte of a will.
@@ -291,7 +292,8 @@ pub fn put_session(out: &mut BytesMut, session: &SessionRecord, clock: Clock) {
     out.put_u8(
         flag(session.expires_at_ms.is_none(), SESSION_ONLINE)
             | flag(session.will.is_some(), SESSION_WILL)
-            | flag(!session.leaving.is_empty(), SESSION_LEAVING),
+            | flag(!session.leaving.is_empty(), SESSION_LEAVING)
+            | flag(session.user.is_some(), SESSION_USER),
     );
     out.put_u32(session.expiry_interval_s);
     out.put_u64(clock.to_wall(session.expires_at_ms.unwrap_or(u64::MAX)));
@@ -299,6 +301,11 @@ pub fn put_session(out: &mut BytesMut, session: &SessionRecord, clock: Clock) {
     // A client identifier is never longer than a u16 can say.
     out.put_u16(session.client_id.len() as u16);
     out.put_slice(session.client_id.as_bytes());
+    if let Some(user) = &session.user {
+        // Nor is a user name.
+        out.put_u16(user.len() as u16);
+        out.put_slice(user.as_bytes());
+    }
     for will in session.will.as_deref().into_iter().chain(&session.leaving) {
         put_will(out, will, clock);
     }
@@ -381,12 +388,16 @@ pub fn session(
     let expiry_interval_s = bytes.get_u32();
     let expires_at_ms = clock.to_mono(bytes.get_u64());
     let will_at_ms = clock.to_mono(bytes.get_u64());
-    let id_bytes = usize::from(bytes.get_u16());
-    if bytes.len() < id_bytes {
-        return Err(unreadable(WHAT));
-    }
-    let client_id: ClientId = Text::new(Bytes::copy_from_slice(&bytes.split_to(id_bytes)))
-        .map_err(|_| unreadable(WHAT))?;
+    let mut text = || {
+        let length = usize::from(bytes.try_get_u16().ok()?);
+        let text = (bytes.len() >= length).then(|| bytes.split_to(length))?;
+        Text::new(Bytes::copy_from_slice(&text)).ok()
+    };
+    let client_id: ClientId = text().ok_or_else(|| unreadable(WHAT))?;
+    let user = match flags & SESSION_USER {
+        0 => None,
+        _ => Some(text().ok_or_else(|| unreadable(WHAT))?),
+    };
     let pending = (flags & SESSION_WILL != 0).then(|| will(&mut bytes, clock)).transpose()?;
     let mut leaving = Vec::new();
     while flags & SESSION_LEAVING != 0 && !bytes.is_empty() {
@@ -400,6 +411,7 @@ pub fn session(
         will: pending.map(Box::new),
         will_at_ms,
         leaving,
+        user,
     })
 }
 

@@ -23,6 +23,7 @@ pub(crate) fn session(number: u32) -> Record {
         will: None,
         will_at_ms: u64::MAX,
         leaving: Vec::new(),
+        user: None,
     }))
 }
 

@@ -1,7 +1,7 @@
 //! Enhanced authentication: section 4.12. The method `TEST` is the only one that is known.
 
 use petrel_proto::{Connect, Disconnect, Packet, ReasonCode as R, Version};
-use petrel_shard::Verdict;
+use petrel_shard::{Asks, Verdict};
 
 use crate::harness::{Client, Net, across};
 use crate::packets::*;
@@ -20,7 +20,11 @@ fn go_on(data: &str) -> Verdict {
 }
 
 fn accept(data: &str) -> Verdict {
-    Verdict::Accept { data: (!data.is_empty()).then(|| data.to_owned().into()) }
+    Verdict::Accept { data: (!data.is_empty()).then(|| data.to_owned().into()), identity: None }
+}
+
+fn step(data: &str, starts: bool) -> Asks {
+    Asks::Step { method: text("TEST"), data: Some(data.to_owned().into()), starts }
 }
 
 fn refuse(reason: R) -> Verdict {
@@ -43,15 +47,13 @@ fn an_exchange_of_several_steps_ends_with_connack() {
         let a = net.connect(asking("a", "hello"));
         net.silent(a);
         let asked = net.verdict(a, go_on("challenge"));
-        assert!(asked.starts);
-        assert_eq!((asked.method.as_str(), asked.client_id.as_str()), ("TEST", "a"));
-        assert_eq!(asked.data, Some("hello".into()));
+        assert_eq!(asked.client_id.as_str(), "a");
+        assert_eq!(asked.asks, step("hello", true));
         let challenge = auth(R::ContinueAuthentication, "TEST", "challenge").into_packet();
         assert_eq!(net.received(a), [challenge]);
         net.send(a, auth(R::ContinueAuthentication, "TEST", "proof"));
         let asked = net.verdict(a, accept("welcome"));
-        assert!(!asked.starts);
-        assert_eq!(asked.data, Some("proof".into()));
+        assert_eq!(asked.asks, step("proof", false));
         let connack = net.connack(a);
         assert_eq!(connack.reason, R::Success);
         assert_eq!(connack.properties.authentication_method, Some(text("TEST")));
@@ -163,7 +165,7 @@ fn a_client_may_authenticate_again_while_it_works() {
         for _ in 0..2 {
             net.send(a, auth(R::ReAuthenticate, "TEST", "again"));
             let asked = net.verdict(a, go_on("1"));
-            assert!(asked.starts);
+            assert!(matches!(asked.asks, Asks::Step { starts: true, .. }));
             assert_eq!(asked.client_id.as_str(), "a");
             net.received(a);
             // The session goes on meanwhile.

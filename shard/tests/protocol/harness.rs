@@ -8,6 +8,7 @@ use petrel_proto::{
     Connect, DecodeError, Frame, Packet, Publish, ReasonCode, TopicName, Version, connect_version,
     decode, encode, frame,
 };
+use petrel_shard::access::Rules;
 use petrel_shard::input::{Counted, Loaded, Run, Waits};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::outbox::{Count, Load};
@@ -15,9 +16,9 @@ use petrel_shard::record::{
     DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
 };
 use petrel_shard::{
-    Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits, Message, Now,
-    Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap, Verdict,
-    refusal,
+    Access, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits, Message,
+    Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap,
+    Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -37,6 +38,9 @@ pub struct Net {
     pub limits: Limits,
     pub slots: SlotMap,
     pub allow_anonymous: bool,
+    pub authenticates: bool,
+    /// Taken by the shards of the next process.
+    pub access: Access,
     shards: Vec<Shard>,
     interest: Arc<Interest>,
     /// By sender, then receiver.
@@ -144,6 +148,8 @@ impl Net {
             drops: Drops::default(),
             questions: Vec::new(),
             allow_anonymous: true,
+            authenticates: false,
+            access: Access::default(),
             shards: Vec::new(),
             rings: (0..shards).map(|_| ring_row()).collect(),
             clients: Vec::new(),
@@ -179,6 +185,7 @@ impl Net {
                 slots: self.slots.clone(),
                 limits: self.limits.clone(),
                 auth_methods: vec!["TEST".to_owned()],
+                access: self.access.clone(),
                 seed: 42 + u64::from(index),
                 hash_key: HASH_KEY,
                 keeping: self.kept.then_some(Keeping { epoch, lanes: 2 }),
@@ -284,7 +291,8 @@ impl Net {
                 }
                 self.clients[index].expect(&connect);
                 let address = "127.0.0.1:9".parse().unwrap();
-                let origin = Origin { listener: 0, allow_anonymous: self.allow_anonymous, address };
+                let Self { allow_anonymous, authenticates, .. } = *self;
+                let origin = Origin { listener: 0, allow_anonymous, authenticates, address };
                 self.handle(shard, Input::Connect { conn, connect, origin });
             }
             Ok(other) => panic!("{other:?} was decoded before CONNECT"),
@@ -365,6 +373,27 @@ impl Net {
         self.handle(shard, Input::Verdict { conn, verdict });
         self.run();
         question
+    }
+
+    /// Whether there is storage.
+    pub fn keeps(&self) -> bool {
+        self.kept
+    }
+
+    /// Other rules for all shards.
+    pub fn set_rules(&mut self, rules: Rules) {
+        let rules = Some(Arc::new(rules));
+        self.access.rules.clone_from(&rules);
+        for shard in 0..self.shards.len() as u16 {
+            self.handle(shard, Input::Rules(rules.clone()));
+        }
+        self.run();
+    }
+
+    /// The shards begin anew, without what they have.
+    pub fn begin_with(&mut self, access: Access) {
+        self.access = access;
+        self.shards = self.new_shards();
     }
 
     pub fn kick(&mut self, client: Client, reason: ReasonCode) {
@@ -607,6 +636,12 @@ impl Net {
         self.now_ms += ms;
         self.handle(0, Input::Timer);
         self.shards[0].is_overdue()
+    }
+
+    /// Gives every shard the time, as often as it wants.
+    pub fn tick_once(&mut self) {
+        self.tick();
+        self.run();
     }
 
     fn tick(&mut self) {

@@ -73,7 +73,7 @@ fn a_client_that_authenticated_may_be_silent_without_a_keep_alive() {
         let a = net.connect(v5("a").with(|c| {
             c.properties.authentication_method = Some(text("TEST"));
         }));
-        net.verdict(a, Verdict::Accept { data: None });
+        net.verdict(a, Verdict::Accept { data: None, identity: None });
         net.connack(a);
         net.advance(60_000);
         assert!(net.is_open(a));

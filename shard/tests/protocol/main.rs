@@ -7,6 +7,7 @@ mod packets;
 mod parts;
 mod peer;
 
+mod access;
 mod alias;
 mod auth;
 mod connect;

@@ -46,6 +46,7 @@ impl Rig {
             slots: SlotMap::even(1),
             limits: Limits::default(),
             auth_methods: Vec::new(),
+            access: Default::default(),
             seed: 3,
             hash_key: HASH_KEY,
             keeping: None,
@@ -92,8 +93,12 @@ impl Rig {
             password: None,
             properties: ConnectProperties::default(),
         });
-        let origin =
-            Origin { listener: 0, allow_anonymous: true, address: ([127, 0, 0, 1], 1).into() };
+        let origin = Origin {
+            listener: 0,
+            allow_anonymous: true,
+            authenticates: false,
+            address: ([127, 0, 0, 1], 1).into(),
+        };
         self.handle(Input::Connect { conn: conn(number), connect, origin });
         self.flush(number);
     }

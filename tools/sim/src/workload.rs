@@ -442,7 +442,9 @@ impl World {
     /// The authentication method answers.
     pub(crate) fn answer_question(&mut self, shard: u16, conn: ConnId) -> Checked {
         let verdict = match self.rng.below(100) {
-            0..=64 => Verdict::Accept { data: Some(Bytes::from_static(b"welcome")) },
+            0..=64 => {
+                Verdict::Accept { data: Some(Bytes::from_static(b"welcome")), identity: None }
+            }
             65..=89 => Verdict::Continue { data: Some(Bytes::from_static(b"and?")) },
             _ => Verdict::Refuse { reason: ReasonCode::NotAuthorized },
         };

@@ -130,6 +130,7 @@ impl World {
                 slots: slots.clone(),
                 limits: scenario.limits.clone(),
                 auth_methods: vec!["sim".into()],
+                access: Default::default(),
                 seed: rng.bits(),
                 hash_key,
                 keeping: None,

@@ -344,6 +344,7 @@ fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {
         will_at_ms: if will.is_some() { 77 } else { u64::MAX },
         leaving: will.iter().filter(|_| pick.is_multiple_of(12)).map(|w| (**w).clone()).collect(),
         will,
+        user: pick.is_multiple_of(5).then(|| Text::try_from("alice").unwrap()),
     }
 }
 

@@ -176,6 +176,7 @@ impl World {
                     slots: slots.clone(),
                     limits: self.limits.clone(),
                     auth_methods: Vec::new(),
+                    access: Default::default(),
                     seed: u64::from(index),
                     hash_key,
                     keeping: Some(Keeping { epoch, lanes }),

@@ -1,0 +1,283 @@
+//! Who a client has proved to be, and what it may do for that.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use petrel_proto::{Connect, Qos, ReasonCode, Text, TopicFilter, TopicName};
+
+use crate::access::{Publishable, Rules, Who};
+use crate::config::Access;
+use crate::connection::Violation;
+use crate::event::Event;
+use crate::input::Origin;
+use crate::record::Record;
+use crate::session::Session;
+use crate::shard::{Shard, Turn};
+
+/// Whom a client has proved to be. Many connections of one user share it.
+#[derive(Debug)]
+pub struct Identity {
+    /// User name.
+    pub user: Text,
+    /// Its groups.
+    pub groups: Vec<Text>,
+    /// Rights that came with the proof, beside those of the broker's rules.
+    pub own: Option<Rules>,
+}
+
+/// A client as rules see it. Kept with its session, for wills are published after the connection is gone.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    identity: Option<Arc<Identity>>,
+    address: IpAddr,
+    listener: u16,
+    /// What it may publish, as far as it has tried.
+    learned: Option<Box<Learned>>,
+}
+
+#[derive(Debug)]
+struct Learned {
+    /// Of the rules.
+    epoch: u32,
+    known: Vec<Known>,
+}
+
+/// What a client may publish to a topic.
+#[derive(Debug)]
+struct Known {
+    topic: Box<[u8]>,
+    publishable: Publishable,
+}
+
+/// Topics of one client for which it is known what it may do.
+const KNOWN_MAX: usize = 8;
+
+/// Sessions that are looked at in one input after the rules have changed.
+const REVIEWED_PER_INPUT: u32 = 256;
+
+/// The listener of sessions that were brought back, which is none.
+const NOWHERE: u16 = u16::MAX;
+
+impl Standing {
+    pub(crate) fn new(identity: Option<Arc<Identity>>, origin: &Origin) -> Self {
+        let (address, listener) = (origin.address.ip(), origin.listener);
+        Self { identity, address, listener, learned: None }
+    }
+
+    /// That of a session which was brought back.
+    pub(crate) fn restored(user: Option<Text>) -> Self {
+        let identity = user.map(|user| Arc::new(Identity { user, groups: Vec::new(), own: None }));
+        let address = IpAddr::from([0, 0, 0, 0]);
+        Self { identity, address, listener: NOWHERE, learned: None }
+    }
+
+    /// The user name, if it has proved one.
+    pub(crate) fn user(&self) -> Option<&Text> {
+        self.identity.as_deref().map(|identity| &identity.user)
+    }
+
+    fn own(&self) -> Option<&Rules> {
+        self.identity.as_deref()?.own.as_ref()
+    }
+
+    fn who<'a>(&'a self, client_id: &'a str) -> Who<'a> {
+        let identity = self.identity.as_deref();
+        Who {
+            user: identity.map(|identity| identity.user.as_str()),
+            groups: identity.map_or(&[], |identity| &identity.groups),
+            client_id,
+            listener: self.listener,
+            address: self.address,
+        }
+    }
+
+    /// What a client may publish to a topic, as it has been found out, by the rules of this epoch.
+    #[inline]
+    fn known(&self, epoch: u32, topic: &[u8]) -> Option<Publishable> {
+        let learned = self.learned.as_deref().filter(|learned| learned.epoch == epoch)?;
+        let found = learned.known.iter().find(|known| *known.topic == *topic);
+        found.map(|known| known.publishable)
+    }
+
+    /// Keeps it; what was found out last stands first.
+    fn learn(&mut self, epoch: u32, topic: &[u8], publishable: Publishable) {
+        let before = self.learned.take().filter(|learned| learned.epoch == epoch);
+        let mut learned = before.unwrap_or_else(|| Box::new(Learned { epoch, known: Vec::new() }));
+        learned.known.truncate(KNOWN_MAX - 1);
+        learned.known.insert(0, Known { topic: topic.into(), publishable });
+        self.learned = Some(learned);
+    }
+}
+
+impl Access {
+    /// What a client may publish to a topic.
+    fn publishable(&self, client_id: &str, standing: &Standing, topic: &str) -> Publishable {
+        match &self.rules {
+            None => Publishable::EVERYTHING,
+            Some(rules) => rules.publishable(&standing.who(client_id), standing.own(), topic),
+        }
+    }
+
+    /// The highest QoS at which a client may have a subscription; `None` if it may not.
+    fn subscribable(
+        &self,
+        client_id: &str,
+        standing: &Standing,
+        filter: &TopicFilter,
+    ) -> Option<Qos> {
+        let Some(rules) = &self.rules else { return Some(Qos::ExactlyOnce) };
+        let shared = filter.shared();
+        // Whoever gets a part of it may get all of it.
+        let filter = shared.as_ref().map_or(filter, |shared| &shared.filter);
+        let filter = std::str::from_utf8(filter.as_bytes()).unwrap_or_default();
+        rules.subscribable(&standing.who(client_id), standing.own(), filter)
+    }
+}
+
+impl Shard {
+    /// Whether a client may have its session, and the will that it brings.
+    pub(crate) fn admit_client(
+        &self,
+        connect: &Connect,
+        standing: Option<&Standing>,
+    ) -> Result<(), Violation> {
+        let Some(standing) = standing else { return Ok(()) };
+        let access = &self.config.access;
+        let owner = self
+            .find_session(&connect.client_id)
+            .and_then(|index| self.sessions.get(index)?.standing.as_deref()?.user());
+        if let Some(owner) = owner
+            && !access.shares_client_ids
+            && standing.user() != Some(owner)
+        {
+            let what = "the client identifier is in use by another user";
+            return Err(Violation::new(ReasonCode::NotAuthorized, what));
+        }
+        if let Some(will) = &connect.will {
+            let id = connect.client_id.as_str();
+            let may = access.publishable(id, standing, will.topic.text().as_str());
+            if !may.allows(will.qos, will.retain) {
+                let what = "the client may not publish its will";
+                return Err(Violation::new(ReasonCode::NotAuthorized, what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the client of a session may publish so. What was found out before costs a comparison of its topic.
+    #[inline]
+    pub(crate) fn may_publish(
+        &mut self,
+        index: u32,
+        topic: &TopicName,
+        qos: Qos,
+        retain: bool,
+    ) -> bool {
+        if self.config.access.rules.is_none() {
+            return true;
+        }
+        let standing = self.sessions.get(index).and_then(|session| session.standing.as_deref());
+        let known =
+            standing.and_then(|standing| standing.known(self.rules_epoch, topic.as_bytes()));
+        known.unwrap_or_else(|| self.look_up(index, topic)).allows(qos, retain)
+    }
+
+    /// What the client of a session may publish to a topic.
+    #[cold]
+    #[inline(never)]
+    fn look_up(&mut self, index: u32, topic: &TopicName) -> Publishable {
+        let Self { sessions, config, rules_epoch, .. } = self;
+        let Some(session) = sessions.get_mut(index) else { return Publishable::NOTHING };
+        let Session { client_id, standing: Some(standing), .. } = session else {
+            return Publishable::NOTHING;
+        };
+        let id = client_id.as_str();
+        let publishable = config.access.publishable(id, standing, topic.text().as_str());
+        standing.learn(*rules_epoch, topic.as_bytes(), publishable);
+        publishable
+    }
+
+    /// The highest QoS at which the client of a session may subscribe to a filter.
+    pub(crate) fn may_subscribe(&self, index: u32, filter: &TopicFilter) -> Option<Qos> {
+        let access = &self.config.access;
+        if access.rules.is_none() {
+            return Some(Qos::ExactlyOnce);
+        }
+        let session = self.sessions.get(index)?;
+        let id = session.client_id.as_str();
+        access.subscribable(id, session.standing.as_deref()?, filter)
+    }
+
+    /// The rules are others from now on. Those who are connected lose what they may have no longer, some in each
+    /// input; those who are not, when they come.
+    pub(crate) fn set_rules(&mut self, rules: Option<Arc<Rules>>) {
+        self.config.access.rules = rules;
+        self.rules_epoch = self.rules_epoch.wrapping_add(1);
+        self.reviewed = 0;
+        self.overdue = true;
+    }
+
+    /// Goes on looking at the subscriptions of those who are connected. True if there is more to look at.
+    pub(crate) fn review_some(&mut self, turn: &mut Turn<'_>) -> bool {
+        let end = self.sessions.end();
+        let upto = self.reviewed.saturating_add(REVIEWED_PER_INPUT).min(end);
+        for index in self.reviewed..upto {
+            if self.sessions.get(index).is_some_and(Session::is_online) {
+                self.review(turn, index);
+            }
+        }
+        self.reviewed = if upto == end { u32::MAX } else { upto };
+        upto != end
+    }
+
+    /// Takes the subscriptions from a session that its client may not have, or not any more.
+    pub(crate) fn review(&mut self, turn: &mut Turn<'_>, index: u32) {
+        if self.config.access.rules.is_none() {
+            return;
+        }
+        for filter in self.filters_of(index) {
+            if self.may_subscribe(index, &filter).is_some() {
+                continue;
+            }
+            self.give_due(turn, index);
+            if self.unsubscribe(turn, index, &filter) {
+                self.cancel_pulls(index, vec![&filter]);
+                if let Some(session) = self.sessions.get(index) {
+                    let client_id = session.client_id();
+                    turn.out.events.push(Event::Revoked { client_id, filter });
+                }
+            }
+        }
+    }
+
+    /// The filters of all subscriptions of a session, as its client wrote them.
+    fn filters_of(&self, index: u32) -> Vec<TopicFilter> {
+        let Some(session) = self.sessions.get(index) else { return Vec::new() };
+        let own = session.subscriptions.as_slice().iter();
+        let own = own.map(|of| Bytes::copy_from_slice(self.matcher.filter(of.filter)));
+        let shared = session.rare.as_deref().into_iter().flat_map(|rare| rare.shared.keys());
+        let shared = shared.map(|group| group.written().into_bytes().into());
+        own.chain(shared)
+            .filter_map(|bytes| TopicFilter::new(Text::new(bytes).ok()?).ok())
+            .collect()
+    }
+
+    /// Ends a subscription of either kind; false if there was none.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        turn: &mut Turn<'_>,
+        index: u32,
+        filter: &TopicFilter,
+    ) -> bool {
+        let existed = match filter.shared() {
+            Some(shared) => self.leave(turn, index, &shared),
+            None => self.remove_subscription(index, filter),
+        };
+        if existed && let Some(incarnation) = self.keeps_subscriptions(index) {
+            let filter = crate::subscribe::own_filter(filter);
+            self.record(turn, Record::Unsubscribed { incarnation, filter });
+        }
+        existed
+    }
+}

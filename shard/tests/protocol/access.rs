@@ -1,0 +1,354 @@
+//! Who may do what: CONNECTs that wait for somebody to say who the client is, and rules.
+
+use std::sync::Arc;
+
+use petrel_proto::{Connect, Packet, Qos, ReasonCode as R, Version};
+use petrel_shard::access::{Effect, Rule, Rules, Subjects};
+use petrel_shard::{Access, Asks, DropReason, Event, Identity, Verdict};
+
+use crate::harness::{Client, Net, across, versions};
+use crate::packets::*;
+
+const ALLOW: Effect = Effect::Allow { max_qos: Qos::ExactlyOnce, retain: true };
+
+/// A rule about everybody, or about some users.
+fn rule(users: &[&str], effect: Effect, what: &str, filters: &[&str]) -> Rule {
+    Rule {
+        subjects: Subjects {
+            users: users.iter().map(|user| text(user)).collect(),
+            ..Subjects::default()
+        },
+        effect,
+        publish: what != "subscribe",
+        subscribe: what != "publish",
+        filters: filters.iter().map(|filter| text(filter)).collect(),
+    }
+}
+
+fn rules(all: impl IntoIterator<Item = Rule>) -> Rules {
+    let mut rules = Rules::default();
+    all.into_iter().for_each(|rule| rules.add(rule).unwrap());
+    rules
+}
+
+fn begin(net: &mut Net, rules: Option<Rules>) {
+    net.authenticates = true;
+    net.begin_with(Access { is_on: true, rules: rules.map(Arc::new), ..Access::default() });
+}
+
+fn as_user(user: &str) -> Verdict {
+    let identity = Identity { user: text(user), groups: vec![text("staff")], own: None };
+    Verdict::Accept { data: None, identity: Some(Arc::new(identity)) }
+}
+
+fn by_password(connect: Connect, user: &str) -> Connect {
+    connect.with(|c| {
+        c.username = Some(text(user));
+        c.password = Some("secret".into());
+    })
+}
+
+/// A client that is who it says.
+fn online_as(net: &mut Net, connect: Connect, user: &str) -> Client {
+    let client = net.connect(by_password(connect, user));
+    net.verdict(client, as_user(user));
+    assert_eq!(net.connack(client).reason, R::Success);
+    client
+}
+
+/// Ends the session of a client.
+fn clean(net: &mut Net, version: Version, id: &str, user: &str) {
+    let last = online_as(net, connect(version, id), user);
+    net.drop(last);
+}
+
+/// [MQTT5-3.1.4-2] [MQTT311-3.1.4-5] What the client sends meanwhile waits ([MQTT5-3.1.4-6]).
+#[test]
+fn a_connect_waits_until_somebody_has_said_who_it_is() {
+    versions(|net, version| {
+        begin(net, None);
+        let a = net.connect(by_password(connect(version, "a"), "alice"));
+        net.silent(a);
+        net.send(a, subscribe(&[("t", options(QOS1))]));
+        net.send(a, message("t", "early").qos1(2));
+        net.run();
+        net.silent(a);
+        let question = net.verdict(a, as_user("alice"));
+        let Asks::Credentials(credentials) = &question.asks else { panic!("{question:?}") };
+        assert_eq!(credentials.user_name, Some(text("alice")));
+        assert_eq!(credentials.password.as_deref(), Some(&b"secret"[..]));
+        assert!(!format!("{question:?}").contains("secret"), "{question:?}");
+        assert_eq!(net.connack(a).reason, R::Success);
+        assert!(net.take(a, |packet| matches!(packet, Packet::SubAck(_))).is_some());
+        assert!(net.take(a, |packet| matches!(packet, Packet::Publish(_))).is_some());
+    });
+}
+
+/// [MQTT5-3.1.4-1] [MQTT5-3.1.4-2] [MQTT5-3.2.2-7]
+#[test]
+fn a_client_that_is_not_who_it_says_is_refused_and_leaves_nothing() {
+    versions(|net, version| {
+        begin(net, None);
+        let old = online_as(net, resume(version, "a"), "alice");
+        let a = net.connect(by_password(resume(version, "a"), "alice"));
+        net.send(a, subscribe(&[("t", options(QOS1))]));
+        net.verdict(a, Verdict::Refuse { reason: R::BadUserNameOrPassword });
+        net.refused(a, R::BadUserNameOrPassword);
+        assert!(net.is_open(old), "the session is still its user's");
+        let b = net.connect(by_password(connect(version, "b"), "bob"));
+        net.drop(b);
+        // The answer comes too late for anybody.
+        net.verdict(b, as_user("bob"));
+        assert!(!net.events.iter().any(|event| {
+            matches!(event, Event::Connected { client_id, .. } if client_id.as_str() == "b")
+        }));
+        clean(net, version, "a", "alice");
+    });
+}
+
+#[test]
+fn whoever_says_nothing_is_asked_about_only_where_that_is_not_enough() {
+    across(|net| {
+        begin(net, None);
+        let a = net.online(v5("a"));
+        assert!(net.is_open(a) && net.questions.is_empty());
+        net.allow_anonymous = false;
+        let b = net.connect(v5("b"));
+        net.verdict(b, Verdict::Refuse { reason: R::NotAuthorized });
+        net.refused(b, R::NotAuthorized);
+    });
+}
+
+/// A client identifier is no secret: whoever knows it must not get the session behind it.
+#[test]
+fn a_session_belongs_to_the_user_who_made_it() {
+    for kept in [false, true] {
+        versions(|net, version| {
+            begin(net, None);
+            let a = online_as(net, resume(version, "a"), "alice");
+            net.subscribe(a, "t", QOS1);
+            let thief = net.connect(by_password(resume(version, "a"), "mallory"));
+            net.verdict(thief, as_user("mallory"));
+            net.refused(thief, R::NotAuthorized);
+            let nobody = net.connect(resume(version, "a"));
+            net.refused(nobody, R::NotAuthorized);
+            assert!(net.is_open(a));
+            net.drop(a);
+            if kept && net.keeps() {
+                net.restart();
+            }
+            let thief = net.connect(by_password(connect(version, "a"), "mallory"));
+            net.verdict(thief, as_user("mallory"));
+            net.refused(thief, R::NotAuthorized);
+            let back = net.connect(by_password(resume(version, "a"), "alice"));
+            net.verdict(back, as_user("alice"));
+            assert!(net.connack(back).session_present);
+            clean(net, version, "a", "alice");
+        });
+    }
+}
+
+#[test]
+fn client_identifiers_may_be_shared_where_that_is_said() {
+    versions(|net, version| {
+        net.authenticates = true;
+        net.begin_with(Access { is_on: true, shares_client_ids: true, ..Access::default() });
+        let a = online_as(net, resume(version, "a"), "alice");
+        online_as(net, resume(version, "a"), "bob");
+        assert!(!net.is_open(a));
+    });
+}
+
+/// [MQTT5-3.3.5-2] [MQTT311-3.3.5-2] MQTT 5 is told at QoS 1 and 2; nobody else can be.
+#[test]
+fn a_message_that_may_not_be_published_goes_nowhere() {
+    versions(|net, version| {
+        let upto_1 = Effect::Allow { max_qos: QOS1, retain: false };
+        begin(
+            net,
+            Some(rules([
+                rule(&["alice"], upto_1, "publish", &["open/#"]),
+                rule(&[], ALLOW, "subscribe", &["#"]),
+            ])),
+        );
+        let all = online_as(net, connect(version, "all"), "bob");
+        net.subscribe(all, "#", QOS2);
+        let a = online_as(net, connect(version, "a"), "alice");
+        let tells = |reason| if version == Version::V5 { reason } else { R::Success };
+        let mut number = 0;
+        for (topic, shape, may) in [
+            ("open/x", 1, true),
+            ("open/x", 2, false),
+            ("open/x", 3, false),
+            ("closed", 1, false),
+            ("open", 1, true),
+        ] {
+            for _again_from_what_is_known in 0..2 {
+                number += 1;
+                let message = message(topic, "m");
+                net.send(
+                    a,
+                    match shape {
+                        1 => message.qos1(number),
+                        2 => message.qos2(number),
+                        _ => message.qos1(number).retained(),
+                    },
+                );
+                net.run();
+                let reason = match net.next(a) {
+                    Some(Packet::PubAck(ack) | Packet::PubRec(ack)) => ack.reason,
+                    other => panic!("{other:?}"),
+                };
+                let denied = tells(R::NotAuthorized);
+                assert_eq!(reason, if may { R::Success } else { denied }, "{topic} {shape}");
+            }
+        }
+        net.send(a, message("closed", "m"));
+        net.run();
+        assert!(net.is_open(a));
+        assert_eq!(net.dropped(DropReason::NotAuthorized), 7);
+        assert_eq!(net.settled(all), ["m"; 4]);
+    });
+}
+
+#[test]
+fn a_client_that_cannot_be_told_may_be_disconnected_instead() {
+    versions(|net, version| {
+        let access = Access {
+            is_on: true,
+            disconnects: true,
+            rules: Some(Arc::new(rules([]))),
+            ..Access::default()
+        };
+        net.begin_with(access);
+        let a = net.online(connect(version, "a"));
+        net.send(a, message("t", "m").qos1(1));
+        net.run();
+        assert_eq!(net.is_open(a), version == Version::V5);
+        let b = net.online(connect(version, "b"));
+        net.send(b, message("t", "m"));
+        net.run();
+        assert!(!net.is_open(b));
+    });
+}
+
+/// [MQTT5-3.9.3-2] [MQTT311-3.9.3-1] Wildcards and `$share` are no way around what is denied.
+#[test]
+fn a_subscription_is_granted_as_far_as_the_rules_go() {
+    versions(|net, version| {
+        let upto_1 = Effect::Allow { max_qos: QOS1, retain: true };
+        begin(
+            net,
+            Some(rules([
+                rule(&[], ALLOW, "subscribe", &["plant/+/state", "home/%u/#"]),
+                rule(&["alice"], upto_1, "subscribe", &["news"]),
+                rule(&[], Effect::Deny, "subscribe", &["plant/9/#"]),
+            ])),
+        );
+        let a = online_as(net, connect(version, "a"), "alice");
+        for (filter, reason) in [
+            ("plant/1/state", R::GrantedQos2),
+            ("plant/+/state", R::NotAuthorized),
+            ("plant/9/state", R::NotAuthorized),
+            ("home/alice/#", R::GrantedQos2),
+            ("home/bob/x", R::NotAuthorized),
+            ("home/+/x", R::NotAuthorized),
+            ("#", R::NotAuthorized),
+            ("news", R::GrantedQos1),
+            ("$share/g/home/bob/x", R::NotAuthorized),
+            ("$share/g/home/alice/x", R::GrantedQos2),
+            ("$SYS/#", R::NotAuthorized),
+        ] {
+            if version != Version::V5 && filter.starts_with("$share") {
+                continue;
+            }
+            net.send(a, subscribe(&[(filter, options(QOS2))]));
+            net.run();
+            let Some(Packet::SubAck(suback)) = net.next(a) else { panic!("no SUBACK") };
+            let told = match reason {
+                R::NotAuthorized if version != Version::V5 => R::UnspecifiedError,
+                reason => reason,
+            };
+            assert_eq!(suback.reasons.as_slice(), [told], "{filter}");
+        }
+    });
+}
+
+#[test]
+fn a_will_needs_a_right_at_connect_and_when_it_is_published() {
+    versions(|net, version| {
+        let may = || rules([rule(&["alice"], ALLOW, "both", &["#"])]);
+        begin(net, Some(may()));
+        let witness = online_as(net, connect(version, "witness"), "alice");
+        net.subscribe(witness, "will", QOS1);
+        let with_will = |id| connect(version, id).with(|c| c.will = Some(will("will", "gone")));
+        let b = net.connect(by_password(with_will("b"), "bob"));
+        net.verdict(b, as_user("bob"));
+        net.refused(b, R::NotAuthorized);
+        let a = online_as(net, with_will("a"), "alice");
+        net.drop(a);
+        assert_eq!(net.settled(witness), ["gone"]);
+        let a = online_as(net, with_will("a"), "alice");
+        net.set_rules(rules([
+            rule(&["alice"], ALLOW, "subscribe", &["#"]),
+            rule(&["alice"], ALLOW, "publish", &["other"]),
+        ]));
+        net.drop(a);
+        net.silent(witness);
+        assert_eq!(net.dropped(DropReason::NotAuthorized), 1);
+    });
+}
+
+/// Sessions that are resumed are the classic way around rules.
+#[test]
+fn subscriptions_end_with_the_right_to_them() {
+    versions(|net, version| {
+        let of = |filters: &[&str]| {
+            rules([
+                rule(&["alice"], ALLOW, "subscribe", filters),
+                rule(&[], ALLOW, "publish", &["#"]),
+            ])
+        };
+        begin(net, Some(of(&["a", "b", "c"])));
+        let alice = online_as(net, resume(version, "alice"), "alice");
+        let bob = online_as(net, connect(version, "bob"), "bob");
+        for filter in ["a", "b", "c"] {
+            net.subscribe(alice, filter, QOS1);
+        }
+        if version == Version::V5 {
+            net.subscribe(alice, "$share/g/b", QOS1);
+        }
+        // Live: the rules change under it.
+        net.set_rules(of(&["a", "c"]));
+        net.tick_once();
+        for topic in ["a", "b", "c"] {
+            net.send(bob, message(topic, topic));
+        }
+        net.run();
+        assert_eq!(net.settled(alice), ["a", "c"]);
+        // Away: it comes back to fewer.
+        net.drop(alice);
+        net.set_rules(of(&["a"]));
+        net.tick_once();
+        let alice = net.connect(by_password(resume(version, "alice"), "alice"));
+        net.verdict(alice, as_user("alice"));
+        assert!(net.connack(alice).session_present);
+        for topic in ["a", "b", "c"] {
+            net.send(bob, message(topic, topic));
+        }
+        net.run();
+        assert_eq!(net.settled(alice), ["a"]);
+        let revoked: Vec<_> = net
+            .events
+            .iter()
+            .filter_map(|event| match event {
+                Event::Revoked { filter, .. } => Some(filter.text().as_str().to_owned()),
+                _ => None,
+            })
+            .collect();
+        let shared = (version == Version::V5).then(|| "$share/g/b".to_owned());
+        let expected = ["b".to_owned()].into_iter().chain(shared).chain(["c".to_owned()]);
+        assert_eq!(revoked, expected.collect::<Vec<_>>());
+        clean(net, version, "alice", "alice");
+    });
+}
