@@ -113,7 +113,8 @@ impl Model {
             | Input::Kept { .. }
             | Input::Loaded(_)
             | Input::Counted(_)
-            | Input::Refuse(_) => Ok(()),
+            | Input::Refuse(_)
+            | Input::Rules(_) => Ok(()),
         }
     }
 
