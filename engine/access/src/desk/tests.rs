@@ -1,0 +1,176 @@
+//! Desks with threads behind them. Time is what the tests say it is.
+
+use std::time::{Duration, Instant};
+
+use petrel_shard::Origin;
+
+use super::*;
+use crate::passwords::{Cost, hash};
+
+const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
+
+fn passwords(users: &[(&str, &str)]) -> Check {
+    let lines = users.iter().map(|(user, password)| {
+        format!("{user}:{}:staff\n", hash(password.as_bytes(), CHEAP).unwrap())
+    });
+    Check::Passwords(Arc::new(Passwords::parse(&lines.collect::<String>()).unwrap()))
+}
+
+fn start(settings: Settings, checks: Vec<Vec<Check>>) -> (Office, Desk) {
+    let bell = Arc::new(Bell::new().unwrap());
+    let (office, mut desks) = Office::start(settings, Checks(checks), &[bell]).unwrap();
+    (office, desks.remove(0))
+}
+
+fn question(index: u32, listener: u16, user: Option<&str>, password: Option<&str>) -> Question {
+    let address = "127.0.0.1:9".parse().unwrap();
+    let origin = Origin { listener, allow_anonymous: false, authenticates: true, address };
+    let credentials = Credentials {
+        origin,
+        user_name: user.map(|user| Text::try_from(user).unwrap()),
+        password: password.map(|password| password.to_owned().into()),
+    };
+    Question {
+        conn: ConnId { index, generation: 1 },
+        client_id: Text::try_from("c").unwrap(),
+        asks: Asks::Credentials(Box::new(credentials)),
+    }
+}
+
+/// What the desk says next, within a minute.
+fn next(desk: &mut Desk, now_ms: u64) -> (u32, Answer) {
+    let end = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some((conn, answer)) = desk.next(now_ms, |_| true) {
+            return (conn.index, answer);
+        }
+        assert!(Instant::now() < end, "nothing is said");
+        std::thread::yield_now();
+    }
+}
+
+fn ask(desk: &mut Desk, now_ms: u64, question: Question) -> (bool, Result<String, ReasonCode>) {
+    let (known, verdict) = match desk.ask(now_ms, question) {
+        Some(verdict) => (true, verdict),
+        None => match next(desk, now_ms) {
+            (_, Answer::Verdict(verdict)) => (false, verdict),
+            (_, Answer::Gone) => panic!("it is there"),
+        },
+    };
+    let said = match verdict {
+        Verdict::Accept { identity: Some(identity), .. } => Ok(identity.user.as_str().to_owned()),
+        Verdict::Refuse { reason } => Err(reason),
+        other => panic!("{other:?}"),
+    };
+    (known, said)
+}
+
+#[test]
+fn who_is_known_is_let_in_and_nobody_else() {
+    let (office, mut desk) = start(
+        Settings::default(),
+        vec![vec![passwords(&[("alice", "a")]), passwords(&[("bob", "b")])]],
+    );
+    const BAD: Result<String, ReasonCode> = Err(ReasonCode::BadUserNameOrPassword);
+    for (user, password, said) in [
+        (Some("alice"), Some("a"), Ok("alice".to_owned())),
+        (Some("bob"), Some("b"), Ok("bob".to_owned())),
+        (Some("alice"), Some("b"), BAD),
+        (Some("alice"), Some(""), BAD),
+        (Some("alice"), None, BAD),
+        (None, Some("a"), BAD),
+        (Some("nobody"), Some("a"), BAD),
+        // What is said must not run together.
+        (Some("alic"), Some("ea"), BAD),
+        (None, None, Err(ReasonCode::NotAuthorized)),
+    ] {
+        for known in [false, true] {
+            let asked = question(1, 0, user, password);
+            assert_eq!(ask(&mut desk, 0, asked), (known, said.clone()), "{user:?} {password:?}");
+        }
+    }
+    // Nobody is known at another listener.
+    assert_eq!(ask(&mut desk, 0, question(1, 1, Some("alice"), Some("a"))), (false, BAD));
+    drop(desk);
+    office.stop();
+}
+
+#[test]
+fn what_is_known_is_known_for_a_while_and_until_the_checks_change() {
+    let settings = Settings { known_ms: 1000, refused_ms: 100, ..Settings::default() };
+    let (office, mut desk) = start(settings, vec![vec![passwords(&[("alice", "a")])]]);
+    let right = || question(1, 0, Some("alice"), Some("a"));
+    let wrong = || question(1, 0, Some("alice"), Some("x"));
+    let is_known = |desk: &mut Desk, now_ms, question| ask(desk, now_ms, question).0;
+    assert!(!is_known(&mut desk, 0, right()) && !is_known(&mut desk, 0, wrong()));
+    assert!(is_known(&mut desk, 99, right()) && is_known(&mut desk, 99, wrong()));
+    assert!(is_known(&mut desk, 999, right()) && !is_known(&mut desk, 100, wrong()));
+    assert!(!is_known(&mut desk, 1000, right()));
+    office.set_checks(Checks(vec![vec![passwords(&[("alice", "x")])]]));
+    assert_eq!(ask(&mut desk, 1000, right()), (false, Err(ReasonCode::BadUserNameOrPassword)));
+    assert_eq!(ask(&mut desk, 1000, wrong()), (false, Ok("alice".to_owned())));
+    drop(desk);
+    office.stop();
+}
+
+#[test]
+fn a_line_is_bounded_and_whoever_has_gone_costs_nothing() {
+    let settings = Settings { waiting_per_shard: 100, ..Settings::default() };
+    let (office, mut desk) = start(settings, vec![vec![passwords(&[("alice", "a")])]]);
+    for index in 0..100 {
+        let user = format!("user-{index}");
+        assert!(desk.ask(0, question(index, 0, Some(&user), Some("a"))).is_none());
+    }
+    let one_more = desk.ask(0, question(100, 0, Some("alice"), Some("a")));
+    assert!(matches!(one_more, Some(Verdict::Refuse { reason: ReasonCode::ServerBusy })));
+    let (mut verdicts, mut gone) = (Vec::new(), Vec::new());
+    let end = Instant::now() + Duration::from_secs(60);
+    while desk.waiting() > 0 {
+        match desk.next(0, |conn| conn.index % 2 == 0) {
+            Some((conn, Answer::Gone)) => gone.push(conn.index),
+            Some((conn, Answer::Verdict(_))) => verdicts.push(conn.index),
+            None => {
+                assert!(Instant::now() < end && desk.under_way > 0);
+                std::thread::yield_now();
+            }
+        }
+    }
+    assert!(verdicts.iter().copied().eq((0..100).step_by(2)), "{verdicts:?}");
+    assert!(gone.iter().copied().eq((1..100).step_by(2)), "{gone:?}");
+    assert!(!desk.has_mail());
+    drop(desk);
+    office.stop();
+}
+
+#[test]
+fn a_crowd_of_one_user_is_checked_a_few_times() {
+    let (office, mut desk) = start(Settings::default(), vec![vec![passwords(&[("alice", "a")])]]);
+    let asked = (0..1000)
+        .filter(|&index| desk.ask(0, question(index, 0, Some("alice"), Some("a"))).is_none());
+    let asked = asked.count();
+    let answers: Vec<_> = (0..asked).map(|_| next(&mut desk, 0)).collect();
+    assert!(
+        answers
+            .iter()
+            .all(|(_, answer)| { matches!(answer, Answer::Verdict(Verdict::Accept { .. })) })
+    );
+    drop(desk);
+    office.stop();
+}
+
+#[test]
+fn what_is_known_is_bounded() {
+    let known = Known::new(128).unwrap();
+    let outcome = |user: &str| {
+        let user = Text::try_from(user).unwrap();
+        Outcome::Is(Arc::new(Identity { user, groups: Vec::new(), own: None }))
+    };
+    for number in 0..100_000_u32 {
+        let mut name = [0; 32];
+        name[..4].copy_from_slice(&number.to_le_bytes());
+        known.put(name, outcome("x"), 0, 1000);
+        assert!(known.get(&name, 999).is_some() && known.get(&name, 1000).is_none());
+    }
+    let all: usize = known.parts.iter().map(|part| part.lock().unwrap().len()).sum();
+    assert!(all <= 128 + PARTS, "{all}");
+}
