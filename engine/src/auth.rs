@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use petrel_shard::{Question, Verdict};
+use petrel_shard::{Asks, Question, Verdict};
 
 /// One method of the enhanced authentication of MQTT 5.
 ///
@@ -32,11 +32,15 @@ impl AuthMethods {
         self.0.iter().map(|method| method.name().to_owned()).collect()
     }
 
-    /// The answer to a question. A method that nobody answers for is refused; a shard asks only
+    /// The answer to a question about a step. A method that nobody answers for is refused; a shard asks only
     /// about those in [`AuthMethods::names`].
     #[must_use]
     pub fn answer(&self, question: &Question) -> Verdict {
-        match self.0.iter().find(|method| method.name() == question.method.as_str()) {
+        let asked = |it: &&Arc<dyn AuthMethod>| match &question.asks {
+            Asks::Step { method, .. } => it.name() == method.as_str(),
+            Asks::Credentials(_) => false,
+        };
+        match self.0.iter().find(asked) {
             Some(method) => method.step(question),
             None => Verdict::Refuse { reason: petrel_proto::ReasonCode::BadAuthenticationMethod },
         }

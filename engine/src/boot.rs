@@ -18,6 +18,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
+use petrel_access::{Desk, Office as Inquiries};
 use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
@@ -39,7 +40,7 @@ use crate::grace::{Marks, OwnMark};
 use crate::keeper::{self, Keeper, StorageEnd};
 use crate::log;
 use crate::preflight::{self, Runtime};
-use crate::pump::{Clock, Command, Parts, Pump};
+use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
 use crate::storage;
 use crate::watchdog::{Pulse, Watchdog};
 
@@ -130,7 +131,7 @@ pub struct Running {
     tables: FdTables,
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
-    keeper: Option<Keeper>,
+    staff: Staff,
     control: Option<Control>,
     _watchdog: Watchdog,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
@@ -144,6 +145,12 @@ pub enum FdTables {
     Shared,
     /// One for each shard.
     PerShard,
+}
+
+/// Who works beside the shards.
+struct Staff {
+    keeper: Option<Keeper>,
+    inquiries: Option<Inquiries>,
 }
 
 struct RunningShard {
@@ -192,7 +199,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
             Some(PostOffice::open(config.shard_count()).map_err(BootError::Shard)?)
         }
     };
-    let (shards, orders, keeper) = start_shards(&config, runtime, office.as_ref(), auth)?;
+    let (shards, orders, staff) = start_shards(&config, runtime, office.as_ref(), auth)?;
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
     let mut running = Running {
@@ -202,7 +209,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         runtime,
         tables,
         shards,
-        keeper,
+        staff,
         control: None,
         _watchdog: watchdog,
         _office: office,
@@ -229,7 +236,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
 /// Opens the way by which `petrelctl` speaks to this process. Opened when the file tables have parted,
 /// and used by its own thread only.
 fn open_control(running: &Running) -> Option<Control> {
-    let (folder, keeper) = (running.config.storage.path.as_ref()?, running.keeper.as_ref()?);
+    let (folder, keeper) = (running.config.storage.path.as_ref()?, running.staff.keeper.as_ref()?);
     let opened = Control::open(folder, keeper.viewer());
     // Messages are more important than backups.
     opened
@@ -296,7 +303,7 @@ impl Running {
     /// Whether nothing outlives the process.
     #[must_use]
     pub const fn is_forgetful(&self) -> bool {
-        self.keeper.is_none()
+        self.staff.keeper.is_none()
     }
 
     /// What each shard counts.
@@ -316,12 +323,23 @@ impl Running {
         self.shards.iter().map(|shard| shard.handle.pulse.stalls()).sum()
     }
 
-    /// Reads the certificates again. New connections get the new ones, nobody is dropped.
+    /// Reads certificates, users and rules again. New connections get the new certificates, nobody is dropped;
+    /// subscriptions that the rules no longer allow end.
     ///
     /// # Errors
-    /// What is wrong with the files; the old certificates stay.
+    /// What is wrong with the files; then nothing has changed.
     pub fn reload(&self) -> Result<(), BootError> {
         let protocols = protocols(&self.config, &self.secret)?;
+        let checks = self.config.read_checks().map_err(BootError::Refused)?;
+        let rules = self.config.read_rules().map_err(BootError::Refused)?;
+        if let Some(inquiries) = &self.staff.inquiries {
+            inquiries.set_checks(checks);
+        }
+        if self.config.access.rules.is_some() {
+            for shard in &self.shards {
+                shard.handle.tell(Command::SetRules(rules.clone()));
+            }
+        }
         for (index, protocol) in protocols.into_iter().enumerate() {
             for shard in &self.shards {
                 shard.handle.tell(Command::SetProtocol(index as u16, protocol.clone()));
@@ -358,11 +376,19 @@ impl Running {
         for shard in self.shards {
             result = result.and(shard.thread.join());
         }
-        if let Some(keeper) = self.keeper {
+        if let Some(inquiries) = self.staff.inquiries {
+            inquiries.stop();
+        }
+        if let Some(keeper) = self.staff.keeper {
             keeper.stop();
         }
         result
     }
+}
+
+/// Whom a listener lets in.
+const fn lets_in(listener: &config::Listener) -> LetsIn {
+    LetsIn { anonymous: listener.allow_anonymous, asks: !listener.authentication.is_empty() }
 }
 
 /// What each listener gives to its connections.
@@ -415,7 +441,7 @@ fn start_shards(
     runtime: Runtime,
     office: Option<&PostOffice>,
     auth: &AuthMethods,
-) -> Result<(Vec<RunningShard>, Orders, Option<Keeper>), BootError> {
+) -> Result<(Vec<RunningShard>, Orders, Staff), BootError> {
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
@@ -426,6 +452,7 @@ fn start_shards(
         Some(opened) => opened.hash_key,
         None => [random()?, random()?],
     };
+    let access = config.shard_access(config.read_rules().map_err(BootError::Refused)?);
     let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let slots = SlotMap::even(count);
     let mut minds = Vec::new();
@@ -435,6 +462,7 @@ fn start_shards(
             slots: slots.clone(),
             limits: config.limits.clone(),
             auth_methods: auth.names(),
+            access: access.clone(),
             seed: random()?,
             hash_key,
             keeping: opened.as_ref().map(|opened| opened.keeping),
@@ -452,6 +480,14 @@ fn start_shards(
         }
     };
     ends.reverse();
+    let mut desks = Vec::new().into_iter();
+    let mut inquiries = None;
+    if config.listeners.iter().any(|listener| !listener.authentication.is_empty()) {
+        let checks = config.read_checks().map_err(BootError::Refused)?;
+        let settings = config.check_settings();
+        let (office, all) = Inquiries::start(settings, checks, &bells).map_err(BootError::Shard)?;
+        (inquiries, desks) = (Some(office), all.into_iter());
+    }
     let mut minds = minds.into_iter().zip::<Vec<Outbox>>(begun);
     let marks = Marks::new(count);
     let buckets = buckets(config);
@@ -488,7 +524,8 @@ fn start_shards(
             mark: marks.of(ShardIndex(index as u16)),
             commands: received,
             handle: handle.clone(),
-            allow_anonymous: config.listeners.iter().map(|it| it.allow_anonymous).collect(),
+            lets_in: config.listeners.iter().map(lets_in).collect(),
+            desk: desks.next(),
             auth: auth.clone(),
             clock,
         };
@@ -512,7 +549,7 @@ fn start_shards(
             return Err(BootError::Shard(first_failure(shards)));
         }
     }
-    Ok((shards, orders, keeper))
+    Ok((shards, orders, Staff { keeper, inquiries }))
 }
 
 fn open_storage(config: &Config, clock: Clock) -> Result<Option<storage::Opened>, BootError> {
@@ -589,7 +626,8 @@ struct Seed {
     mark: OwnMark,
     commands: crossbeam_channel::Receiver<Command>,
     handle: ShardHandle,
-    allow_anonymous: Vec<bool>,
+    lets_in: Vec<LetsIn>,
+    desk: Option<Desk>,
     auth: AuthMethods,
     clock: Clock,
 }
@@ -618,7 +656,8 @@ impl Seed {
             mesh: self.mesh,
             bell: self.handle.bell,
             commands: self.commands,
-            allow_anonymous: self.allow_anonymous,
+            lets_in: self.lets_in,
+            desk: self.desk,
             auth: self.auth,
             counters: self.handle.counters,
             mark: self.mark,

@@ -5,6 +5,7 @@
 //! [`read`] turns text into values and finds what is wrong with each, and [`check`] holds the
 //! rules that concern more than one key. Nothing here opens a port.
 
+pub mod access;
 mod check;
 mod keys;
 mod problem;
@@ -20,6 +21,7 @@ pub use petrel_net::tls::RecordLayer;
 use petrel_shard::Limits;
 pub use petrel_storage::SyncLevel;
 
+pub use access::{AccessConfig, Authenticator};
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
 
@@ -36,6 +38,10 @@ pub struct Config {
     pub network: NetworkLimits,
     /// `[storage]`.
     pub storage: StorageConfig,
+    /// `[access]`.
+    pub access: AccessConfig,
+    /// One per `[[authenticator]]`.
+    pub authenticators: Vec<Authenticator>,
 }
 
 /// `[engine]`: how the process runs.
@@ -146,6 +152,10 @@ pub enum FdTablesChoice {
 /// `[[listener]]`: one address that clients connect to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
+    /// What rules call it; its address if it has no name.
+    pub name: String,
+    /// Who is asked for clients that say who they are, in this order: positions of authenticators.
+    pub authentication: Vec<usize>,
     /// What is spoken there.
     pub protocol: Protocol,
     /// Where; port 0 takes a free port.
@@ -224,6 +234,8 @@ impl Default for Config {
             limits: Limits::default(),
             network: NetworkLimits::default(),
             storage: StorageConfig::default(),
+            access: AccessConfig::default(),
+            authenticators: Vec::new(),
         }
     }
 }
@@ -372,6 +384,8 @@ const DEFAULT_PATH: &str = "/mqtt";
 
 fn default_listeners() -> Vec<Listener> {
     let on_loopback = |protocol: Protocol, port, path: &str| Listener {
+        name: format!("127.0.0.1:{port}"),
+        authentication: Vec::new(),
         protocol,
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         allow_anonymous: true,

@@ -95,8 +95,10 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
 
 fn reload(running: &Running) {
     match running.reload() {
-        Ok(()) => log::info("SIGHUP: certificates are read again, for new connections"),
-        Err(error) => log::error(format_args!("SIGHUP: {error}; the old certificates stay")),
+        Ok(()) => log::info(
+            "SIGHUP: certificates, users and rules are read again; certificates for new connections",
+        ),
+        Err(error) => log::error(format_args!("SIGHUP: {error}; nothing has changed")),
     }
 }
 
@@ -117,10 +119,10 @@ fn write_figures(watch: &Watch) {
 fn announce(running: &Running, listeners: &[Listener]) {
     for (listener, &address) in listeners.iter().zip(running.addresses()) {
         log::info(format_args!("listening for {}", Listener { address, ..listener.clone() }));
-        if !listener.allow_anonymous {
+        if !listener.allow_anonymous && listener.authentication.is_empty() {
             log::warn(format_args!(
-                "nobody can connect to {address}: allow_anonymous is false there, and there is no \
-                 authentication in this version"
+                "nobody can connect to {address}: allow_anonymous is false there, and it names no \
+                 authenticator in `authentication`"
             ));
         }
     }

@@ -17,12 +17,15 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
+use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
+use petrel_shard::access::Rules;
 use petrel_shard::{
-    ConnId, Input, Now, Origin, Outbox, PeerMessage, Shard, ShardIndex, SlotMap, refusal,
+    Asks, ConnId, Input, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardIndex, SlotMap,
+    refusal,
 };
 
 use crate::auth::AuthMethods;
@@ -104,6 +107,8 @@ pub enum Command {
     Stop,
     /// New connections of this listener get this.
     SetProtocol(u16, Protocol),
+    /// What clients may do from now on.
+    SetRules(Option<Arc<Rules>>),
 }
 
 /// What a turn says about the next.
@@ -121,6 +126,15 @@ pub enum Turned {
     Over,
 }
 
+/// Whom a listener lets in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LetsIn {
+    /// Clients that prove nothing.
+    pub anonymous: bool,
+    /// Somebody is asked about those who say who they are.
+    pub asks: bool,
+}
+
 /// Everything that a pump joins.
 #[derive(Debug)]
 pub struct Parts {
@@ -136,8 +150,11 @@ pub struct Parts {
     pub bell: Arc<Bell>,
     /// What the process says.
     pub commands: Receiver<Command>,
-    /// Whether each listener lets in clients that prove nothing, by its position.
-    pub allow_anonymous: Vec<bool>,
+    /// Whether each listener lets in clients that prove nothing, and whether it asks the desk, by its
+    /// position.
+    pub lets_in: Vec<LetsIn>,
+    /// Where it asks who clients are, if anybody knows.
+    pub desk: Option<Desk>,
     /// Who answers for enhanced authentication.
     pub auth: AuthMethods,
     /// What it counts.
@@ -263,6 +280,7 @@ impl Pump {
             || !self.outbox.is_empty()
             || self.shard.is_overdue()
             || self.parts.storage.as_ref().is_some_and(StorageEnd::has_mail)
+            || self.parts.desk.as_ref().is_some_and(Desk::has_mail)
             || self.lets_in().is_some()
             || self.held.may_release(|to| self.parts.mesh.room(to))
     }
@@ -300,6 +318,7 @@ impl Pump {
         }
         self.receive();
         self.hear_storage();
+        self.hear_desk();
         self.let_in();
         self.read();
         // After what has been read: who has sent something meanwhile has not been silent.
@@ -385,6 +404,7 @@ impl Pump {
                     let deadline_ms = self.now.mono_ms + LAST_PARCELS_MS_MAX;
                     self.stop_after = Some((self.parts.mesh.now(), deadline_ms));
                 }
+                Command::SetRules(rules) => self.feed(Input::Rules(rules)),
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {
                         if listener.index() == index {
@@ -436,6 +456,43 @@ impl Pump {
         }
         while let Some(answer) = self.parts.storage.as_mut().and_then(StorageEnd::answer) {
             self.feed(answer);
+            if self.is_full() {
+                self.carry_out();
+            }
+        }
+    }
+
+    /// Answers who a client is, or has it wait until that is known. It is not read meanwhile.
+    fn answer(&mut self, question: Question) {
+        let conn = question.conn;
+        let verdict = match (&question.asks, &mut self.parts.desk) {
+            (Asks::Credentials(_), Some(desk)) => desk.ask(self.now.mono_ms, question),
+            _ => Some(self.parts.auth.answer(&question)),
+        };
+        match verdict {
+            Some(verdict) => self.feed(Input::Verdict { conn, verdict }),
+            None => self.parts.wire.pause(key_of(conn)),
+        }
+    }
+
+    /// Takes what was found out of clients that wait, up to so much work.
+    fn hear_desk(&mut self) {
+        for _ in 0..WORK_PER_TURN_MAX / WORK_OF_A_SESSION {
+            let Some(desk) = &mut self.parts.desk else { return };
+            let wire = &self.parts.wire;
+            let is_there = |conn| !wire.has_ended(key_of(conn));
+            let Some((conn, answer)) = desk.next(self.now.mono_ms, is_there) else { return };
+            let key = key_of(conn);
+            let answer = if wire.has_ended(key) { Answer::Gone } else { answer };
+            self.parts.wire.resume(key);
+            match answer {
+                Answer::Verdict(verdict) => self.feed(Input::Verdict { conn, verdict }),
+                // Its CONNACK would reach nobody, and its session may have a later connection.
+                Answer::Gone => {
+                    self.parts.wire.close(key);
+                    self.feed(Input::Closed { conn });
+                }
+            }
             if self.is_full() {
                 self.carry_out();
             }
@@ -582,10 +639,11 @@ impl Pump {
 
     fn origin(&self, listener: u16, peer: Option<std::net::SocketAddr>) -> Origin {
         let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-        let anonymous = self.parts.allow_anonymous.get(usize::from(listener));
+        let lets_in = self.parts.lets_in.get(usize::from(listener)).copied().unwrap_or_default();
         Origin {
             listener,
-            allow_anonymous: anonymous.copied().unwrap_or(false),
+            allow_anonymous: lets_in.anonymous,
+            authenticates: lets_in.asks,
             address: peer.unwrap_or(nowhere),
         }
     }
@@ -749,8 +807,7 @@ impl Pump {
             }
             self.report.dropped(&std::mem::take(&mut self.outbox.drops));
             for question in std::mem::take(&mut self.outbox.questions) {
-                let verdict = self.parts.auth.answer(&question);
-                self.feed(Input::Verdict { conn: question.conn, verdict });
+                self.answer(question);
             }
             let mut flushed = std::mem::take(&mut self.flushed);
             for (conn, pending_bytes) in flushed.drain(..) {

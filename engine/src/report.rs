@@ -68,6 +68,14 @@ impl Report {
                 let code = Code(*reason);
                 self.line(now_ms, format_args!("client '{client}' is cut off: {what} ({code})"));
             }
+            Event::Revoked { client_id, filter } => {
+                let client = Escaped(client_id.as_bytes());
+                let filter = Escaped(filter.as_bytes());
+                self.line(
+                    now_ms,
+                    format_args!("client '{client}' may not subscribe to '{filter}' any more"),
+                );
+            }
             Event::Connected { .. } => self.decided.admitted += 1,
             Event::Disconnected { .. } => {}
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use petrel_net::certificate::{PemRole, TlsConfigError};
 use petrel_net::tls::{TicketSecret, TlsApplication, TlsConfig};
 
+use super::access::Authenticator;
 use super::keys::RawListener;
 use super::problem::Problems;
 use super::read::Places;
@@ -30,9 +31,11 @@ impl PlacedListener {
 /// Checks every listener by itself and against those before it; leaves out those with problems.
 pub(super) fn listeners(
     raw: Vec<PlacedListener>,
+    authenticators: &[Authenticator],
     folder: &Path,
     problems: &mut Problems,
 ) -> Vec<Listener> {
+    let mut names: Vec<String> = Vec::new();
     let mut addresses: Vec<SocketAddr> = Vec::new();
     let mut accepted = Vec::new();
     for placed in &raw {
@@ -51,12 +54,28 @@ pub(super) fn listeners(
                 problems.add(placed.at, format!("this [[listener]] has no `{key}`"));
             }
         }
+        let authentication = authentication(placed, authenticators, problems);
         let (Some(protocol), Some(address)) = (placed.raw.protocol, address) else { continue };
+        let name = placed.raw.name.clone().unwrap_or_else(|| address.to_string());
+        if placed.raw.name.is_some() && (name.is_empty() || names.contains(&name)) {
+            let text = format!("the name {name:?} is empty, or another listener has it already");
+            problems.add(placed.place("name"), text);
+        }
+        names.push(name.clone());
         let allow_anonymous = allow_anonymous(placed, address, problems);
         let tls = tls(placed, protocol, folder, problems);
         let path = path(placed, protocol, problems);
         let record_layer = placed.raw.record_layer;
-        accepted.push(Listener { protocol, address, allow_anonymous, tls, record_layer, path });
+        accepted.push(Listener {
+            name,
+            authentication,
+            protocol,
+            address,
+            allow_anonymous,
+            tls,
+            record_layer,
+            path,
+        });
     }
     accepted
 }
@@ -92,8 +111,34 @@ fn address(placed: &PlacedListener, problems: &mut Problems) -> Option<SocketAdd
     address
 }
 
+/// Who is asked for clients.
+fn authentication(
+    placed: &PlacedListener,
+    authenticators: &[Authenticator],
+    problems: &mut Problems,
+) -> Vec<usize> {
+    let mut chain = Vec::new();
+    for name in &placed.raw.authentication {
+        match authenticators.iter().position(|it| it.name == *name) {
+            Some(position) if chain.contains(&position) => {
+                let text = format!("`authentication` names {name:?} twice");
+                problems.add(placed.place("authentication"), text);
+            }
+            Some(position) => chain.push(position),
+            None => {
+                let text = format!("there is no [[authenticator]] with the name {name:?}");
+                problems.add(placed.place("authentication"), text);
+            }
+        }
+    }
+    chain
+}
+
 /// The rule that keeps a broker without authentication from being open by accident.
 fn allow_anonymous(placed: &PlacedListener, address: SocketAddr, problems: &mut Problems) -> bool {
+    if placed.places.contains_key("authentication") {
+        return placed.raw.allow_anonymous.unwrap_or(false);
+    }
     let loopback = address.ip().is_loopback();
     if !loopback && placed.raw.allow_anonymous != Some(true) {
         // A value of the wrong type has been reported already.
@@ -102,7 +147,8 @@ fn allow_anonymous(placed: &PlacedListener, address: SocketAddr, problems: &mut 
                 placed.place("address"),
                 format!(
                     "{address} can be reached from other machines and no authentication is \
-                     configured; listen on a loopback address such as 127.0.0.1:{}, or {} \
+                     configured for it; name an [[authenticator]] in `authentication`, listen \
+                     on a loopback address such as 127.0.0.1:{}, or {} \
                      `allow_anonymous = true` in this [[listener]] to let everybody in",
                     address.port(),
                     match placed.raw.allow_anonymous {

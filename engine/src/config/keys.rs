@@ -6,6 +6,7 @@
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
+use super::access::{AccessConfig, Denied, RawAuthenticator};
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
     StorageConfig, WhenFull,
@@ -31,6 +32,8 @@ pub(super) enum Kind<T: 'static> {
     Choice { names: &'static [&'static str], get: fn(&T) -> Option<String>, set: fn(&mut T, &str) },
     /// Any string.
     Text { set: fn(&mut T, &str) },
+    /// A list of strings.
+    Texts { set: fn(&mut T, Vec<String>) },
 }
 
 /// The two halves of `[limits]`.
@@ -45,9 +48,11 @@ pub(super) struct AllLimits {
 /// A `[[listener]]` as it stands in the file, before its rules are checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RawListener {
+    pub name: Option<String>,
     pub protocol: Option<Protocol>,
     pub address: Option<String>,
     pub allow_anonymous: Option<bool>,
+    pub authentication: Vec<String>,
     pub cert: Option<String>,
     pub key: Option<String>,
     pub record_layer: RecordLayer,
@@ -162,6 +167,22 @@ pub(super) const STORAGE: &[Key<StorageConfig>] = &[
     },
 ];
 
+/// A numeric key of [`AccessConfig`] that is named like its field.
+macro_rules! number_of_access {
+    ($field:ident, $min:expr, $max:expr, $unit:expr) => {
+        Key {
+            name: stringify!($field),
+            unit: $unit,
+            kind: Kind::Integer {
+                min: $min,
+                max: $max,
+                get: |access| Some(u64::from(access.$field)),
+                set: |access, value| access.$field = narrow(value),
+            },
+        }
+    };
+}
+
 pub(super) const LISTENER: &[Key<RawListener>] = &[
     Key {
         name: "protocol",
@@ -176,6 +197,16 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         name: "address",
         unit: "",
         kind: Kind::Text { set: |listener, text| listener.address = Some(text.to_owned()) },
+    },
+    Key {
+        name: "name",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.name = Some(text.to_owned()) },
+    },
+    Key {
+        name: "authentication",
+        unit: "",
+        kind: Kind::Texts { set: |listener, names| listener.authentication = names },
     },
     Key {
         name: "allow_anonymous",
@@ -211,6 +242,63 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         unit: "",
         kind: Kind::Text { set: |listener, text| listener.path = Some(text.to_owned()) },
     },
+];
+
+pub(super) const AUTHENTICATOR: &[Key<RawAuthenticator>] = &[
+    Key {
+        name: "name",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.name = Some(text.to_owned()) },
+    },
+    Key {
+        name: "kind",
+        unit: "",
+        kind: Kind::Choice {
+            names: RawAuthenticator::KINDS,
+            get: |_| None,
+            set: |raw, name| raw.kind = Some(name.to_owned()),
+        },
+    },
+    Key {
+        name: "file",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.file = Some(text.into()) },
+    },
+];
+
+/// Threads that check passwords; each takes a check's memory.
+const THREADS_MAX: u64 = 64;
+
+pub(super) const ACCESS: &[Key<AccessConfig>] = &[
+    Key {
+        name: "rules",
+        unit: "",
+        kind: Kind::Text { set: |access, text| access.rules = Some(text.into()) },
+    },
+    Key {
+        name: "denied_publish",
+        unit: "",
+        kind: Kind::Choice {
+            names: Denied::NAMES,
+            get: |access| Some(access.denied_publish.name().to_owned()),
+            set: |access, name| {
+                access.denied_publish = Denied::from_name(name).unwrap_or_default();
+            },
+        },
+    },
+    Key {
+        name: "share_client_ids",
+        unit: "",
+        kind: Kind::Bool {
+            get: |access| Some(access.share_client_ids),
+            set: |access, value| access.share_client_ids = value,
+        },
+    },
+    number_of_access!(threads, 1, THREADS_MAX, "threads"),
+    number_of_access!(waiting_maximum, 1, U32_MAX, "clients"),
+    number_of_access!(known_s, 0, 86_400, "seconds"),
+    number_of_access!(refused_s, 0, 86_400, "seconds"),
+    number_of_access!(known_maximum, 0, U32_MAX, "clients"),
 ];
 
 /// A numeric key of [`AllLimits`] that is named like its field.
@@ -293,7 +381,7 @@ pub(super) fn value_text<T>(key: &Key<T>, from: &T) -> Option<String> {
         Kind::Integer { get, .. } => get(from).map(|value| value.to_string()),
         Kind::Bool { get, .. } => get(from).map(|value| value.to_string()),
         Kind::Choice { get, .. } => get(from).map(|name| format!("\"{name}\"")),
-        Kind::Text { .. } => None,
+        Kind::Text { .. } | Kind::Texts { .. } => None,
     }
 }
 

@@ -8,13 +8,16 @@ use petrel_storage::LIMIT_BYTES_MIN;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::access::{self, AccessConfig, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
-use super::keys::{AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE};
+use super::keys::{
+    ACCESS, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE,
+};
 use super::problem::{Problem, Problems, nearest};
 use super::{Config, EngineConfig, StorageConfig, default_listeners};
 
 /// The sections of the file.
-const SECTIONS: &[&str] = &["engine", "listener", "limits", "storage"];
+const SECTIONS: &[&str] = &["engine", "listener", "limits", "storage", "access", "authenticator"];
 
 /// More listeners than anybody needs, fewer than descriptors run out for.
 const LISTENERS_MAX: usize = 64;
@@ -41,6 +44,9 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut without_path = None;
     let mut listeners = None;
     let mut secret_at = 0;
+    let mut access = AccessConfig::default();
+    let mut rules_at = 0;
+    let mut authenticators = Vec::new();
     for (name, value) in document.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Table(table)) => {
@@ -60,11 +66,22 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             ("listener", DeValue::Array(array)) => {
                 listeners = Some(read_listeners(array, value.span().start, &mut problems));
             }
+            ("access", DeValue::Table(table)) => {
+                let places = section(table, "[access]", ACCESS, &mut access, &mut problems);
+                rules_at = places.get("rules").copied().unwrap_or(0);
+            }
+            ("authenticator", DeValue::Array(array)) => {
+                authenticators = read_authenticators(array, &mut problems);
+            }
+            ("authenticator", _) => problems.add(
+                name.span().start,
+                "an authenticator is written with two brackets, [[authenticator]], as there may be several",
+            ),
             ("listener", _) => problems.add(
                 name.span().start,
                 "a listener is written with two brackets, [[listener]], as there may be several",
             ),
-            (known @ ("engine" | "limits" | "storage"), _) => problems.add(
+            (known @ ("engine" | "limits" | "storage" | "access"), _) => problems.add(
                 name.span().start,
                 format!("`{known}` is a section, written [{known}], not a value"),
             ),
@@ -93,13 +110,20 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             }
         }
     }
+    let authenticators = access::authenticators(authenticators, folder, &mut problems);
     let listeners = match listeners {
-        Some(raw) => check::listeners(raw, folder, &mut problems),
+        Some(raw) => check::listeners(raw, &authenticators, folder, &mut problems),
         None => default_listeners(),
     };
+    if let Some(path) = &mut access.rules {
+        *path = folder.join(&path);
+        if let Err(wrong) = access::rules(path, &listeners) {
+            wrong.into_iter().for_each(|text| problems.add(rules_at, text));
+        }
+    }
     if problems.is_empty() {
         let AllLimits { protocol: limits, network } = limits;
-        Ok(Config { engine, listeners, limits, network, storage })
+        Ok(Config { engine, listeners, limits, network, storage, access, authenticators })
     } else {
         Err(problems.into_sorted())
     }
@@ -141,6 +165,22 @@ fn read_listeners(array: &DeArray<'_>, at: usize, problems: &mut Problems) -> Ve
     listeners
 }
 
+/// The elements of `[[authenticator]]` that are tables.
+fn read_authenticators(array: &DeArray<'_>, problems: &mut Problems) -> Vec<PlacedAuthenticator> {
+    let mut authenticators = Vec::new();
+    for element in array.iter() {
+        let at = element.span().start;
+        let DeValue::Table(table) = element.get_ref() else {
+            problems.add(at, "an authenticator is a section, written [[authenticator]]");
+            continue;
+        };
+        let mut raw = RawAuthenticator::default();
+        let places = section(table, "[[authenticator]]", AUTHENTICATOR, &mut raw, problems);
+        authenticators.push(PlacedAuthenticator { raw, at, places });
+    }
+    authenticators
+}
+
 /// Reads the keys of one section into `into`; says where the value of each stands. A key whose
 /// value is wrong has a place too, so that it does not count as missing.
 fn section<T>(
@@ -178,7 +218,7 @@ fn set<T>(key: &Key<T>, value: &Spanned<DeValue<'_>>, into: &mut T) -> Result<()
                 " (leave out the quotes)"
             }
             (
-                Kind::Choice { .. } | Kind::Text { .. },
+                Kind::Choice { .. } | Kind::Text { .. } | Kind::Texts { .. },
                 DeValue::Integer(_) | DeValue::Boolean(_),
             ) => " (put it in quotes)",
             _ => "",
@@ -212,6 +252,14 @@ fn set<T>(key: &Key<T>, value: &Spanned<DeValue<'_>>, into: &mut T) -> Result<()
         (Kind::Choice { names, .. }, _) => return wrong(&choices(names)),
         (Kind::Text { set }, DeValue::String(text)) => set(into, text),
         (Kind::Text { .. }, _) => return wrong("a string"),
+        (Kind::Texts { set }, DeValue::Array(array)) => {
+            let texts = array.iter().map(|it| it.get_ref().as_str().map(str::to_owned));
+            match texts.collect::<Option<Vec<_>>>() {
+                Some(texts) => set(into, texts),
+                None => return wrong("a list of strings"),
+            }
+        }
+        (Kind::Texts { .. }, _) => return wrong("a list of strings"),
     }
     Ok(())
 }
@@ -259,10 +307,13 @@ fn unknown_at_top(name: &str, is_section: bool) -> String {
     }
     let start = format!("unknown {} `{escaped}`", if is_section { "section" } else { "key" });
     match nearest(name, SECTIONS.iter().copied()) {
-        Some("listener") => format!("{start}; did you mean [[listener]]?"),
+        Some(near @ ("listener" | "authenticator")) => {
+            format!("{start}; did you mean [[{near}]]?")
+        }
         Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
         _ => format!(
-            "{start}; the file has the sections [engine], [[listener]], [limits] and [storage]"
+            "{start}; the file has the sections [engine], [[listener]], [limits], [storage], \
+             [access] and [[authenticator]]"
         ),
     }
 }
@@ -277,6 +328,10 @@ fn home_of(name: &str) -> Option<&'static str> {
         Some("[storage]")
     } else if LISTENER.iter().any(|key| key.name == name) {
         Some("[[listener]]")
+    } else if ACCESS.iter().any(|key| key.name == name) {
+        Some("[access]")
+    } else if AUTHENTICATOR.iter().any(|key| key.name == name) {
+        Some("[[authenticator]]")
     } else {
         None
     }

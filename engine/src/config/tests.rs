@@ -1,7 +1,9 @@
 //! Files in, configurations or exact messages out.
 
+use super::access::RawAuthenticator;
 use super::keys::{
-    AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE, value_text,
+    ACCESS, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE,
+    value_text,
 };
 use super::*;
 
@@ -125,8 +127,8 @@ fn an_unknown_section_gets_a_suggestion() {
         &[
             "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
             "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
-            "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits] and \
-             [storage]",
+            "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits], \
+             [storage], [access] and [[authenticator]]",
         ],
     );
 }
@@ -200,8 +202,8 @@ fn an_open_address_without_authentication_is_refused() {
                 &format!("[[listener]]\nprotocol = \"mqtt\"\naddress = \"{address}\"\n{said}\n"),
                 &[&format!(
                     "p.toml:3:11: {address} can be reached from other machines and no \
-                     authentication is configured; listen on a loopback address such as \
-                     127.0.0.1:1883, or {verb} `allow_anonymous = true` in this [[listener]] to let \
+                     authentication is configured for it; name an [[authenticator]] in \
+                     `authentication`, listen on a loopback address such as 127.0.0.1:1883, or {verb} `allow_anonymous = true` in this [[listener]] to let \
                      everybody in"
                 )],
             );
@@ -408,6 +410,7 @@ fn row<T: Default>(key: &Key<T>, defaults: &[(&str, &str)]) -> String {
                 _ => cells,
             }),
         Kind::Text { .. } => "text".to_owned(),
+        Kind::Texts { .. } => "list of text".to_owned(),
     };
     let unit = if key.unit.is_empty() { String::new() } else { format!("{} ", key.unit) };
     let special = defaults.iter().find(|(name, _)| *name == key.name);
@@ -423,6 +426,8 @@ fn row<T: Default>(key: &Key<T>, defaults: &[(&str, &str)]) -> String {
 fn the_document_has_every_key_with_its_unit_range_and_default() {
     let document = include_str!("../../../docs/CONFIGURATION.md");
     let listener_defaults = [
+        ("name", "the address"),
+        ("authentication", "none"),
         ("protocol", "required"),
         ("address", "required"),
         ("allow_anonymous", "see below"),
@@ -437,6 +442,9 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(LISTENER.iter().map(|key| row::<RawListener>(key, &listener_defaults)));
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
     rows.extend(STORAGE.iter().map(|key| row::<StorageConfig>(key, &[("path", "none")])));
+    rows.extend(ACCESS.iter().map(|key| row::<AccessConfig>(key, &[("rules", "none")])));
+    let required = ["name", "kind", "file"].map(|key| (key, "required"));
+    rows.extend(AUTHENTICATOR.iter().map(|key| row::<RawAuthenticator>(key, &required)));
     for row in &rows {
         assert!(document.contains(row), "docs/CONFIGURATION.md lacks\n{row}");
     }
@@ -503,4 +511,42 @@ fn the_example_of_the_document_is_the_default() {
     let example = document.split("```").nth(1).expect("an example");
     let config = accepted(example.strip_prefix("toml").expect("in TOML"));
     assert_eq!(config, Config::default());
+}
+
+#[test]
+fn a_listener_names_who_is_asked_for_its_clients() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("users", "# nobody\n");
+    write("wrong", "alice\n\nbob:secret\n");
+    write("rules.toml", "[[rule]]\nallow = \"both\"\ntopics = [\"#\"]\nlisteners = [\"out\"]\n");
+    let base = "[[authenticator]]\nname = \"file\"\nkind = \"passwords\"\nfile = \"users\"\n\
+                [access]\nrules = \"rules.toml\"\n[[listener]]\nprotocol = \"mqtt\"\n\
+                address = \"0.0.0.0:1883\"\nname = \"out\"\nauthentication = [\"file\"]\n";
+    let config = Config::parse(base, folder.path()).expect("nothing is wrong");
+    assert!(!config.listeners[0].allow_anonymous);
+    assert_eq!(config.listeners[0].authentication, [0]);
+    assert_eq!(config.read_rules().unwrap().map(|rules| rules.len()), Some(1));
+    let said = |from: &str, to: &str| -> String {
+        let problems = Config::parse(&base.replace(from, to), folder.path()).expect_err(to);
+        problems.into_iter().map(|it| format!("{}:{}: {}\n", it.line, it.column, it.text)).collect()
+    };
+    for (from, to, why) in [
+        (
+            "[\"file\"]",
+            "[\"other\"]",
+            "11:18: there is no [[authenticator]] with the name \"other\"",
+        ),
+        ("[\"file\"]", "[\"file\", \"file\"]", "names \"file\" twice"),
+        ("[\"file\"]", "\"file\"", "`authentication` must be a list of strings"),
+        ("users", "wrong", "wrong:1: the line has no colon"),
+        ("users", "missing", "cannot read"),
+        ("\"out\"", "\"in\"", "rules.toml:4:13: there is no listener \"out\"; there are in"),
+        ("passwords", "ldp", "`kind` must be"),
+        ("name = \"file\"\n", "", "this [[authenticator]] has no `name`"),
+    ] {
+        let said = said(from, to);
+        assert!(said.contains(why), "{to}\n{said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
 }

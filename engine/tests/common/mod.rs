@@ -31,6 +31,8 @@ pub const RUNTIMES: [RuntimeChoice; 2] = [RuntimeChoice::Glommio, RuntimeChoice:
 
 pub fn listener(protocol: Protocol) -> Listener {
     Listener {
+        name: "test".to_owned(),
+        authentication: Vec::new(),
         protocol,
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         allow_anonymous: true,

@@ -17,6 +17,8 @@ fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
     let path = if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Listener {
+        name: "test".to_owned(),
+        authentication: Vec::new(),
         protocol,
         address,
         allow_anonymous: true,
