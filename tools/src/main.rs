@@ -7,6 +7,7 @@ mod failure;
 mod format;
 mod json;
 mod options;
+mod passwd;
 mod publish;
 mod storage;
 mod subscribe;
@@ -25,6 +26,7 @@ Usage: petrelctl COMMAND [OPTIONS]
 Commands:
   pub       publish messages
   sub       subscribe and print what arrives
+  passwd    set the passwords of users in a file
   storage   look at what a broker keeps
   backup    write everything that a broker keeps into a folder
   restore   make a broker's folder out of a backup
@@ -58,6 +60,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             Some(options) => subscribe::run(&options),
             None => print(options::subscribe::HELP),
         },
+        "passwd" => passwd::run(&arguments),
         "storage" => storage::run(&arguments),
         "backup" => backup::run_backup(&arguments),
         "restore" => backup::run_restore(&arguments),

@@ -109,7 +109,7 @@ impl Rig {
         let input = match packet {
             Packet::Connect(connect) => {
                 let address = ([127, 0, 0, 1], 1).into();
-                let origin = Origin { listener: 0, allow_anonymous: true, address };
+                let origin = Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
                 Input::Connect { conn, connect, origin }
             }
             packet => Input::Packet { conn, packet },

@@ -1,5 +1,6 @@
 //! `petrelctl` as a child process, against brokers that follow a script and against Petrel.
 
+mod access;
 mod broker;
 mod command_line;
 mod publish;

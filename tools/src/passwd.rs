@@ -1,0 +1,235 @@
+//! `petrelctl passwd`: writes files of users.
+
+use std::ffi::OsString;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use petrel_access::Passwords;
+use petrel_access::passwords::{Cost, hash};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use crate::failure::Failure;
+
+pub const HELP: &str = "\
+petrelctl passwd writes a file of users for [[authenticator]] kind = \"passwords\".
+
+Usage: petrelctl passwd FILE USER [OPTIONS]     sets a user's password; makes the file if there is none
+       petrelctl passwd FILE USER --delete      takes the user out
+       petrelctl passwd FILE --check            says whether a broker can read the file
+
+The password is asked for twice, or read from stdin up to the first line feed if that is no terminal. It is kept as an
+argon2id hash. A broker reads the file again on SIGHUP.
+
+Options:
+  --groups A,B       the groups that the user is in; none without it for a new user, those it was in otherwise
+  --memory KIB       memory that a check of this password takes (19456)
+  --passes N         passes over it (2)
+  --delete           takes the user out
+  --check            reads the file and changes nothing
+";
+
+/// Longer passwords have no place in a CONNECT.
+const PASSWORD_BYTES_MAX: u64 = 65_535;
+/// Only its owner may read a file of hashes.
+const MODE: u32 = 0o600;
+
+#[derive(Default)]
+struct Options {
+    file: Option<PathBuf>,
+    user: Option<String>,
+    groups: Option<String>,
+    cost: Cost,
+    delete: bool,
+    check: bool,
+}
+
+pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
+    let Some(options) = parse(arguments)? else { return crate::print(HELP) };
+    let Options { file: Some(file), user, groups, cost, delete, check } = options else {
+        return Err(Failure::usage("passwd wants a file; petrelctl passwd --help explains it"));
+    };
+    let old = match fs::read_to_string(&file) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !check && !delete => None,
+        Err(error) => return Err(unusable(&file, &error)),
+    };
+    let text = old.clone().unwrap_or_default();
+    let users = check_text(&file, &text)?;
+    if check {
+        return crate::print(&format!("{}: {users} users, nothing is wrong\n", file.display()));
+    }
+    let Some(user) = user else {
+        return Err(Failure::usage("passwd wants a user; petrelctl passwd --help explains it"));
+    };
+    let before = text.lines().find(|line| is_of(line, &user));
+    if delete {
+        if before.is_none() {
+            let what = format!("{}: there is no user {user:?}", file.display());
+            return Err(Failure::new(what));
+        }
+        return write(&file, &replaced(&text, &user, None), old.is_some());
+    }
+    if user.is_empty() || user.contains([':', '\n', '\r', '\0']) || user.starts_with('#') {
+        let why =
+            "a user name is not empty, holds no colon, line feed or zero, and begins with no #";
+        return Err(Failure::usage(why));
+    }
+    let groups = groups.or_else(|| before?.splitn(3, ':').nth(2).map(str::to_owned));
+    let password = ask()?;
+    let hash = hash(&password, cost).map_err(Failure::new)?;
+    let mut line = format!("{user}:{hash}");
+    if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
+        line = format!("{line}:{groups}");
+    }
+    let new = replaced(&text, &user, Some(&line));
+    check_text(&file, &new)?;
+    write(&file, &new, old.is_some())
+}
+
+fn parse(arguments: &[OsString]) -> Result<Option<Options>, Failure> {
+    use lexopt::Arg::{Long, Short, Value};
+    let mut options = Options::default();
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let wrong = |error: lexopt::Error| Failure::usage(error.to_string());
+    let value = |parser: &mut lexopt::Parser| {
+        let value = parser.value().map_err(wrong)?;
+        value.into_string().map_err(|_| Failure::usage("the value of an option must be UTF-8"))
+    };
+    let number = |text: String| {
+        text.parse().map_err(|_| Failure::usage(format!("{text:?} is no number that can be")))
+    };
+    while let Some(argument) = parser.next().map_err(wrong)? {
+        match argument {
+            Short('h') | Long("help") => return Ok(None),
+            Long("groups") => options.groups = Some(value(&mut parser)?),
+            Long("memory") => options.cost.memory_kib = number(value(&mut parser)?)?,
+            Long("passes") => options.cost.passes = number(value(&mut parser)?)?,
+            Long("delete") => options.delete = true,
+            Long("check") => options.check = true,
+            Value(file) if options.file.is_none() => options.file = Some(file.into()),
+            Value(user) if options.user.is_none() => {
+                let user = user.into_string();
+                options.user = Some(user.map_err(|_| Failure::usage("a user name is UTF-8"))?);
+            }
+            other => return Err(wrong(other.unexpected())),
+        }
+    }
+    Ok(Some(options))
+}
+
+/// How many users a text has, if a broker can read it.
+fn check_text(file: &Path, text: &str) -> Result<usize, Failure> {
+    Passwords::parse(text).map(|users| users.len()).map_err(|problems| {
+        let name = file.display();
+        let told = problems.iter().map(|it| format!("{name}:{}: {}", it.line, it.text));
+        Failure::new(told.collect::<Vec<_>>().join("\n"))
+    })
+}
+
+fn is_of(line: &str, user: &str) -> bool {
+    line.split_once(':').is_some_and(|(name, _)| name == user)
+}
+
+/// The text with another line for a user, or without one.
+fn replaced(text: &str, user: &str, line: Option<&str>) -> String {
+    let mut new = String::new();
+    let mut line = line;
+    for other in text.lines() {
+        let kept = if is_of(other, user) { line.take() } else { Some(other) };
+        if let Some(kept) = kept {
+            new.push_str(kept);
+            new.push('\n');
+        }
+    }
+    if let Some(line) = line {
+        new.push_str(line);
+        new.push('\n');
+    }
+    new
+}
+
+/// Puts the text in place of the file at once: a broker that reads meanwhile gets the one or the other.
+fn write(file: &Path, text: &str, exists: bool) -> Result<(), Failure> {
+    let unusable = |error: io::Error| unusable(file, &error);
+    // What a link leads to is replaced, not the link.
+    let file = if exists { &fs::canonicalize(file).map_err(unusable)? } else { file };
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".{}", std::process::id()));
+    let beside = PathBuf::from(name);
+    let written = (|| {
+        let mut options = OpenOptions::new();
+        let mut new = options.write(true).create_new(true).mode(MODE).open(&beside)?;
+        if exists {
+            let old = fs::metadata(file)?;
+            new.set_permissions(fs::Permissions::from_mode(old.permissions().mode() & 0o7777))?;
+            // A broker of another user reads it as before; that only its owner and root may do.
+            let _ = std::os::unix::fs::fchown(
+                &new,
+                Some(std::os::unix::fs::MetadataExt::uid(&old)),
+                Some(std::os::unix::fs::MetadataExt::gid(&old)),
+            );
+        }
+        new.write_all(text.as_bytes())?;
+        new.sync_all()?;
+        fs::rename(&beside, file)
+    })();
+    if written.is_err() {
+        // It may never have been made.
+        let _ = fs::remove_file(&beside);
+    }
+    written.map_err(unusable)
+}
+
+fn unusable(file: &Path, error: &io::Error) -> Failure {
+    Failure::new(format!("{}: {error}", file.display()))
+}
+
+/// The password that is typed or comes by stdin.
+fn ask() -> Result<Vec<u8>, Failure> {
+    let stdin = io::stdin();
+    let wrong = |error: io::Error| Failure::new(format!("cannot read the password: {error}"));
+    if !stdin.is_terminal() {
+        let mut password = Vec::new();
+        let mut bounded = stdin.lock().take(PASSWORD_BYTES_MAX + 2);
+        bounded.read_until(b'\n', &mut password).map_err(wrong)?;
+        password.pop_if(|last| *last == b'\n');
+        password.pop_if(|last| *last == b'\r');
+        return checked(password);
+    }
+    let first = typed("Password: ").map_err(wrong)?;
+    if typed("The same again: ").map_err(wrong)? != first {
+        return Err(Failure::new("the two passwords differ; nothing has changed"));
+    }
+    checked(first)
+}
+
+fn checked(password: Vec<u8>) -> Result<Vec<u8>, Failure> {
+    if password.is_empty() {
+        return Err(Failure::new("the password is empty; nothing has changed"));
+    }
+    if password.len() as u64 > PASSWORD_BYTES_MAX {
+        let why = format!("the password is longer than the {PASSWORD_BYTES_MAX} bytes of MQTT");
+        return Err(Failure::new(why));
+    }
+    Ok(password)
+}
+
+/// A line from the terminal, which does not show it.
+fn typed(prompt: &str) -> io::Result<Vec<u8>> {
+    let stdin = io::stdin();
+    let mut stderr = io::stderr();
+    write!(stderr, "{prompt}")?;
+    let shown = tcgetattr(&stdin)?;
+    let mut hidden = shown.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden)?;
+    let mut line = Vec::new();
+    let read = stdin.lock().take(PASSWORD_BYTES_MAX + 2).read_until(b'\n', &mut line);
+    tcsetattr(&stdin, OptionalActions::Now, &shown)?;
+    writeln!(stderr)?;
+    read?;
+    line.pop_if(|last| *last == b'\n');
+    Ok(line)
+}

@@ -1,0 +1,153 @@
+//! `petrelctl passwd`, and the broker that reads what it wrote.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use petrel_engine::auth::AuthMethods;
+use petrel_engine::boot::{self, Running};
+use petrel_engine::config::Config;
+
+use crate::broker::done;
+use crate::support::{outcome, petrelctl};
+
+/// Runs `passwd` with a password on stdin: exit code and what it said.
+fn passwd(words: &[&str], password: &str) -> (i32, String) {
+    let mut command = petrelctl(&["passwd"]);
+    command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("petrelctl starts");
+    // It may not want to know it.
+    let _ = child.stdin.take().expect("a pipe").write_all(password.as_bytes());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).expect("UTF-8");
+    (output.status.code().expect("no signal"), said)
+}
+
+/// Cheap hashes, so that the tests take no time.
+fn set(file: &Path, user: &str, password: &str, more: &[&str]) {
+    let mut words = vec![file.to_str().unwrap(), user, "--memory", "64", "--passes", "1"];
+    words.extend(more);
+    assert_eq!(passwd(&words, password), (0, String::new()));
+}
+
+fn start(folder: &Path, config: &str) -> Running {
+    let base = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
+                address = \"127.0.0.1:0\"\n";
+    let config = Config::parse(&format!("{base}{config}"), folder).expect("nothing is wrong");
+    boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Exit code of a command, which is that of the CONNACK if the broker refuses.
+fn code(port: u16, line: &str) -> i32 {
+    let port = port.to_string();
+    let mut words: Vec<_> = line.split_whitespace().collect();
+    words.extend(["-h", "127.0.0.1", "-p", &port]);
+    outcome(&mut petrelctl(&words)).0
+}
+
+#[test]
+fn a_file_of_users_is_written_line_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    let name = file.to_str().unwrap();
+    set(&file, "alice", "secret\n", &["--groups", "staff,night"]);
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    fs::write(&file, format!("# ours\n{}", fs::read_to_string(&file).unwrap())).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    set(&file, "bob", "b", &[]);
+    let before = fs::read_to_string(&file).unwrap();
+    set(&file, "alice", "other", &[]);
+    let after = fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = after.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (3, "# ours"));
+    assert!(lines[1].starts_with("alice:$argon2id$") && lines[1].ends_with(":staff,night"));
+    assert_ne!(before.lines().nth(1), Some(lines[1]));
+    assert_eq!(before.lines().nth(2), Some(lines[2]));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(passwd(&[name, "--check"], ""), (0, format!("{name}: 2 users, nothing is wrong\n")));
+    assert_eq!(passwd(&[name, "bob", "--delete"], ""), (0, String::new()));
+    assert!(!fs::read_to_string(&file).unwrap().contains("bob"));
+    for (words, password, why) in [
+        (&[name, "bob", "--delete"][..], "", "there is no user \"bob\""),
+        (&[name, "a:b"], "x", "holds no colon"),
+        (&[name, "#x"], "x", "begins with no #"),
+        (&[name, "x"], "\n", "the password is empty"),
+        (&[name, "x", "--memory", "1"], "x", "no cost for argon2"),
+        (&[name, "x", "--memory", "a"], "x", "is no number"),
+        (&[name], "x", "wants a user"),
+        (&[], "x", "wants a file"),
+        (&["/no/where", "x"], "x", "No such file"),
+    ] {
+        let kept = fs::read_to_string(&file).unwrap();
+        let (code, said) = passwd(words, password);
+        assert!(code == 1 && said.contains(why), "{words:?}: {said}");
+        assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+    }
+    fs::write(&file, "alice:secret\n").unwrap();
+    let (code, said) = passwd(&[name, "--check"], "");
+    assert!(code == 1 && said.contains(":1:") && !said.contains("secret"), "{said}");
+}
+
+const CHAIN: &str = "authentication = [\"file\"]\n[[authenticator]]\nname = \"file\"\n\
+                     kind = \"passwords\"\nfile = \"users\"\n";
+
+/// CONNACK codes: 4 and 134 for a bad user name or password, 5 and 135 for not authorised.
+#[test]
+fn who_is_in_the_file_comes_in_until_it_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    set(&file, "alice", "secret", &[]);
+    let broker = start(folder.path(), CHAIN);
+    let port = broker.addresses()[0].port();
+    for _again_from_what_is_known in 0..2 {
+        for (version, bad, none) in [("5", 134, 135), ("311", 4, 5), ("31", 4, 5)] {
+            let publish = format!("pub -V {version} -t t -m m");
+            assert_eq!(code(port, &format!("{publish} -u alice -P secret")), 0);
+            assert_eq!(code(port, &format!("{publish} -u alice -P wrong")), bad);
+            assert_eq!(code(port, &format!("{publish} -u alice")), bad);
+            assert_eq!(code(port, &format!("{publish} -u bob -P secret")), bad);
+            assert_eq!(code(port, &publish), none);
+        }
+    }
+    set(&file, "alice", "other", &[]);
+    fs::write(folder.path().join("wrong"), "").unwrap();
+    broker.reload().expect("nothing is wrong");
+    assert_eq!(code(port, "pub -t t -m m -u alice -P secret"), 134);
+    assert_eq!(code(port, "pub -t t -m m -u alice -P other"), 0);
+    fs::write(&file, "alice\n").unwrap();
+    let error = broker.reload().expect_err("the file is wrong").to_string();
+    assert!(error.contains("users:1: the line has no colon"), "{error}");
+    assert_eq!(code(port, "pub -t t -m m -u alice -P other"), 0);
+    broker.stop().expect("it stops");
+}
+
+#[test]
+fn rules_hold_from_end_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("users");
+    set(&file, "alice", "a", &["--groups", "staff"]);
+    set(&file, "bob", "b", &[]);
+    let rules = |text: &str| fs::write(folder.path().join("rules.toml"), text).unwrap();
+    let home = "[[rule]]\nallow = \"both\"\ntopics = [\"home/%u/#\"]\n";
+    let staff = "[[rule]]\nallow = \"subscribe\"\ntopics = [\"#\"]\ngroups = [\"staff\"]\n";
+    rules(&format!("{home}{staff}"));
+    let broker = start(folder.path(), &format!("{CHAIN}[access]\nrules = \"rules.toml\"\n"));
+    let port = broker.addresses()[0].port();
+    done(port, "pub -u bob -P b -t home/bob/x -m kept -r -q 1");
+    // Where CONNACK does not say it.
+    assert_eq!(code(port, "pub -u bob -P b -t home/alice/x -m m -q 1"), 1, "PUBACK says 0x87");
+    assert_eq!(code(port, "sub -u bob -P b -t home/+/x -E"), 1, "its filter is refused");
+    assert_eq!(code(port, "pub -u bob -P b -t t -m m --will-topic x --will-payload w"), 135);
+    assert_eq!(done(port, "sub -u alice -P a -t home/# -C 1 -v"), "home/bob/x kept\n");
+    rules(home);
+    broker.reload().expect("nothing is wrong");
+    assert_eq!(code(port, "sub -u alice -P a -t home/# -E"), 1);
+    rules("[[rule]]\nallow = \"all\"\n");
+    let error = broker.reload().expect_err("the file is wrong").to_string();
+    assert!(error.contains("rules.toml:2:9: `allow` must be"), "{error}");
+    done(port, "pub -u bob -P b -t home/bob/x -m m -q 1");
+    broker.stop().expect("it stops");
+}
