@@ -18,6 +18,7 @@ use crate::matching;
 use crate::packets::{self, VERSION, bytes};
 use crate::retained;
 use crate::rig::{Rig, conn};
+use crate::rules;
 use crate::sockets::traced;
 use crate::syscalls;
 use crate::tls::{Peers, record};
@@ -67,6 +68,11 @@ const CASES: &[Case] = &[
     case("handle PUBLISH qos1 to nobody", 1000, |n| published(n, Qos::AtLeastOnce, 0)),
     case("handle PUBLISH qos2 to nobody", 1000, |n| published(n, Qos::ExactlyOnce, 0)),
     case("handle PUBLISH qos0 to 1", 1000, |n| published(n, Qos::AtMostOnce, 1)),
+    case("handle PUBLISH qos0 to 1 by rules", 1000, |n| {
+        published_by(n, Qos::AtMostOnce, with_subscribers_of(Rig::with_rules(), 1), 1);
+    }),
+    case("rules, may it publish, 100,000 rules", 1000, |n| rules::decided(n, false)),
+    case("rules, may it subscribe, 100,000 rules", 1000, |n| rules::decided(n, true)),
     case("handle PUBLISH qos1 to 1", 1000, |n| published(n, Qos::AtLeastOnce, 1)),
     case("handle PUBLISH qos2 to 1", 1000, |n| published(n, Qos::ExactlyOnce, 1)),
     case("handle PUBLISH qos0 to 100", 200, |n| published(n, Qos::AtMostOnce, 100)),
@@ -266,7 +272,10 @@ fn connected(rounds: u32) {
 
 /// A shard with so many clients.
 fn with_clients(clients: u32) -> Rig {
-    let mut rig = Rig::new(1);
+    with_clients_of(Rig::new(1), clients)
+}
+
+fn with_clients_of(mut rig: Rig, clients: u32) -> Rig {
     for number in 0..clients {
         rig.connect(number, 60, false);
     }
@@ -318,7 +327,11 @@ fn disconnected(rounds: u32) {
 
 /// A publisher, client 0, and so many subscribers to its topic.
 fn with_subscribers(subscribers: u32) -> Rig {
-    let mut rig = with_clients(subscribers + 1);
+    with_subscribers_of(Rig::new(1), subscribers)
+}
+
+fn with_subscribers_of(rig: Rig, subscribers: u32) -> Rig {
+    let mut rig = with_clients_of(rig, subscribers + 1);
     for number in 1..=subscribers {
         rig.subscribe(number, TOPIC, Qos::ExactlyOnce);
     }
@@ -327,7 +340,10 @@ fn with_subscribers(subscribers: u32) -> Rig {
 
 /// PUBLISH alone is measured. All acknowledgements that it leads to come before the next.
 fn published(rounds: u32, qos: Qos, subscribers: u32) {
-    let mut rig = with_subscribers(subscribers);
+    published_by(rounds, qos, with_subscribers(subscribers), subscribers);
+}
+
+fn published_by(rounds: u32, qos: Qos, mut rig: Rig, subscribers: u32) {
     for round in 1..=rounds as u16 {
         one(&mut rig, 0, publish(qos));
         rig.end_turn();

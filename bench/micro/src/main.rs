@@ -18,6 +18,7 @@ mod options;
 mod packets;
 mod retained;
 mod rig;
+mod rules;
 mod sockets;
 mod syscalls;
 mod tls;
@@ -33,6 +34,10 @@ fn main() -> ExitCode {
         options::Command::Retained(topics) => retained::report(topics).map(|()| true),
         options::Command::RetainedCase(name, topics) => {
             retained::counted(&name, topics).map(|()| true)
+        }
+        options::Command::Rules(rules) => {
+            rules::report(rules);
+            Ok(true)
         }
         options::Command::Match(sizes) => matching::report(&sizes).map(|()| true),
         options::Command::MatchCase(set, filters, part) => {

@@ -36,6 +36,10 @@ petrel-micro retained-case NAME N
 
   Runs one of these questions, which callgrind counts.
 
+petrel-micro rules [--rules N]
+
+  How long it takes to read a file of N rules (100,000), and to ask what somebody may do.
+
 petrel-micro match [--filters N]
 
   What filters take in memory and topics cost: with 1,000, 100,000 and 1,000,000 filters, or with N;
@@ -60,6 +64,8 @@ pub enum Command {
     Retained(u32),
     /// One question to so many, to be run under callgrind.
     RetainedCase(String, u32),
+    /// A report on so many rules.
+    Rules(u32),
     /// A report on matching, with each of these numbers of filters.
     Match(Vec<u32>),
     /// One part of a match over one set of so many filters, to be run under callgrind.
@@ -109,6 +115,7 @@ pub fn parse() -> Result<Command, String> {
             let name = self::word(&mut parser)?;
             Ok(Command::RetainedCase(name, number(&mut parser)?))
         }
+        Some(Value(word)) if word == "rules" => rules(parser).map(Command::Rules),
         Some(Value(word)) if word == "match" => matching(parser).map(Command::Match),
         Some(Value(word)) if word == "match-case" => {
             let set = self::word(&mut parser)?;
@@ -147,6 +154,17 @@ fn retained(mut parser: lexopt::Parser) -> Result<u32, String> {
     Ok(topics)
 }
 
+fn rules(mut parser: lexopt::Parser) -> Result<u32, String> {
+    let mut rules = 100_000;
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        match arg {
+            Long("rules") => rules = number(&mut parser)?,
+            other => return Err(other.unexpected().to_string()),
+        }
+    }
+    Ok(rules)
+}
+
 fn matching(mut parser: lexopt::Parser) -> Result<Vec<u32>, String> {
     let mut sizes = vec![1_000, 100_000, 1_000_000];
     while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
@@ -162,7 +180,7 @@ fn number(parser: &mut lexopt::Parser) -> Result<u32, String> {
     let word = word(parser)?;
     match word.parse() {
         Ok(number) if number >= 1000 => Ok(number),
-        _ => Err(format!("a number of topics or filters is 1000 or more, not {word:?}")),
+        _ => Err(format!("a number of topics, filters or rules is 1000 or more, not {word:?}")),
     }
 }
 

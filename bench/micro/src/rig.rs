@@ -7,7 +7,7 @@ use bytes::Bytes;
 use petrel_proto::{Packet, Qos, decode};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
-    ConnId, Input, Interest, InterestWriter, Keeping, Limits, Now, Origin, Outbox, Shard,
+    Access, ConnId, Input, Interest, InterestWriter, Keeping, Limits, Now, Origin, Outbox, Shard,
     ShardConfig, ShardIndex, SlotMap,
 };
 
@@ -42,14 +42,26 @@ impl Rig {
         Self::with(1, Some(Keeping { epoch: 1, lanes: 1 }))
     }
 
+    /// A shard with rules by which everybody may do everything below `plant`.
+    pub fn with_rules() -> Self {
+        let rules = petrel_access::rules::parse(
+            "[[rule]]\nallow = \"both\"\ntopics = [\"plant/#\"]\n",
+            &[],
+        );
+        let rules = rules.ok().map(Arc::new);
+        let access = Access { is_on: true, rules, ..Access::default() };
+        let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
+        Self::of(ShardIndex(0), 1, None, interest, access)
+    }
+
     /// Another shard of the same process.
     pub fn beside(&self, index: u16, shards: u16) -> Self {
-        Self::of(ShardIndex(index), shards, None, Arc::clone(&self.interest))
+        Self::of(ShardIndex(index), shards, None, Arc::clone(&self.interest), Access::default())
     }
 
     fn with(shards: u16, keeping: Option<Keeping>) -> Self {
         let interest = Arc::new(Interest::new(HashKey::new(HASH_KEY)));
-        Self::of(ShardIndex(0), shards, keeping, interest)
+        Self::of(ShardIndex(0), shards, keeping, interest, Access::default())
     }
 
     fn of(
@@ -57,13 +69,14 @@ impl Rig {
         shards: u16,
         keeping: Option<Keeping>,
         interest: Arc<Interest>,
+        access: Access,
     ) -> Self {
         let config = ShardConfig {
             index,
             slots: SlotMap::even(shards),
             limits: Limits::default(),
             auth_methods: Vec::new(),
-            access: Default::default(),
+            access,
             seed: 3,
             hash_key: HASH_KEY,
             keeping,
@@ -109,7 +122,8 @@ impl Rig {
         let input = match packet {
             Packet::Connect(connect) => {
                 let address = ([127, 0, 0, 1], 1).into();
-                let origin = Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
+                let origin =
+                    Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
                 Input::Connect { conn, connect, origin }
             }
             packet => Input::Packet { conn, packet },
