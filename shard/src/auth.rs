@@ -89,7 +89,8 @@ impl Shard {
                 self.send(turn, conn, &step(ReasonCode::Success, data));
             }
             Verdict::Accept { data, identity } => {
-                if let Some(pending) = connection.take_pending() {
+                if let Some(pending) = self.connection_mut(conn).and_then(Connection::take_pending)
+                {
                     self.accept(turn, conn, *pending, data, identity);
                 }
             }
@@ -104,8 +105,8 @@ impl Shard {
     fn on_verdict_of_connect(&mut self, turn: &mut Turn<'_>, conn: ConnId, verdict: Verdict) {
         match verdict {
             Verdict::Accept { identity, .. } => {
-                let connection = self.connection_mut(conn);
-                if let Some(pending) = connection.and_then(Connection::take_pending) {
+                if let Some(pending) = self.connection_mut(conn).and_then(Connection::take_pending)
+                {
                     self.accept(turn, conn, *pending, None, identity);
                 }
             }

@@ -30,6 +30,8 @@ pub struct Census {
     pub retained_bytes: u64,
     /// What waits for records to be kept.
     pub promises: usize,
+    /// CONNECTs that wait for somebody to say who their clients are.
+    pub parked: usize,
 }
 
 impl Shard {
@@ -46,6 +48,7 @@ impl Shard {
             retained: self.retained.len(),
             retained_bytes: self.retained.bytes(),
             promises: self.keep.pending(),
+            parked: self.parked.len(),
             ..Census::default()
         };
         for (_, session) in self.sessions.iter() {

@@ -8,6 +8,8 @@ use petrel_proto::{
     ReasonProperties, Text, Version,
 };
 
+use smallvec::SmallVec;
+
 use crate::connection::{AuthExchange, AwaitedConnAck, Connection, PendingConnect, Violation};
 use crate::event::{EndedBy, Event};
 use crate::level_hash::HashKey;
@@ -158,12 +160,19 @@ impl Shard {
     ) {
         let PendingConnect { mut connect, assigned, origin, asked } = pending;
         let early = asked.unwrap_or_default();
+        let mut earlier = SmallVec::new();
+        if !self.parked.is_empty() {
+            let hash = self.key.hash(connect.client_id.as_bytes());
+            earlier = self.parked.before(hash, conn);
+            self.parked.remove(hash, conn);
+        }
         let is_on = self.config.access.is_on;
         let standing = is_on.then(|| Box::new(Standing::new(identity, &origin)));
         if let Err(violation) = self.admit_client(&connect, standing.as_deref()) {
-            self.conns.remove(conn.index);
+            self.remove_connection(conn);
             return refuse(turn.out, conn, &connect, violation);
         }
+        self.refuse_earlier(turn, &earlier, &connect.client_id);
         if sabotage::on(Sabotage::BytesPerConnection) {
             std::mem::forget(std::hint::black_box(Box::new([0u8; 64])));
         }
@@ -293,7 +302,11 @@ impl Shard {
         }
         if let Some(session) = self.sessions.get_mut(index) {
             session.conn = conn.index;
+            let was_doubtful = session.standing.as_deref().is_some_and(|it| it.is_doubtful);
             session.standing = standing;
+            if let Some(standing) = &mut session.standing {
+                standing.is_doubtful = was_doubtful;
+            }
             session.expiry_interval_s = expiry_s.min(expiry_max);
             session.expires_at = Tick::NEVER;
             if let Some(flow) = session.flow.as_deref_mut() {
@@ -360,9 +373,24 @@ impl Shard {
         violation: Violation,
     ) {
         let Some(connection) = self.connection_mut(conn) else { return };
+        let hash = connection.client_hash;
         if let Some(pending) = connection.take_pending() {
-            self.conns.remove(conn.index);
+            self.parked.remove(hash, conn);
+            self.remove_connection(conn);
             refuse(turn.out, conn, &pending.connect, violation);
+        }
+    }
+
+    /// Refuses the CONNECTs of a client that came before the one that is accepted, and still wait: or they would
+    /// take over from it when their answers come ([MQTT5-3.1.4-3]).
+    fn refuse_earlier(&mut self, turn: &mut Turn<'_>, earlier: &[ConnId], client_id: &ClientId) {
+        for &earlier in earlier {
+            let is_of = |pending: &PendingConnect| pending.connect.client_id == *client_id;
+            let extras = self.connection(earlier).and_then(Connection::extras);
+            if extras.and_then(|extras| extras.pending.as_deref()).is_some_and(is_of) {
+                let what = "a later connection of the client came in first";
+                self.violate(turn, earlier, Violation::new(ReasonCode::ServerBusy, what));
+            }
         }
     }
 
@@ -378,6 +406,8 @@ impl Shard {
         let (client_id, asks) = (connect.client_id.clone(), Asks::Credentials(credentials));
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.extras_mut().pending = Some(pending);
+        let hash = connection.client_hash;
+        self.parked.push(hash, conn);
         turn.out.questions.push(Question { conn, client_id, asks });
     }
 
@@ -394,6 +424,8 @@ impl Shard {
         let extras = connection.extras_mut();
         extras.auth = Some(AuthExchange { method, asked: false, running: true });
         extras.pending = Some(pending);
+        let hash = connection.client_hash;
+        self.parked.push(hash, conn);
         self.arm_silence(turn, conn);
         self.ask(turn, conn, data, true);
     }
@@ -410,7 +442,7 @@ impl Shard {
         if self.connection(conn).is_none() {
             return;
         }
-        let Some(connection) = self.conns.remove(conn.index).filter(Connection::has_session) else {
+        let Some(connection) = self.remove_connection(conn).filter(Connection::has_session) else {
             return;
         };
         let index = connection.session;

@@ -311,8 +311,12 @@ impl Shard {
             else {
                 break;
             };
-            if delivery.message.expired(turn.now_ms) && !self.has_sent(index, place) {
-                drop_message(turn, DropReason::Expired);
+            let is_expired = delivery.message.expired(turn.now_ms);
+            if (is_expired || self.has_lost(index, &delivery.message.topic))
+                && !self.has_sent(index, place)
+            {
+                let lost = DropReason::NotAuthorized;
+                drop_message(turn, if is_expired { DropReason::Expired } else { lost });
                 self.drop_waiting(turn, index, &delivery);
             } else if delivery.qos == Qos::AtMostOnce {
                 let Delivery { message, retain, identifiers, .. } = delivery;

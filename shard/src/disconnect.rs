@@ -51,7 +51,7 @@ impl Shard {
         if self.session_of(conn).is_none() {
             // It was still authenticating; nothing is owed to it.
             if self.connection(conn).is_some() {
-                self.conns.remove(conn.index);
+                self.remove_connection(conn);
             }
         }
         self.end_connection(turn, conn, EndedBy::Client, packet.reason, "");

@@ -38,6 +38,7 @@ pub mod message;
 mod name;
 pub mod outbox;
 mod packet_ids;
+mod parked;
 pub mod peer;
 mod places;
 mod pool;

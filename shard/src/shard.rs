@@ -13,6 +13,7 @@ use crate::interest::{Interest, InterestWriter};
 use crate::keep::Keep;
 use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
+use crate::parked::Parked;
 use crate::places::Places;
 use crate::pool::Pool;
 use crate::publish::Publisher;
@@ -70,6 +71,7 @@ pub struct Shard {
     /// Queries for retained messages, counted, so that no answer meets another's question.
     pub(crate) queries: u32,
     pub(crate) stopping: bool,
+    pub(crate) parked: Parked,
     /// How often the rules have changed.
     pub(crate) rules_epoch: u32,
     /// The session that is looked at next since they have; `u32::MAX` if all have been.
@@ -130,6 +132,7 @@ impl Shard {
             generation: 0,
             queries: 0,
             stopping: false,
+            parked: Parked::default(),
             rules_epoch: 0,
             reviewed: u32::MAX,
             refuses: false,
@@ -249,6 +252,15 @@ impl Shard {
     /// The connection, if it is the one that the identifier means.
     pub(crate) fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
         self.conns.get_mut(conn.index).filter(|c| c.generation == conn.generation)
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn remove_connection(&mut self, conn: ConnId) -> Option<Connection> {
+        let connection = self.conns.remove(conn.index)?;
+        if !connection.has_session() {
+            self.parked.remove(connection.client_hash, conn);
+        }
+        Some(connection)
     }
 
     /// The position of the session behind a connection that has sent its CONNACK.

@@ -32,6 +32,8 @@ pub(crate) struct Standing {
     identity: Option<Arc<Identity>>,
     address: IpAddr,
     listener: u16,
+    /// A subscription has been taken from it, or may have been: what waits may be what it must not get.
+    pub(crate) is_doubtful: bool,
     /// What it may publish, as far as it has tried.
     learned: Option<Box<Learned>>,
 }
@@ -62,14 +64,14 @@ const NOWHERE: u16 = u16::MAX;
 impl Standing {
     pub(crate) fn new(identity: Option<Arc<Identity>>, origin: &Origin) -> Self {
         let (address, listener) = (origin.address.ip(), origin.listener);
-        Self { identity, address, listener, learned: None }
+        Self { identity, address, listener, is_doubtful: false, learned: None }
     }
 
     /// That of a session which was brought back.
     pub(crate) fn restored(user: Option<Text>) -> Self {
         let identity = user.map(|user| Arc::new(Identity { user, groups: Vec::new(), own: None }));
         let address = IpAddr::from([0, 0, 0, 0]);
-        Self { identity, address, listener: NOWHERE, learned: None }
+        Self { identity, address, listener: NOWHERE, is_doubtful: true, learned: None }
     }
 
     /// The user name, if it has proved one.
@@ -209,6 +211,22 @@ impl Shard {
         access.subscribable(id, session.standing.as_deref()?, filter)
     }
 
+    /// Whether what waits for a session must not reach its client, since it has lost the right to it.
+    #[inline]
+    pub(crate) fn has_lost(&self, index: u32, topic: &TopicName) -> bool {
+        let standing = self.sessions.get(index).and_then(|session| session.standing.as_deref());
+        standing.is_some_and(|standing| standing.is_doubtful) && !self.may_receive(index, topic)
+    }
+
+    /// Whether the client of a session may subscribe to a topic.
+    #[cold]
+    #[inline(never)]
+    fn may_receive(&self, index: u32, topic: &TopicName) -> bool {
+        let filter = TopicFilter::new(topic.text().clone());
+        // A topic name is a filter.
+        filter.is_ok_and(|filter| self.may_subscribe(index, &filter).is_some())
+    }
+
     /// The rules are others from now on. Those who are connected lose what they may have no longer, some in each
     /// input; those who are not, when they come.
     pub(crate) fn set_rules(&mut self, rules: Option<Arc<Rules>>) {
@@ -243,7 +261,10 @@ impl Shard {
             self.give_due(turn, index);
             if self.unsubscribe(turn, index, &filter) {
                 self.cancel_pulls(index, vec![&filter]);
-                if let Some(session) = self.sessions.get(index) {
+                if let Some(session) = self.sessions.get_mut(index) {
+                    if let Some(standing) = &mut session.standing {
+                        standing.is_doubtful = true;
+                    }
                     let client_id = session.client_id();
                     turn.out.events.push(Event::Revoked { client_id, filter });
                 }

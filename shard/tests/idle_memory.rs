@@ -20,16 +20,16 @@ struct State {
 }
 
 const STATES: &[State] = &[
-    State { name: "connected", bytes_max: 152, reach: connected },
-    State { name: "subscribed", bytes_max: 219, reach: subscribed },
-    State { name: "with a keep alive", bytes_max: 235, reach: kept_alive },
-    State { name: "after a QoS 0 message each way", bytes_max: 223, reach: after_qos_0 },
-    State { name: "after a QoS 1 message each way", bytes_max: 223, reach: after_qos_1 },
-    State { name: "after a QoS 2 message each way", bytes_max: 223, reach: after_qos_2 },
-    State { name: "with a will", bytes_max: 554, reach: with_will },
-    State { name: "with 10 subscriptions", bytes_max: 852, reach: with_10_subscriptions },
-    State { name: "offline, persistent", bytes_max: 171, reach: offline },
-    State { name: "offline, after a QoS 2 message", bytes_max: 175, reach: offline_after_qos_2 },
+    State { name: "connected", bytes_max: 161, reach: connected },
+    State { name: "subscribed", bytes_max: 227, reach: subscribed },
+    State { name: "with a keep alive", bytes_max: 243, reach: kept_alive },
+    State { name: "after a QoS 0 message each way", bytes_max: 231, reach: after_qos_0 },
+    State { name: "after a QoS 1 message each way", bytes_max: 231, reach: after_qos_1 },
+    State { name: "after a QoS 2 message each way", bytes_max: 231, reach: after_qos_2 },
+    State { name: "with a will", bytes_max: 562, reach: with_will },
+    State { name: "with 10 subscriptions", bytes_max: 861, reach: with_10_subscriptions },
+    State { name: "offline, persistent", bytes_max: 179, reach: offline },
+    State { name: "offline, after a QoS 2 message", bytes_max: 183, reach: offline_after_qos_2 },
 ];
 
 fn connected(rig: &mut Rig, number: u32) {

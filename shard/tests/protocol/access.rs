@@ -106,6 +106,29 @@ fn a_client_that_is_not_who_it_says_is_refused_and_leaves_nothing() {
     });
 }
 
+/// Whoever comes later has the session, in whatever order the answers come; and nobody who has not proved
+/// anything keeps others out.
+#[test]
+fn a_connect_that_was_overtaken_never_takes_over() {
+    versions(|net, version| {
+        begin(net, None);
+        let ask = || by_password(connect(version, "a"), "alice");
+        let [first, second, third] = [(); 3].map(|()| net.connect(ask()));
+        net.verdict_for(second, as_user("alice"));
+        assert_eq!(net.connack(second).reason, R::Success);
+        net.refused(first, R::ServerBusy);
+        net.verdict_for(first, as_user("alice"));
+        assert!(net.is_open(second) && net.is_open(third));
+        net.verdict_for(third, Verdict::Refuse { reason: R::BadUserNameOrPassword });
+        net.refused(third, R::BadUserNameOrPassword);
+        assert!(net.is_open(second));
+        let fourth = net.connect(ask());
+        net.verdict_for(fourth, as_user("alice"));
+        assert_eq!(net.connack(fourth).reason, R::Success);
+        assert!(!net.is_open(second));
+    });
+}
+
 #[test]
 fn whoever_says_nothing_is_asked_about_only_where_that_is_not_enough() {
     across(|net| {
@@ -159,7 +182,7 @@ fn client_identifiers_may_be_shared_where_that_is_said() {
     });
 }
 
-/// [MQTT5-3.3.5-2] [MQTT311-3.3.5-2] MQTT 5 is told at QoS 1 and 2; nobody else can be.
+/// [MQTT311-3.3.5-2] MQTT 5 is told at QoS 1 and 2; nobody else can be.
 #[test]
 fn a_message_that_may_not_be_published_goes_nowhere() {
     versions(|net, version| {
@@ -326,13 +349,20 @@ fn subscriptions_end_with_the_right_to_them() {
         }
         net.run();
         assert_eq!(net.settled(alice), ["a", "c"]);
-        // Away: it comes back to fewer.
+        // Away: it comes back to fewer, and what waits is no way around.
         net.drop(alice);
+        for topic in ["a", "c", "a"] {
+            net.send(bob, message(topic, topic).qos1(1));
+            net.run();
+            assert!(matches!(net.next(bob), Some(Packet::PubAck(_))));
+        }
         net.set_rules(of(&["a"]));
         net.tick_once();
         let alice = net.connect(by_password(resume(version, "alice"), "alice"));
         net.verdict(alice, as_user("alice"));
         assert!(net.connack(alice).session_present);
+        assert_eq!(net.settled(alice), ["a", "a"]);
+        assert_eq!(net.dropped(DropReason::NotAuthorized), 1);
         for topic in ["a", "b", "c"] {
             net.send(bob, message(topic, topic));
         }

@@ -396,6 +396,14 @@ impl Net {
         self.shards = self.new_shards();
     }
 
+    /// Answers the question about this client, whichever others there are.
+    pub fn verdict_for(&mut self, client: Client, verdict: Verdict) {
+        let Peer { shard, conn, .. } = self.clients[client.0];
+        self.questions.retain(|question| question.conn != conn);
+        self.handle(shard, Input::Verdict { conn, verdict });
+        self.run();
+    }
+
     pub fn kick(&mut self, client: Client, reason: ReasonCode) {
         let Peer { shard, conn, .. } = self.clients[client.0];
         self.handle(shard, Input::Kick { conn, reason });
@@ -480,6 +488,7 @@ impl Net {
             retained: sum.retained + one.retained,
             retained_bytes: sum.retained_bytes + one.retained_bytes,
             promises: sum.promises + one.promises,
+            parked: sum.parked + one.parked,
         })
     }
 
