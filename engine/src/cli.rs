@@ -35,7 +35,7 @@ Without --config Petrel serves MQTT on 127.0.0.1:1883 and WebSocket on ws://127.
 for this machine only. SIGTERM and SIGINT stop it gracefully.
 
 Exit codes: 0 after a graceful stop, 1 if a shard had failed before it, 2 if Petrel could not
-start (the reason is on stderr). SIGHUP reads the certificates again; SIGUSR1 writes what has been
+start (the reason is on stderr). SIGHUP reads certificates, users and rules again; SIGUSR1 writes what has been
 counted to the log.
 ";
 

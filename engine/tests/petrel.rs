@@ -171,7 +171,8 @@ fn certificates_are_read_again_on_sighup() {
 
     write_certificate(folder.path());
     broker.signal(Signal::HUP);
-    assert_eq!(broker.line(), "SIGHUP: certificates are read again, for new connections");
+    let said = "SIGHUP: certificates, users and rules are read again; certificates for new connections";
+    assert_eq!(broker.line(), said);
 
     fs::remove_file(folder.path().join("server.key")).expect("removed");
     broker.signal(Signal::HUP);

@@ -328,6 +328,7 @@ impl Shard {
         self.keep_session(turn, index);
         // Another user may have it now, or the rules may have changed.
         self.review(turn, index);
+        self.arm_session(turn, index);
         index
     }
 

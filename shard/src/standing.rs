@@ -14,6 +14,7 @@ use crate::input::Origin;
 use crate::record::Record;
 use crate::session::Session;
 use crate::shard::{Shard, Turn};
+use crate::timers::Tick;
 
 /// Whom a client has proved to be. Many connections of one user share it.
 #[derive(Debug)]
@@ -22,14 +23,19 @@ pub struct Identity {
     pub user: Text,
     /// Its groups.
     pub groups: Vec<Text>,
-    /// Rights that came with the proof, beside those of the broker's rules.
+    /// Rights that came with the proof, beside those of the broker's rules; where there are no rules, all that
+    /// it has.
     pub own: Option<Rules>,
+    /// When the proof ends, on the monotonic clock in milliseconds; `u64::MAX` for never.
+    pub ends_at_ms: u64,
 }
 
 /// A client as rules see it. Kept with its session, for wills are published after the connection is gone.
 #[derive(Debug)]
 pub(crate) struct Standing {
     identity: Option<Arc<Identity>>,
+    /// When its proof ends.
+    pub(crate) ends_at: Tick,
     address: IpAddr,
     listener: u16,
     /// A subscription has been taken from it, or may have been: what waits may be what it must not get.
@@ -61,17 +67,26 @@ const REVIEWED_PER_INPUT: u32 = 256;
 /// The listener of sessions that were brought back, which is none.
 const NOWHERE: u16 = u16::MAX;
 
+impl Default for Identity {
+    /// A user without a name, in no group.
+    fn default() -> Self {
+        Self { user: Text::EMPTY, groups: Vec::new(), own: None, ends_at_ms: u64::MAX }
+    }
+}
+
 impl Standing {
     pub(crate) fn new(identity: Option<Arc<Identity>>, origin: &Origin) -> Self {
         let (address, listener) = (origin.address.ip(), origin.listener);
-        Self { identity, address, listener, is_doubtful: false, learned: None }
+        let ends_at = identity.as_deref().map_or(Tick::NEVER, |it| Tick::after(it.ends_at_ms));
+        Self { identity, ends_at, address, listener, is_doubtful: false, learned: None }
     }
 
     /// That of a session which was brought back.
     pub(crate) fn restored(user: Option<Text>) -> Self {
-        let identity = user.map(|user| Arc::new(Identity { user, groups: Vec::new(), own: None }));
+        let identity = user.map(|user| Arc::new(Identity { user, ..Identity::default() }));
+        let ends_at = Tick::NEVER;
         let address = IpAddr::from([0, 0, 0, 0]);
-        Self { identity, address, listener: NOWHERE, is_doubtful: true, learned: None }
+        Self { identity, ends_at, address, listener: NOWHERE, is_doubtful: true, learned: None }
     }
 
     /// The user name, if it has proved one.
@@ -115,9 +130,11 @@ impl Standing {
 impl Access {
     /// What a client may publish to a topic.
     fn publishable(&self, client_id: &str, standing: &Standing, topic: &str) -> Publishable {
-        match &self.rules {
-            None => Publishable::EVERYTHING,
-            Some(rules) => rules.publishable(&standing.who(client_id), standing.own(), topic),
+        let who = standing.who(client_id);
+        match (&self.rules, standing.own()) {
+            (None, None) => Publishable::EVERYTHING,
+            (None, Some(own)) => own.publishable(&who, None, topic),
+            (Some(rules), own) => rules.publishable(&who, own, topic),
         }
     }
 
@@ -128,12 +145,16 @@ impl Access {
         standing: &Standing,
         filter: &TopicFilter,
     ) -> Option<Qos> {
-        let Some(rules) = &self.rules else { return Some(Qos::ExactlyOnce) };
         let shared = filter.shared();
         // Whoever gets a part of it may get all of it.
         let filter = shared.as_ref().map_or(filter, |shared| &shared.filter);
         let filter = std::str::from_utf8(filter.as_bytes()).unwrap_or_default();
-        rules.subscribable(&standing.who(client_id), standing.own(), filter)
+        let who = standing.who(client_id);
+        match (&self.rules, standing.own()) {
+            (None, None) => Some(Qos::ExactlyOnce),
+            (None, Some(own)) => own.subscribable(&who, None, filter),
+            (Some(rules), own) => rules.subscribable(&who, own, filter),
+        }
     }
 }
 
@@ -176,7 +197,7 @@ impl Shard {
         qos: Qos,
         retain: bool,
     ) -> bool {
-        if self.config.access.rules.is_none() {
+        if !self.config.access.is_on {
             return true;
         }
         let standing = self.sessions.get(index).and_then(|session| session.standing.as_deref());
@@ -203,7 +224,7 @@ impl Shard {
     /// The highest QoS at which the client of a session may subscribe to a filter.
     pub(crate) fn may_subscribe(&self, index: u32, filter: &TopicFilter) -> Option<Qos> {
         let access = &self.config.access;
-        if access.rules.is_none() {
+        if !access.is_on {
             return Some(Qos::ExactlyOnce);
         }
         let session = self.sessions.get(index)?;
@@ -251,7 +272,7 @@ impl Shard {
 
     /// Takes the subscriptions from a session that its client may not have, or not any more.
     pub(crate) fn review(&mut self, turn: &mut Turn<'_>, index: u32) {
-        if self.config.access.rules.is_none() {
+        if !self.config.access.is_on {
             return;
         }
         for filter in self.filters_of(index) {

@@ -159,7 +159,10 @@ impl Shard {
     pub(crate) fn arm_session(&mut self, turn: &Turn<'_>, index: u32) {
         let Some(session) = self.sessions.get_mut(index) else { return };
         let will = session.will().map_or(u64::MAX, |will| will.fires_at_ms);
-        let expiry = if session.is_online() { u64::MAX } else { session.expires_at.ms() };
+        let expiry = match session.is_online() {
+            true => session.standing.as_deref().map_or(u64::MAX, |it| it.ends_at.ms()),
+            false => session.expires_at.ms(),
+        };
         let at = will.min(expiry);
         if at == u64::MAX {
             return;
@@ -187,6 +190,14 @@ impl Shard {
             self.end_session(turn, index);
             return true;
         }
+        let proof_ends =
+            session.standing.as_deref().is_some_and(|it| it.ends_at.ms() <= turn.now_ms);
+        if proof_ends && let Some(conn) = self.conn_of(index) {
+            let what = "the proof of who the client is has come to its end";
+            self.violate(turn, conn, Violation::new(ReasonCode::MaximumConnectTime, what));
+            return true;
+        }
+        let Some(session) = self.sessions.get(index) else { return false };
         let fires = session.will().is_some_and(|will| will.fires_at_ms <= turn.now_ms);
         if fires {
             self.publish_will(turn, index);

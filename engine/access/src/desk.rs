@@ -224,7 +224,11 @@ impl Check {
                 match passwords.check(user.as_str(), password) {
                     Checked::Right(groups) => {
                         let (user, groups) = (user.clone(), groups.to_vec());
-                        Some(Outcome::Is(Arc::new(Identity { user, groups, own: None })))
+                        Some(Outcome::Is(Arc::new(Identity {
+                            user,
+                            groups,
+                            ..Identity::default()
+                        })))
                     }
                     Checked::Wrong => Some(Outcome::IsNot),
                     Checked::Unknown => None,

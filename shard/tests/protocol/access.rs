@@ -37,7 +37,8 @@ fn begin(net: &mut Net, rules: Option<Rules>) {
 }
 
 fn as_user(user: &str) -> Verdict {
-    let identity = Identity { user: text(user), groups: vec![text("staff")], own: None };
+    let identity =
+        Identity { user: text(user), groups: vec![text("staff")], ..Identity::default() };
     Verdict::Accept { data: None, identity: Some(Arc::new(identity)) }
 }
 
@@ -126,6 +127,32 @@ fn a_connect_that_was_overtaken_never_takes_over() {
         net.verdict_for(fourth, as_user("alice"));
         assert_eq!(net.connack(fourth).reason, R::Success);
         assert!(!net.is_open(second));
+    });
+}
+
+/// A token that has run out, for example; the reason is 0xA0, Maximum connect time.
+#[test]
+fn a_connection_ends_with_the_proof_of_who_it_is() {
+    versions(|net, version| {
+        begin(net, None);
+        let own = rules([rule(&[], ALLOW, "publish", &["own/#"])]);
+        let identity =
+            Identity { user: text("a"), own: Some(own), ends_at_ms: 61_000, ..Identity::default() };
+        let verdict = Verdict::Accept { data: None, identity: Some(Arc::new(identity)) };
+        let a = net.connect(by_password(connect(version, "a"), "a"));
+        net.verdict(a, verdict);
+        assert_eq!(net.connack(a).reason, R::Success);
+        // Its own rights are all that it has where there are no rules.
+        let told = |reason| if version == Version::V5 { reason } else { R::Success };
+        for (topic, reason) in [("own/x", R::NoMatchingSubscribers), ("x", R::NotAuthorized)] {
+            net.send(a, message(topic, "m").qos1(1));
+            net.run();
+            assert!(matches!(net.next(a), Some(Packet::PubAck(ack)) if ack.reason == told(reason)));
+        }
+        net.advance(59_000);
+        assert!(net.is_open(a));
+        net.advance(2_000);
+        net.ended(a, R::MaximumConnectTime);
     });
 }
 

@@ -163,7 +163,7 @@ fn what_is_known_is_bounded() {
     let known = Known::new(128).unwrap();
     let outcome = |user: &str| {
         let user = Text::try_from(user).unwrap();
-        Outcome::Is(Arc::new(Identity { user, groups: Vec::new(), own: None }))
+        Outcome::Is(Arc::new(Identity { user, ..Identity::default() }))
     };
     for number in 0..100_000_u32 {
         let mut name = [0; 32];
