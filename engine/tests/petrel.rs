@@ -171,14 +171,15 @@ fn certificates_are_read_again_on_sighup() {
 
     write_certificate(folder.path());
     broker.signal(Signal::HUP);
-    let said = "SIGHUP: certificates, users and rules are read again; certificates for new connections";
+    let said =
+        "SIGHUP: certificates, users and rules are read again; certificates for new connections";
     assert_eq!(broker.line(), said);
 
     fs::remove_file(folder.path().join("server.key")).expect("removed");
     broker.signal(Signal::HUP);
     let line = broker.line();
     assert!(line.starts_with("SIGHUP: the private key file "), "{line}");
-    assert!(line.ends_with(" does not exist; the old certificates stay"), "{line}");
+    assert!(line.ends_with(" does not exist; nothing has changed"), "{line}");
 
     broker.signal(Signal::INT);
     assert_eq!(broker.end().0, Some(0));
