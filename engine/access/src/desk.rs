@@ -19,6 +19,7 @@ use petrel_proto::{ReasonCode, Text};
 use petrel_shard::{Asks, ConnId, Credentials, Identity, Question, Verdict};
 
 use crate::passwords::{Checked, Passwords};
+use crate::tokens::{Read, Tokens};
 
 /// Times and bounds, all for the whole process but where it says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,8 @@ impl Default for Settings {
 pub enum Check {
     /// A file of users.
     Passwords(Arc<Passwords>),
+    /// Tokens that somebody has signed.
+    Tokens(Arc<Tokens>),
 }
 
 /// The ways of each listener, by its position, in the order in which they are tried.
@@ -202,10 +205,11 @@ impl Shared {
         let checks = self.checks.read().unwrap_or_else(PoisonError::into_inner);
         let checks = Arc::clone(&checks);
         let chain = checks.0.get(usize::from(credentials.origin.listener));
-        let outcome = chain.into_iter().flatten().find_map(|check| check.of(credentials));
+        let outcome = chain.into_iter().flatten().find_map(|check| check.of(credentials, now_ms));
         let outcome = outcome.unwrap_or(Outcome::Unknown);
-        let for_ms = match outcome {
-            Outcome::Is(_) => self.settings.known_ms,
+        let for_ms = match &outcome {
+            // Not longer than what it was found out by.
+            Outcome::Is(who) => self.settings.known_ms.min(who.ends_at_ms.saturating_sub(now_ms)),
             Outcome::IsNot | Outcome::Unknown => self.settings.refused_ms,
         };
         let verdict = verdict(&outcome, credentials);
@@ -216,8 +220,16 @@ impl Shared {
 
 impl Check {
     /// Who a client is; `None` if that is for others to say.
-    fn of(&self, credentials: &Credentials) -> Option<Outcome> {
+    fn of(&self, credentials: &Credentials, now_ms: u64) -> Option<Outcome> {
         match self {
+            Self::Tokens(tokens) => {
+                let user = credentials.user_name.as_ref().map(Text::as_str);
+                match tokens.read(user, credentials.password.as_deref()?, now_ms) {
+                    Read::Right(identity) => Some(Outcome::Is(Arc::new(identity))),
+                    Read::Wrong => Some(Outcome::IsNot),
+                    Read::NoToken => None,
+                }
+            }
             Self::Passwords(passwords) => {
                 let (user, password) =
                     (credentials.user_name.as_ref()?, credentials.password.as_deref()?);

@@ -8,6 +8,8 @@
 pub mod desk;
 pub mod passwords;
 pub mod rules;
+pub mod tokens;
 
 pub use desk::{Answer, Checks, Desk, Office, Settings};
 pub use passwords::Passwords;
+pub use tokens::Tokens;
