@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use petrel_access::desk::Check;
-use petrel_access::{Checks, Passwords, Settings, passwords, rules as rule_files};
+use petrel_access::tokens::Claims;
+use petrel_access::{Checks, Passwords, Settings, Tokens, passwords, rules as rule_files};
 use petrel_shard::Access;
 use petrel_shard::access::Rules;
 
@@ -97,6 +98,8 @@ pub struct Authenticator {
 pub enum AuthenticatorKind {
     /// A file of users, its path resolved.
     Passwords(PathBuf),
+    /// A file of keys that sign tokens, its path resolved, and what tokens have to say.
+    Jwt(PathBuf, Claims),
 }
 
 /// An `[[authenticator]]` as it stands in the file.
@@ -105,10 +108,14 @@ pub(super) struct RawAuthenticator {
     pub name: Option<String>,
     pub kind: Option<String>,
     pub file: Option<PathBuf>,
+    pub claims: Claims,
 }
 
 impl RawAuthenticator {
-    pub const KINDS: &'static [&'static str] = &["passwords"];
+    pub const KINDS: &'static [&'static str] = &["passwords", "jwt"];
+    /// The keys that only tokens have a use for.
+    const OF_JWT: &'static [&'static str] =
+        &["issuer", "audience", "user_claim", "groups_claim", "rights_claim"];
 }
 
 /// An `[[authenticator]]` and where it stands in the text.
@@ -140,10 +147,19 @@ pub(super) fn authenticators(
             problems.add(place("name"), text);
         }
         let file = folder.join(file);
-        if let Err(wrong) = read_passwords(&file) {
+        let kind = match raw.kind.as_deref() {
+            Some("jwt") => AuthenticatorKind::Jwt(file, raw.claims),
+            _ => {
+                for key in RawAuthenticator::OF_JWT.iter().filter(|key| places.contains_key(*key)) {
+                    problems.add(place(key), format!("`{key}` is for kind = \"jwt\""));
+                }
+                AuthenticatorKind::Passwords(file)
+            }
+        };
+        if let Err(wrong) = kind.read() {
             wrong.into_iter().for_each(|text| problems.add(place("file"), text));
         }
-        found.push(Authenticator { name, kind: AuthenticatorKind::Passwords(file) });
+        found.push(Authenticator { name, kind });
     }
     found
 }
@@ -152,6 +168,21 @@ pub(super) fn authenticators(
 const FILE_BYTES_MAX: u64 = 256 << 20;
 /// More problems of one file help nobody.
 const PROBLEMS_MAX: usize = 20;
+
+impl AuthenticatorKind {
+    /// What it knows now.
+    fn read(&self) -> Result<Check, Vec<String>> {
+        match self {
+            Self::Passwords(file) => Ok(Check::Passwords(Arc::new(read_passwords(file)?))),
+            Self::Jwt(file, claims) => {
+                let text = text_of(file).map_err(|why| vec![why])?;
+                let tokens = Tokens::parse(&text, claims.clone())
+                    .map_err(|why| vec![format!("{}: {why}", file.display())])?;
+                Ok(Check::Tokens(Arc::new(tokens)))
+            }
+        }
+    }
+}
 
 /// The users of a file.
 fn read_passwords(file: &Path) -> Result<Passwords, Vec<String>> {
@@ -194,9 +225,8 @@ impl Config {
     /// What is wrong with their files.
     pub fn read_checks(&self) -> Result<Checks, String> {
         let mut checks = Vec::new();
-        for Authenticator { kind: AuthenticatorKind::Passwords(file), .. } in &self.authenticators {
-            let passwords = read_passwords(file).map_err(|problems| problems.join("\n"))?;
-            checks.push(Check::Passwords(Arc::new(passwords)));
+        for Authenticator { kind, .. } in &self.authenticators {
+            checks.push(kind.read().map_err(|problems| problems.join("\n"))?);
         }
         let chain = |listener: &Listener| {
             listener.authentication.iter().map(|&at| checks[at].clone()).collect()

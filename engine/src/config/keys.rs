@@ -264,6 +264,31 @@ pub(super) const AUTHENTICATOR: &[Key<RawAuthenticator>] = &[
         unit: "",
         kind: Kind::Text { set: |raw, text| raw.file = Some(text.into()) },
     },
+    Key {
+        name: "issuer",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.claims.issuer = Some(text.to_owned()) },
+    },
+    Key {
+        name: "audience",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.claims.audience = Some(text.to_owned()) },
+    },
+    Key {
+        name: "user_claim",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.claims.user = text.to_owned() },
+    },
+    Key {
+        name: "groups_claim",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.claims.groups = text.to_owned() },
+    },
+    Key {
+        name: "rights_claim",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.claims.rights = Some(text.to_owned()) },
+    },
 ];
 
 /// Threads that check passwords; each takes a check's memory.

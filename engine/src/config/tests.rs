@@ -443,8 +443,17 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
     rows.extend(STORAGE.iter().map(|key| row::<StorageConfig>(key, &[("path", "none")])));
     rows.extend(ACCESS.iter().map(|key| row::<AccessConfig>(key, &[("rules", "none")])));
-    let required = ["name", "kind", "file"].map(|key| (key, "required"));
-    rows.extend(AUTHENTICATOR.iter().map(|key| row::<RawAuthenticator>(key, &required)));
+    let defaults = [
+        ("name", "required"),
+        ("kind", "required"),
+        ("file", "required"),
+        ("issuer", "none"),
+        ("audience", "none"),
+        ("user_claim", "`\"sub\"`"),
+        ("groups_claim", "`\"groups\"`"),
+        ("rights_claim", "none"),
+    ];
+    rows.extend(AUTHENTICATOR.iter().map(|key| row::<RawAuthenticator>(key, &defaults)));
     for row in &rows {
         assert!(document.contains(row), "docs/CONFIGURATION.md lacks\n{row}");
     }
@@ -518,7 +527,7 @@ fn a_listener_names_who_is_asked_for_its_clients() {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
     write("users", "# nobody\n");
-    write("wrong", "alice\n\nbob:secret\n");
+    write("wrong", "alice\n\nbob:hunter2\n");
     write("rules.toml", "[[rule]]\nallow = \"both\"\ntopics = [\"#\"]\nlisteners = [\"out\"]\n");
     let base = "[[authenticator]]\nname = \"file\"\nkind = \"passwords\"\nfile = \"users\"\n\
                 [access]\nrules = \"rules.toml\"\n[[listener]]\nprotocol = \"mqtt\"\n\
@@ -544,9 +553,11 @@ fn a_listener_names_who_is_asked_for_its_clients() {
         ("\"out\"", "\"in\"", "rules.toml:4:13: there is no listener \"out\"; there are in"),
         ("passwords", "ldp", "`kind` must be"),
         ("name = \"file\"\n", "", "this [[authenticator]] has no `name`"),
+        ("\"passwords\"", "\"jwt\"", "users: it is no JWK Set and no PEM"),
+        ("[access]", "issuer = \"us\"\n[access]", "`issuer` is for kind = \"jwt\""),
     ] {
         let said = said(from, to);
         assert!(said.contains(why), "{to}\n{said}");
-        assert!(!said.contains("secret"), "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
     }
 }

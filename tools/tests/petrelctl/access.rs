@@ -124,6 +124,34 @@ fn who_is_in_the_file_comes_in_until_it_is_read_again() {
     broker.stop().expect("it stops");
 }
 
+/// A token of HS256 with its end in the year 2100, made by another program.
+const TOKEN: &str = concat!(
+    "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJpc3MiOiJ1cyIsInN1YiI6ImFsaWNlIiwiZXhwIjo0MTAyNDQ",
+    "0ODAwLCJyaWdodHMiOnsicHVibGlzaCI6WyJ1cC8ldS8jIl0sInN1YnNjcmliZSI6WyJkb3duLyMiXX19.Ja4RI5",
+    "LRJuynzCOSCmmSUpteojylP25_5NOjoYj6sxA",
+);
+
+#[test]
+fn a_token_is_a_password_with_rights() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("keys"), "a secret of more than thirty-two bytes\n").unwrap();
+    let broker = start(
+        folder.path(),
+        "authentication = [\"tokens\"]\n[[authenticator]]\nname = \"tokens\"\nkind = \"jwt\"\n\
+         file = \"keys\"\nissuer = \"us\"\nrights_claim = \"rights\"\n",
+    );
+    let port = broker.addresses()[0].port();
+    for _again_from_what_is_known in 0..2 {
+        assert_eq!(code(port, &format!("pub -t up/alice/x -m m -q 1 -u alice -P {TOKEN}")), 0);
+        assert_eq!(code(port, &format!("pub -t up/bob/x -m m -q 1 -u alice -P {TOKEN}")), 1);
+        assert_eq!(code(port, &format!("sub -t down/# -E -u alice -P {TOKEN}")), 0);
+        assert_eq!(code(port, &format!("pub -t t -m m -u bob -P {TOKEN}")), 134);
+        assert_eq!(code(port, &format!("pub -t t -m m -u alice -P {TOKEN}x")), 134);
+        assert_eq!(code(port, "pub -t t -m m -u alice -P secret"), 134);
+    }
+    broker.stop().expect("it stops");
+}
+
 #[test]
 fn rules_hold_from_end_to_end() {
     let folder = tempfile::tempdir().unwrap();
