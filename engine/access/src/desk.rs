@@ -225,7 +225,7 @@ impl Check {
             Self::Tokens(tokens) => {
                 let user = credentials.user_name.as_ref().map(Text::as_str);
                 match tokens.read(user, credentials.password.as_deref()?, now_ms) {
-                    Read::Right(identity) => Some(Outcome::Is(Arc::new(identity))),
+                    Read::Right(identity) => Some(Outcome::Is(identity)),
                     Read::Wrong => Some(Outcome::IsNot),
                     Read::NoToken => None,
                 }

@@ -3,6 +3,7 @@
 //! The token stands in the password. It is held to the algorithms of the key that it is checked with, whatever
 //! its header says, and must have an end.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
@@ -58,7 +59,7 @@ struct Key {
 #[derive(Debug)]
 pub enum Read {
     /// Who the client is.
-    Right(Identity),
+    Right(Arc<Identity>),
     /// It is signed by somebody else, has come to its end, or says what it must not.
     Wrong,
     /// It is no token.
@@ -123,7 +124,7 @@ impl Tokens {
                 Ok(data) => {
                     return self
                         .identity(user_name, &data.claims, now_ms)
-                        .map_or(Read::Wrong, Read::Right);
+                        .map_or(Read::Wrong, |who| Read::Right(Arc::new(who)));
                 }
                 Err(error) => match error.kind() {
                     ErrorKind::InvalidSignature | ErrorKind::InvalidAlgorithm => {}

@@ -175,7 +175,7 @@ fn a_token_says_groups_rights_and_its_end() {
     assert!((3600..=3600 + LEEWAY_S).contains(&left_s), "{left_s}");
     let address = std::net::Ipv4Addr::LOCALHOST.into();
     let who = Who { user: Some("alice"), groups: &[], client_id: "c", listener: 0, address };
-    let own = identity.own.unwrap();
+    let own = identity.own.as_ref().unwrap();
     assert_eq!(own.publishable(&who, None, "up/alice/x"), Publishable::EVERYTHING);
     assert_eq!(own.publishable(&who, None, "up/bob/x"), Publishable::NOTHING);
     assert!(own.subscribable(&who, None, "down").is_some());
