@@ -75,6 +75,7 @@ fn checking_opens_no_port() {
         "{}: nothing is wrong\nshards: 3, runtime: auto\n\
          storage: none, nothing outlives the process\n\
          listener: mqtt on {address}, anonymous clients allowed\n\
+         rules: none, whoever comes in may do everything\n\
          limits: all at their defaults\n",
         folder.path().join("p.toml").display()
     );

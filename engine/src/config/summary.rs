@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::access::AuthenticatorKind;
 use super::keys::{AllLimits, LIMITS, value_text};
-use super::{Config, Listener, RecordLayer};
+use super::{Authenticator, Config, Listener, RecordLayer};
 
 /// Displays what will run; made by [`Config::summary`].
 pub struct Summary<'a>(&'a Config);
@@ -35,8 +36,20 @@ impl fmt::Display for Summary<'_> {
             )?,
             None => writeln!(f, "storage: none, nothing outlives the process")?,
         }
+        for authenticator in &config.authenticators {
+            writeln!(f, "authenticator: {authenticator}")?;
+        }
         for listener in &config.listeners {
-            writeln!(f, "listener: {listener}")?;
+            write!(f, "listener: {listener}")?;
+            for (at, &asked) in listener.authentication.iter().enumerate() {
+                let name = config.authenticators.get(asked).map_or("", |it| &it.name);
+                write!(f, "{}{name}", if at == 0 { ", asks " } else { " and " })?;
+            }
+            writeln!(f)?;
+        }
+        match &config.access.rules {
+            Some(path) => writeln!(f, "rules: {}", path.display())?,
+            None => writeln!(f, "rules: none, whoever comes in may do everything")?,
         }
         let defaults = AllLimits::default();
         let chosen = AllLimits { protocol: config.limits.clone(), network: config.network };
@@ -51,6 +64,17 @@ impl fmt::Display for Summary<'_> {
             true => write!(f, "limits: all at their defaults"),
             false => write!(f, "limits: {}, the others at their defaults", changed.join(", ")),
         }
+    }
+}
+
+impl fmt::Display for Authenticator {
+    /// Its name, what it is, and where.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, file) = match &self.kind {
+            AuthenticatorKind::Passwords(file) => ("passwords", file),
+            AuthenticatorKind::Jwt(file, _) => ("tokens, keys", file),
+        };
+        write!(f, "{}, {kind} in {}", self.name, file.display())
     }
 }
 

@@ -392,6 +392,7 @@ fn the_summary_names_what_differs_from_the_defaults() {
          storage: none, nothing outlives the process\n\
          listener: mqtt on 127.0.0.1:1883, anonymous clients allowed\n\
          listener: ws on 127.0.0.1:8083/mqtt, anonymous clients allowed\n\
+         rules: none, whoever comes in may do everything\n\
          limits: maximum_qos = 1, the others at their defaults"
     );
 }
@@ -536,6 +537,12 @@ fn a_listener_names_who_is_asked_for_its_clients() {
     assert!(!config.listeners[0].allow_anonymous);
     assert_eq!(config.listeners[0].authentication, [0]);
     assert_eq!(config.read_rules().unwrap().map(|rules| rules.len()), Some(1));
+    let summary = config.summary().to_string();
+    for line in
+        ["authenticator: file, passwords in ", "anonymous clients refused, asks file\n", "rules: "]
+    {
+        assert!(summary.contains(line), "{summary}");
+    }
     let said = |from: &str, to: &str| -> String {
         let problems = Config::parse(&base.replace(from, to), folder.path()).expect_err(to);
         problems.into_iter().map(|it| format!("{}:{}: {}\n", it.line, it.column, it.text)).collect()
