@@ -46,7 +46,7 @@ The broker:
       --cafile FILE       PEM file of certificates to trust; the name is localhost
       --groups NAMES      for the key exchange, in order: x25519, p256, x25519mlkem768 (x25519)
       --resume            TLS sessions are resumed by ticket
-  -u, --username NAME
+  -u, --username NAME     %i is the number of the client
   -P, --password TEXT
       --broker-pid PID    accounts for the CPU and the memory of that process
       --broker-build TEXT what it is, for the JSON; with a PID its --version is asked otherwise

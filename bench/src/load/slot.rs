@@ -103,7 +103,7 @@ pub fn connect(target: &Target, group: &Group, number: u32) -> Result<Packet, St
         keep_alive_s: group.keep_alive_s,
         client_id,
         will: None,
-        username: target.username.as_deref().map(text).transpose()?,
+        username: target.username.as_deref().map(|it| text(&numbered(it, number))).transpose()?,
         password: target.password.clone().map(Bytes::from),
         properties: ConnectProperties {
             session_expiry_interval_s: expiry,
