@@ -395,6 +395,41 @@ impl Shard {
         }
     }
 
+    /// Has a CONNECT wait, in memory of its own; false if too much waits already, and it is refused.
+    fn park(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        mut pending: Box<PendingConnect>,
+    ) -> bool {
+        if self.parked.is_full() {
+            self.remove_connection(conn);
+            let what = "too much waits to be authenticated";
+            let violation = Violation::new(ReasonCode::ServerBusy, what);
+            refuse(turn.out, conn, &pending.connect, violation);
+            return false;
+        }
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        let connect = &mut *pending.connect;
+        // What has been asked about need not be kept, and what is kept pins no read buffer.
+        let said = connect.password.take().map_or(0, |password| password.len())
+            + connect.username.take().map_or(0, |user| user.len());
+        connect.properties.user_properties = Default::default();
+        connect.properties.authentication_data = None;
+        connect.properties.authentication_method = None;
+        connect.will = connect.will.take().map(own_will);
+        let will = connect.will.as_deref().map_or(0, |will| {
+            will.topic.as_bytes().len() + will.payload.len() + will.properties.message.len()
+        });
+        let bytes = size_of::<PendingConnect>() + size_of::<Connect>() + connect.client_id.len();
+        // A packet has at most 256 MiB.
+        let bytes = (bytes + said + will) as u32;
+        connection.extras_mut().pending = Some(pending);
+        let hash = connection.client_hash;
+        self.parked.push(hash, conn, bytes);
+        true
+    }
+
     /// Asks who a client is; its CONNECT waits for the answer.
     fn ask_who(&mut self, turn: &mut Turn<'_>, conn: ConnId, mut pending: Box<PendingConnect>) {
         let PendingConnect { connect, origin, asked, .. } = &mut *pending;
@@ -405,10 +440,9 @@ impl Shard {
             password: connect.password.as_deref().map(Bytes::copy_from_slice),
         });
         let (client_id, asks) = (connect.client_id.clone(), Asks::Credentials(credentials));
-        let Some(connection) = self.connection_mut(conn) else { return };
-        connection.extras_mut().pending = Some(pending);
-        let hash = connection.client_hash;
-        self.parked.push(hash, conn);
+        if !self.park(turn, conn, pending) {
+            return;
+        }
         turn.out.questions.push(Question { conn, client_id, asks });
     }
 
@@ -422,11 +456,11 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let data = pending.connect.properties.authentication_data.clone();
         connection.silence_ms_max = AUTH_SILENCE_MS_MAX;
-        let extras = connection.extras_mut();
-        extras.auth = Some(AuthExchange { method, asked: false, running: true });
-        extras.pending = Some(pending);
-        let hash = connection.client_hash;
-        self.parked.push(hash, conn);
+        let auth = Some(AuthExchange { method, asked: false, running: true });
+        connection.extras_mut().auth = auth;
+        if !self.park(turn, conn, pending) {
+            return;
+        }
         self.arm_silence(turn, conn);
         self.ask(turn, conn, data, true);
     }

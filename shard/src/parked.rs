@@ -10,9 +10,19 @@ use smallvec::SmallVec;
 
 use crate::ConnId;
 
-/// The connections that wait, by the keyed hash of the client identifier, in the order in which they came.
+/// The connections that wait, by the keyed hash of the client identifier, in the order in which they came; and
+/// about the bytes that they hold.
+///
+/// *Bounds*: [`PARKED_BYTES_MAX`], one CONNECT excepted: nobody has proved anything yet, and a will may have as
+/// many bytes as a packet.
 #[derive(Debug, Default)]
-pub(crate) struct Parked(HashMap<u64, SmallVec<[ConnId; 1]>, Hashed>);
+pub(crate) struct Parked {
+    waiting: HashMap<u64, SmallVec<[(ConnId, u32); 1]>, Hashed>,
+    bytes: u64,
+}
+
+/// Bytes of the CONNECTs that may wait at one shard.
+const PARKED_BYTES_MAX: u64 = 64 << 20;
 
 /// What is hashed already.
 #[derive(Debug, Clone, Copy, Default)]
@@ -48,14 +58,25 @@ impl std::hash::Hasher for Same {
 
 impl Parked {
     /// A CONNECT waits from now on.
-    pub(crate) fn push(&mut self, client_hash: u64, conn: ConnId) {
-        self.0.entry(client_hash).or_default().push(conn);
+    pub(crate) fn push(&mut self, client_hash: u64, conn: ConnId, bytes: u32) {
+        self.bytes += u64::from(bytes);
+        self.waiting.entry(client_hash).or_default().push((conn, bytes));
+    }
+
+    /// True if no more may wait.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.bytes > PARKED_BYTES_MAX
     }
 
     /// A CONNECT waits no longer.
     pub(crate) fn remove(&mut self, client_hash: u64, conn: ConnId) {
-        let Entry::Occupied(mut found) = self.0.entry(client_hash) else { return };
-        found.get_mut().retain(|other| *other != conn);
+        let Entry::Occupied(mut found) = self.waiting.entry(client_hash) else { return };
+        let held = &mut self.bytes;
+        found.get_mut().retain(|(other, bytes)| {
+            let stays = *other != conn;
+            *held -= if stays { 0 } else { u64::from(*bytes) };
+            stays
+        });
         if found.get().is_empty() {
             found.remove();
         }
@@ -63,18 +84,18 @@ impl Parked {
 
     /// Those that came before this one; all if it does not wait.
     pub(crate) fn before(&self, client_hash: u64, conn: ConnId) -> SmallVec<[ConnId; 1]> {
-        let Some(all) = self.0.get(&client_hash) else { return SmallVec::new() };
-        all.iter().copied().take_while(|other| *other != conn).collect()
+        let Some(all) = self.waiting.get(&client_hash) else { return SmallVec::new() };
+        all.iter().map(|(other, _)| *other).take_while(|other| *other != conn).collect()
     }
 
     /// True if none waits.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.waiting.is_empty()
     }
 
     /// How many wait.
     pub(crate) fn len(&self) -> usize {
-        self.0.values().map(SmallVec::len).sum()
+        self.waiting.values().map(SmallVec::len).sum()
     }
 }

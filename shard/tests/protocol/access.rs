@@ -156,6 +156,30 @@ fn a_connection_ends_with_the_proof_of_who_it_is() {
     });
 }
 
+/// Whoever has proved nothing must not make the broker hold what it likes.
+#[test]
+fn what_waits_to_be_asked_about_is_bounded() {
+    let mut net = Net::new(1);
+    begin(&mut net, None);
+    let with_will = |number: u32| {
+        let connect = by_password(v5(&format!("c{number}")), "mallory");
+        connect.with(|c| c.will = Some(will("will", &"x".repeat(60_000))))
+    };
+    let waiting: Vec<Client> = (0..1300).map(|number| net.connect(with_will(number))).collect();
+    let open = waiting.iter().filter(|client| net.is_open(**client)).count();
+    assert!((1050..1150).contains(&open), "{open} wait");
+    net.refused(waiting[1299], R::ServerBusy);
+    // Those who go make room.
+    for client in &waiting[..10] {
+        net.drop(*client);
+    }
+    let late = net.connect(with_will(2000));
+    assert!(net.is_open(late));
+    for client in waiting.iter().skip(10).chain([&late]) {
+        net.drop(*client);
+    }
+}
+
 #[test]
 fn whoever_says_nothing_is_asked_about_only_where_that_is_not_enough() {
     across(|net| {
