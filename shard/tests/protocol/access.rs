@@ -433,3 +433,79 @@ fn subscriptions_end_with_the_right_to_them() {
         clean(net, version, "alice", "alice");
     });
 }
+
+/// Any order of CONNECTs, answers and ends: a session has one connection, that of its user, and nothing is left
+/// behind of those that waited.
+#[test]
+fn whatever_the_order_of_answers_a_session_has_one_client() {
+    for seed in 0..300_u64 {
+        let mut net = Net::new(if seed % 2 == 0 { 1 } else { 3 });
+        begin(&mut net, None);
+        let mut state = seed;
+        let mut below = |bound: u64| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let users = ["alice", "bob"];
+        // Client, its identifier and its user, in the order in which they came.
+        let mut waiting: Vec<(Client, u64, usize)> = Vec::new();
+        let mut online: Vec<Option<(Client, usize)>> = vec![None; 3];
+        for _ in 0..60 {
+            match below(8) {
+                0..=3 => {
+                    let (id, user) = (below(3), below(2) as usize);
+                    let version = [Version::V3_1_1, Version::V5][below(2) as usize];
+                    let connect = match below(2) {
+                        0 => connect(version, &format!("c{id}")),
+                        _ => resume(version, &format!("c{id}")),
+                    };
+                    waiting.push((net.connect(by_password(connect, users[user])), id, user));
+                }
+                4..=6 if !waiting.is_empty() => {
+                    let (client, id, user) = waiting.remove(below(waiting.len() as u64) as usize);
+                    if below(4) == 0 {
+                        net.verdict_for(client, Verdict::Refuse { reason: R::NotAuthorized });
+                        assert!(!net.is_open(client), "seed {seed}");
+                        continue;
+                    }
+                    net.verdict_for(client, as_user(users[user]));
+                    if !net.is_open(client) {
+                        continue;
+                    }
+                    // Whoever came before it has lost.
+                    if let Some((before, _)) = online[id as usize].replace((client, user)) {
+                        assert!(!net.is_open(before), "seed {seed}");
+                    }
+                }
+                _ => {
+                    let id = below(3) as usize;
+                    if let Some((client, _)) = online[id].take() {
+                        net.drop(client);
+                    }
+                }
+            }
+            waiting.retain(|(client, _, _)| net.is_open(*client));
+            for (client, user) in online.iter().flatten() {
+                assert!(net.is_open(*client), "seed {seed}: {user} lost it to nobody");
+            }
+            assert_eq!(net.census().parked, waiting.len(), "seed {seed}");
+        }
+        for (client, _, _) in waiting {
+            net.drop(client);
+        }
+        assert_eq!(net.census().parked, 0);
+        for client in online.into_iter().flatten() {
+            net.drop(client.0);
+        }
+        for id in 0..3 {
+            // One of the two owns what is left.
+            for user in users {
+                let last = net.connect(by_password(v5(&format!("c{id}")), user));
+                net.verdict_for(last, as_user(user));
+                net.drop(last);
+            }
+        }
+    }
+}
