@@ -172,7 +172,10 @@ impl Shard {
             self.remove_connection(conn);
             return refuse(turn.out, conn, &connect, violation);
         }
-        self.refuse_earlier(turn, &earlier, &connect.client_id);
+        if let Some(user) = standing.as_deref().and_then(Standing::user) {
+            let user = user.clone();
+            self.refuse_earlier(turn, &earlier, &connect.client_id, &user);
+        }
         if sabotage::on(Sabotage::BytesPerConnection) {
             std::mem::forget(std::hint::black_box(Box::new([0u8; 64])));
         }
@@ -302,10 +305,13 @@ impl Shard {
         }
         if let Some(session) = self.sessions.get_mut(index) {
             session.conn = conn.index;
-            let was_doubtful = session.standing.as_deref().is_some_and(|it| it.is_doubtful);
-            session.standing = standing;
-            if let Some(standing) = &mut session.standing {
-                standing.is_doubtful = was_doubtful;
+            if let Some(mut standing) = standing {
+                // What waits for another user may be what this one must not get.
+                standing.is_doubtful = session
+                    .standing
+                    .as_deref()
+                    .is_some_and(|old| old.is_doubtful || old.user() != standing.user());
+                session.standing = Some(standing);
             }
             session.expiry_interval_s = expiry_s.min(expiry_max);
             session.expires_at = Tick::NEVER;
@@ -383,10 +389,20 @@ impl Shard {
     }
 
     /// Refuses the CONNECTs of a client that came before the one that is accepted, and still wait: or they would
-    /// take over from it when their answers come ([MQTT5-3.1.4-3]).
-    fn refuse_earlier(&mut self, turn: &mut Turn<'_>, earlier: &[ConnId], client_id: &ClientId) {
+    /// take over from it when their answers come ([MQTT5-3.1.4-3]). Those that say to be of another user go on
+    /// waiting, so that nobody keeps others out by their client identifier.
+    fn refuse_earlier(
+        &mut self,
+        turn: &mut Turn<'_>,
+        earlier: &[ConnId],
+        client_id: &ClientId,
+        user: &Text,
+    ) {
         for &earlier in earlier {
-            let is_of = |pending: &PendingConnect| pending.connect.client_id == *client_id;
+            let is_of = |pending: &PendingConnect| {
+                let says = pending.connect.username.as_ref().filter(|says| !says.is_empty());
+                pending.connect.client_id == *client_id && says.is_none_or(|says| says == user)
+            };
             let extras = self.connection(earlier).and_then(Connection::extras);
             if extras.and_then(|extras| extras.pending.as_deref()).is_some_and(is_of) {
                 let what = "a later connection of the client came in first";
@@ -412,8 +428,9 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return false };
         let connect = &mut *pending.connect;
         // What has been asked about need not be kept, and what is kept pins no read buffer.
+        connect.username = connect.username.as_ref().map(Text::to_owned_text);
         let said = connect.password.take().map_or(0, |password| password.len())
-            + connect.username.take().map_or(0, |user| user.len());
+            + connect.username.as_ref().map_or(0, |user| 2 * user.len());
         connect.properties.user_properties = Default::default();
         connect.properties.authentication_data = None;
         connect.properties.authentication_method = None;

@@ -390,7 +390,11 @@ impl Shard {
                         packet_id: Some(packet_id),
                         identifiers: &delivery.identifiers,
                     };
-                    if !self.send_publish(turn, conn, &outgoing) {
+                    let lost = self.has_lost(index, &delivery.message.topic);
+                    if lost {
+                        drop_message(turn, DropReason::NotAuthorized);
+                    }
+                    if lost || !self.send_publish(turn, conn, &outgoing) {
                         self.give_up(turn, (index, conn), (at, packet_id), &delivery);
                         continue;
                     }

@@ -94,7 +94,7 @@ impl Shard {
         }
         let since = self.keep.begin();
         // It may have lost the right since its CONNECT.
-        if self.may_publish(index, &message.topic, message.qos, message.retain) {
+        if self.may_leave_will(index, &message.topic, message.qos, message.retain) {
             self.route(turn, message, None);
         } else {
             drop_message(turn, DropReason::NotAuthorized);

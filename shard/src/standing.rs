@@ -232,6 +232,22 @@ impl Shard {
         access.subscribable(id, session.standing.as_deref()?, filter)
     }
 
+    /// Whether the will of a session may be published. Of a session that was brought back nobody knows any more in
+    /// which groups its client was and where it came from: its will had the right when it was kept.
+    pub(crate) fn may_leave_will(
+        &mut self,
+        index: u32,
+        topic: &TopicName,
+        qos: Qos,
+        retain: bool,
+    ) -> bool {
+        let session = self.sessions.get(index);
+        let is_restored = session
+            .and_then(|session| session.standing.as_deref())
+            .is_some_and(|standing| standing.listener == NOWHERE);
+        is_restored || self.may_publish(index, topic, qos, retain)
+    }
+
     /// Whether what waits for a session must not reach its client, since it has lost the right to it.
     #[inline]
     pub(crate) fn has_lost(&self, index: u32, topic: &TopicName) -> bool {

@@ -19,6 +19,8 @@ use petrel_proto::Text;
 #[derive(Debug, Default)]
 pub struct Passwords {
     users: HashMap<Box<str>, User>,
+    /// One whose hash costs most.
+    dearest: Option<Box<str>>,
 }
 
 /// A user of a file.
@@ -123,7 +125,9 @@ impl Passwords {
                 Err(text) => problems.push(Problem { line: at + 1, text }),
             }
         }
-        if problems.is_empty() { Ok(Self { users }) } else { Err(problems) }
+        let cost = |(_, user): &(&Box<str>, &User)| user.hash.cost();
+        let dearest = users.iter().max_by_key(cost).map(|(name, _)| name.clone());
+        if problems.is_empty() { Ok(Self { users, dearest }) } else { Err(problems) }
     }
 
     /// How many users there are.
@@ -140,20 +144,25 @@ impl Passwords {
 
     /// The groups of a user whose password this is.
     ///
-    /// *Cost*: that of the hash; the same for a user that there is not, so that nobody learns who there is.
+    /// *Cost*: that of the hash; of the dearest hash for a user that there is not, so that nobody learns who there
+    /// is where all hashes cost the same.
     #[must_use]
     pub fn check(&self, user: &str, password: &[u8]) -> Checked<'_> {
         match self.users.get(user) {
             Some(user) if user.hash.is_of(password) => Checked::Right(&user.groups),
             Some(_) => Checked::Wrong,
             None => {
-                if let Some(other) = self.users.values().next() {
-                    // Whatever it says.
-                    let _ = other.hash.is_of(password);
-                }
+                self.take_time(password);
                 Checked::Unknown
             }
         }
+    }
+
+    /// Takes as long as to check a password of the user whose hash costs most.
+    pub(crate) fn take_time(&self, password: &[u8]) {
+        let dearest = self.dearest.as_ref().and_then(|name| self.users.get(name));
+        // Whatever it says.
+        let _ = dearest.map(|user| std::hint::black_box(user.hash.is_of(password)));
     }
 }
 
@@ -179,8 +188,9 @@ fn user_of(line: &str, taken: impl Fn(&str) -> bool) -> Result<(Box<str>, User),
     if taken(name) {
         return Err(format!("there is another line for {name:?}"));
     }
-    Text::try_from(name).map_err(|_| format!("{name:?} cannot be a user name of MQTT"))?;
-    let hash = Hash::parse(hash).map_err(|why| format!("{name:?}: {why}"))?;
+    Text::try_from(name).map_err(|_| "the name cannot be a user name of MQTT")?;
+    // Without what stands in front of it, which may be a password that was put in the wrong place.
+    let hash = Hash::parse(hash)?;
     let groups = parts.next().unwrap_or_default();
     let groups = groups.split(',').map(str::trim).filter(|group| !group.is_empty());
     let groups = groups
@@ -268,6 +278,19 @@ impl Hash {
             Self::Pbkdf2 { rounds, salt, hash } => {
                 let algorithm = pbkdf2::PBKDF2_HMAC_SHA512;
                 pbkdf2::verify(algorithm, *rounds, salt, password, hash).is_ok()
+            }
+        }
+    }
+
+    /// What a check costs, as far as hashes can be told apart by it.
+    fn cost(&self) -> (u8, u64) {
+        match self {
+            Self::Sha512 { .. } => (0, 0),
+            Self::Pbkdf2 { rounds, .. } => (1, rounds.get().into()),
+            Self::Argon2(text) => {
+                let params = PasswordHash::new(text).ok().and_then(|it| Params::try_from(&it).ok());
+                let cost = params.map(|it| u64::from(it.m_cost()) * u64::from(it.t_cost()));
+                (2, cost.unwrap_or(0))
             }
         }
     }

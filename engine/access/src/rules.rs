@@ -67,6 +67,10 @@ pub fn parse(text: &str, listeners: &[String]) -> Result<Rules, Vec<Problem>> {
             }
         }
     }
+    if rules.is_empty() && reader.problems.is_empty() {
+        // Half of a file, more likely than the wish that nobody may do anything.
+        reader.wrong(0, "there is no [[rule]] in it, so nobody could do anything");
+    }
     reader.problems.sort();
     if reader.problems.is_empty() { Ok(rules) } else { Err(reader.problems) }
 }
@@ -309,7 +313,6 @@ mod tests {
         assert!(rules.subscribable(&alice, None, "x").is_some());
         let mallory = Who { user: Some("mallory"), ..alice };
         assert!(rules.subscribable(&mallory, None, "x").is_none());
-        assert!(parse("", &[]).unwrap().is_empty());
     }
 
     #[test]
@@ -338,6 +341,7 @@ mod tests {
             ("[rule]\nallow = \"both\"", "two brackets"),
             ("rules = 1", "only [[rule]]"),
             ("[[rule", "no TOML"),
+            ("", "there is no [[rule]]"),
         ] {
             let said = wrong(text);
             assert!(said.contains(why), "{text}\n{said}");

@@ -233,8 +233,9 @@ fn validation(family: AlgorithmFamily, claims: &Claims) -> Validation {
 type Found = Vec<(Option<String>, DecodingKey)>;
 
 fn of_jwk_set(text: &str) -> Result<Found, String> {
-    let set: JwkSet =
-        serde_json::from_str(text).map_err(|error| format!("it is no JWK Set: {error}"))?;
+    let set: JwkSet = serde_json::from_str(text).map_err(|error| {
+        format!("it is no JWK Set (line {}, column {})", error.line(), error.column())
+    })?;
     let keys = set.keys.into_iter().map(|jwk| {
         let key = DecodingKey::from_jwk(&jwk);
         let id = jwk.common.key_id;

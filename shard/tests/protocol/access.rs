@@ -181,6 +181,72 @@ fn what_waits_to_be_asked_about_is_bounded() {
 }
 
 #[test]
+fn a_stranger_with_its_identifier_keeps_nobody_out() {
+    versions(|net, version| {
+        begin(net, None);
+        let alice = net.connect(by_password(connect(version, "a"), "alice"));
+        let stranger = net.online(connect(version, "a"));
+        assert!(net.is_open(alice));
+        net.verdict_for(alice, as_user("alice"));
+        assert_eq!(net.connack(alice).reason, R::Success);
+        assert!(!net.is_open(stranger));
+    });
+}
+
+/// Where users share identifiers, what is in flight and what waits for one is not for the other.
+#[test]
+fn another_user_does_not_inherit_what_it_may_not_read() {
+    versions(|net, version| {
+        net.authenticates = true;
+        let rules = rules([
+            rule(&["alice"], ALLOW, "subscribe", &["u"]),
+            rule(&["alice"], ALLOW, "publish", &["#"]),
+        ]);
+        let rules = Some(Arc::new(rules));
+        net.begin_with(Access { is_on: true, shares_client_ids: true, rules, ..Access::default() });
+        let publisher = online_as(net, connect(version, "p"), "alice");
+        let alice = online_as(net, resume(version, "a"), "alice");
+        net.subscribe(alice, "u", QOS2);
+        net.send(publisher, message("u", "in flight").qos1(1));
+        net.run();
+        assert_eq!(net.publishes(alice).len(), 1);
+        net.drop(alice);
+        net.send(publisher, message("u", "waits").qos1(2));
+        net.run();
+        let bob = online_as(net, resume(version, "a"), "bob");
+        net.silent(bob);
+        assert_eq!(net.dropped(DropReason::NotAuthorized), 2);
+    });
+}
+
+/// Groups and addresses are not kept, and a will that was taken is published.
+#[test]
+fn a_will_outlives_the_process_whatever_allowed_it() {
+    versions(|net, version| {
+        if !net.keeps() {
+            return;
+        }
+        let mut by_group = rule(&[], ALLOW, "publish", &["will"]);
+        by_group.subjects.groups = vec![text("staff")];
+        begin(net, Some(rules([by_group, rule(&[], ALLOW, "subscribe", &["#"])])));
+        let witness = online_as(net, resume(version, "witness"), "bob");
+        net.subscribe(witness, "will", QOS1);
+        let a = resume(version, "a").with(|c| {
+            c.will = Some(Box::new(will("will", "gone").with(|w| w.qos = QOS1)));
+        });
+        online_as(net, a, "alice");
+        net.restart();
+        net.advance(1_000);
+        let witness = net.connect(by_password(resume(version, "witness"), "bob"));
+        net.verdict_for(witness, as_user("bob"));
+        assert!(net.connack(witness).session_present);
+        assert_eq!(net.settled(witness), ["gone"]);
+        clean(net, version, "witness", "bob");
+        clean(net, version, "a", "alice");
+    });
+}
+
+#[test]
 fn whoever_says_nothing_is_asked_about_only_where_that_is_not_enough() {
     across(|net| {
         begin(net, None);
