@@ -110,7 +110,7 @@ impl Passwords {
     /// # Errors
     /// Every line that is wrong.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let mut users = HashMap::new();
+        let mut users: HashMap<Box<str>, User> = HashMap::new();
         let mut problems = Vec::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim_end_matches('\r');
@@ -125,8 +125,8 @@ impl Passwords {
                 Err(text) => problems.push(Problem { line: at + 1, text }),
             }
         }
-        let cost = |(_, user): &(&Box<str>, &User)| user.hash.cost();
-        let dearest = users.iter().max_by_key(cost).map(|(name, _)| name.clone());
+        let dearest = users.iter().max_by_key(|(_, user)| user.hash.cost());
+        let dearest = dearest.map(|(name, _)| name.clone());
         if problems.is_empty() { Ok(Self { users, dearest }) } else { Err(problems) }
     }
 
