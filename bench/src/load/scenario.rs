@@ -242,7 +242,9 @@ impl Asked {
     fn connect_longest(&self, clients: usize) -> Duration {
         let at_rate = if self.rate.is_finite() { clients as f64 / self.rate } else { 0.0 };
         // At the least 200 a second once the rate has done its part.
-        Duration::from_secs_f64(60.0 + at_rate + clients as f64 / 200.0)
+        let longest = Duration::from_secs_f64(60.0 + at_rate + clients as f64 / 200.0);
+        // Who is patient may have to be.
+        longest.max(self.target.patience)
     }
 
     fn cpu(&self) -> Result<Option<Duration>, String> {
