@@ -208,15 +208,16 @@ def flooded(shards, receivers, qos, window):
 def row_10(table, rounds):
     """Floods from another shard: nothing is lost, what waits is bounded, and others do not wait behind it."""
     flood = {"shape": "fan-out", "pairs": 1900, "qos": 1, "window": 1_000}
-    with broker.petrel(8, cpu=BROKER_CPU) as running:
-        found = take_turns("a quiet pair in 8 shards", rounds, {
-            "alone": lambda: quiet(running), "beside": lambda: beside(running, **flood),
-        })
-    name = "a quiet pair beside a flood to 1,900 in 8 shards, QoS 1"
-    table.cost(f"{name}: residency p99", found["beside"], None, "p99_us")
-    table.cost(f"{name}: residency p50", found["beside"], None, "p50_us")
-    table.cost(f"{name}: the flood, deliveries a second", found["beside"], None, "rate", "/s")
-    table.cost("a quiet pair in 8 shards alone: residency p99", found["alone"], None, "p99_us")
+    for shards in (1, 2, 8):
+        with broker.petrel(shards, cpu=BROKER_CPU) as running:
+            found = take_turns(f"a quiet pair, {shards} shards", rounds, {
+                "alone": lambda: quiet(running), "beside": lambda: beside(running, **flood),
+            })
+        name = f"a quiet pair beside a flood to 1,900, {shards} shards, QoS 1"
+        table.cost(f"{name}: residency p99", found["beside"], None, "p99_us")
+        table.cost(f"{name}: residency p50", found["beside"], None, "p50_us")
+        table.cost(f"{name}: the flood, deliveries a second", found["beside"], None, "rate", "/s")
+        table.cost(f"a quiet pair alone, {shards} shards: residency p99", found["alone"], None, "p99_us")
     for qos, window in ((0, 20_000), (1, 1_000)):
         for receivers in (300, 1_500):
             name = f"a flood to {receivers} in 4 shards, QoS {qos}"

@@ -89,6 +89,7 @@ fn what_waited_for_readers_who_have_gone_goes_back_to_the_system() {
     let end = Instant::now() + Duration::from_secs(60);
     while grown() > 32 << 20 {
         assert!(Instant::now() < end, "{} KiB are still there", grown() >> 10);
+        // Nothing tells when; the loop ends with what is waited for.
         std::thread::sleep(Duration::from_millis(100));
     }
     broker.stop().expect("it stops");
