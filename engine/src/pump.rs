@@ -376,10 +376,17 @@ impl Pump {
         self.handled > INPUTS_OF_A_QUIET_TURN
     }
 
+    #[inline]
     fn feed(&mut self, input: Input) {
+        self.work_on(|shard, now, out| shard.handle(now, input, out));
+    }
+
+    /// Has the shard handle something, and sees what that costs.
+    #[inline]
+    fn work_on(&mut self, handle: impl FnOnce(&mut Shard, Now, &mut Outbox)) {
         self.handled += 1;
         let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.drops.all());
-        self.shard.handle(self.now, input, &mut self.outbox);
+        handle(&mut self.shard, self.now, &mut self.outbox);
         let after = self.outbox.writes.len();
         if after - before > FANOUT_LARGE {
             self.fanouts.push(before..after);
@@ -788,14 +795,16 @@ impl Pump {
                 storage.take(&mut self.outbox);
             }
             let mut grace = None;
-            for (to, message) in self.outbox.peers.drain(..) {
-                if matches!(message, PeerMessage::RetainedQuery(_)) {
-                    let grace = grace.get_or_insert_with(|| self.parts.mark.grace()).clone();
-                    self.questions.push_back((grace, to, message));
-                } else {
-                    self.parts.mesh.send(to, message);
+            let Self { outbox, parts: Parts { mesh, mark, .. }, questions, .. } = self;
+            mesh.send_all(&mut outbox.peers, |to, message| {
+                if !matches!(message, PeerMessage::RetainedQuery(_)) {
+                    return Some(message);
                 }
-            }
+                let grace = grace.get_or_insert_with(|| mark.grace()).clone();
+                questions.push_back((grace, to, message));
+                None
+            });
+            outbox.peers.clear();
             self.ask();
             self.parts.mesh.flush();
             self.write();

@@ -1,7 +1,8 @@
 //! From the shard to one client: in flight, queued, or dropped for a reason ([MQTT5-4.3],
 //! [MQTT5-4.6], [MQTT5-4.9]).
 
-use petrel_proto::{PacketId, PublishHead, Qos, ReasonCode};
+use bytes::Bytes;
+use petrel_proto::{MessageProperties, PacketId, PublishHead, Qos, ReasonCode};
 
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
@@ -10,6 +11,7 @@ use crate::event::DropReason;
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::forms::Forms;
 use crate::level_hash::HashKey;
+use crate::message::remaining_s;
 use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, Session};
@@ -27,9 +29,41 @@ pub(crate) const MEMORY_QUEUE_MAX: usize = 2 * READY_QUEUE_MAX;
 /// counting against the client's Receive Maximum, so a client can have all of them in use.
 const IDENTIFIERS: usize = 65_535;
 
+/// A message, wherever it lies.
+pub(crate) trait Body {
+    fn topic(&self) -> &[u8];
+    fn payload(&self) -> &[u8];
+    /// The payload, if it may be held.
+    fn whole(&self) -> Option<&Bytes>;
+    fn properties(&self) -> &MessageProperties;
+    fn expires_at_ms(&self) -> u64;
+}
+
+impl Body for Message {
+    fn topic(&self) -> &[u8] {
+        self.topic.as_bytes()
+    }
+
+    fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    fn whole(&self) -> Option<&Bytes> {
+        Some(&self.payload)
+    }
+
+    fn properties(&self) -> &MessageProperties {
+        &self.properties
+    }
+
+    fn expires_at_ms(&self) -> u64 {
+        self.expires_at_ms
+    }
+}
+
 /// How a PUBLISH goes to one connection.
-pub(crate) struct Outgoing<'a> {
-    pub(crate) message: &'a Message,
+pub(crate) struct Outgoing<'a, B = Message> {
+    pub(crate) message: &'a B,
     pub(crate) qos: Qos,
     pub(crate) retain: bool,
     pub(crate) dup: bool,
@@ -40,11 +74,11 @@ pub(crate) struct Outgoing<'a> {
 impl Shard {
     /// Delivers at QoS 0: now, or not at all, and after what is due. Returns whether it was sent.
     #[inline]
-    pub(crate) fn deliver_at_most_once(
+    pub(crate) fn deliver_at_most_once<B: Body>(
         &mut self,
         turn: &mut Turn<'_>,
         session: u32,
-        message: &Message,
+        message: &B,
         retain: bool,
         identifiers: &[u32],
     ) -> bool {
@@ -53,11 +87,11 @@ impl Shard {
     }
 
     /// The same, whatever else is due.
-    pub(crate) fn send_at_most_once(
+    pub(crate) fn send_at_most_once<B: Body>(
         &mut self,
         turn: &mut Turn<'_>,
         session: u32,
-        message: &Message,
+        message: &B,
         retain: bool,
         identifiers: &[u32],
     ) -> bool {
@@ -72,7 +106,7 @@ impl Shard {
             drop_message(turn, DropReason::SlowReader);
             return false;
         }
-        if message.expired(turn.now_ms) {
+        if message.expires_at_ms() <= turn.now_ms {
             drop_message(turn, DropReason::Expired);
             return false;
         }
@@ -320,7 +354,7 @@ impl Shard {
                 self.drop_waiting(turn, index, &delivery);
             } else if delivery.qos == Qos::AtMostOnce {
                 let Delivery { message, retain, identifiers, .. } = delivery;
-                self.deliver_at_most_once(turn, index, &message, retain, &identifiers);
+                self.deliver_at_most_once(turn, index, &*message, retain, &identifiers);
             } else {
                 self.send_delivery(turn, index, delivery);
             }
@@ -382,7 +416,7 @@ impl Shard {
                     }
                     self.mark_sent(index, at);
                     let outgoing = Outgoing {
-                        message: &delivery.message,
+                        message: &*delivery.message,
                         qos: delivery.qos,
                         retain: delivery.retain,
                         // [MQTT5-3.3.1-1]
@@ -441,7 +475,7 @@ impl Shard {
             return self.enqueue(turn, index, delivery, None);
         };
         let outgoing = Outgoing {
-            message: &delivery.message,
+            message: &*delivery.message,
             qos: delivery.qos,
             retain: delivery.retain,
             dup: delivery.place.resent(),
@@ -530,15 +564,15 @@ impl Shard {
 
 /// Encodes a PUBLISH for a connection and sends it. Returns false, and sends nothing, if it is larger than the
 /// client accepts ([MQTT5-3.1.2-24], [MQTT5-3.1.2-25]).
-fn encode(
+fn encode<B: Body>(
     key: &HashKey,
     forms: &mut Forms,
     turn: &mut Turn<'_>,
     (conn, connection): (ConnId, &mut Connection),
-    outgoing: &Outgoing<'_>,
+    outgoing: &Outgoing<'_, B>,
 ) -> bool {
     let message = outgoing.message;
-    let topic = message.topic.as_bytes();
+    let (topic, payload, whole) = (message.topic(), message.payload(), message.whole());
     let version = connection.version;
     let aliases = connection.extras().map(|extras| &extras.outgoing_aliases);
     let maximum = connection.alias_maximum;
@@ -557,22 +591,21 @@ fn encode(
         retain: outgoing.retain,
         topic: sent_topic,
         packet_id: outgoing.packet_id,
-        payload_bytes: message.payload.len(),
-        message_expiry_interval_s: message
-            .remaining_expiry_s(turn.now_ms)
+        payload_bytes: payload.len(),
+        message_expiry_interval_s: remaining_s(message.expires_at_ms(), turn.now_ms)
             .map(|s| s + u32::from(sabotage::on(Sabotage::ExpiryTooLong))),
         topic_alias,
         subscription_identifiers: match outgoing.identifiers {
             [_, rest @ ..] if sabotage::on(Sabotage::IdentifierLost) => rest,
             all => all,
         },
-        properties: &message.properties,
+        properties: message.properties(),
     };
     let bytes_max = connection.maximum_packet_size as usize;
-    let mut encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
+    let mut encoded = turn.out.publish(version, &head, (payload, whole), bytes_max);
     if encoded.is_none() && matches!(form, TopicForm::Introduced(_)) {
         head.topic_alias = None;
-        encoded = turn.out.publish(version, &head, &message.payload, bytes_max);
+        encoded = turn.out.publish(version, &head, (payload, whole), bytes_max);
     }
     let Some(encoded) = encoded else {
         drop_message(turn, DropReason::TooLarge);

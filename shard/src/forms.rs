@@ -45,11 +45,11 @@ impl Forms {
     /// Sends the message at hand in a form that there is. Says whether it was sent, or was too large and is
     /// dropped; `None` if it has to be encoded.
     #[inline]
-    pub(crate) fn send(
+    pub(crate) fn send<B>(
         &self,
         turn: &mut Turn<'_>,
         (conn, connection): (ConnId, &mut Connection),
-        outgoing: &Outgoing<'_>,
+        outgoing: &Outgoing<'_, B>,
     ) -> Option<bool> {
         let form = self.form(connection, outgoing)?;
         let (_, encoded) = self.encoded.iter().find(|(other, _)| *other == form)?;
@@ -63,10 +63,10 @@ impl Forms {
     }
 
     /// Keeps an encoding for the receivers that follow, if it is of the message at hand and fits them.
-    pub(crate) fn put(
+    pub(crate) fn put<B>(
         &mut self,
         connection: &Connection,
-        outgoing: &Outgoing<'_>,
+        outgoing: &Outgoing<'_, B>,
         encoded: Encoded,
     ) {
         if self.message != 0
@@ -77,7 +77,7 @@ impl Forms {
     }
 
     #[inline]
-    fn form(&self, connection: &Connection, outgoing: &Outgoing<'_>) -> Option<Form> {
+    fn form<B>(&self, connection: &Connection, outgoing: &Outgoing<'_, B>) -> Option<Form> {
         let shared = std::ptr::from_ref(outgoing.message).addr() == self.message
             && outgoing.identifiers.is_empty()
             && connection.alias_maximum == 0

@@ -3,9 +3,6 @@
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{MessageProperties, Publish, Qos, TopicName};
 
-/// Longer messages are held by several shards instead of being copied for each.
-const PASSED_BYTES_MAX: usize = 1024;
-
 /// An application message as the broker routes, queues and retains it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -67,13 +64,6 @@ impl Message {
         self.topic.as_bytes().len() + self.payload.len() + self.properties.len()
     }
 
-    /// Whether the message is so short that it goes to another shard as a copy, which costs less than memory
-    /// that both hold.
-    #[inline]
-    pub(crate) fn is_passed(&self) -> bool {
-        self.cost_bytes() <= PASSED_BYTES_MAX
-    }
-
     /// True once the Message Expiry Interval has passed ([MQTT5-3.3.2-5]).
     #[must_use]
     pub const fn expired(&self, now_ms: u64) -> bool {
@@ -84,12 +74,17 @@ impl Message {
     /// it is never more than was received ([MQTT5-3.3.2-6]).
     #[must_use]
     pub const fn remaining_expiry_s(&self, now_ms: u64) -> Option<u32> {
-        if self.expires_at_ms == u64::MAX {
-            return None;
-        }
-        let left_s = self.expires_at_ms.saturating_sub(now_ms).div_ceil(1000);
-        Some(if left_s > u32::MAX as u64 { u32::MAX } else { left_s as u32 })
+        remaining_s(self.expires_at_ms, now_ms)
     }
+}
+
+/// What is left until then, as an expiry interval.
+pub(crate) const fn remaining_s(expires_at_ms: u64, now_ms: u64) -> Option<u32> {
+    if expires_at_ms == u64::MAX {
+        return None;
+    }
+    let left_s = expires_at_ms.saturating_sub(now_ms).div_ceil(1000);
+    Some(if left_s > u32::MAX as u64 { u32::MAX } else { left_s as u32 })
 }
 
 /// The moment at which an expiry interval ends, on the monotonic clock in milliseconds.

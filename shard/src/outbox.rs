@@ -173,23 +173,27 @@ impl Outbox {
         Some(packet_bytes)
     }
 
-    /// Encodes a PUBLISH of at most so many bytes, for as many receivers as [`Self::send`] names.
+    /// Encodes a PUBLISH of at most so many bytes, for as many receivers as [`Self::send`] names. A long payload
+    /// is held instead of being copied, if there is something to hold.
     #[inline]
     pub(crate) fn publish(
         &mut self,
         version: Version,
         head: &PublishHead<'_>,
-        payload: &Bytes,
+        (payload, whole): (&[u8], Option<&Bytes>),
         bytes_max: usize,
     ) -> Option<Encoded> {
         let start = self.arena.len();
         let written = head.encode_within(version, bytes_max, &mut self.arena)?;
-        let shared = if payload.len() <= INLINE_PAYLOAD_BYTES_MAX {
-            self.arena.extend_from_slice(payload);
-            NO_PAYLOAD
-        } else {
-            self.payloads.push(payload.clone());
-            (self.payloads.len() - 1) as u32
+        let shared = match whole {
+            Some(whole) if payload.len() > INLINE_PAYLOAD_BYTES_MAX => {
+                self.payloads.push(whole.clone());
+                (self.payloads.len() - 1) as u32
+            }
+            _ => {
+                self.arena.extend_from_slice(payload);
+                NO_PAYLOAD
+            }
         };
         Some(Encoded {
             // An arena of 4 GiB would mean that the caller never flushes.

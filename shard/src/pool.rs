@@ -44,12 +44,12 @@ impl Pool {
     /// The same message in memory of its own, pinning no read buffer.
     ///
     /// *Cost*: a copy; an allocation unless enough time has passed since memory of the class was given out.
-    pub(crate) fn own(&mut self, message: Message) -> Arc<Message> {
-        let Some((class, bytes)) = class_of(message.cost_bytes()) else {
-            return Arc::new(message.into_owned());
+    pub(crate) fn own<C: Copied>(&mut self, message: C) -> Arc<Message> {
+        let Some((class, bytes)) = class_of(message.bytes()) else {
+            return Arc::new(message.into_new_memory());
         };
         let Some(class) = self.classes.get_mut(class) else {
-            return Arc::new(message.into_owned());
+            return Arc::new(message.into_new_memory());
         };
         class.uses += 1;
         let owned = match class.free() {
@@ -78,6 +78,31 @@ impl Pool {
                 class.given = VecDeque::new();
             }
         }
+    }
+}
+
+/// What becomes a message in memory of its own.
+pub(crate) trait Copied: Sized {
+    /// Bytes of topic, properties and payload.
+    fn bytes(&self) -> usize;
+
+    /// Copies them to memory that is empty and has room for them.
+    fn into_memory(self, memory: BytesMut) -> Message;
+
+    #[inline]
+    fn into_new_memory(self) -> Message {
+        let memory = BytesMut::with_capacity(self.bytes());
+        self.into_memory(memory)
+    }
+}
+
+impl Copied for Message {
+    fn bytes(&self) -> usize {
+        self.cost_bytes()
+    }
+
+    fn into_memory(self, memory: BytesMut) -> Message {
+        Message::into_memory(self, memory)
     }
 }
 

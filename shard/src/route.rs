@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use petrel_proto::{Qos, TopicName};
 
+use crate::deliver::Body;
 use crate::flow::Delivery;
 use crate::forms::Forms;
 use crate::interest::ShardMask;
@@ -16,7 +17,7 @@ use crate::routes::Routes;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::wanted::{Wanted, WantedSessions};
-use crate::{Message, ShardIndex};
+use crate::{Message, Passed, ShardIndex};
 
 /// Scratch memory of [`Shard::route`], kept from one message to the next.
 #[derive(Default)]
@@ -67,7 +68,7 @@ impl Shard {
             remote = false;
         }
         if !remote && retain_owner.is_none() {
-            if local && !self.deliver_to_one(turn, &message) {
+            if local && !self.deliver_to_one(turn, &message, (message.qos, message.retain)) {
                 self.deliver_found(turn, message, provided);
             }
             return local;
@@ -117,11 +118,16 @@ impl Shard {
         turn.out.peers.extend(to.map(|last| (last, PeerMessage::Passed(message))));
     }
 
-    /// Delivers a message, if its filters have one receiver alone and it is of QoS 0.
+    /// Delivers a message of this QoS and RETAIN, if its filters have one receiver alone and it is of QoS 0.
     #[inline(always)]
-    fn deliver_to_one(&mut self, turn: &mut Turn<'_>, message: &Message) -> bool {
-        if message.qos == Qos::AtMostOnce
-            && !message.retain
+    fn deliver_to_one<B: Body>(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: &B,
+        (qos, retain): (Qos, bool),
+    ) -> bool {
+        if qos == Qos::AtMostOnce
+            && !retain
             && let Some((session, receiver)) = self.lone_receiver()
         {
             let identifier = [receiver.identifier()];
@@ -135,12 +141,34 @@ impl Shard {
     /// Delivers a message to the receivers in this shard, whose filters have been found.
     fn deliver_found(&mut self, turn: &mut Turn<'_>, message: Message, provided: Option<Provided>) {
         self.collect(&message);
-        let at_most_once = self.scratch.groups.is_empty() && !self.is_reliable(&message);
-        if at_most_once && !self.goes_in_parts(&message) {
+        if self.is_for_all_at_most_once(&message) {
             return self.deliver_collected_at_most_once(turn, &message);
         }
         let message = self.pool.own(message);
         self.deliver_collected(turn, &message, provided);
+    }
+
+    /// A message that another shard has passed on.
+    pub(crate) fn on_passed(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: ShardIndex,
+        message: &Passed<'_>,
+    ) {
+        let (qos, since) = (message.qos(), self.keep.position());
+        self.find(message.topic, false);
+        let goes_to_one = !message.has_properties()
+            && self.deliver_to_one(turn, message, (qos, message.retain()));
+        if !goes_to_one && !self.scratch.filters.is_empty() {
+            let message = self.pool.own(*message);
+            self.collect(&message);
+            if self.is_for_all_at_most_once(&message) {
+                self.deliver_collected_at_most_once(turn, &message);
+            } else {
+                self.deliver_collected(turn, &message, None);
+            }
+        }
+        self.note_received(from, qos, since);
     }
 
     /// A message that another shard routed here.
@@ -293,7 +321,7 @@ impl Shard {
         let capped = !sabotage::on(Sabotage::QosNotCapped);
         let qos = if capped { one.qos.min(message.qos) } else { message.qos };
         let taken = if qos == Qos::AtMostOnce {
-            self.send_at_most_once(turn, one.session, message, retain, identifiers)
+            self.send_at_most_once(turn, one.session, &**message, retain, identifiers)
         } else {
             let message = Arc::clone(message);
             let delivery = Delivery::new(message, (qos, retain), identifiers.into());
@@ -303,6 +331,12 @@ impl Shard {
         if message.retain && taken {
             self.note_overtaken(turn, one.session, &message.topic);
         }
+    }
+
+    /// Whether all who were collected get it at QoS 0, now.
+    #[inline]
+    fn is_for_all_at_most_once(&self, message: &Message) -> bool {
+        self.scratch.groups.is_empty() && !self.is_reliable(message) && !self.goes_in_parts(message)
     }
 
     /// Whether a message is for so many that they get it in parts. What is kept of a message has to be told
@@ -327,12 +361,11 @@ impl Shard {
     pub(crate) fn on_peer(&mut self, turn: &mut Turn<'_>, from: ShardIndex, message: PeerMessage) {
         match message {
             PeerMessage::Passed(message) => {
-                let (qos, since) = (message.qos, self.keep.position());
-                self.find(message.topic.as_bytes(), false);
-                if !self.deliver_to_one(turn, &message) {
-                    self.deliver_found(turn, message, None);
+                // Whoever carries many puts their bytes together: see [`Shard::handle_passed`].
+                let mut memory = Vec::with_capacity(message.cost_bytes());
+                if let Some((message, _)) = message.pass(&mut memory).find(&memory) {
+                    self.on_passed(turn, from, &message);
                 }
-                self.note_received(from, qos, since);
             }
             PeerMessage::Publish(message) => {
                 let since = self.keep.position();

@@ -26,7 +26,7 @@ use crate::share::Groups;
 use crate::table::Table;
 use crate::timers::{TIMER_SLOTS, TIMER_TICK_MS, Timer};
 use crate::wheel::Wheel;
-use crate::{ConnId, Input, Limits, Now, Outbox, SessionRef, ShardConfig};
+use crate::{ConnId, Input, Limits, Now, Outbox, Passed, SessionRef, ShardConfig, ShardIndex};
 
 /// Packets of a client that are kept until its CONNACK may leave.
 const EARLY_PACKETS_MAX: usize = 1_024;
@@ -199,6 +199,17 @@ impl Shard {
                 self.violate(turn, conn, Violation::new(reason, "ended by the operator"));
             }
         }
+    }
+
+    /// Handles a message that another shard has passed on, as [`Input::Peer`] would; nothing of it is kept.
+    pub fn handle_passed(
+        &mut self,
+        now: Now,
+        from: ShardIndex,
+        message: &Passed<'_>,
+        out: &mut Outbox,
+    ) {
+        self.on_passed(&mut Turn { now_ms: now.mono_ms, out }, from, message);
     }
 
     pub(crate) fn on_packet(

@@ -371,7 +371,7 @@ impl Shard {
         let identifiers = (identifier != 0).then_some(identifier);
         if qos == Qos::AtMostOnce {
             let identifiers = identifiers.as_slice();
-            self.deliver_at_most_once(turn, index, &message, retain, identifiers);
+            self.deliver_at_most_once(turn, index, &*message, retain, identifiers);
             if let Some(lent) = delivery.lent {
                 self.lent_is_done(turn, lent);
             }

@@ -4,10 +4,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_mesh::{MeshEnd, Parcel, mesh};
+use petrel_mesh::{MeshEnd, Parcel, Taken, mesh};
 use petrel_net::Bell;
 use petrel_proto::{Packet, Qos};
-use petrel_shard::{Input, PeerMessage, ShardIndex};
+use petrel_shard::{Input, Now, PeerMessage, ShardIndex};
 
 use crate::callgrind::measured;
 use crate::packets::{self, bytes};
@@ -23,7 +23,7 @@ pub struct Crossing {
     first: Rig,
     second: Rig,
     ends: [MeshEnd; 2],
-    messages: Vec<PeerMessage>,
+    messages: Vec<(ShardIndex, PeerMessage)>,
     qos: Qos,
     /// What the publisher sends in a turn.
     publishes: Vec<Bytes>,
@@ -54,22 +54,28 @@ impl Crossing {
         for publish in &self.publishes {
             self.first.feed(0, publish);
         }
-        self.messages.extend(self.first.out.peers.drain(..).map(|(_, message)| message));
+        self.messages.append(&mut self.first.out.peers);
         assert_eq!(self.messages.len(), TOGETHER as usize);
         let Self { ends: [here, there], messages, second, .. } = self;
         maybe(sending, &mut || {
-            for message in messages.drain(..) {
-                here.send(ShardIndex(1), message);
-            }
+            here.send_all(messages, |_, message| Some(message));
             here.flush();
         });
+        // As every message is that goes nowhere else.
+        messages.clear();
         if receiving {
             measured(&mut || receive(there, &mut |message| drop(black_box(message))));
             self.first.end_turn();
             return;
         }
         let from = ShardIndex(0);
-        receive(there, &mut |message| second.handle(Input::Peer { from, message }));
+        let now = Now { mono_ms: second.now_ms };
+        receive(there, &mut |message| match message {
+            Taken::Passed(message) => {
+                second.shard.handle_passed(now, from, &message, &mut second.out)
+            }
+            Taken::Told(message) => second.handle(Input::Peer { from, message }),
+        });
         self.first.end_turn();
         self.second.end_turn();
         self.acknowledge();
@@ -99,11 +105,13 @@ fn maybe(is_measured: bool, work: &mut dyn FnMut()) {
     if is_measured { measured(work) } else { work() }
 }
 
-fn receive(end: &mut MeshEnd, take: &mut impl FnMut(PeerMessage)) {
+fn receive(end: &mut MeshEnd, take: &mut impl FnMut(Taken<'_>)) {
     end.begin_to_receive();
     while let Some((from, parcel)) = end.receive() {
         let Parcel::Messages(mut messages) = parcel else { continue };
-        std::iter::from_fn(|| messages.pop()).for_each(&mut *take);
+        while let Some(message) = messages.pop() {
+            take(message);
+        }
         end.give_back(from, messages);
     }
 }

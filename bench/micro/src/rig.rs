@@ -20,7 +20,7 @@ pub struct Rig {
     /// The shard.
     pub shard: Shard,
     interest: Arc<Interest>,
-    now_ms: u64,
+    pub now_ms: u64,
     /// What the shard wants done.
     pub out: Outbox,
     written: Vec<ConnId>,

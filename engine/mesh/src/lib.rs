@@ -28,7 +28,7 @@ use petrel_proto::Connect;
 use petrel_shard::{PeerMessage, ShardIndex};
 use rtrb::{Consumer, Producer, RingBuffer};
 
-pub use batch::Batch;
+pub use batch::{Batch, Taken};
 use courier::Sent;
 pub use courier::{Courier, PostOffice};
 
@@ -234,6 +234,38 @@ impl MeshEnd {
             self.busy.insert(to.0);
             outgoing.sent += 1;
             outgoing.gathered.push(message);
+        }
+    }
+
+    /// Gathers all messages, of which nothing of use is left. What is more than a message that is passed on goes
+    /// through `sends`, which may keep it back.
+    #[inline]
+    pub fn send_all(
+        &mut self,
+        messages: &mut [(ShardIndex, PeerMessage)],
+        mut sends: impl FnMut(ShardIndex, PeerMessage) -> Option<PeerMessage>,
+    ) {
+        let mut rest = messages;
+        while let [(to, _), ..] = *rest {
+            let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) else { return };
+            self.busy.insert(to.0);
+            // Most of a turn go to one shard.
+            let (mut run, mut kept_back) = (0, 0);
+            for (other, message) in &mut *rest {
+                if *other != to {
+                    break;
+                }
+                run += 1;
+                match message {
+                    PeerMessage::Passed(message) => outgoing.gathered.pass(message),
+                    told => match sends(to, std::mem::replace(told, PeerMessage::Rejoined)) {
+                        Some(told) => outgoing.gathered.push(told),
+                        None => kept_back += 1,
+                    },
+                }
+            }
+            outgoing.sent += run as u64 - kept_back;
+            rest = &mut rest[run..];
         }
     }
 
@@ -613,7 +645,9 @@ mod tests {
             let Parcel::Messages(mut messages) = parcel else { panic!("only messages were sent") };
             let number = |message: PeerMessage| message.published().map(|it| it.expires_at_ms);
             let count = messages.len();
-            numbers.extend(std::iter::from_fn(|| messages.pop()).filter_map(number));
+            numbers.extend(
+                std::iter::from_fn(|| messages.pop().map(Taken::message)).filter_map(number),
+            );
             end.handled(from, count);
         }
         numbers
@@ -696,7 +730,7 @@ mod tests {
             let Some((from, Parcel::Messages(mut messages))) = ends[1].receive() else {
                 panic!("one parcel was sent")
             };
-            let mut got = std::iter::from_fn(|| messages.pop());
+            let mut got = std::iter::from_fn(|| messages.pop().map(Taken::message));
             let first = got.next().expect("nine were sent");
             assert_eq!(first.published(), Some(&passed));
             places.insert(passed_at(&first));

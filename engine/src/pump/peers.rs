@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use petrel_mesh::{Handover, Parcel};
+use petrel_mesh::{Handover, Parcel, Taken};
 use petrel_shard::{Input, ShardIndex};
 
 use super::{Pump, STAGED_BYTES_MAX, WORK_OF_A_SESSION, WORK_PER_TURN_MAX};
@@ -113,7 +113,14 @@ impl Pump {
                 && let Some(message) = batch.pop()
             {
                 let parts_before = self.shard.begun_in_parts();
-                self.feed(Input::Peer { from, message });
+                match message {
+                    Taken::Passed(message) => {
+                        self.work_on(|shard, now, out| {
+                            shard.handle_passed(now, from, &message, out)
+                        });
+                    }
+                    Taken::Told(message) => self.feed(Input::Peer { from, message }),
+                }
                 left = left.saturating_sub(1 + std::mem::take(&mut self.receivers_work));
                 if self.shard.begun_in_parts() > parts_before {
                     self.peers_parts = self.shard.begun_in_parts();
