@@ -65,6 +65,11 @@ pub struct Limits {
     pub outgoing_topic_alias_maximum: u16,
     /// Keep alive that the broker imposes, in seconds; 0 leaves the client's own.
     pub server_keep_alive_s: u16,
+    /// Shortest keep alive of an MQTT 5 client, in seconds; one that asks for less is told this.
+    pub keep_alive_min_s: u16,
+    /// Longest keep alive, in seconds, which then none is above; 0 for no bound. An MQTT 5 client that asks for
+    /// more, or for none, is told this, others are refused.
+    pub keep_alive_max_s: u16,
     /// Longest session expiry interval granted, in seconds; `u32::MAX` grants any.
     pub session_expiry_max_s: u32,
     /// Highest QoS that a client may publish with: 0, 1 or 2.
@@ -87,10 +92,14 @@ pub struct Limits {
     pub outgoing_bytes_maximum: u32,
     /// Levels that a topic name or filter may have.
     pub topic_levels_maximum: u16,
+    /// Bytes that a topic name or filter may have.
+    pub topic_bytes_maximum: u16,
     /// Bytes that a client identifier may have.
     pub client_id_bytes_maximum: u16,
     /// Subscriptions that one session may hold.
     pub session_subscriptions_maximum: u32,
+    /// Filters that one SUBSCRIBE may have.
+    pub filters_per_subscribe_maximum: u32,
     /// Topics with a retained message in this process. Each shard keeps an even part of them.
     pub retained_messages_maximum: u32,
     /// Bytes of the topics, payloads and properties of the retained messages in this process. Each
@@ -109,6 +118,8 @@ impl Default for Limits {
             topic_alias_maximum: 32,
             outgoing_topic_alias_maximum: 32,
             server_keep_alive_s: 0,
+            keep_alive_min_s: 0,
+            keep_alive_max_s: 0,
             session_expiry_max_s: u32::MAX,
             maximum_qos: 2,
             retain_available: true,
@@ -119,8 +130,10 @@ impl Default for Limits {
             outgoing_inflight_bytes_maximum: 16 << 20,
             outgoing_bytes_maximum: 2 << 20,
             topic_levels_maximum: 128,
+            topic_bytes_maximum: 65_535,
             client_id_bytes_maximum: 65_535,
             session_subscriptions_maximum: 100_000,
+            filters_per_subscribe_maximum: 10_000,
             retained_messages_maximum: 10_000_000,
             retained_bytes_maximum: 4 << 30,
             receivers_per_turn: 1024,

@@ -92,6 +92,14 @@ impl Shard {
             let what = "the client identifier is longer than client_id_bytes_maximum";
             return Err(Violation::new(R::ClientIdentifierNotValid, what));
         }
+        let keep_alive_s = connect.keep_alive_s;
+        if !connect.version.is_v5()
+            && limits.keep_alive_max_s > 0
+            && (keep_alive_s == 0 || keep_alive_s > limits.keep_alive_max_s)
+        {
+            let what = "the keep alive is longer than keep_alive_max_s";
+            return Err(Violation::new(R::QuotaExceeded, what));
+        }
         if let Some(will) = &connect.will {
             if will.qos as u8 > limits.maximum_qos {
                 return Err(Violation::new(R::QosNotSupported, "will QoS [MQTT5-3.2.2-12]"));
@@ -298,7 +306,7 @@ impl Shard {
         };
         // What was routed before the client came is not for its new connection, or waits with the rest.
         self.give_due(turn, index);
-        let keep_alive_s = self.effective_keep_alive_s(connect);
+        let (keep_alive_s, _) = self.effective_keep_alive_s(connect);
         if let Some(connection) = self.connection_mut(conn) {
             connection.silence_ms_max = u32::from(keep_alive_s) * 1500;
             connection.heard(turn.now_ms);
@@ -338,13 +346,22 @@ impl Shard {
         index
     }
 
-    fn effective_keep_alive_s(&self, connect: &Connect) -> u16 {
-        match self.limits().server_keep_alive_s {
-            0 => connect.keep_alive_s,
-            imposed if connect.version.is_v5() => imposed,
+    /// The keep alive of a connection, and whether it is not what the client has asked for.
+    fn effective_keep_alive_s(&self, connect: &Connect) -> (u16, bool) {
+        let limits = self.limits();
+        let asked = connect.keep_alive_s;
+        if !connect.version.is_v5() {
             // Before MQTT 5 a client cannot be told, so it is not held to another value.
-            _ => connect.keep_alive_s,
+            return (asked, false);
         }
+        let kept = match (limits.server_keep_alive_s, limits.keep_alive_max_s) {
+            (0, 0) if asked == 0 => 0,
+            (0, 0) => asked.max(limits.keep_alive_min_s),
+            (0, max) if asked == 0 => max,
+            (0, max) => asked.max(limits.keep_alive_min_s).min(max),
+            (imposed, _) => imposed,
+        };
+        (kept, kept != asked || limits.server_keep_alive_s > 0)
     }
 
     fn connack_properties(
@@ -355,6 +372,7 @@ impl Shard {
     ) -> ConnAckProperties {
         let limits = self.limits();
         let asked = connect.properties.session_expiry_interval_s.unwrap_or(0);
+        let (keep_alive_s, is_told) = self.effective_keep_alive_s(connect);
         let maximum_qos = Qos::from_u8(limits.maximum_qos).filter(|&qos| qos != Qos::ExactlyOnce);
         ConnAckProperties {
             session_expiry_interval_s: (expiry_s != asked).then_some(expiry_s),
@@ -365,8 +383,7 @@ impl Shard {
             assigned_client_id: assigned.then(|| connect.client_id.clone()),
             topic_alias_maximum: (limits.topic_alias_maximum > 0)
                 .then_some(limits.topic_alias_maximum),
-            server_keep_alive_s: (limits.server_keep_alive_s > 0)
-                .then_some(limits.server_keep_alive_s),
+            server_keep_alive_s: is_told.then_some(keep_alive_s),
             response_information: response_information(connect),
             ..ConnAckProperties::default()
         }

@@ -150,12 +150,16 @@ impl Shard {
         self.check_levels(&publish.topic)
     }
 
-    /// Whether a topic name is within the broker's own bound.
+    /// Whether a topic name is within the broker's own bounds.
     pub(crate) fn check_levels(&self, topic: &TopicName) -> Result<(), Violation> {
         let (topic, most) = (topic.as_bytes(), usize::from(self.limits().topic_levels_maximum));
         // A name of so many bytes has one level more at most.
         if topic.len() >= most && topic.iter().filter(|&&byte| byte == b'/').count() >= most {
             let what = "the topic name has more levels than topic_levels_maximum";
+            return Err(Violation::new(ReasonCode::TopicNameInvalid, what));
+        }
+        if topic.len() > usize::from(self.limits().topic_bytes_maximum) {
+            let what = "the topic name is longer than topic_bytes_maximum";
             return Err(Violation::new(ReasonCode::TopicNameInvalid, what));
         }
         Ok(())

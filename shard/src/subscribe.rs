@@ -30,9 +30,14 @@ impl Shard {
         let mut retained: SmallVec<[(&SubscribeFilter, SubscriptionOptions); 1]> = SmallVec::new();
         let mut replaced = Vec::new();
         let mut waiting = Vec::new();
+        let too_many = packet.filters.len() > self.limits().filters_per_subscribe_maximum as usize;
         let first_join = self.sessions.get(index).is_some_and(|s| s.shared_count() == 0);
         for asked in &packet.filters {
-            if let Some(refused) = self.refuse_filter(index, &asked.filter) {
+            let refused = match too_many {
+                true => Some(ReasonCode::QuotaExceeded),
+                false => self.refuse_filter(index, &asked.filter),
+            };
+            if let Some(refused) = refused {
                 reasons.push(refused);
                 continue;
             }
@@ -82,7 +87,9 @@ impl Shard {
     /// Why a well-formed filter is not granted, if it is not.
     fn refuse_filter(&self, index: u32, filter: &TopicFilter) -> Option<ReasonCode> {
         let limits = self.limits();
-        if filter.levels().count() > usize::from(limits.topic_levels_maximum) {
+        if filter.levels().count() > usize::from(limits.topic_levels_maximum)
+            || filter.as_bytes().len() > usize::from(limits.topic_bytes_maximum)
+        {
             return Some(ReasonCode::TopicFilterInvalid);
         }
         let session = self.sessions.get(index)?;

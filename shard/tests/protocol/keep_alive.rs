@@ -125,6 +125,57 @@ fn mqtt_311_keeps_its_own_keep_alive() {
     );
 }
 
+/// [MQTT5-3.2.2-21] Who is within the bounds keeps what it asked for.
+#[test]
+fn the_keep_alive_is_brought_within_its_bounds() {
+    let cases = [(0, Some(60)), (5, Some(10)), (10, None), (60, None), (61, Some(60))];
+    for (asked, told) in cases {
+        across_with(
+            |limits| (limits.keep_alive_min_s, limits.keep_alive_max_s) = (10, 60),
+            |net| {
+                let a = net.connect(v5("a").with(|c| c.keep_alive_s = asked));
+                assert_eq!(net.connack(a).properties.server_keep_alive_s, told, "for {asked}");
+                let kept = u64::from(told.unwrap_or(asked));
+                net.advance(kept * 1500 - 500);
+                assert!(net.is_open(a), "asked for {asked}");
+                net.advance(1_000);
+                net.ended(a, R::KeepAliveTimeout);
+            },
+        );
+    }
+}
+
+/// Without a longest one, none is none.
+#[test]
+fn no_keep_alive_is_not_short() {
+    across_with(
+        |limits| limits.keep_alive_min_s = 10,
+        |net| {
+            let a = net.connect(v5("a").with(|c| c.keep_alive_s = 0));
+            assert_eq!(net.connack(a).properties.server_keep_alive_s, None);
+            net.advance(100_000);
+            assert!(net.is_open(a));
+        },
+    );
+}
+
+/// Who cannot be told is refused, if it would be there for ever.
+#[test]
+fn before_mqtt_5_a_keep_alive_that_is_too_long_is_refused() {
+    across_with(
+        |limits| (limits.keep_alive_min_s, limits.keep_alive_max_s) = (10, 60),
+        |net| {
+            for (asked, enters) in [(0, false), (61, false), (60, true), (1, true)] {
+                let a = net.connect(v311("a").with(|c| c.keep_alive_s = asked));
+                match enters {
+                    true => assert!(net.is_open(a)),
+                    false => net.refused(a, R::QuotaExceeded),
+                }
+            }
+        },
+    );
+}
+
 /// [MQTT5-3.12.4-1] [MQTT311-3.12.4-1]
 #[test]
 fn pingreq_is_answered_with_pingresp() {

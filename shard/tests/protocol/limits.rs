@@ -186,6 +186,50 @@ fn a_topic_name_with_too_many_levels_ends_the_connection() {
     }
 }
 
+/// A bound of ours: 0x90, and 0x8F for a filter.
+#[test]
+fn a_topic_that_is_too_long_is_refused() {
+    for (version, told) in
+        [(Version::V5, R::TopicFilterInvalid), (Version::V3_1_1, R::UnspecifiedError)]
+    {
+        across_with(
+            |limits| limits.topic_bytes_maximum = 5,
+            |net| {
+                let a = net.online(connect(version, "a"));
+                let asked = [("a/b/cd", options(QOS1)), ("a/b/c", options(QOS1))];
+                assert_eq!(net.suback(a, subscribe(&asked)), [told, R::GrantedQos1]);
+                net.publish(a, message("a/b/c", "m").qos1(1));
+                assert_eq!(net.settled(a), ["m"]);
+                net.send(a, message("a/b/cd", "m").qos1(2));
+                net.ended(a, R::TopicNameInvalid);
+                let b =
+                    net.connect(connect(version, "b").with(|c| c.will = Some(will("a/b/cd", "w"))));
+                net.refused(b, R::TopicNameInvalid);
+            },
+        );
+    }
+}
+
+/// [MQTT5-3.8.4-6] There is a code for each filter, and none is granted.
+#[test]
+fn a_subscribe_of_too_many_filters_is_refused_as_a_whole() {
+    for (version, told) in [(Version::V5, R::QuotaExceeded), (Version::V3_1_1, R::UnspecifiedError)]
+    {
+        across_with(
+            |limits| limits.filters_per_subscribe_maximum = 2,
+            |net| {
+                let a = net.online(connect(version, "a"));
+                let asked = ["x", "y", "z"].map(|filter| (filter, options(QOS0)));
+                assert_eq!(net.suback(a, subscribe(&asked)), [told; 3]);
+                assert_eq!(net.suback(a, subscribe(&asked[1..])), [R::Success; 2]);
+                net.publish(a, message("x", "lost"));
+                net.publish(a, message("y", "m"));
+                assert_eq!(net.settled(a), ["m"]);
+            },
+        );
+    }
+}
+
 /// A will is a publish to come.
 #[test]
 fn a_will_with_too_many_levels_refuses_the_connect() {
