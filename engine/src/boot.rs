@@ -10,8 +10,10 @@
 //! no other.
 
 use std::fmt;
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -26,7 +28,7 @@ use petrel_net::tls::{
     RandomUnavailable, SecretFileError, TicketSecret, TlsApplication, TlsConfig, TlsConfigError,
 };
 use petrel_net::websocket::WebSocketConfig;
-use petrel_net::{Bell, Listener, Protocol, Wire, WireLimits};
+use petrel_net::{Bell, Listener, Protocol, ShutOut, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 use petrel_storage::StoreError;
@@ -37,10 +39,13 @@ use crate::control::Control;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
 use crate::grace::{Marks, OwnMark};
+use crate::guard::{Guard, Target};
 use crate::keeper::{self, Keeper, StorageEnd};
 use crate::log;
 use crate::preflight::{self, Runtime};
+use crate::pump::rate::PublishRate;
 use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
+use crate::reins::{Reins, Tell};
 use crate::storage;
 use crate::watchdog::{Pulse, Watchdog};
 
@@ -132,6 +137,7 @@ pub struct Running {
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
     staff: Staff,
+    reins: Arc<Reins>,
     control: Option<Control>,
     _watchdog: Watchdog,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
@@ -176,6 +182,17 @@ impl ShardHandle {
     }
 }
 
+/// All shards.
+struct Handles(Vec<ShardHandle>);
+
+impl Tell for Handles {
+    fn ban(&self, target: &Target) {
+        for handle in &self.0 {
+            handle.tell(Command::Ban(target.clone()));
+        }
+    }
+}
+
 /// Starts a broker. It serves when this returns.
 ///
 /// # Errors
@@ -199,7 +216,12 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
             Some(PostOffice::open(config.shard_count()).map_err(BootError::Shard)?)
         }
     };
-    let (shards, orders, staff) = start_shards(&config, runtime, office.as_ref(), auth)?;
+    let clock = Clock::start();
+    let guard = Arc::new(Guard::new(config.guard_limits(), config.listeners.len()));
+    let beside = Beside { runtime, office: office.as_ref(), auth, clock, guard: &guard };
+    let (shards, orders, staff) = start_shards(&config, &beside)?;
+    let handles = Handles(shards.iter().map(|shard| shard.handle.clone()).collect());
+    let reins = Reins::new(guard, Box::new(handles), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
     let mut running = Running {
@@ -210,6 +232,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         tables,
         shards,
         staff,
+        reins: Arc::new(reins),
         control: None,
         _watchdog: watchdog,
         _office: office,
@@ -236,8 +259,15 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
 /// Opens the way by which `petrelctl` speaks to this process. Opened when the file tables have parted,
 /// and used by its own thread only.
 fn open_control(running: &Running) -> Option<Control> {
-    let (folder, keeper) = (running.config.storage.path.as_ref()?, running.staff.keeper.as_ref()?);
-    let opened = Control::open(folder, keeper.viewer());
+    let folder = running.config.control_folder()?;
+    let viewer = running.staff.keeper.as_ref().map(Keeper::viewer);
+    let made = if running.config.engine.control.is_some() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    } else {
+        // The storage has made it.
+        Ok(())
+    };
+    let opened = made.and_then(|()| Control::open(folder, viewer, Arc::clone(&running.reins)));
     // Messages are more important than backups.
     opened
         .inspect_err(|error| {
@@ -315,6 +345,18 @@ impl Running {
     #[must_use]
     pub fn watch(&self) -> Watch {
         Watch::new(self.shards.iter().map(|shard| Arc::clone(&shard.handle.counters)))
+    }
+
+    /// Who is banned, and what was refused for want of room.
+    #[must_use]
+    pub fn guard(&self) -> &Arc<Guard> {
+        self.reins.guard()
+    }
+
+    /// What an operator may do to it.
+    #[must_use]
+    pub const fn reins(&self) -> &Arc<Reins> {
+        &self.reins
     }
 
     /// Times that an executor had forgotten its pump; never above 0 unless something is broken.
@@ -436,17 +478,24 @@ type Opened = Result<Vec<SocketAddr>, (SocketAddr, io::Error)>;
 
 type Orders = Vec<mpsc::Sender<Order>>;
 
+/// What shards are started with, beside the configuration.
+struct Beside<'a> {
+    runtime: Runtime,
+    office: Option<&'a PostOffice>,
+    auth: &'a AuthMethods,
+    clock: Clock,
+    guard: &'a Arc<Guard>,
+}
+
 fn start_shards(
     config: &Config,
-    runtime: Runtime,
-    office: Option<&PostOffice>,
-    auth: &AuthMethods,
+    beside: &Beside<'_>,
 ) -> Result<(Vec<RunningShard>, Orders, Staff), BootError> {
+    let &Beside { runtime, office, auth, clock, guard } = beside;
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
     let bells: Arc<[Arc<Bell>]> = bells.map_err(BootError::Shard)?.into();
-    let clock = Clock::start();
     let opened = open_storage(config, clock)?;
     let hash_key = match &opened {
         Some(opened) => opened.hash_key,
@@ -518,6 +567,8 @@ fn start_shards(
             storage: ends.pop(),
             limits: wire_limits(config),
             buckets: buckets.clone(),
+            guard: Arc::clone(guard),
+            rate: config.rate,
             own_table: office.is_some(),
             kept_in: config.storage.path.clone(),
             mesh,
@@ -618,6 +669,8 @@ struct Seed {
     limits: WireLimits,
     /// One for all shards.
     buckets: Option<Arc<Buckets>>,
+    guard: Arc<Guard>,
+    rate: PublishRate,
     /// The thread gets a file table of its own.
     own_table: bool,
     /// The folder whose files are the lanes'.
@@ -649,6 +702,10 @@ impl Seed {
         if let Some(buckets) = self.buckets {
             wire.limit_sources(buckets);
         }
+        let guard = Arc::clone(&self.guard);
+        wire.set_shut_out(ShutOut(Arc::new(move |address, now_ms| {
+            guard.shuts_out(address, now_ms)
+        })));
         let parts = Parts {
             index: self.index,
             slots: self.slots,
@@ -659,6 +716,8 @@ impl Seed {
             lets_in: self.lets_in,
             desk: self.desk,
             auth: self.auth,
+            guard: self.guard,
+            rate: self.rate,
             counters: self.handle.counters,
             mark: self.mark,
             pulse: self.handle.pulse,

@@ -21,6 +21,9 @@ pub use petrel_net::tls::RecordLayer;
 use petrel_shard::Limits;
 pub use petrel_storage::SyncLevel;
 
+use crate::guard::GuardLimits;
+use crate::pump::rate::PublishRate;
+
 pub use access::{AccessConfig, Authenticator};
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
@@ -36,6 +39,10 @@ pub struct Config {
     pub limits: Limits,
     /// `[limits]`, as far as the sockets keep them.
     pub network: NetworkLimits,
+    /// `[limits]`, as far as the process keeps them, without those of listeners.
+    pub guard: GuardLimits,
+    /// `[limits]`, as far as they are about how much a client publishes.
+    pub rate: PublishRate,
     /// `[storage]`.
     pub storage: StorageConfig,
     /// `[access]`.
@@ -56,6 +63,8 @@ pub struct EngineConfig {
     /// The file of the secret behind TLS session tickets, its path resolved; `None` means one that
     /// lives as long as the process.
     pub ticket_secret: Option<PathBuf>,
+    /// The folder by which `petrelctl` reaches the broker, its path resolved; `None` means that of the storage.
+    pub control: Option<PathBuf>,
 }
 
 /// `[storage]`: what outlives the process.
@@ -162,6 +171,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Whether clients that prove nothing are let in.
     pub allow_anonymous: bool,
+    /// Clients that it has at once, at most; 0 for any number.
+    pub connections_maximum: u32,
     /// Present exactly for the protocols over TLS.
     pub tls: Option<TlsFiles>,
     /// What protects the records of TLS 1.3; of no meaning without TLS.
@@ -233,6 +244,8 @@ impl Default for Config {
             listeners: default_listeners(),
             limits: Limits::default(),
             network: NetworkLimits::default(),
+            guard: GuardLimits::default(),
+            rate: PublishRate::default(),
             storage: StorageConfig::default(),
             access: AccessConfig::default(),
             authenticators: Vec::new(),
@@ -241,6 +254,19 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The folder by which `petrelctl` reaches the broker.
+    #[must_use]
+    pub fn control_folder(&self) -> Option<&Path> {
+        self.engine.control.as_deref().or(self.storage.path.as_deref())
+    }
+
+    /// Bounds of the whole process.
+    #[must_use]
+    pub fn guard_limits(&self) -> GuardLimits {
+        let listeners = self.listeners.iter().map(|listener| listener.connections_maximum);
+        GuardLimits { listeners: listeners.collect(), ..self.guard.clone() }
+    }
+
     /// Reads and checks a file, certificate files included.
     ///
     /// # Errors
@@ -389,6 +415,7 @@ fn default_listeners() -> Vec<Listener> {
         protocol,
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
         allow_anonymous: true,
+        connections_maximum: 0,
         tls: None,
         record_layer: RecordLayer::default(),
         path: path.to_owned(),

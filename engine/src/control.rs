@@ -6,10 +6,11 @@
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use petrel_storage::control::{self, Answer, Request};
+use petrel_storage::control::{self, Answer, BanRequest, Request};
 use petrel_storage::{View, backup};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
@@ -17,6 +18,7 @@ use rustix::process::geteuid;
 
 use crate::keeper::Viewer;
 use crate::log;
+use crate::reins::Reins;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// How long a thread waits that could not take a connection.
@@ -38,12 +40,12 @@ impl Control {
     ///
     /// # Errors
     /// The system refuses a socket or a thread.
-    pub fn open(folder: &Path, viewer: Viewer) -> io::Result<Self> {
+    pub fn open(folder: &Path, viewer: Option<Viewer>, reins: Arc<Reins>) -> io::Result<Self> {
         let folder = std::path::absolute(folder)?;
         let listener = control::listen(&folder)?;
         listener.set_nonblocking(true)?;
         let (stop, stopped) = UnixStream::pair()?;
-        let desk = Desk { folder: folder.clone(), listener, stopped, viewer };
+        let desk = Desk { folder: folder.clone(), listener, stopped, viewer, reins };
         let thread = std::thread::Builder::new().name("control".into()).spawn(|| desk.run())?;
         Ok(Self { folder, stop, thread })
     }
@@ -64,7 +66,9 @@ struct Desk {
     listener: UnixListener,
     /// Readable when the thread is to end.
     stopped: UnixStream,
-    viewer: Viewer,
+    /// Of what is kept, if anything is.
+    viewer: Option<Viewer>,
+    reins: Arc<Reins>,
 }
 
 impl Desk {
@@ -111,10 +115,29 @@ impl Desk {
     fn carry_out(&self, request: &Request, stream: &UnixStream) -> Result<Answer, String> {
         let goes_on = &mut || self.goes_on(stream);
         goes_on()?;
+        let done = |text: String| Ok(Answer { text, faults: 0 });
+        let (kind, who) = match request {
+            Request::Ban(BanRequest { subject, .. }) | Request::Unban(subject) => subject.parts(),
+            _ => ("", ""),
+        };
+        match request {
+            Request::Ban(asked) => {
+                self.reins.ban(asked)?;
+                return done(format!("{kind} {who:?} is banned\n"));
+            }
+            Request::Unban(subject) if self.reins.unban(subject)? => {
+                return done(format!("{kind} {who:?} is not banned any more\n"));
+            }
+            Request::Unban(_) => return Err(format!("{kind} {who:?} was not banned")),
+            Request::Bans => return done(self.reins.bans()),
+            Request::Backup { .. } | Request::Stat | Request::Check => {}
+        }
+        let viewer =
+            self.viewer.as_ref().ok_or("the broker keeps nothing: it has no [storage] path")?;
         if let Request::Backup { into } = request {
             backup::refuse_inside(&self.folder, into).map_err(|error| error.to_string())?;
         }
-        let views = self.viewer.views(goes_on)?;
+        let views = viewer.views(goes_on)?;
         match request {
             Request::Backup { into } => {
                 let taken_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -130,6 +153,8 @@ impl Desk {
                 let report = petrel_storage::check_view(view, goes_on)?;
                 Ok((report.to_string(), report.faults_total))
             }),
+            // Done above.
+            Request::Ban(_) | Request::Unban(_) | Request::Bans => done(String::new()),
         }
     }
 
@@ -154,7 +179,7 @@ impl Desk {
         if self.is_stopped() {
             return Err("the broker stops".into());
         }
-        if self.viewer.must_let_go() {
+        if self.viewer.as_ref().is_some_and(Viewer::must_let_go) {
             return Err("a disk of the broker has failed; see its log".into());
         }
         // One that will send nothing more may still wait for the answer.

@@ -239,16 +239,17 @@ mod tests {
         let figures = Watch::new(counters).figures();
         assert_eq!(
             figures.stages().to_string(),
-            "stages: accepted=2 refused_by_rate=4 accept_failed=6 gone_before_handshake=8 silent=10 \
-             handshake_not_begun=12 handshake_begun=14 handshake_displaced=16 handshake_timed_out=18 \
-             handshake_refused=20 handshake_gone=22 handshake_full=24 handshake_resumed=26 \
-             handshake_retried=28 connect_timed_out=30 connect_gone=32 connect_refused=34 connect=36 \
-             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=27"
+            "stages: accepted=2 refused_by_rate=4 refused_by_ban=6 accept_failed=8 \
+             gone_before_handshake=10 silent=12 handshake_not_begun=14 handshake_begun=16 \
+             handshake_displaced=18 handshake_timed_out=20 handshake_refused=22 \
+             handshake_gone=24 handshake_full=26 handshake_resumed=28 handshake_retried=30 \
+             connect_timed_out=32 connect_gone=34 connect_refused=36 connect=38 \
+             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=28"
         );
         assert_eq!(
             figures.connections().to_string(),
-            "connections: handshaking=38 greeting=40 plain=42 tls=44 tls_compact=46 ws=48 wss=50 \
-             closing=52 sessions=200 sessions_offline=0"
+            "connections: handshaking=40 greeting=42 plain=44 tls=46 tls_compact=48 ws=50 wss=52 \
+             closing=54 sessions=200 sessions_offline=0"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");

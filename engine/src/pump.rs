@@ -6,9 +6,10 @@
 
 mod held;
 mod peers;
+pub mod rate;
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,23 +22,29 @@ use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{Connect, DecodeError, Packet, Version, encode, encoded_len};
+use petrel_proto::{
+    ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
+    encoded_len,
+};
 use petrel_shard::access::Rules;
 use petrel_shard::{
-    Asks, ConnId, Input, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardIndex, SlotMap,
-    refusal,
+    Asks, ConnId, Event, Input, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardIndex,
+    SlotMap, Verdict, refusal,
 };
 
 use crate::auth::AuthMethods;
 use crate::doorway::{Causes, Doorway, Waits, causes};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
+use crate::guard::{Comer, Denied, Guard, Seat, Target};
 use crate::keeper::StorageEnd;
+use crate::log::Escaped;
 use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 use held::{Held, Why};
 use peers::PeerLoad;
+use rate::{Pace, PublishRate, Rates};
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
@@ -109,6 +116,10 @@ pub enum Command {
     SetProtocol(u16, Protocol),
     /// What clients may do from now on.
     SetRules(Option<Arc<Rules>>),
+    /// How much each client may publish from now on.
+    SetRate(PublishRate),
+    /// Whoever this is about is disconnected.
+    Ban(Target),
 }
 
 /// What a turn says about the next.
@@ -157,6 +168,10 @@ pub struct Parts {
     pub desk: Option<Desk>,
     /// Who answers for enhanced authentication.
     pub auth: AuthMethods,
+    /// Who knows how many may come, and who must not.
+    pub guard: Arc<Guard>,
+    /// How much each client may publish.
+    pub rate: PublishRate,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Where it is, for the others.
@@ -201,6 +216,9 @@ pub struct Pump {
     /// Those who can be told are told that what they send cannot be kept.
     refuses: bool,
     flushed: Vec<(ConnKey, usize)>,
+    /// The places of those who are counted.
+    seats: HashMap<ConnKey, Box<Seat>>,
+    rates: Rates,
     /// Questions about retained messages that go out when everybody has given away what was begun
     /// before: see [`crate::grace`].
     questions: VecDeque<(Grace, ShardIndex, PeerMessage)>,
@@ -218,6 +236,8 @@ impl Pump {
     /// Joins a shard with everything around it.
     #[must_use]
     pub fn new(shard: Shard, mut parts: Parts) -> Self {
+        let mut rates = Rates::default();
+        rates.set(parts.rate);
         Self {
             shard,
             held: Held::new(parts.mesh.shards()),
@@ -237,6 +257,8 @@ impl Pump {
             doorway: Doorway::default(),
             refuses: false,
             flushed: Vec::new(),
+            seats: HashMap::new(),
+            rates,
             questions: VecDeque::new(),
             last_wills: Vec::new(),
             stop_after: None,
@@ -311,6 +333,7 @@ impl Pump {
             self.publish();
         }
         if ticked {
+            self.rates.rest(self.now.mono_ms);
             for conn in self.held.connections() {
                 self.shard.excuse(self.now, id_of(conn));
             }
@@ -412,6 +435,8 @@ impl Pump {
                     self.stop_after = Some((self.parts.mesh.now(), deadline_ms));
                 }
                 Command::SetRules(rules) => self.feed(Input::Rules(rules)),
+                Command::SetRate(rate) => self.rates.set(rate),
+                Command::Ban(target) => self.feed(Input::Ban(target)),
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {
                         if listener.index() == index {
@@ -477,9 +502,22 @@ impl Pump {
             _ => Some(self.parts.auth.answer(&question)),
         };
         match verdict {
-            Some(verdict) => self.feed(Input::Verdict { conn, verdict }),
+            Some(verdict) => self.pass_verdict(conn, verdict),
             None => self.parts.wire.pause(key_of(conn)),
         }
+    }
+
+    /// Tells the shard who a client is, if so many of that user may come.
+    fn pass_verdict(&mut self, conn: ConnId, mut verdict: Verdict) {
+        if let Verdict::Accept { identity: Some(identity), .. } = &verdict {
+            let seat = self.seats.get_mut(&key_of(conn)).map(|seat| &mut **seat);
+            let entered = self.parts.guard.enter_as(seat, &identity.user, self.now.mono_ms);
+            if let Err(denied) = entered {
+                self.report.denied(self.now.mono_ms, &identity.user, denied);
+                verdict = Verdict::Refuse { reason: denied.reason() };
+            }
+        }
+        self.feed(Input::Verdict { conn, verdict });
     }
 
     /// Takes what was found out of clients that wait, up to so much work.
@@ -493,9 +531,10 @@ impl Pump {
             let answer = if wire.has_ended(key) { Answer::Gone } else { answer };
             self.parts.wire.resume(key);
             match answer {
-                Answer::Verdict(verdict) => self.feed(Input::Verdict { conn, verdict }),
+                Answer::Verdict(verdict) => self.pass_verdict(conn, verdict),
                 // Its CONNACK would reach nobody, and its session may have a later connection.
                 Answer::Gone => {
+                    self.seats.remove(&key);
                     self.parts.wire.close(key);
                     self.feed(Input::Closed { conn });
                 }
@@ -594,6 +633,13 @@ impl Pump {
                 {
                     return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
                 }
+                let pace = match &packet {
+                    Packet::Publish(it) if self.rates.is_on() => {
+                        let bytes = it.topic.as_bytes().len() + it.payload.len();
+                        self.rates.published(conn, bytes, self.now.mono_ms)
+                    }
+                    _ => Pace::GoOn,
+                };
                 let parts_before = self.shard.begun_in_parts();
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 let stores = promises && (is_publish || self.outbox.records.len() > records_before);
@@ -612,7 +658,13 @@ impl Pump {
                     && !(refusable && self.refuses && self.shard.can_refuse(id_of(conn)))
                 {
                     Why::Storage
+                } else if let Pace::WaitUntil(until_ms) = pace {
+                    Why::Rate(until_ms)
                 } else {
+                    if pace == Pace::End {
+                        let reason = ReasonCode::MessageRateTooHigh;
+                        self.feed(Input::Kick { conn: id_of(conn), reason });
+                    }
                     return;
                 };
                 self.held.push(conn, why);
@@ -634,9 +686,14 @@ impl Pump {
                 self.feed(Input::Flushed { conn: id_of(conn), pending_bytes });
             }
             WireEvent::Violation { conn, error } => {
+                let address = self.seats.get(&conn).and_then(|seat| seat.address());
+                self.malformed(address, &error);
                 self.feed(Input::Violation { conn: id_of(conn), error });
             }
-            WireEvent::Closed { conn } => self.feed(Input::Closed { conn: id_of(conn) }),
+            WireEvent::Closed { conn } => {
+                self.forget(conn);
+                self.feed(Input::Closed { conn: id_of(conn) });
+            }
             WireEvent::Refused { conn, version, error } => self.refuse(conn, version, &error),
             WireEvent::AcceptFailed { error, .. } => {
                 self.report.accept_failed(self.now.mono_ms, error);
@@ -667,8 +724,50 @@ impl Pump {
         if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
             return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
         }
+        let address = peer.map(|peer| peer.ip());
+        let (client_id, user) = (&connect.client_id, connect.username.as_ref());
+        let comer = Comer { listener, address, client_id, user };
+        match self.parts.guard.enter(&comer, self.now.mono_ms) {
+            Ok(None) => {}
+            Ok(Some(seat)) => drop(self.seats.insert(conn, seat)),
+            Err(denied) => return self.deny(conn, &connect, denied),
+        }
         let origin = self.origin(listener, peer);
         self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+    }
+
+    /// Answers a CONNECT of somebody who may not come.
+    fn deny(&mut self, conn: ConnKey, connect: &Connect, denied: Denied) {
+        self.report.denied(self.now.mono_ms, &connect.client_id, denied);
+        let connack = ConnAck {
+            session_present: false,
+            reason: denied.reason(),
+            properties: ConnAckProperties::default(),
+        };
+        self.packet.clear();
+        encode(&Packet::ConnAck(Box::new(connack)), connect.version, &mut self.packet);
+        self.parts.wire.write(conn, self.packet[..].into(), &Bytes::new());
+        self.parts.wire.close(conn);
+    }
+
+    /// Somebody has sent what is no MQTT.
+    fn malformed(&mut self, address: Option<IpAddr>, error: &DecodeError) {
+        if matches!(error.reason, ReasonCode::MalformedPacket | ReasonCode::ProtocolError)
+            && let Some(address) = address
+            && let Some(range) = self.parts.guard.malformed(address, self.now.mono_ms)
+        {
+            self.report.banned(self.now.mono_ms, format_args!("address {range}"));
+        }
+    }
+
+    /// A connection has ended.
+    fn forget(&mut self, conn: ConnKey) {
+        if !self.seats.is_empty() {
+            self.seats.remove(&conn);
+        }
+        if self.rates.is_on() {
+            self.rates.forget(conn);
+        }
     }
 
     /// True if lanes have more to write than they may have for what causes so much more.
@@ -749,6 +848,8 @@ impl Pump {
     /// Answers a first packet that is no good CONNECT, where the protocol has an answer.
     fn refuse(&mut self, conn: ConnKey, version: Option<Version>, error: &DecodeError) {
         self.report.refused(self.now.mono_ms, error);
+        let address = self.parts.wire.peer(conn).map(|peer| peer.ip());
+        self.malformed(address, error);
         if let Some(version) = version
             && let Some(packet) = refusal(version, error)
             && encoded_len(&packet, version).is_some()
@@ -772,7 +873,7 @@ impl Pump {
         // At the end of the turn: the shard may sleep now, and nobody would ask again.
         let takes = self.takes_from_peers();
         self.parts.mesh.set_room(if takes { self.load.room() } else { 0 });
-        let Self { held, parts, shard, .. } = self;
+        let Self { held, parts, shard, now, .. } = self;
         let Parts { wire, mesh, storage, .. } = parts;
         let has_sent_most = wire.staged_bytes() <= STAGED_BYTES_MAX / 4;
         let mut read_again = |conn| wire.resume(conn);
@@ -780,6 +881,7 @@ impl Pump {
             held.release(Why::Storage, &mut read_again);
         }
         held.release(Why::Parts(shard.done_in_parts()), &mut read_again);
+        held.release(Why::Rate(now.mono_ms), &mut read_again);
         if has_sent_most {
             held.release(Why::Fanout, &mut read_again);
         }
@@ -808,11 +910,20 @@ impl Pump {
             self.ask();
             self.parts.mesh.flush();
             self.write();
-            for conn in self.outbox.closes.drain(..) {
-                self.parts.wire.close(key_of(conn));
+            for at in 0..self.outbox.closes.len() {
+                let key = key_of(self.outbox.closes[at]);
+                self.forget(key);
+                self.parts.wire.close(key);
             }
+            self.outbox.closes.clear();
+            let mut too_often = Vec::new();
             for event in self.outbox.events.drain(..) {
                 self.report.event(self.now.mono_ms, &event);
+                if let Event::Connected { client_id, .. } = event
+                    && self.parts.guard.connected(&client_id, self.now.mono_ms)
+                {
+                    too_often.push(client_id);
+                }
             }
             self.report.dropped(&std::mem::take(&mut self.outbox.drops));
             for question in std::mem::take(&mut self.outbox.questions) {
@@ -823,6 +934,11 @@ impl Pump {
                 self.feed(Input::Flushed { conn: id_of(conn), pending_bytes });
             }
             self.flushed = flushed;
+            for client_id in too_often {
+                let client = Escaped(client_id.as_bytes());
+                self.report.banned(self.now.mono_ms, format_args!("client '{client}'"));
+                self.feed(Input::Ban(Target::ClientId(client_id)));
+            }
             if self.outbox.is_empty() {
                 return;
             }

@@ -4,12 +4,14 @@
 //! together: neither a storm nor an attacker may fill the log. What goes on for long is summed up. What a
 //! client sent is escaped and cut.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use petrel_proto::{DecodeError, ReasonCode};
+use petrel_proto::{DecodeError, ReasonCode, Text};
 use petrel_shard::{DropReason, Drops, EndedBy, Event};
 
 use crate::figures::Decided;
+use crate::guard::Denied;
 use crate::log::{self, Escaped};
 
 /// Lines that all shards together write in a second, at most.
@@ -102,6 +104,18 @@ impl Report {
     #[must_use]
     pub const fn not_retained(&self) -> u64 {
         self.dropped.of(DropReason::RetainedFull) + self.dropped_before.of(DropReason::RetainedFull)
+    }
+
+    /// Reports somebody who may not come: a client or a user.
+    pub fn denied(&mut self, now_ms: u64, who: &Text, denied: Denied) {
+        self.decided.refused += 1;
+        let who = Escaped(who.as_bytes());
+        self.line(now_ms, format_args!("'{who}' is refused: {}", denied.what()));
+    }
+
+    /// Reports a ban that the broker has made itself.
+    pub fn banned(&mut self, now_ms: u64, who: fmt::Arguments<'_>) {
+        self.line(now_ms, format_args!("{who} is banned for a time"));
     }
 
     /// Reports a connection that ended before it had a client identifier.

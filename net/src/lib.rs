@@ -24,4 +24,4 @@ pub mod wire;
 pub use bell::Bell;
 pub use listener::{Listener, Protocol};
 pub use slab::ConnKey;
-pub use wire::{Detached, Wire, WireEvent, WireLimits};
+pub use wire::{Detached, ShutOut, Wire, WireEvent, WireLimits};

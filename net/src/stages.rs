@@ -13,6 +13,8 @@ pub enum Stage {
     Accepted,
     /// Closed when it was accepted, since its source address connects too often.
     RefusedByRate,
+    /// Closed when it was accepted, since its source address is banned.
+    RefusedByBan,
     /// Accepting failed for want of descriptors or memory; the connection waits in the kernel.
     AcceptFailed,
     /// The peer had gone before its handshake was begun.
@@ -49,9 +51,10 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order of a connection's way.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Accepted,
         Self::RefusedByRate,
+        Self::RefusedByBan,
         Self::AcceptFailed,
         Self::GoneBeforeHandshake,
         Self::Silent,
@@ -76,6 +79,7 @@ impl Stage {
         match self {
             Self::Accepted => "accepted",
             Self::RefusedByRate => "refused_by_rate",
+            Self::RefusedByBan => "refused_by_ban",
             Self::AcceptFailed => "accept_failed",
             Self::GoneBeforeHandshake => "gone_before_handshake",
             Self::Silent => "silent",

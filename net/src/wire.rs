@@ -19,8 +19,9 @@ mod write;
 mod tests;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,16 @@ use crate::slab::Slab;
 use crate::stages::{Census, State};
 use crate::transport::Between;
 use crate::{Bell, ConnKey, Listener};
+
+/// Whether an address is shut out, at a time in milliseconds.
+#[derive(Clone)]
+pub struct ShutOut(pub Arc<dyn Fn(IpAddr, u64) -> bool + Send + Sync>);
+
+impl fmt::Debug for ShutOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShutOut")
+    }
+}
 
 pub use life::Detached;
 
@@ -191,6 +202,8 @@ pub struct Wire {
     next_listener: usize,
     /// How often one address may connect, if that is limited.
     buckets: Option<Arc<Buckets>>,
+    /// Who is shut out, if anybody may be.
+    shut_out: Option<ShutOut>,
     census: Census,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
@@ -252,6 +265,7 @@ impl Wire {
             long_connects: 0,
             next_listener: 0,
             buckets: None,
+            shut_out: None,
             census: Census::default(),
             events: VecDeque::new(),
             current: None,
@@ -286,6 +300,11 @@ impl Wire {
     /// Closes at once who connects more often than this.
     pub fn limit_sources(&mut self, buckets: Arc<Buckets>) {
         self.buckets = Some(buckets);
+    }
+
+    /// Closes at once who is shut out.
+    pub fn set_shut_out(&mut self, shut_out: ShutOut) {
+        self.shut_out = Some(shut_out);
     }
 
     /// Accepts nothing from now on; the sockets that listen are closed.
@@ -484,6 +503,12 @@ impl Wire {
     #[must_use]
     pub fn has_ended(&self, key: ConnKey) -> bool {
         self.conns.get(key).is_none_or(|conn| conn.flags.has(Flags::ENDED))
+    }
+
+    /// The other end of a connection, as far as it has not sent its CONNECT.
+    #[must_use]
+    pub fn peer(&self, key: ConnKey) -> Option<SocketAddr> {
+        self.conns.get(key)?.edge.as_ref()?.peer
     }
 
     /// The number of connections, those before CONNECT and those being closed included.

@@ -48,7 +48,7 @@ pub struct Subjects {
 }
 
 /// Addresses that begin with the same bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddressRange {
     base: IpAddr,
     bits: u8,
@@ -162,6 +162,34 @@ impl AddressRange {
         Some(Self { base, bits })
     }
 
+    /// How many bits they share.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Whether they are of IPv6.
+    #[must_use]
+    pub const fn is_ipv6(&self) -> bool {
+        self.base.is_ipv6()
+    }
+
+    /// The same addresses, named by the first of them.
+    #[must_use]
+    pub fn base(self) -> Self {
+        let base = match self.base {
+            IpAddr::V4(four) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                IpAddr::V4((u32::from(four) & mask).into())
+            }
+            IpAddr::V6(six) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
+                IpAddr::V6((u128::from(six) & mask).into())
+            }
+        };
+        Self { base, ..self }
+    }
+
     /// Whether an address is one of them.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
@@ -175,6 +203,17 @@ impl AddressRange {
             }
             (IpAddr::V6(base), IpAddr::V6(address)) => shared(base.into(), address.into(), 128),
             _ => false,
+        }
+    }
+}
+
+/// As it is read.
+impl std::fmt::Display for AddressRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all = if self.base.is_ipv4() { 32 } else { 128 };
+        match self.bits == all {
+            true => self.base.fmt(f),
+            false => write!(f, "{}/{}", self.base, self.bits),
         }
     }
 }

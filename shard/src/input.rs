@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{Connect, DecodeError, Packet, ReasonCode};
+use petrel_proto::{Connect, DecodeError, Packet, ReasonCode, Text};
 
+use crate::access::AddressRange;
 use crate::{ConnId, PeerMessage, ShardIndex};
 
 /// The time of an input. All shards of a process share the origin of the monotonic clock.
@@ -102,6 +103,8 @@ pub enum Input {
     LastWills,
     /// The broker stops: DISCONNECT 0x8B to MQTT 5 clients, then close.
     Shutdown,
+    /// Whoever this is about is disconnected, with 0x98. That nobody comes back is for others to see to.
+    Ban(Banned),
     /// The operator ends one connection.
     Kick {
         /// This connection.
@@ -109,6 +112,17 @@ pub enum Input {
         /// The reason it is told.
         reason: ReasonCode,
     },
+}
+
+/// Who is shut out.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Banned {
+    /// Who uses this client identifier.
+    ClientId(Text),
+    /// Who has proved to be this user. The shard knows it as far as [`crate::Access::is_on`].
+    User(Text),
+    /// Who comes from one of these addresses. The same holds.
+    Addresses(AddressRange),
 }
 
 /// What waits for a session, as far as it was asked for.

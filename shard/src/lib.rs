@@ -73,7 +73,7 @@ pub use connect::refusal;
 pub use count::Waiting;
 pub use event::{DropReason, Drops, EndedBy, Event};
 pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
-pub use input::{Input, Now, Origin, Verdict};
+pub use input::{Banned, Input, Now, Origin, Verdict};
 pub use interest::{Interest, InterestWriter, ShardMask};
 pub use keep::Keeping;
 pub use message::Message;

@@ -26,7 +26,9 @@ use crate::share::Groups;
 use crate::table::Table;
 use crate::timers::{TIMER_SLOTS, TIMER_TICK_MS, Timer};
 use crate::wheel::Wheel;
-use crate::{ConnId, Input, Limits, Now, Outbox, Passed, SessionRef, ShardConfig, ShardIndex};
+use crate::{
+    Banned, ConnId, Input, Limits, Now, Outbox, Passed, SessionRef, ShardConfig, ShardIndex,
+};
 
 /// Packets of a client that are kept until its CONNACK may leave.
 const EARLY_PACKETS_MAX: usize = 1_024;
@@ -76,6 +78,8 @@ pub struct Shard {
     pub(crate) rules_epoch: u32,
     /// The session that is looked at next since they have; `u32::MAX` if all have been.
     pub(crate) reviewed: u32,
+    /// Who is looked for among the sessions meanwhile.
+    pub(crate) banned: Vec<Banned>,
     /// See [`Input::Refuse`].
     pub(crate) refuses: bool,
     pub(crate) keep: Keep,
@@ -135,6 +139,7 @@ impl Shard {
             parked: Parked::default(),
             rules_epoch: 0,
             reviewed: u32::MAX,
+            banned: Vec::new(),
             refuses: false,
             keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
@@ -195,8 +200,13 @@ impl Shard {
             Input::Refuse(refuse) => self.refuses = refuse,
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
+            Input::Ban(banned) => self.on_ban(turn, banned),
             Input::Kick { conn, reason } => {
-                self.violate(turn, conn, Violation::new(reason, "ended by the operator"));
+                let what = match reason {
+                    ReasonCode::MessageRateTooHigh => "it publishes more than its rate",
+                    _ => "ended by the operator",
+                };
+                self.violate(turn, conn, Violation::new(reason, what));
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::access::{Publishable, Rules, Who};
 use crate::config::Access;
 use crate::connection::Violation;
 use crate::event::Event;
-use crate::input::Origin;
+use crate::input::{Banned, Origin};
 use crate::record::Record;
 use crate::session::Session;
 use crate::shard::{Shard, Turn};
@@ -92,6 +92,14 @@ impl Standing {
     /// The user name, if it has proved one.
     pub(crate) fn user(&self) -> Option<&Text> {
         self.identity.as_deref().map(|identity| &identity.user)
+    }
+
+    fn is_of(&self, banned: &Banned) -> bool {
+        match banned {
+            Banned::ClientId(_) => false,
+            Banned::User(user) => self.user() == Some(user),
+            Banned::Addresses(range) => range.contains(self.address),
+        }
     }
 
     fn own(&self) -> Option<&Rules> {
@@ -273,16 +281,44 @@ impl Shard {
         self.overdue = true;
     }
 
+    /// Disconnects whom this is about: at once who has the client identifier, others as they are found.
+    pub(crate) fn on_ban(&mut self, turn: &mut Turn<'_>, banned: Banned) {
+        if let Banned::ClientId(client_id) = &banned {
+            if let Some(index) = self.find_session(client_id) {
+                self.shut_out(turn, index);
+            }
+        } else if self.config.access.is_on {
+            self.banned.push(banned);
+            (self.reviewed, self.overdue) = (0, true);
+        }
+    }
+
+    fn shut_out(&mut self, turn: &mut Turn<'_>, index: u32) {
+        if let Some(conn) = self.conn_of(index) {
+            let reason = ReasonCode::AdministrativeAction;
+            self.violate(turn, conn, Violation::new(reason, "banned"));
+        }
+    }
+
     /// Goes on looking at the subscriptions of those who are connected. True if there is more to look at.
     pub(crate) fn review_some(&mut self, turn: &mut Turn<'_>) -> bool {
         let end = self.sessions.end();
         let upto = self.reviewed.saturating_add(REVIEWED_PER_INPUT).min(end);
         for index in self.reviewed..upto {
-            if self.sessions.get(index).is_some_and(Session::is_online) {
-                self.review(turn, index);
+            let Some(session) = self.sessions.get(index).filter(|it| it.is_online()) else {
+                continue;
+            };
+            let standing = session.standing.as_deref();
+            let is_banned = |banned: &Banned| standing.is_some_and(|it| it.is_of(banned));
+            match self.banned.iter().any(is_banned) {
+                true => self.shut_out(turn, index),
+                false => self.review(turn, index),
             }
         }
         self.reviewed = if upto == end { u32::MAX } else { upto };
+        if upto == end {
+            self.banned.clear();
+        }
         upto != end
     }
 

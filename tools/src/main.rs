@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod backup;
+mod ban;
 mod client;
 mod failure;
 mod format;
@@ -27,6 +28,9 @@ Commands:
   pub       publish messages
   sub       subscribe and print what arrives
   passwd    set the passwords of users in a file
+  ban       shut a client identifier, user or address out of a broker that runs
+  unban     let it in again
+  bans      list who is shut out
   storage   look at what a broker keeps
   backup    write everything that a broker keeps into a folder
   restore   make a broker's folder out of a backup
@@ -61,6 +65,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             None => print(options::subscribe::HELP),
         },
         "passwd" => passwd::run(&arguments),
+        "ban" | "unban" | "bans" => ban::run(command, &arguments),
         "storage" => storage::run(&arguments),
         "backup" => backup::run_backup(&arguments),
         "restore" => backup::run_restore(&arguments),

@@ -249,7 +249,7 @@ impl Config {
     pub fn shard_access(&self, rules: Option<Arc<Rules>>) -> Access {
         let asks = self.listeners.iter().any(|listener| !listener.authentication.is_empty());
         Access {
-            is_on: asks || rules.is_some(),
+            is_on: asks || rules.is_some() || self.engine.control.is_some(),
             rules,
             shares_client_ids: self.access.share_client_ids,
             disconnects: self.access.denied_publish == Denied::Disconnect,

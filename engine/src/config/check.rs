@@ -72,6 +72,7 @@ pub(super) fn listeners(
             protocol,
             address,
             allow_anonymous,
+            connections_maximum: placed.raw.connections_maximum,
             tls,
             record_layer,
             path,

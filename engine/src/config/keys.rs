@@ -6,6 +6,9 @@
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
+use crate::guard::GuardLimits;
+use crate::pump::rate::PublishRate;
+
 use super::access::{AccessConfig, Denied, RawAuthenticator};
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
@@ -36,13 +39,17 @@ pub(super) enum Kind<T: 'static> {
     Texts { set: fn(&mut T, Vec<String>) },
 }
 
-/// The two halves of `[limits]`.
+/// The parts of `[limits]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct AllLimits {
     /// What the shards keep.
     pub protocol: Limits,
     /// What the sockets keep.
     pub network: NetworkLimits,
+    /// What the process keeps.
+    pub guard: GuardLimits,
+    /// How much a client may publish.
+    pub rate: PublishRate,
 }
 
 /// A `[[listener]]` as it stands in the file, before its rules are checked.
@@ -53,6 +60,7 @@ pub(super) struct RawListener {
     pub address: Option<String>,
     pub allow_anonymous: Option<bool>,
     pub authentication: Vec<String>,
+    pub connections_maximum: u32,
     pub cert: Option<String>,
     pub key: Option<String>,
     pub record_layer: RecordLayer,
@@ -97,6 +105,11 @@ pub(super) const ENGINE: &[Key<EngineConfig>] = &[
         name: "ticket_secret",
         unit: "",
         kind: Kind::Text { set: |engine, text| engine.ticket_secret = Some(text.into()) },
+    },
+    Key {
+        name: "control",
+        unit: "",
+        kind: Kind::Text { set: |engine, text| engine.control = Some(text.into()) },
     },
 ];
 
@@ -214,6 +227,16 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         kind: Kind::Bool {
             get: |_| None,
             set: |listener, value| listener.allow_anonymous = Some(value),
+        },
+    },
+    Key {
+        name: "connections_maximum",
+        unit: "clients",
+        kind: Kind::Integer {
+            min: 0,
+            max: U32_MAX,
+            get: |listener| Some(u64::from(listener.connections_maximum)),
+            set: |listener, value| listener.connections_maximum = narrow(value),
         },
     },
     Key {
@@ -395,6 +418,17 @@ pub(super) const LIMITS: &[Key<AllLimits>] = &[
     number!(protocol.retained_messages_maximum, 0, U32_MAX, "messages"),
     number!(protocol.retained_bytes_maximum, 0, 1 << 40, "bytes"),
     number!(protocol.receivers_per_turn, 1, U32_MAX, "receivers"),
+    number!(guard.source_clients_maximum, 0, U32_MAX, "clients"),
+    number!(guard.user_clients_maximum, 0, U32_MAX, "clients"),
+    number!(guard.ban_after_malformed, 0, U32_MAX, "packets"),
+    number!(guard.ban_after_connects, 0, U32_MAX, "CONNECTs"),
+    number!(guard.ban_within_s, 1, 86_400, "seconds"),
+    number!(guard.ban_s, 1, 31_536_000, "seconds"),
+    number!(rate.publish_messages_per_s, 0, 100_000_000, "messages"),
+    number!(rate.publish_messages_burst, 1, 100_000_000, "messages"),
+    number!(rate.publish_bytes_per_s, 0, 1 << 40, "bytes"),
+    number!(rate.publish_bytes_burst, 1, 1 << 40, "bytes"),
+    number!(rate.publish_wait_max_s, 0, 86_400, "seconds"),
     number!(network.connect_timeout_s, 1, 3600, "seconds"),
     number!(network.handshake_timeout_s, 1, 3600, "seconds"),
     number!(network.packet_timeout_s, 1, 3600, "seconds"),

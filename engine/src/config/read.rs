@@ -91,6 +91,9 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             }
         }
     }
+    if let Some(path) = &mut engine.control {
+        *path = folder.join(&path);
+    }
     if let Some(path) = &mut engine.ticket_secret {
         *path = folder.join(&path);
         if let Err(error) = TicketSecret::check_file(path) {
@@ -122,8 +125,18 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
         }
     }
     if problems.is_empty() {
-        let AllLimits { protocol: limits, network } = limits;
-        Ok(Config { engine, listeners, limits, network, storage, access, authenticators })
+        let AllLimits { protocol: limits, network, guard, rate } = limits;
+        Ok(Config {
+            engine,
+            listeners,
+            limits,
+            network,
+            guard,
+            rate,
+            storage,
+            access,
+            authenticators,
+        })
     } else {
         Err(problems.into_sorted())
     }

@@ -52,7 +52,12 @@ impl fmt::Display for Summary<'_> {
             None => writeln!(f, "rules: none, whoever comes in may do everything")?,
         }
         let defaults = AllLimits::default();
-        let chosen = AllLimits { protocol: config.limits.clone(), network: config.network };
+        let chosen = AllLimits {
+            protocol: config.limits.clone(),
+            network: config.network,
+            guard: config.guard.clone(),
+            rate: config.rate,
+        };
         let changed: Vec<_> = LIMITS
             .iter()
             .filter_map(|key| {

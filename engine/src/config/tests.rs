@@ -86,7 +86,7 @@ fn an_unknown_key_gets_a_suggestion() {
     refused(
         "[engine]\n  workers = 4\n",
         &[
-            "p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables, ticket_secret",
+            "p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables, ticket_secret, control",
         ],
     );
 }
@@ -438,7 +438,9 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     ];
     let mut rows: Vec<_> = ENGINE
         .iter()
-        .map(|key| row(key, &[("shards", "one per core"), ("ticket_secret", "none")]))
+        .map(|key| {
+            row(key, &[("shards", "one per core"), ("ticket_secret", "none"), ("control", "none")])
+        })
         .collect();
     rows.extend(LISTENER.iter().map(|key| row::<RawListener>(key, &listener_defaults)));
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));

@@ -1,6 +1,7 @@
 //! Connections that are not read, and what they wait for.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 use petrel_net::ConnKey;
 use petrel_shard::ShardIndex;
@@ -12,6 +13,7 @@ pub(super) struct Held {
     by_storage: Vec<ConnKey>,
     by_fanout: Vec<ConnKey>,
     by_parts: VecDeque<(ConnKey, u64)>,
+    by_rate: BinaryHeap<Reverse<(u64, ConnKey)>>,
 }
 
 /// What a connection waits for.
@@ -25,6 +27,8 @@ pub(super) enum Why {
     Fanout,
     /// Its last message is on its way to many in parts, and so many of those have been begun.
     Parts(u64),
+    /// It has published more than its share, until this time.
+    Rate(u64),
 }
 
 impl Held {
@@ -34,6 +38,7 @@ impl Held {
             by_storage: Vec::new(),
             by_fanout: Vec::new(),
             by_parts: VecDeque::new(),
+            by_rate: BinaryHeap::new(),
         }
     }
 
@@ -43,6 +48,7 @@ impl Held {
             Why::Storage => self.by_storage.push(conn),
             Why::Fanout => self.by_fanout.push(conn),
             Why::Parts(begun) => self.by_parts.push_back((conn, begun)),
+            Why::Rate(until_ms) => self.by_rate.push(Reverse((until_ms, conn))),
         }
     }
 
@@ -50,10 +56,12 @@ impl Held {
     pub(super) fn connections(&self) -> impl Iterator<Item = ConnKey> {
         let by_parts = self.by_parts.iter().map(|(conn, _)| conn);
         let others = self.by_storage.iter().chain(&self.by_fanout);
-        self.by_shard.iter().flatten().chain(others).chain(by_parts).copied()
+        let by_rate = self.by_rate.iter().map(|Reverse((_, conn))| conn);
+        self.by_shard.iter().flatten().chain(others).chain(by_parts).chain(by_rate).copied()
     }
 
-    /// Lets those go who have waited for this; of those who waited for parts all that began no later.
+    /// Lets those go who have waited for this; of those who waited for parts all that began no later, and for a
+    /// time all to whom it has come.
     pub(super) fn release(&mut self, why: Why, mut go: impl FnMut(ConnKey)) {
         match why {
             Why::Shard(to) => self.by_shard[usize::from(to.0)].drain(..).for_each(go),
@@ -62,6 +70,14 @@ impl Held {
             Why::Parts(done) => {
                 while let Some((conn, _)) = self.by_parts.pop_front_if(|(_, begun)| *begun <= done)
                 {
+                    go(conn);
+                }
+            }
+            Why::Rate(now_ms) => {
+                while let Some(&Reverse((until_ms, conn))) = self.by_rate.peek()
+                    && until_ms <= now_ms
+                {
+                    self.by_rate.pop();
                     go(conn);
                 }
             }

@@ -1,7 +1,8 @@
 //! How to speak to the process that has a storage folder: a socket in the folder, one request for each
 //! connection, a line of JSON each way.
 //!
-//! A request is `{"version":1,"do":"stat"}`, with `"into"` besides for `"backup"`. An answer is
+//! A request is `{"version":1,"do":"stat"}`, with `"into"` besides for `"backup"`, and `"kind"` and `"who"` for
+//! `"ban"` and `"unban"`. An answer is
 //! `{"version":1,"text":"...","faults":0}` or `{"version":1,"error":"..."}`.
 
 use std::fs::{self, File, Permissions};
@@ -39,6 +40,72 @@ pub enum Request {
     Stat,
     /// Read everything, and say what cannot be read.
     Check,
+    /// Shut somebody out.
+    Ban(BanRequest),
+    /// Let somebody in again.
+    Unban(Subject),
+    /// Say who is shut out.
+    Bans,
+}
+
+/// Whom to shut out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BanRequest {
+    /// Whom.
+    pub subject: Subject,
+    /// For so many seconds; `None` for good.
+    pub for_s: Option<u64>,
+    /// What for.
+    pub why: String,
+}
+
+/// Whom a ban is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// Who uses this client identifier.
+    ClientId(String),
+    /// Who is this user.
+    User(String),
+    /// Who comes from this address, or from one that begins like it, as in `10.0.0.0/8`.
+    Address(String),
+}
+
+impl Subject {
+    /// What kinds there are.
+    pub const KINDS: [&'static str; 3] = ["client-id", "user", "address"];
+
+    /// One of a kind.
+    ///
+    /// # Errors
+    /// A sentence: there is no such kind.
+    pub fn of(kind: &str, who: String) -> Result<Self, String> {
+        match kind {
+            "client-id" => Ok(Self::ClientId(who)),
+            "user" => Ok(Self::User(who)),
+            "address" => Ok(Self::Address(who)),
+            _ => {
+                Err(format!("nobody is banned by {kind:?}; client-id, user and address are known"))
+            }
+        }
+    }
+
+    /// Its kind and who it is.
+    #[must_use]
+    pub fn parts(&self) -> (&'static str, &str) {
+        match self {
+            Self::ClientId(who) => (Self::KINDS[0], who),
+            Self::User(who) => (Self::KINDS[1], who),
+            Self::Address(who) => (Self::KINDS[2], who),
+        }
+    }
+
+    fn parse(value: &Value) -> Result<Self, String> {
+        let text = |key: &str| value[key].as_str();
+        match (text("kind"), text("who")) {
+            (Some(kind), Some(who)) => Self::of(kind, who.to_owned()),
+            _ => Err("the request wants \"kind\" and \"who\"".into()),
+        }
+    }
 }
 
 /// What was done.
@@ -170,6 +237,18 @@ impl Request {
             }
             Self::Stat => json!({ "version": VERSION, "do": "stat" }),
             Self::Check => json!({ "version": VERSION, "do": "check" }),
+            Self::Bans => json!({ "version": VERSION, "do": "bans" }),
+            Self::Ban(BanRequest { subject, for_s, why }) => {
+                let (kind, who) = subject.parts();
+                json!({
+                    "version": VERSION, "do": "ban",
+                    "kind": kind, "who": who, "for_s": for_s, "why": why,
+                })
+            }
+            Self::Unban(subject) => {
+                let (kind, who) = subject.parts();
+                json!({ "version": VERSION, "do": "unban", "kind": kind, "who": who })
+            }
         };
         format!("{value}\n")
     }
@@ -189,6 +268,16 @@ impl Request {
         match value["do"].as_str() {
             Some("stat") => Ok(Self::Stat),
             Some("check") => Ok(Self::Check),
+            Some("bans") => Ok(Self::Bans),
+            Some("ban") => {
+                let for_s = match &value["for_s"] {
+                    Value::Null => None,
+                    seconds => Some(seconds.as_u64().ok_or("\"for_s\" is a number of seconds")?),
+                };
+                let why = value["why"].as_str().unwrap_or_default().to_owned();
+                Ok(Self::Ban(BanRequest { subject: Subject::parse(&value)?, for_s, why }))
+            }
+            Some("unban") => Subject::parse(&value).map(Self::Unban),
             Some("backup") => {
                 let into = value["into"].as_str().map(PathBuf::from);
                 let into = into.filter(|into| into.is_absolute());
@@ -196,7 +285,7 @@ impl Request {
                 Ok(Self::Backup { into })
             }
             Some(other) => Err(format!(
-                "the request {:?} is unknown; stat, check and backup are known",
+                "the request {:?} is unknown; stat, check, backup, ban, unban and bans are known",
                 other.chars().take(40).collect::<String>()
             )),
             None => Err("the request does not say what to do".into()),

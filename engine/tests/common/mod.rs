@@ -36,6 +36,7 @@ pub fn listener(protocol: Protocol) -> Listener {
         protocol,
         address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         allow_anonymous: true,
+        connections_maximum: 0,
         tls: None,
         record_layer: RecordLayer::default(),
         path: if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() },

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, shutdown, sockopt};
 
-use super::{Wire, WireEvent};
+use super::{ShutOut, Wire, WireEvent};
 use crate::admission::PLACE_CERTAIN;
 use crate::bucket::Buckets;
 use crate::conn::{Conn, Edge, Flags, Inbox};
@@ -126,6 +126,12 @@ impl Wire {
                     && !admits(peer, buckets)
                 {
                     self.census.count(Stage::RefusedByRate);
+                    return refuse(socket);
+                }
+                if let (Some(peer), Some(ShutOut(is_shut_out))) = (peer, &self.shut_out)
+                    && is_shut_out(peer.ip(), self.now_ms)
+                {
+                    self.census.count(Stage::RefusedByBan);
                     return refuse(socket);
                 }
                 if listener.protocol.is_tls() && has_gone(&socket) {

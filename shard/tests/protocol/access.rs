@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use petrel_proto::{Connect, Packet, Qos, ReasonCode as R, Version};
 use petrel_shard::access::{Effect, Rule, Rules, Subjects};
-use petrel_shard::{Access, Asks, DropReason, Event, Identity, Verdict};
+use petrel_shard::{Access, Asks, Banned, DropReason, Event, Identity, Verdict};
 
 use crate::harness::{Client, Net, across, versions};
 use crate::packets::*;
@@ -573,5 +573,37 @@ fn whatever_the_order_of_answers_a_session_has_one_client() {
                 net.drop(last);
             }
         }
+    }
+}
+
+/// [MQTT5-4.13.2-1] Of more sessions than are looked at at once, those who are meant.
+#[test]
+fn who_is_banned_is_disconnected_and_nobody_else() {
+    for what in 0..3 {
+        across(|net| {
+            begin(net, None);
+            let others: Vec<_> =
+                (0..300).map(|n| online_as(net, v5(&format!("other-{n}")), "other")).collect();
+            net.address_of_new = "10.1.2.3".parse().unwrap();
+            let banned = online_as(net, v5("banned"), "mallory");
+            let who = match what {
+                0 => Banned::ClientId(text("banned")),
+                1 => Banned::User(text("mallory")),
+                _ => Banned::Addresses("10.1.0.0/16".parse().unwrap()),
+            };
+            net.ban(&Banned::ClientId(text("nobody")));
+            net.ban(&Banned::User(text("banned")));
+            net.ban(&Banned::Addresses("10.2.0.0/16".parse().unwrap()));
+            net.advance(1_000);
+            assert!(net.is_open(banned));
+            net.ban(&who);
+            net.advance(1_000);
+            net.ended(banned, R::AdministrativeAction);
+            assert!(others.iter().all(|&other| net.is_open(other)));
+            // To keep it out is not the shard's: what it forgets is not held against others.
+            let again = online_as(net, v5("banned"), "mallory");
+            net.advance(1_000);
+            assert!(net.is_open(again));
+        });
     }
 }

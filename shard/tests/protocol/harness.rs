@@ -16,9 +16,9 @@ use petrel_shard::record::{
     DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
 };
 use petrel_shard::{
-    Access, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits, Message,
-    Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot, SlotMap,
-    Verdict, refusal,
+    Access, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits,
+    Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot,
+    SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -39,6 +39,8 @@ pub struct Net {
     pub slots: SlotMap,
     pub allow_anonymous: bool,
     pub authenticates: bool,
+    /// Where those who connect come from.
+    pub address_of_new: std::net::IpAddr,
     /// Taken by the shards of the next process.
     pub access: Access,
     shards: Vec<Shard>,
@@ -149,6 +151,7 @@ impl Net {
             questions: Vec::new(),
             allow_anonymous: true,
             authenticates: false,
+            address_of_new: [127, 0, 0, 1].into(),
             access: Access::default(),
             shards: Vec::new(),
             rings: (0..shards).map(|_| ring_row()).collect(),
@@ -290,7 +293,7 @@ impl Net {
                     self.retained.insert(will.topic.text().as_str().to_owned());
                 }
                 self.clients[index].expect(&connect);
-                let address = "127.0.0.1:9".parse().unwrap();
+                let address = (self.address_of_new, 1).into();
                 let Self { allow_anonymous, authenticates, .. } = *self;
                 let origin = Origin { listener: 0, allow_anonymous, authenticates, address };
                 self.handle(shard, Input::Connect { conn, connect, origin });
@@ -386,6 +389,14 @@ impl Net {
         self.access.rules.clone_from(&rules);
         for shard in 0..self.shards.len() as u16 {
             self.handle(shard, Input::Rules(rules.clone()));
+        }
+        self.run();
+    }
+
+    /// Shuts somebody out, at all shards.
+    pub fn ban(&mut self, banned: &Banned) {
+        for shard in 0..self.shards.len() as u16 {
+            self.handle(shard, Input::Ban(banned.clone()));
         }
         self.run();
     }

@@ -114,6 +114,7 @@ impl Model {
             | Input::Loaded(_)
             | Input::Counted(_)
             | Input::Refuse(_)
+            | Input::Ban(_)
             | Input::Rules(_) => Ok(()),
         }
     }

@@ -179,3 +179,68 @@ fn rules_hold_from_end_to_end() {
     done(port, "pub -u bob -P b -t home/bob/x -m m -q 1");
     broker.stop().expect("it stops");
 }
+
+/// Asks a broker by a folder: exit code and what was said.
+fn asked(words: &[&str], folder: &Path) -> (i32, String) {
+    let [command, rest @ ..] = words else { panic!("no command") };
+    let words = [&[*command, folder.to_str().unwrap()], rest].concat();
+    let (code, stdout, stderr) = outcome(&mut petrelctl(&words));
+    (code, format!("{stdout}{stderr}"))
+}
+
+/// Exit code of a publisher with this client identifier.
+fn enters(broker: &Running, client_id: &str) -> i32 {
+    let port = broker.addresses()[0].port().to_string();
+    let line =
+        ["pub", "-h", "127.0.0.1", "-p", &port, "-V", "5", "-i", client_id, "-t", "t", "-m", "m"];
+    outcome(&mut petrelctl(&line)).0
+}
+
+#[test]
+fn who_is_banned_stays_out_after_a_restart_until_the_ban_is_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = folder.path().join("control");
+    let base = "[engine]\nshards = 2\nfd_tables = \"shared\"\ncontrol = \"control\"\n[[listener]]\nprotocol = \
+                \"mqtt\"\naddress = \"127.0.0.1:0\"\n";
+    let start = || {
+        let config = Config::parse(base, folder.path()).expect("nothing is wrong");
+        boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
+    };
+    let (code, said) = asked(&["bans"], &control);
+    assert!(code == 3 && said.contains("no broker that runs"), "{code} {said}");
+    let broker = start();
+    assert_eq!(asked(&["bans"], &control), (0, String::new()));
+    let why = ["--why", "a\ntest"];
+    let line = [&["ban", "client-id", "mallory", "--for", "12h"], &why[..]].concat();
+    assert_eq!(asked(&line, &control), (0, "client-id \"mallory\" is banned\n".into()));
+    assert_eq!(asked(&["ban", "user", "eve"], &control).0, 0);
+    assert_eq!(asked(&["ban", "address", "192.0.2.0/24"], &control).0, 0);
+    let (code, said) = asked(&["ban", "address", "192.0.2"], &control);
+    assert!(code == 3 && said.contains("is no address"), "{code} {said}");
+    for wrong in [
+        &["ban", "client-id"][..],
+        &["ban", "name", "x"],
+        &["ban", "user", "x", "--for", "12"],
+        &["ban", "user", "x", "--for", "0s"],
+        &["ban", "user", "x", "--until", "1d"],
+        &["unban", "user"],
+        &["bans", "x"],
+    ] {
+        let (code, said) = asked(wrong, &control);
+        assert!(code == 1 && said.contains("petrelctl ban --help"), "{wrong:?}: {code} {said}");
+    }
+    // 0x8A
+    assert_eq!((enters(&broker, "mallory"), enters(&broker, "eve")), (138, 0));
+    broker.stop().unwrap();
+    let broker = start();
+    assert_eq!(enters(&broker, "mallory"), 138);
+    let (_, said) = asked(&["bans"], &control);
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!((lines.len(), lines[0], lines[2]), (3, "address 192.0.2.0/24", "user \"eve\""));
+    assert!(lines[1].starts_with("client-id \"mallory\": a\\ntest, for 43"), "{said}");
+    assert_eq!(asked(&["unban", "client-id", "mallory"], &control).0, 0);
+    let (code, said) = asked(&["unban", "client-id", "mallory"], &control);
+    assert!(code == 3 && said.contains("was not banned"), "{code} {said}");
+    assert_eq!(enters(&broker, "mallory"), 0);
+    broker.stop().unwrap();
+}

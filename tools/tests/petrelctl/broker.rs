@@ -22,6 +22,7 @@ fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
         protocol,
         address,
         allow_anonymous: true,
+        connections_maximum: 0,
         tls,
         record_layer: RecordLayer::default(),
         path,
@@ -40,6 +41,7 @@ fn config(shards: u16, listeners: Vec<Listener>) -> Config {
         runtime: RuntimeChoice::Auto,
         fd_tables: FdTablesChoice::Shared,
         ticket_secret: None,
+        control: None,
     };
     Config { engine, listeners, ..Config::default() }
 }

@@ -1,0 +1,193 @@
+//! What an operator may do to a broker that runs, from any thread.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use petrel_proto::Text;
+use petrel_storage::control::{BanRequest, Subject};
+use serde_json::{Value, json};
+
+use crate::guard::{Ban, Guard, Target};
+use crate::log;
+use crate::pump::Clock;
+
+/// The file with the bans of operators, in the folder by which `petrelctl` reaches the broker.
+const BANS: &str = "bans.json";
+/// A file of bans is no longer than that.
+const BANS_BYTES_MAX: u64 = 64 << 20;
+
+/// Speaks to all shards.
+pub trait Tell: Send + Sync {
+    /// Whoever this is about is disconnected.
+    fn ban(&self, target: &Target);
+}
+
+/// The hands on a broker.
+pub struct Reins {
+    guard: Arc<Guard>,
+    shards: Box<dyn Tell>,
+    clock: Clock,
+    /// Where bans are kept, if anywhere.
+    file: Option<PathBuf>,
+    /// One at a time.
+    changing: Mutex<()>,
+}
+
+impl Reins {
+    /// Of a broker whose folder is this. Bans from before hold again.
+    pub(crate) fn new(
+        guard: Arc<Guard>,
+        shards: Box<dyn Tell>,
+        clock: Clock,
+        folder: Option<&Path>,
+    ) -> Self {
+        let file = folder.map(|folder| folder.join(BANS));
+        let reins = Self { guard, shards, clock, file, changing: Mutex::default() };
+        if let Some(file) = &reins.file {
+            match reins.read(file) {
+                Ok(bans) => {
+                    for ban in bans {
+                        reins.guard.bans().add(ban, reins.now_ms());
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // Somebody may get in who should not; the operator is told, and can ban again.
+                Err(error) => log::error(format_args!(
+                    "{}: {error}; the bans in it do not hold, and the next ban replaces it",
+                    file.display()
+                )),
+            }
+        }
+        reins
+    }
+
+    /// Who is banned.
+    #[must_use]
+    pub const fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.now().mono_ms
+    }
+
+    /// Shuts somebody out: whoever it is about is disconnected and does not come back, for so many seconds or for
+    /// good. Holds in the next process as well, if there is a folder.
+    ///
+    /// # Errors
+    /// A sentence: there are too many bans, or the file cannot be written; then it holds as long as the process.
+    pub fn ban(&self, asked: &BanRequest) -> Result<(), String> {
+        let target = target_of(&asked.subject)?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let until_ms =
+            asked.for_s.map_or(u64::MAX, |s| self.now_ms().saturating_add(s.saturating_mul(1000)));
+        let ban = Ban { target: target.clone(), until_ms, why: asked.why.clone(), is_own: false };
+        if !self.guard.bans().add(ban, self.now_ms()) {
+            return Err("there is no room for more bans".into());
+        }
+        self.shards.ban(&target);
+        self.keep()
+    }
+
+    /// Takes a ban back, also one that the broker has made itself; false if there was none.
+    ///
+    /// # Errors
+    /// A sentence: the file cannot be written; then the ban holds again in the next process.
+    pub fn unban(&self, subject: &Subject) -> Result<bool, String> {
+        let target = target_of(subject)?;
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_there = self.guard.bans().remove(&target);
+        if was_there {
+            self.keep()?;
+        }
+        Ok(was_there)
+    }
+
+    /// A line for each ban that holds.
+    #[must_use]
+    pub fn bans(&self) -> String {
+        let now_ms = self.now_ms();
+        let mut lines: Vec<_> = self
+            .guard
+            .bans()
+            .list(now_ms)
+            .iter()
+            .map(|ban| match ban.until_ms {
+                u64::MAX => format!("{ban}\n"),
+                until_ms => format!("{ban}, for {} s more\n", (until_ms - now_ms).div_ceil(1000)),
+            })
+            .collect();
+        lines.sort_unstable();
+        lines.concat()
+    }
+
+    /// Writes the bans of operators down.
+    fn keep(&self) -> Result<(), String> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let now_ms = self.now_ms();
+        let wall_s = wall_s();
+        let one = |ban: Ban| {
+            let (kind, who) = match &ban.target {
+                Target::ClientId(id) => ("client-id", id.as_str().to_owned()),
+                Target::User(user) => ("user", user.as_str().to_owned()),
+                Target::Addresses(range) => ("address", range.to_string()),
+            };
+            let until_s =
+                (ban.until_ms != u64::MAX).then(|| wall_s + (ban.until_ms - now_ms).div_ceil(1000));
+            json!({ "kind": kind, "who": who, "until_s": until_s, "why": ban.why })
+        };
+        let bans = self.guard.bans().list(now_ms).into_iter().filter(|ban| !ban.is_own);
+        let text = format!("{}\n", Value::from(bans.map(one).collect::<Vec<_>>()));
+        let new = file.with_extension("new");
+        fs::write(&new, text).and_then(|()| fs::rename(&new, file)).map_err(|error| {
+            format!(
+                "{}: {error}; the change holds as long as this process, and is not kept",
+                file.display()
+            )
+        })
+    }
+
+    fn read(&self, file: &Path) -> io::Result<Vec<Ban>> {
+        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        if fs::metadata(file)?.len() > BANS_BYTES_MAX {
+            return Err(wrong("it is too long for a file of bans"));
+        }
+        let value: Value = serde_json::from_slice(&fs::read(file)?)?;
+        let list = value.as_array().ok_or_else(|| wrong("it is no list of bans"))?;
+        let (now_ms, wall_s) = (self.now_ms(), wall_s());
+        let one = |it: &Value| {
+            let text = |key: &str| it[key].as_str().map(str::to_owned);
+            let subject = Subject::of(&text("kind")?, text("who")?).ok()?;
+            let left_s = match &it["until_s"] {
+                Value::Null => None,
+                until => Some(until.as_u64()?.saturating_sub(wall_s)),
+            };
+            let until_ms =
+                left_s.map_or(u64::MAX, |s| now_ms.saturating_add(s.saturating_mul(1000)));
+            let (target, why) = (target_of(&subject).ok()?, text("why").unwrap_or_default());
+            Some(Ban { target, until_ms, why, is_own: false })
+        };
+        let bans = list.iter().map(|it| one(it).ok_or_else(|| wrong("it has a ban that is none")));
+        bans.collect()
+    }
+}
+
+fn wall_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+fn target_of(subject: &Subject) -> Result<Target, String> {
+    let text = |text: &String| {
+        Text::try_from(text.as_str()).map_err(|_| format!("{text:?} is no text of MQTT"))
+    };
+    Ok(match subject {
+        Subject::ClientId(id) => Target::ClientId(text(id)?),
+        Subject::User(user) => Target::User(text(user)?),
+        Subject::Address(range) => {
+            Target::Addresses(range.parse().map_err(|what| format!("{range:?} {what}"))?)
+        }
+    })
+}
