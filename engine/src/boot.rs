@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,9 @@ use crate::grace::{Marks, OwnMark};
 use crate::guard::{Guard, Target};
 use crate::keeper::{self, Keeper, StorageEnd};
 use crate::log;
+use crate::memory::MemoryWatch;
 use crate::preflight::{self, Runtime};
+use crate::pump::load::ProcessLoad;
 use crate::pump::rate::PublishRate;
 use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
 use crate::reins::{Reins, Tell};
@@ -140,6 +143,7 @@ pub struct Running {
     reins: Arc<Reins>,
     control: Option<Control>,
     _watchdog: Watchdog,
+    _memory_watch: MemoryWatch,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
     _office: Option<PostOffice>,
 }
@@ -218,7 +222,17 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     };
     let clock = Clock::start();
     let guard = Arc::new(Guard::new(config.guard_limits(), config.listeners.len()));
-    let beside = Beside { runtime, office: office.as_ref(), auth, clock, guard: &guard };
+    let process_load = Arc::new(ProcessLoad::default());
+    let memory_watch = MemoryWatch::start(config.memory_bytes(), Arc::clone(&process_load))
+        .map_err(BootError::Shard)?;
+    let beside = Beside {
+        runtime,
+        office: office.as_ref(),
+        auth,
+        clock,
+        guard: &guard,
+        process_load: &process_load,
+    };
     let (shards, orders, staff) = start_shards(&config, &beside)?;
     let handles = Handles(shards.iter().map(|shard| shard.handle.clone()).collect());
     let reins = Reins::new(guard, Box::new(handles), clock, config.control_folder());
@@ -235,6 +249,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         reins: Arc::new(reins),
         control: None,
         _watchdog: watchdog,
+        _memory_watch: memory_watch,
         _office: office,
     };
     match claim_and_open(&running.config, &protocols, &orders) {
@@ -339,6 +354,11 @@ impl Running {
     /// What each shard counts.
     pub fn counters(&self) -> impl Iterator<Item = &Counters> {
         self.shards.iter().map(|shard| &*shard.handle.counters)
+    }
+
+    /// How much each shard has to do: 0 to 3.
+    pub fn levels(&self) -> impl Iterator<Item = u64> {
+        self.counters().map(|counters| counters.level.load(Ordering::Relaxed))
     }
 
     /// Reads what all shards count, as long as one likes.
@@ -485,13 +505,14 @@ struct Beside<'a> {
     auth: &'a AuthMethods,
     clock: Clock,
     guard: &'a Arc<Guard>,
+    process_load: &'a Arc<ProcessLoad>,
 }
 
 fn start_shards(
     config: &Config,
     beside: &Beside<'_>,
 ) -> Result<(Vec<RunningShard>, Orders, Staff), BootError> {
-    let &Beside { runtime, office, auth, clock, guard } = beside;
+    let &Beside { runtime, office, auth, clock, guard, process_load } = beside;
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
@@ -569,6 +590,7 @@ fn start_shards(
             buckets: buckets.clone(),
             guard: Arc::clone(guard),
             rate: config.rate,
+            process_load: Arc::clone(process_load),
             own_table: office.is_some(),
             kept_in: config.storage.path.clone(),
             mesh,
@@ -671,6 +693,7 @@ struct Seed {
     buckets: Option<Arc<Buckets>>,
     guard: Arc<Guard>,
     rate: PublishRate,
+    process_load: Arc<ProcessLoad>,
     /// The thread gets a file table of its own.
     own_table: bool,
     /// The folder whose files are the lanes'.
@@ -718,6 +741,7 @@ impl Seed {
             auth: self.auth,
             guard: self.guard,
             rate: self.rate,
+            process_load: self.process_load,
             counters: self.handle.counters,
             mark: self.mark,
             pulse: self.handle.pulse,

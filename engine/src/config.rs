@@ -43,6 +43,8 @@ pub struct Config {
     pub guard: GuardLimits,
     /// `[limits]`, as far as they are about how much a client publishes.
     pub rate: PublishRate,
+    /// `[limits]` `memory_bytes`: memory of the process, 0 for the usual bound.
+    pub memory_bytes: u64,
     /// `[storage]`.
     pub storage: StorageConfig,
     /// `[access]`.
@@ -246,6 +248,7 @@ impl Default for Config {
             network: NetworkLimits::default(),
             guard: GuardLimits::default(),
             rate: PublishRate::default(),
+            memory_bytes: 0,
             storage: StorageConfig::default(),
             access: AccessConfig::default(),
             authenticators: Vec::new(),
@@ -258,6 +261,15 @@ impl Config {
     #[must_use]
     pub fn control_folder(&self) -> Option<&Path> {
         self.engine.control.as_deref().or(self.storage.path.as_deref())
+    }
+
+    /// The memory that the process may have, in bytes; `None` if nobody knows.
+    #[must_use]
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match self.memory_bytes {
+            0 => crate::memory::usual_bound(),
+            bytes => Some(bytes),
+        }
     }
 
     /// Bounds of the whole process.

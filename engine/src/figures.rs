@@ -18,6 +18,8 @@ pub struct Counters {
     pub adopted: AtomicU64,
     /// Connections that were to come from another shard and for which there was no descriptor.
     pub stranded: AtomicU64,
+    /// How much the shard has to do: 0 to 3.
+    pub level: AtomicU64,
     admitted: AtomicU64,
     refused: AtomicU64,
     sessions: AtomicU64,

@@ -75,6 +75,8 @@ pub enum Denied {
     SourceFull,
     /// Its user has.
     UserFull,
+    /// There is too much to do.
+    Busy,
 }
 
 impl Denied {
@@ -84,6 +86,7 @@ impl Denied {
         match self {
             Self::Banned => ReasonCode::Banned,
             Self::ListenerFull | Self::SourceFull | Self::UserFull => ReasonCode::QuotaExceeded,
+            Self::Busy => ReasonCode::ServerBusy,
         }
     }
 
@@ -95,6 +98,7 @@ impl Denied {
             Self::ListenerFull => "its listener has connections_maximum clients",
             Self::SourceFull => "its source has source_clients_maximum clients",
             Self::UserFull => "its user has user_clients_maximum clients",
+            Self::Busy => "there is too much to do for new sessions",
         }
     }
 }
@@ -106,8 +110,18 @@ pub struct GuardFigures {
     pub banned: u64,
     /// For want of room at their listener, source and user.
     pub full: [u64; 3],
+    /// Since there was too much to do.
+    pub busy: u64,
     /// Bans of sources and client identifiers.
     pub bans: u64,
+}
+
+impl std::fmt::Display for GuardFigures {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { banned, full: [listener, source, user], busy, bans } = self;
+        write!(f, "refused: banned={banned} listener_full={listener} source_full={source} ")?;
+        write!(f, "user_full={user} busy={busy} bans={bans}")
+    }
 }
 
 /// What all shards ask.
@@ -120,7 +134,7 @@ pub struct Guard {
     malformed: Offences<IpAddr>,
     connects: Offences<Text>,
     bans: Bans,
-    denied: [AtomicU64; 4],
+    denied: [AtomicU64; 5],
     own_bans: AtomicU64,
 }
 
@@ -294,12 +308,17 @@ impl Guard {
     /// What was counted.
     #[must_use]
     pub fn figures(&self) -> GuardFigures {
-        let [banned, full @ ..] =
-            [0, 1, 2, 3].map(|at: usize| self.denied[at].load(Ordering::Relaxed));
-        GuardFigures { banned, full, bans: self.own_bans.load(Ordering::Relaxed) }
+        let get = |denied: Denied| self.denied[denied as usize].load(Ordering::Relaxed);
+        GuardFigures {
+            banned: get(Denied::Banned),
+            full: [Denied::ListenerFull, Denied::SourceFull, Denied::UserFull].map(get),
+            busy: get(Denied::Busy),
+            bans: self.own_bans.load(Ordering::Relaxed),
+        }
     }
 
-    fn count(&self, denied: Denied) {
+    /// Counts somebody who is denied.
+    pub fn count(&self, denied: Denied) {
         self.denied[denied as usize].fetch_add(1, Ordering::Relaxed);
     }
 

@@ -81,7 +81,7 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     for signal in signals.forever() {
         match signal {
             SIGHUP => reload(&running),
-            SIGUSR1 => write_figures(&watch),
+            SIGUSR1 => write_figures(&running, &watch),
             _ => break,
         }
     }
@@ -102,13 +102,15 @@ fn reload(running: &Running) {
     }
 }
 
-/// What has been counted, and what is there now, in five lines.
-fn write_figures(watch: &Watch) {
+/// What has been counted, and what is there now, in six lines.
+fn write_figures(running: &Running, watch: &Watch) {
     let figures = watch.figures();
     log::info(figures.stages());
     log::info(figures.connections());
     log::info(figures.retained);
     log::info(figures.storage);
+    let levels: Vec<_> = running.levels().map(|level| level.to_string()).collect();
+    log::info(format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
     match Memory::of_this_process() {
         Ok(memory) => log::info(memory),
         Err(error) => log::warn(format_args!("memory is not known: {error}")),

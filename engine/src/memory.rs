@@ -3,6 +3,13 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::pump::load::ProcessLoad;
 
 /// Where the kernel sums up all mappings of a process.
 const ROLLUP: &str = "/proc/self/smaps_rollup";
@@ -110,6 +117,76 @@ impl Memory {
     }
 }
 
+/// How often the memory of the process is looked at while it is bounded.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// What a process may have that says nothing else: eight tenths of what there is.
+const PART_OF_ALL: (u64, u64) = (8, 10);
+
+/// A thread that says how much memory the process has; it ends when this is dropped.
+#[derive(Debug)]
+pub struct MemoryWatch {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MemoryWatch {
+    /// Begins to look, if there is a bound.
+    ///
+    /// # Errors
+    /// The thread cannot be made.
+    pub fn start(bytes_max: Option<u64>, load: Arc<ProcessLoad>) -> io::Result<Self> {
+        let Some(bytes_max) = bytes_max else { return Ok(Self { stop: None, thread: None }) };
+        let (stop, stopped) = channel::<()>();
+        let look = move || {
+            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let permille = resident_bytes().saturating_mul(1000) / bytes_max.max(1);
+                load.set_memory_permille(u32::try_from(permille).unwrap_or(u32::MAX));
+            }
+        };
+        let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(look)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for MemoryWatch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has aborted the process.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Resident pages of this process; 0 if nobody says. *Cost*: counters that the kernel has, some microseconds.
+fn resident_bytes() -> u64 {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// What a process may have if nobody says: most of what its machine has, or its control group allows. `None` if
+/// neither is known.
+#[must_use]
+pub fn usual_bound() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+    });
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    // A group above may allow less.
+    let allowed = Path::new(own).ancestors().filter_map(|group| {
+        let group = group.strip_prefix("/").ok()?;
+        let file = Path::new("/sys/fs/cgroup").join(group).join("memory.max");
+        fs::read_to_string(file).ok()?.trim().parse::<u64>().ok()
+    });
+    let least = allowed.chain(machine).min()?;
+    let (part, all) = PART_OF_ALL;
+    Some(least / all * part)
+}
+
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rss_bytes, pss_bytes, anonymous_bytes } = self;
@@ -155,6 +232,12 @@ mod tests {
             [(40, Most), (45, Most), (50, Most)]
         );
         assert!(seen(&[65; 30], 60).is_empty(), "there is work all the time");
+    }
+
+    #[test]
+    fn there_is_a_bound_below_what_the_machine_has() {
+        let (Some(bound), resident) = (usual_bound(), resident_bytes()) else { return };
+        assert!(bound > resident && resident > 0, "{bound} {resident}");
     }
 
     #[test]

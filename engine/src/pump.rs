@@ -5,6 +5,7 @@
 //! does not know what runs it: [`crate::executor`] does.
 
 mod held;
+pub mod load;
 mod peers;
 pub mod rate;
 
@@ -39,10 +40,11 @@ use crate::grace::{Grace, OwnMark};
 use crate::guard::{Comer, Denied, Guard, Seat, Target};
 use crate::keeper::StorageEnd;
 use crate::log::Escaped;
-use crate::memory::{self, GivesBack};
+use crate::memory::{self, Back, GivesBack};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 use held::{Held, Why};
+use load::{Level, Load, ProcessLoad, Signals};
 use peers::PeerLoad;
 use rate::{Pace, PublishRate, Rates};
 
@@ -80,6 +82,16 @@ const OUTBOX_RECORDS_IN_TROUBLE: usize = 16;
 
 /// How often output that leads to more output is carried out before the next turn goes on with it.
 const ROUNDS_MAX: usize = 8;
+
+/// How often time is looked at.
+const TICK_MS: u64 = 250;
+
+/// From this level on new sessions are refused, and QoS 0 to slow readers is dropped sooner.
+const LEVEL_THAT_REFUSES: Level = 2;
+const LEVEL_THAT_SHEDS: Level = 3;
+
+/// How often a shard gives memory back while the process has most of what it may have.
+const GIVE_BACK_MS: u64 = 1_000;
 
 /// How long a shard that stops takes what others still have for its clients.
 const LAST_PARCELS_MS_MAX: u64 = 1_000;
@@ -172,6 +184,8 @@ pub struct Parts {
     pub guard: Arc<Guard>,
     /// How much each client may publish.
     pub rate: PublishRate,
+    /// How much the process has to do.
+    pub process_load: Arc<ProcessLoad>,
     /// What it counts.
     pub counters: Arc<Counters>,
     /// Where it is, for the others.
@@ -219,6 +233,11 @@ pub struct Pump {
     /// The places of those who are counted.
     seats: HashMap<ConnKey, Box<Seat>>,
     rates: Rates,
+    overload: Load,
+    signals: Signals,
+    gave_back_ms: u64,
+    /// When a publisher that has had its share is read again.
+    next_tick_ms: u64,
     /// Questions about retained messages that go out when everybody has given away what was begun
     /// before: see [`crate::grace`].
     questions: VecDeque<(Grace, ShardIndex, PeerMessage)>,
@@ -238,8 +257,13 @@ impl Pump {
     pub fn new(shard: Shard, mut parts: Parts) -> Self {
         let mut rates = Rates::default();
         rates.set(parts.rate);
+        let overload = Load::new(Arc::clone(&parts.process_load));
         Self {
             shard,
+            overload,
+            signals: Signals::default(),
+            gave_back_ms: 0,
+            next_tick_ms: 0,
             held: Held::new(parts.mesh.shards()),
             load: PeerLoad::new(parts.mesh.shards()),
             now: parts.clock.now(),
@@ -327,6 +351,7 @@ impl Pump {
             self.parts.mesh.rest();
             self.outbox.rest();
             self.load.tick();
+            self.look_at_the_load();
             if let Some(back) = self.gives_back.tick(self.now.mono_ms) {
                 memory::give_back(back);
             }
@@ -360,6 +385,10 @@ impl Pump {
                     let _ = asked.send(());
                 }
             }
+        }
+        if self.was_busy() {
+            self.signals.turns += 1;
+            self.signals.turns_ms += self.parts.clock.now().mono_ms - self.now.mono_ms;
         }
         let connections = self.parts.wire.connections() as u64;
         self.parts.counters.connections.store(connections, Ordering::Relaxed);
@@ -633,10 +662,12 @@ impl Pump {
                 {
                     return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
                 }
+                if is_publish && self.overload.is_full() && self.stop_at_ms.is_none() {
+                    return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
+                }
                 let pace = match &packet {
-                    Packet::Publish(it) if self.rates.is_on() => {
-                        let bytes = it.topic.as_bytes().len() + it.payload.len();
-                        self.rates.published(conn, bytes, self.now.mono_ms)
+                    Packet::Publish(it) => {
+                        self.pace(conn, it.topic.as_bytes().len() + it.payload.len())
                     }
                     _ => Pace::GoOn,
                 };
@@ -701,6 +732,44 @@ impl Pump {
         }
     }
 
+    /// What a client that has published so many bytes has to do.
+    #[inline]
+    fn pace(&mut self, conn: ConnKey, bytes: usize) -> Pace {
+        let has_had_its_share = self.overload.published(conn);
+        let pace = match self.rates.is_on() {
+            true => self.rates.published(conn, bytes, self.now.mono_ms),
+            false => Pace::GoOn,
+        };
+        match pace {
+            Pace::GoOn if has_had_its_share => Pace::WaitUntil(self.next_tick_ms),
+            pace => pace,
+        }
+    }
+
+    /// Sees how much there is to do, and does something about it.
+    fn look_at_the_load(&mut self) {
+        let signals = Signals {
+            staged: self.much_staged,
+            laden: self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged),
+            ..std::mem::take(&mut self.signals)
+        };
+        self.next_tick_ms = self.now.mono_ms + TICK_MS;
+        let sheds_before = self.overload.level() >= LEVEL_THAT_SHEDS;
+        if let Some((level, cause)) = self.overload.tick(signals) {
+            self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
+            self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
+            let sheds = level >= LEVEL_THAT_SHEDS;
+            if sheds != sheds_before {
+                self.feed(Input::Shed(sheds));
+            }
+        }
+        if self.overload.wants_memory() && self.now.mono_ms >= self.gave_back_ms + GIVE_BACK_MS {
+            // What was freed counts as long as the allocator has it.
+            self.gave_back_ms = self.now.mono_ms;
+            memory::give_back(Back::All);
+        }
+    }
+
     fn origin(&self, listener: u16, peer: Option<std::net::SocketAddr>) -> Origin {
         let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let lets_in = self.parts.lets_in.get(usize::from(listener)).copied().unwrap_or_default();
@@ -723,6 +792,12 @@ impl Pump {
     ) {
         if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
             return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
+        }
+        if self.overload.level() >= LEVEL_THAT_REFUSES
+            && !self.shard.has_session(&connect.client_id)
+        {
+            self.parts.guard.count(Denied::Busy);
+            return self.deny(conn, &connect, Denied::Busy);
         }
         let address = peer.map(|peer| peer.ip());
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
@@ -788,7 +863,8 @@ impl Pump {
         if self.doorway.has_connects() {
             return Some(Waits::Connect);
         }
-        (!self.is_in_trouble()).then_some(Waits::Packet)
+        let holds = self.is_in_trouble() || (self.overload.is_full() && self.stop_at_ms.is_none());
+        (!holds).then_some(Waits::Packet)
     }
 
     fn keep_waiting(&mut self, conn: ConnKey, event: WireEvent) {
@@ -830,9 +906,9 @@ impl Pump {
         self.send_away_who_has_gone();
     }
 
-    /// Who has gone while a disk has failed waits no longer.
+    /// Who has gone while a disk has failed, or there is no memory, waits no longer.
     fn send_away_who_has_gone(&mut self) {
-        if !self.is_in_trouble() {
+        if !self.is_in_trouble() && !self.overload.is_full() {
             return;
         }
         let wire = &self.parts.wire;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_proto::{DecodeError, ReasonCode, Text};
-use petrel_shard::{DropReason, Drops, EndedBy, Event};
+use petrel_shard::{DropReason, Drops, EndedBy, Event, ShardIndex};
 
 use crate::figures::Decided;
 use crate::guard::Denied;
@@ -111,6 +111,11 @@ impl Report {
         self.decided.refused += 1;
         let who = Escaped(who.as_bytes());
         self.line(now_ms, format_args!("'{who}' is refused: {}", denied.what()));
+    }
+
+    /// Reports that a shard has more to do, or less.
+    pub fn level(&mut self, now_ms: u64, (shard, level): (ShardIndex, u8), why: &str) {
+        self.line(now_ms, format_args!("shard {}: load level {level}: {why}", shard.0));
     }
 
     /// Reports a ban that the broker has made itself.

@@ -69,11 +69,12 @@ fn no_more_clients_than_a_listener_or_a_source_may_have() {
             // Whoever takes over a session needs a place of its own, and gives the other back.
             let (left, _) = inside.remove(0);
             drop(left);
-            let _third = until_let_in(&broker, "late");
+            let third = until_let_in(&broker, "late");
             for (client, _) in &mut inside {
                 client.send(&Packet::PingReq);
                 assert_eq!(client.receive(), Some(Packet::PingResp));
             }
+            drop((inside, third));
             broker.stop().expect("it stops");
         }
     }
@@ -151,6 +152,7 @@ fn who_is_banned_goes_and_does_not_come_back() {
         assert_eq!(broker.reins().unban(&subject), Ok(true));
         assert_eq!(broker.reins().unban(&subject), Ok(false));
         assert_eq!(told(&broker, "banned", Version::V5).1, ReasonCode::Success);
+        drop((banned, other));
         broker.stop().expect("it stops");
     }
 }
@@ -177,6 +179,7 @@ fn who_publishes_more_than_its_rate_is_slowed_down_then_sent_away() {
         for n in 0..250_u16 {
             assert_eq!(subscriber.receive_publish().payload, n.to_be_bytes()[..]);
         }
+        drop((subscriber, publisher));
         // It cannot be faster than its rate allows, however slow the machine is.
         assert!(begin.elapsed().as_millis() >= 990, "{:?}", begin.elapsed());
         broker.stop().expect("it stops");
@@ -193,6 +196,7 @@ fn who_publishes_more_than_its_rate_is_slowed_down_then_sent_away() {
             Some(Packet::Disconnect(it)) => assert_eq!(it.reason, ReasonCode::MessageRateTooHigh),
             other => panic!("no DISCONNECT but {other:?}"),
         }
+        drop(publisher);
         broker.stop().expect("it stops");
     }
 }

@@ -208,7 +208,9 @@ fn figures_are_written_on_sigusr1_and_at_the_end() {
     let begin = Instant::now();
     loop {
         broker.signal(Signal::USR1);
-        let [stages, connections, retained, storage, memory] = [(); 5].map(|()| broker.line());
+        let [stages, connections, retained, storage, refused, memory] =
+            [(); 6].map(|()| broker.line());
+        assert_eq!(figure(&refused, "busy"), 0);
         assert_eq!(figure(&retained, "messages"), 0);
         assert_eq!(figure(&storage, "in_trouble"), 0);
         let got = [

@@ -95,14 +95,14 @@ impl Shard {
         retain: bool,
         identifiers: &[u32],
     ) -> bool {
-        let Self { sessions, conns, scratch, config, key, .. } = self;
+        let Self { sessions, conns, scratch, at_most_once_bytes_max, key, .. } = self;
         let online = sessions.get(session).filter(|session| session.is_online());
         let conn = online.and_then(|session| Some((session.conn, conns.get_mut(session.conn)?)));
         let Some((index, connection)) = conn else {
             drop_message(turn, DropReason::NotConnected);
             return false;
         };
-        if !connection.takes(config.limits.outgoing_bytes_maximum) {
+        if !connection.takes(*at_most_once_bytes_max) {
             drop_message(turn, DropReason::SlowReader);
             return false;
         }

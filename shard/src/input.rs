@@ -96,6 +96,9 @@ pub enum Input {
     /// From now on QoS 1 and 2 messages of MQTT 5 clients are refused, or no longer: what they would be
     /// kept in is full or fails.
     Refuse(bool),
+    /// From now on QoS 0 messages to a client are dropped when a sixteenth waits for its socket of what may, or no
+    /// longer: there is too much to do.
+    Shed(bool),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the

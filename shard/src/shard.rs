@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use petrel_proto::{ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
+use petrel_proto::{ClientId, ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
 
 use crate::clients::ByClient;
 use crate::connection::{Connection, Violation};
@@ -77,6 +77,8 @@ pub struct Shard {
     /// How often the rules have changed.
     pub(crate) rules_epoch: u32,
     /// The session that is looked at next since they have; `u32::MAX` if all have been.
+    /// Bytes that may wait for a socket before QoS 0 messages to it are dropped.
+    pub(crate) at_most_once_bytes_max: u32,
     pub(crate) reviewed: u32,
     /// Who is looked for among the sessions meanwhile.
     pub(crate) banned: Vec<Banned>,
@@ -112,6 +114,7 @@ impl Shard {
     pub fn new(config: ShardConfig, interest: Arc<Interest>) -> Self {
         let key = HashKey::new(config.hash_key);
         let index = config.index.0;
+        let at_most_once_bytes_max = config.limits.outgoing_bytes_maximum;
         Self {
             key,
             conns: Places::default(),
@@ -138,6 +141,7 @@ impl Shard {
             stopping: false,
             parked: Parked::default(),
             rules_epoch: 0,
+            at_most_once_bytes_max,
             reviewed: u32::MAX,
             banned: Vec::new(),
             refuses: false,
@@ -198,6 +202,10 @@ impl Shard {
             Input::Timer => self.on_timer(turn),
             Input::Rules(rules) => self.set_rules(rules),
             Input::Refuse(refuse) => self.refuses = refuse,
+            Input::Shed(sheds) => {
+                let most = self.config.limits.outgoing_bytes_maximum;
+                self.at_most_once_bytes_max = if sheds { most / 16 } else { most };
+            }
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
             Input::Ban(banned) => self.on_ban(turn, banned),
@@ -209,6 +217,12 @@ impl Shard {
                 self.violate(turn, conn, Violation::new(reason, what));
             }
         }
+    }
+
+    /// Whether somebody with this client identifier has a session here.
+    #[must_use]
+    pub fn has_session(&self, client_id: &ClientId) -> bool {
+        self.find_session(client_id).is_some()
     }
 
     /// Handles a message that another shard has passed on, as [`Input::Peer`] would; nothing of it is kept.

@@ -42,7 +42,10 @@ pub fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
         }
         ("bans", _) => return Err(wrong(command, "wants a folder")),
         _ => {
-            return Err(wrong(command, "wants a folder, client-id, user or address, and who it is"));
+            return Err(wrong(
+                command,
+                "wants a folder, client-id, user or address, and who it is",
+            ));
         }
     };
     let folder = PathBuf::from(folder);

@@ -50,6 +50,8 @@ pub(super) struct AllLimits {
     pub guard: GuardLimits,
     /// How much a client may publish.
     pub rate: PublishRate,
+    /// Memory of the process; 0 for the usual bound.
+    pub memory_bytes: u64,
 }
 
 /// A `[[listener]]` as it stands in the file, before its rules are checked.
@@ -424,6 +426,16 @@ pub(super) const LIMITS: &[Key<AllLimits>] = &[
     number!(guard.ban_after_connects, 0, U32_MAX, "CONNECTs"),
     number!(guard.ban_within_s, 1, 86_400, "seconds"),
     number!(guard.ban_s, 1, 31_536_000, "seconds"),
+    Key {
+        name: "memory_bytes",
+        unit: "bytes",
+        kind: Kind::Integer {
+            min: 0,
+            max: 1 << 50,
+            get: |limits| Some(limits.memory_bytes),
+            set: |limits, value| limits.memory_bytes = value,
+        },
+    },
     number!(rate.publish_messages_per_s, 0, 100_000_000, "messages"),
     number!(rate.publish_messages_burst, 1, 100_000_000, "messages"),
     number!(rate.publish_bytes_per_s, 0, 1 << 40, "bytes"),

@@ -125,7 +125,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
         }
     }
     if problems.is_empty() {
-        let AllLimits { protocol: limits, network, guard, rate } = limits;
+        let AllLimits { protocol: limits, network, guard, rate, memory_bytes } = limits;
         Ok(Config {
             engine,
             listeners,
@@ -133,6 +133,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             network,
             guard,
             rate,
+            memory_bytes,
             storage,
             access,
             authenticators,

@@ -57,6 +57,7 @@ impl fmt::Display for Summary<'_> {
             network: config.network,
             guard: config.guard.clone(),
             rate: config.rate,
+            memory_bytes: config.memory_bytes,
         };
         let changed: Vec<_> = LIMITS
             .iter()

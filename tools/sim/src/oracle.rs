@@ -115,6 +115,7 @@ impl Model {
             | Input::Counted(_)
             | Input::Refuse(_)
             | Input::Ban(_)
+            | Input::Shed(_)
             | Input::Rules(_) => Ok(()),
         }
     }
