@@ -143,7 +143,7 @@ fn property_floods() {
             left >>= 7;
         }
         let body = [&field(b"t")[..], &length, &many].concat();
-        assert_eq!(body.len() < 1 << 20, true);
+        assert!(body.len() < 1 << 20);
         let mut receiver = Client::connect(broker.addresses()[0], "receiver", Version::V5);
         receiver.subscribe("t", petrel_proto::Qos::AtMostOnce);
         assert_eq!(answers(broker.addresses()[0], Some("a"), &packet(0x30, &body)), []);
