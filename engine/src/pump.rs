@@ -22,7 +22,7 @@ use crossbeam_channel::Receiver;
 use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::stages::Stage;
-use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
+use petrel_net::{Bell, ConnKey, Peer, Protocol, Wire, WireEvent};
 use petrel_proto::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
     encoded_len,
@@ -770,26 +770,21 @@ impl Pump {
         }
     }
 
-    fn origin(&self, listener: u16, peer: Option<std::net::SocketAddr>) -> Origin {
+    fn origin(&self, listener: u16, peer: Peer) -> Origin {
         let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let lets_in = self.parts.lets_in.get(usize::from(listener)).copied().unwrap_or_default();
         Origin {
             listener,
             allow_anonymous: lets_in.anonymous,
             authenticates: lets_in.asks,
-            address: peer.unwrap_or(nowhere),
+            address: peer.address.unwrap_or(nowhere),
+            certificate: peer.user,
         }
     }
 
     /// A CONNECT of a client whose home is here. While lanes have more to write than they may have, one
     /// that causes more waits.
-    fn welcome(
-        &mut self,
-        conn: ConnKey,
-        connect: Box<Connect>,
-        listener: u16,
-        peer: Option<SocketAddr>,
-    ) {
+    fn welcome(&mut self, conn: ConnKey, connect: Box<Connect>, listener: u16, peer: Peer) {
         if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
             return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
         }
@@ -799,8 +794,9 @@ impl Pump {
             self.parts.guard.count(Denied::Busy);
             return self.deny(conn, &connect, Denied::Busy);
         }
-        let address = peer.map(|peer| peer.ip());
+        let address = peer.address.map(|address| address.ip());
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
+        let user = user.or(peer.user.as_ref());
         let comer = Comer { listener, address, client_id, user };
         match self.parts.guard.enter(&comer, self.now.mono_ms) {
             Ok(None) => {}

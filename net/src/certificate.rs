@@ -4,19 +4,19 @@
 //! operator reads when that way ends early. It never prints what a file holds: a key file may be named
 //! by mistake where a certificate was meant.
 
+pub mod user;
+pub mod validity;
+
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use rustls::RootCertStore;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::{self, PemObject, SectionKind};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use validity::{Dated, DatedKind};
 use zeroize::Zeroizing;
 
 /// Most bytes that a certificate or key file may have.
@@ -25,10 +25,13 @@ use zeroize::Zeroizing;
 /// into memory.
 pub const PEM_FILE_BYTES_MAX: u64 = 1 << 20;
 
+/// Most bytes that a file of revoked certificates may have; each takes some 50.
+pub const CRL_FILE_BYTES_MAX: u64 = 64 << 20;
+
 /// A certificate chain and the private key of its first certificate.
 pub(crate) struct Identity {
     pub(crate) certified: CertifiedKey,
-    pub(crate) warning: Option<CertificateWarning>,
+    pub(crate) dated: Dated,
 }
 
 /// Reads a chain (leaf first) and its key, and checks that the two belong together.
@@ -36,9 +39,8 @@ pub(crate) fn load_identity(
     cert: &Path,
     key: &Path,
     provider: &CryptoProvider,
-    now: UnixTime,
 ) -> Result<Identity, TlsConfigError> {
-    let chain = load_chain(cert)?;
+    let chain = load_chain(cert, PemRole::Certificate)?;
     let leaf = chain.first().cloned();
     let signing = provider
         .key_provider
@@ -52,12 +54,45 @@ pub(crate) fn load_identity(
         }
         Err(_) => return Err(TlsConfigError::BadCertificate { path: cert.to_owned() }),
     }
-    let warning = leaf.and_then(|leaf| validity_warning(&leaf, provider, now));
-    Ok(Identity { certified, warning })
+    let parsed = leaf.as_ref().and_then(|leaf| x509_parser::parse_x509_certificate(leaf).ok());
+    let (_, parsed) = parsed.ok_or(TlsConfigError::BadCertificate { path: cert.to_owned() })?;
+    let dated = Dated::certificate(DatedKind::Certificate, cert, &parsed);
+    Ok(Identity { certified, dated })
 }
 
-fn load_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
-    let text = read_file(path, PemRole::Certificate)?;
+/// Reads the certificates of authorities, and says how long each holds.
+pub(crate) fn load_authorities(
+    path: &Path,
+    dated: &mut Vec<Dated>,
+) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+    let authorities = load_chain(path, PemRole::ClientAuthority)?;
+    for authority in &authorities {
+        let (_, parsed) = x509_parser::parse_x509_certificate(authority)
+            .map_err(|_| TlsConfigError::BadAuthority { path: path.to_owned() })?;
+        dated.push(Dated::certificate(DatedKind::ClientAuthority, path, &parsed));
+    }
+    Ok(authorities)
+}
+
+/// Reads lists of revoked certificates; there is at least one.
+pub(crate) fn load_crls(
+    path: &Path,
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsConfigError> {
+    let text = read_file(path, PemRole::RevocationList)?;
+    let mut lists = Vec::new();
+    for section in sections(&text) {
+        if let (SectionKind::Crl, der) = section.map_err(|error| bad_pem(path, &error))? {
+            lists.push(CertificateRevocationListDer::from(der));
+        }
+    }
+    match lists.is_empty() {
+        true => Err(TlsConfigError::NoRevocationList { path: path.to_owned() }),
+        false => Ok(lists),
+    }
+}
+
+fn load_chain(path: &Path, role: PemRole) -> Result<Vec<CertificateDer<'static>>, TlsConfigError> {
+    let text = read_file(path, role)?;
     let mut chain = Vec::new();
     let mut key_seen = false;
     for section in sections(&text) {
@@ -118,8 +153,9 @@ fn read_file(path: &Path, role: PemRole) -> Result<Zeroizing<Vec<u8>>, TlsConfig
     }
     let file = File::open(path).map_err(unreadable)?;
     let mut text = Zeroizing::new(Vec::new());
-    file.take(PEM_FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(unreadable)?;
-    if text.len() as u64 > PEM_FILE_BYTES_MAX {
+    let bytes_max = role.bytes_max();
+    file.take(bytes_max + 1).read_to_end(&mut text).map_err(unreadable)?;
+    if text.len() as u64 > bytes_max {
         return Err(TlsConfigError::TooLarge { role, path: path.to_owned() });
     }
     Ok(text)
@@ -136,34 +172,6 @@ fn bad_pem(path: &Path, error: &pem::Error) -> TlsConfigError {
 
 fn contains(text: &[u8], word: &[u8]) -> bool {
     text.windows(word.len()).any(|window| window == word)
-}
-
-/// Looks at the validity period of a certificate.
-///
-/// The path verifier tests the period of the end-entity certificate before anything else, so a
-/// verification that trusts only this certificate tells the period apart from every other finding.
-fn validity_warning(
-    leaf: &CertificateDer<'_>,
-    provider: &CryptoProvider,
-    now: UnixTime,
-) -> Option<CertificateWarning> {
-    let mut roots = RootCertStore::empty();
-    roots.add(leaf.clone().into_owned()).ok()?;
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::new(provider.clone()))
-            .build()
-            .ok()?;
-    let name = ServerName::try_from("localhost").ok()?;
-    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
-    match verifier.verify_server_cert(leaf, &[], &name, &[], now) {
-        Err(rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. })) => {
-            Some(CertificateWarning::Expired)
-        }
-        Err(rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. })) => {
-            Some(CertificateWarning::NotValidYet)
-        }
-        _ => None,
-    }
 }
 
 /// Something about a usable certificate that its clients will mind.
@@ -191,6 +199,19 @@ pub enum PemRole {
     Certificate,
     /// The private key.
     PrivateKey,
+    /// The authorities that sign certificates of clients.
+    ClientAuthority,
+    /// Revoked certificates.
+    RevocationList,
+}
+
+impl PemRole {
+    const fn bytes_max(self) -> u64 {
+        match self {
+            Self::RevocationList => CRL_FILE_BYTES_MAX,
+            _ => PEM_FILE_BYTES_MAX,
+        }
+    }
 }
 
 impl fmt::Display for PemRole {
@@ -198,6 +219,8 @@ impl fmt::Display for PemRole {
         f.write_str(match self {
             Self::Certificate => "certificate",
             Self::PrivateKey => "private key",
+            Self::ClientAuthority => "client authority",
+            Self::RevocationList => "revocation list",
         })
     }
 }
@@ -263,7 +286,7 @@ pub enum TlsConfigError {
         /// The same in the system's words.
         why: String,
     },
-    /// The file has more than [`PEM_FILE_BYTES_MAX`] bytes.
+    /// The file has more than [`PEM_FILE_BYTES_MAX`] bytes, or [`CRL_FILE_BYTES_MAX`].
     TooLarge {
         /// What the file was named for.
         role: PemRole,
@@ -313,8 +336,45 @@ pub enum TlsConfigError {
         /// The key file.
         key: PathBuf,
     },
+    /// A certificate of an authority cannot be parsed.
+    BadAuthority {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file holds no list of revoked certificates.
+    NoRevocationList {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A list of revoked certificates cannot be used.
+    BadRevocationList {
+        /// The file.
+        path: PathBuf,
+    },
     /// The TLS library refused its own settings.
     Provider,
+}
+
+impl TlsConfigError {
+    /// The file that is wrong, if one is; of two that do not fit together, the second.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Unreadable { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::BadPem { path, .. }
+            | Self::NoCertificate { path, .. }
+            | Self::BadCertificate { path }
+            | Self::NoKey { path, .. }
+            | Self::EncryptedKey { path }
+            | Self::UnusableKey { path }
+            | Self::KeyMismatch { key: path, .. }
+            | Self::BadAuthority { path }
+            | Self::NoRevocationList { path }
+            | Self::BadRevocationList { path } => Some(path),
+            Self::Provider => None,
+        }
+    }
 }
 
 impl fmt::Display for TlsConfigError {
@@ -328,8 +388,9 @@ impl fmt::Display for TlsConfigError {
             },
             Self::TooLarge { role, path } => write!(
                 f,
-                "the {role} file {} is larger than {PEM_FILE_BYTES_MAX} bytes",
-                path.display()
+                "the {role} file {} is larger than {} bytes",
+                path.display(),
+                role.bytes_max()
             ),
             Self::BadPem { path, fault } => {
                 let fault = match fault {
@@ -365,6 +426,20 @@ impl fmt::Display for TlsConfigError {
                 "the private key in {} does not belong to the certificate in {}",
                 key.display(),
                 cert.display()
+            ),
+            Self::BadAuthority { path } => {
+                write!(f, "a certificate in {} is not one of an authority", path.display())
+            }
+            Self::NoRevocationList { path } => write!(
+                f,
+                "the file {} holds no list of revoked certificates (X509 CRL) in PEM form",
+                path.display()
+            ),
+            Self::BadRevocationList { path } => write!(
+                f,
+                "a list of revoked certificates in {} cannot be used; it must be of version 2, \
+                 say when the next one comes, and be no delta",
+                path.display()
             ),
             Self::Provider => f.write_str("the TLS library refused the built-in settings"),
         }

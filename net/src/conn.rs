@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use bytes::BytesMut;
-use petrel_proto::Version;
+use petrel_proto::{Text, Version};
 
 use crate::deadlines::NEVER;
 use crate::outbound::Queue;
@@ -40,11 +40,20 @@ pub(crate) struct Conn {
     pub(crate) edge: Option<Box<Edge>>,
 }
 
+/// Who is at the other end of a connection, as far as the layers below MQTT know.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Peer {
+    /// Where it comes from; a trusted proxy may have said so.
+    pub address: Option<SocketAddr>,
+    /// The user whom its certificate names.
+    pub user: Option<Text>,
+}
+
 /// Both ends of a connection's life.
 #[derive(Debug)]
 pub(crate) struct Edge {
-    /// The other end, as accepting said it.
-    pub(crate) peer: Option<SocketAddr>,
+    /// The other end.
+    pub(crate) peer: Peer,
     /// By then CONNECT must have come, or the close must be over.
     pub(crate) deadline_ms: u64,
     /// By then the TLS handshake must be complete.

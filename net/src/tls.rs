@@ -10,14 +10,19 @@
 //!   buffer of ours;
 //! - a session holds at most [`TAIL_BYTES_MAX`] bytes of input that it could not use yet.
 
+mod clients;
 pub mod compact;
 mod config;
 mod error;
+mod policy;
 mod secret_file;
 mod session;
+mod sni;
 mod suites;
 mod tickets;
 
+#[cfg(test)]
+mod client_tests;
 #[cfg(test)]
 #[path = "tls/tests.rs"]
 #[allow(clippy::duplicate_mod, reason = "the same tests hold for the other record layer")]
@@ -25,8 +30,10 @@ mod compact_tests;
 #[cfg(test)]
 mod tests;
 
-pub use config::{RecordLayer, TlsApplication, TlsConfig};
+pub use clients::{ClientCertificates, ClientFault, Demand};
+pub use config::{CertificateFiles, RecordLayer, TlsApplication, TlsConfig, TlsSettings};
 pub use error::{NotTls, ProtocolFault, TlsError};
+pub use policy::{PolicyError, TlsPolicy, TlsVersion};
 pub use secret_file::SecretFileError;
 pub use session::{Handshake, TAIL_BYTES_MAX, TlsProgress, TlsSession};
 pub use tickets::{RandomUnavailable, TicketSecret};

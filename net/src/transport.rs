@@ -1,10 +1,11 @@
 //! What lies between a socket and MQTT.
 
 use bytes::BytesMut;
+use petrel_proto::Text;
 
 use crate::listener::Protocol;
 use crate::stages::State;
-use crate::tls::{Handshake, TlsError, TlsSession};
+use crate::tls::{Handshake, TlsError, TlsProgress, TlsSession};
 use crate::websocket::WebSocket;
 
 /// Status code of a close frame that ends a connection in good order, RFC 6455 section 7.4.1.
@@ -28,8 +29,17 @@ pub(crate) enum Transport {
 pub(crate) struct Between {
     incoming: BytesMut,
     outgoing: Vec<u8>,
-    /// A handshake that the last read has completed, until somebody takes it.
-    pub(crate) completed: Option<Handshake>,
+    /// What came of a handshake in the last read, until somebody takes it.
+    pub(crate) completed: Option<Completed>,
+}
+
+/// What came of a handshake.
+#[derive(Debug)]
+pub(crate) enum Completed {
+    /// It is complete; the client's certificate names this user, if there is one.
+    Good(Handshake, Option<Text>),
+    /// It is complete, and the client's certificate is no good.
+    Refused,
 }
 
 /// Whether the layers have more to give.
@@ -159,14 +169,17 @@ fn read_tls(
     wire: &mut [u8],
     plain: &mut BytesMut,
     wire_out: &mut Vec<u8>,
-    completed: &mut Option<Handshake>,
+    completed: &mut Option<Completed>,
 ) -> Input {
     match session.read(wire, plain, wire_out) {
-        Ok(progress) => {
-            *completed = progress.completed;
-            if progress.peer_closed { Input::Over } else { Input::Open }
+        Ok(TlsProgress { completed: kind, user, peer_closed, .. }) => {
+            *completed = kind.map(|kind| Completed::Good(kind, user));
+            if peer_closed { Input::Over } else { Input::Open }
         }
-        Err(_) => Input::Over,
+        Err(error) => {
+            *completed = matches!(error, TlsError::Client(_)).then_some(Completed::Refused);
+            Input::Over
+        }
     }
 }
 

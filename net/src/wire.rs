@@ -32,7 +32,7 @@ use petrel_proto::{Connect, DecodeError, Packet, Version};
 use crate::admission::depth::Depth;
 use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
-use crate::conn::{Conn, Flags};
+use crate::conn::{Conn, Flags, Peer};
 use crate::deadlines::Deadlines;
 use crate::listener::places_max;
 use crate::outbound::{Queue, Stage};
@@ -123,7 +123,7 @@ pub enum WireEvent {
         /// Position of the listener in the configuration.
         listener: u16,
         /// The other end.
-        peer: Option<SocketAddr>,
+        peer: Peer,
     },
     /// The first bytes of a connection are not a good CONNECT. Close it, perhaps with an answer.
     Refused {
@@ -508,7 +508,7 @@ impl Wire {
     /// The other end of a connection, as far as it has not sent its CONNECT.
     #[must_use]
     pub fn peer(&self, key: ConnKey) -> Option<SocketAddr> {
-        self.conns.get(key)?.edge.as_ref()?.peer
+        self.conns.get(key)?.edge.as_ref()?.peer.address
     }
 
     /// The number of connections, those before CONNECT and those being closed included.

@@ -51,7 +51,7 @@ impl Shard {
     ) {
         connect.client_id = connect.client_id.to_owned_text();
         let assigned = connect.client_id.is_empty();
-        if let Err(violation) = self.check_connect(&connect, origin) {
+        if let Err(violation) = self.check_connect(&connect, &origin) {
             return refuse(turn.out, conn, &connect, violation);
         }
         if assigned {
@@ -62,12 +62,12 @@ impl Shard {
         let pending = Box::new(PendingConnect { connect, assigned, origin, asked: None });
         match method {
             Some(method) => self.begin_authentication(turn, conn, pending, method),
-            None if asks(&pending.connect, &origin) => self.ask_who(turn, conn, pending),
+            None if asks(&pending.connect, &pending.origin) => self.ask_who(turn, conn, pending),
             None => self.accept(turn, conn, *pending, None, None),
         }
     }
 
-    fn check_connect(&self, connect: &Connect, origin: Origin) -> Result<(), Violation> {
+    fn check_connect(&self, connect: &Connect, origin: &Origin) -> Result<(), Violation> {
         use ReasonCode as R;
         let limits = self.limits();
         let id_bytes = connect.client_id.len();
@@ -447,7 +447,8 @@ impl Shard {
         // What has been asked about need not be kept, and what is kept pins no read buffer.
         connect.username = connect.username.as_ref().map(Text::to_owned_text);
         let said = connect.password.take().map_or(0, |password| password.len())
-            + connect.username.as_ref().map_or(0, |user| 2 * user.len());
+            + connect.username.as_ref().map_or(0, |user| 2 * user.len())
+            + pending.origin.certificate.as_ref().map_or(0, |name| 2 * name.len());
         connect.properties.user_properties = Default::default();
         connect.properties.authentication_data = None;
         connect.properties.authentication_method = None;
@@ -469,7 +470,7 @@ impl Shard {
         let PendingConnect { connect, origin, asked, .. } = &mut *pending;
         *asked = Some(Vec::new());
         let credentials = Box::new(Credentials {
-            origin: *origin,
+            origin: origin.clone(),
             user_name: connect.username.as_ref().map(Text::to_owned_text),
             password: connect.password.as_deref().map(Bytes::copy_from_slice),
         });
@@ -523,9 +524,10 @@ impl Shard {
     }
 }
 
-/// Whether somebody has to say who a client is: it says so itself, or it may not come in without.
+/// Whether somebody has to say who a client is: it or its certificate says so, or it may not come in without.
 const fn asks(connect: &Connect, origin: &Origin) -> bool {
-    let says = connect.username.is_some() || connect.password.is_some();
+    let says =
+        connect.username.is_some() || connect.password.is_some() || origin.certificate.is_some();
     origin.authenticates && (says || !origin.allow_anonymous)
 }
 

@@ -17,7 +17,7 @@ pub struct Now {
 }
 
 /// Where a connection came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     /// Position of its listener in the configuration.
     pub listener: u16,
@@ -27,6 +27,8 @@ pub struct Origin {
     pub authenticates: bool,
     /// The other end.
     pub address: SocketAddr,
+    /// The user whom its certificate names, in memory of its own; the transport has verified that.
+    pub certificate: Option<Text>,
 }
 
 /// One input of [`crate::Shard::handle`].

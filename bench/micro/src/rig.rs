@@ -122,8 +122,13 @@ impl Rig {
         let input = match packet {
             Packet::Connect(connect) => {
                 let address = ([127, 0, 0, 1], 1).into();
-                let origin =
-                    Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
+                let origin = Origin {
+                    listener: 0,
+                    allow_anonymous: true,
+                    authenticates: false,
+                    address,
+                    certificate: None,
+                };
                 Input::Connect { conn, connect, origin }
             }
             packet => Input::Packet { conn, packet },

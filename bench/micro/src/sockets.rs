@@ -73,9 +73,14 @@ impl Broker {
         while let Some(event) = self.wire.next_event() {
             let input = match event {
                 WireEvent::Connect { conn, connect, listener, peer } => {
-                    let address = peer.expect("a socket has another end");
-                    let origin =
-                        Origin { listener, allow_anonymous: true, authenticates: false, address };
+                    let address = peer.address.expect("a socket has another end");
+                    let origin = Origin {
+                        listener,
+                        allow_anonymous: true,
+                        authenticates: false,
+                        address,
+                        certificate: None,
+                    };
                     Input::Connect { conn: id_of(conn), connect, origin }
                 }
                 WireEvent::Packet { conn, packet } => Input::Packet { conn: id_of(conn), packet },

@@ -55,6 +55,8 @@ pub enum Check {
     Passwords(Arc<Passwords>),
     /// Tokens that somebody has signed.
     Tokens(Arc<Tokens>),
+    /// The client's certificate, which its transport has verified.
+    Certificate,
 }
 
 /// The ways of each listener, by its position, in the order in which they are tried.
@@ -243,6 +245,7 @@ impl Check {
     /// Who a client is; `None` if that is for others to say.
     fn of(&self, credentials: &Credentials, now_ms: u64) -> Option<Outcome> {
         match self {
+            Self::Certificate => Some(by_certificate(credentials)?),
             Self::Tokens(tokens) => {
                 let user = credentials.user_name.as_ref().map(Text::as_str);
                 match tokens.read(user, credentials.password.as_deref()?, now_ms) {
@@ -269,6 +272,16 @@ impl Check {
             }
         }
     }
+}
+
+/// The user whom the client's certificate names; `None` if it names nobody. Who says to be somebody else
+/// is not who it says.
+fn by_certificate(credentials: &Credentials) -> Option<Outcome> {
+    let user = credentials.origin.certificate.clone()?;
+    Some(match &credentials.user_name {
+        Some(said) if *said != user => Outcome::IsNot,
+        _ => Outcome::Is(Arc::new(Identity { user, ..Identity::default() })),
+    })
 }
 
 /// [MQTT5-3.1.4-2]: what a client is told.
@@ -387,7 +400,8 @@ impl Known {
         context.update(&epoch.to_le_bytes());
         context.update(&credentials.origin.listener.to_le_bytes());
         let user = credentials.user_name.as_ref().map(Text::as_bytes);
-        for part in [user, credentials.password.as_deref()] {
+        let certificate = credentials.origin.certificate.as_ref().map(Text::as_bytes);
+        for part in [user, credentials.password.as_deref(), certificate] {
             let length = part.map_or(u64::MAX, |part| part.len() as u64);
             context.update(&length.to_le_bytes());
             context.update(part.unwrap_or_default());

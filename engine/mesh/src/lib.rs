@@ -111,7 +111,7 @@ pub struct Handover {
     /// Its CONNECT.
     pub connect: Box<Connect>,
     /// The other end.
-    pub peer: Option<std::net::SocketAddr>,
+    pub peer: petrel_net::Peer,
     /// By which the receiver finds the socket, where a courier carries it.
     pub ticket: u32,
 }

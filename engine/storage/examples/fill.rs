@@ -158,7 +158,13 @@ impl Broker {
             },
         });
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
-        let origin = Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
+        let origin = Origin {
+            listener: 0,
+            allow_anonymous: true,
+            authenticates: false,
+            address,
+            certificate: None,
+        };
         self.feed(Input::Connect { conn, connect, origin })
     }
 

@@ -4,38 +4,18 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
-use rustls::crypto::{CryptoProvider, SupportedKxGroup};
-use rustls::server::{NoServerSessionStorage, ServerConfig};
-use rustls::sign::SingleCertAndKey;
-use rustls::version::{TLS12, TLS13};
-use rustls::{NoKeyLog, SupportedCipherSuite};
+use rustls::NoKeyLog;
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls_pki_types::UnixTime;
 
+use super::clients::{ClientCertificates, Clients};
+use super::compact;
+use super::policy::TlsPolicy;
+use super::sni::ByName;
 use super::tickets::{EpochTickets, TicketSecret};
-use super::{compact, suites};
+use crate::certificate::user::CertificateUser;
+use crate::certificate::validity::{Dated, DatedKind, seconds};
 use crate::certificate::{self, CertificateWarning, TlsConfigError};
-
-/// Suites in order of preference.
-///
-/// AES-128 with SHA-256 leads because the key schedule of a handshake is hashing, and SHA-256 has
-/// instructions of its own on the CPUs we run on; SHA-384 has not.
-static SUITES: [SupportedCipherSuite; 9] = [
-    suites::AES_128_GCM,
-    suites::CHACHA20_POLY1305,
-    suites::AES_256_GCM,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-    cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-    cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-    cipher_suite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-    cipher_suite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-];
-
-/// Key exchange groups. The library takes the first that a client has sent a share for, in the order of
-/// the client; P-256 stays because many devices send only that share.
-static GROUPS: [&dyn SupportedKxGroup; 4] =
-    [kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1];
 
 /// The protocol that runs inside TLS, as named in ALPN.
 ///
@@ -92,46 +72,100 @@ impl RecordLayer {
     }
 }
 
-/// The TLS settings of one listener: certificate, key, suites, tickets.
+/// A certificate chain and its key.
+#[derive(Debug, Clone, Copy)]
+pub struct CertificateFiles<'a> {
+    /// PEM file with the chain, the leaf first.
+    pub cert: &'a Path,
+    /// PEM file with the private key of the leaf.
+    pub key: &'a Path,
+}
+
+/// All that a [`TlsConfig`] is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct TlsSettings<'a> {
+    /// At least one; a client is shown the one that is for the name it asks for, else the first.
+    pub certificates: &'a [CertificateFiles<'a>],
+    /// What is spoken inside.
+    pub application: TlsApplication,
+    /// What protects the records of TLS 1.3.
+    pub record_layer: RecordLayer,
+    /// Versions, suites, groups.
+    pub policy: &'a TlsPolicy,
+    /// Whose certificates clients may show, if they are asked for any.
+    pub clients: Option<&'a ClientCertificates>,
+    /// Where in a client's certificate its user name stands.
+    pub user: CertificateUser,
+}
+
+/// The TLS settings of one listener: certificates, keys, suites, tickets, clients' certificates.
 ///
 /// Cheap to clone. Connections that were made with an older one keep running when it is replaced.
 #[derive(Clone)]
 pub struct TlsConfig {
     rustls: Arc<ServerConfig>,
     record_layer: RecordLayer,
-    warning: Option<CertificateWarning>,
+    clients: Option<Arc<Clients>>,
+    dated: Arc<[Dated]>,
 }
 
 impl TlsConfig {
-    /// Reads the certificate chain (leaf first) and the key of a listener.
+    /// Reads the files of a listener.
     ///
-    /// *Errors*: every fault of the two files is a [`TlsConfigError`] that names the file. A
-    /// certificate outside its validity period is no error; see [`TlsConfig::warning`].
+    /// *Errors*: every fault of the files is a [`TlsConfigError`] that names the file. What is outside
+    /// its validity period is no error; see [`TlsConfig::dated`].
+    pub fn new(settings: &TlsSettings<'_>, secret: &TicketSecret) -> Result<Self, TlsConfigError> {
+        let TlsSettings { certificates, application, policy, .. } = *settings;
+        let provider = Arc::new(policy.provider());
+        let mut dated = Vec::new();
+        let mut shown = Vec::new();
+        for CertificateFiles { cert, key } in certificates {
+            let identity = certificate::load_identity(cert, key, &provider)?;
+            dated.push(identity.dated);
+            shown.push(identity.certified);
+        }
+        let clients = settings.clients.map(|it| Clients::load(it, settings.user, &provider));
+        let (clients, verifier) = match clients.transpose()? {
+            Some((clients, verifier)) => (Some(clients), verifier),
+            None => (None, WebPkiClientVerifier::no_client_auth()),
+        };
+        dated.extend(clients.iter().flat_map(|clients| clients.dated.iter().cloned()));
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&policy.versions())
+            .map_err(|_| TlsConfigError::Provider)?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::new(ByName::new(shown)));
+        config.ignore_client_order = true;
+        config.alpn_protocols = vec![application.alpn().to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        let scope = clients.as_ref().map_or(&[][..], |clients| &clients.scope);
+        config.ticketer = Arc::new(EpochTickets::new(secret, application.alpn(), scope));
+        config.send_tls13_tickets = 1;
+        // A replayed CONNECT would take a session over: no early data.
+        config.max_early_data_size = 0;
+        let record_layer = RecordLayer::default();
+        let this = Self { rustls: Arc::new(config), record_layer, clients, dated: dated.into() };
+        Ok(this.with_record_layer(settings.record_layer))
+    }
+
+    /// Reads the certificate chain (leaf first) and the key of a listener that asks clients for nothing.
+    ///
+    /// *Errors*: as [`TlsConfig::new`].
     pub fn from_pem_files(
         cert: &Path,
         key: &Path,
         application: TlsApplication,
         secret: &TicketSecret,
     ) -> Result<Self, TlsConfigError> {
-        let provider = provider();
-        let identity = certificate::load_identity(cert, key, &provider, UnixTime::now())?;
-        let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])
-            .map_err(|_| TlsConfigError::Provider)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified)));
-        config.ignore_client_order = true;
-        config.alpn_protocols = vec![application.alpn().to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = Arc::new(EpochTickets::new(secret, application.alpn()));
-        config.send_tls13_tickets = 1;
-        // A replayed CONNECT would take a session over: no early data.
-        config.max_early_data_size = 0;
-        Ok(Self {
-            rustls: Arc::new(config),
+        let settings = TlsSettings {
+            certificates: &[CertificateFiles { cert, key }],
+            application,
             record_layer: RecordLayer::default(),
-            warning: identity.warning,
-        })
+            policy: &TlsPolicy::default(),
+            clients: None,
+            user: CertificateUser::default(),
+        };
+        Self::new(&settings, secret)
     }
 
     /// The same settings with another record layer; [`RecordLayer::Rustls`] until this is called.
@@ -149,9 +183,22 @@ impl TlsConfig {
         self
     }
 
-    /// What the operator should be told about the certificate, if anything.
+    /// Everything of which the files say how long it holds.
+    #[must_use]
+    pub fn dated(&self) -> &[Dated] {
+        &self.dated
+    }
+
+    /// What is wrong with the period of the certificates that clients are shown, if anything.
+    #[must_use]
     pub fn warning(&self) -> Option<CertificateWarning> {
-        self.warning
+        let now_s = seconds(UnixTime::now());
+        let own = self.dated.iter().filter(|it| it.kind == DatedKind::Certificate);
+        own.filter_map(|it| it.warning(now_s)).next()
+    }
+
+    pub(super) fn clients(&self) -> Option<Arc<Clients>> {
+        self.clients.clone()
     }
 
     pub(super) fn record_layer(&self) -> RecordLayer {
@@ -167,15 +214,7 @@ impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsConfig")
             .field("record_layer", &self.record_layer)
-            .field("warning", &self.warning)
+            .field("clients", &self.clients)
             .finish_non_exhaustive()
-    }
-}
-
-fn provider() -> CryptoProvider {
-    CryptoProvider {
-        cipher_suites: SUITES.to_vec(),
-        kx_groups: GROUPS.to_vec(),
-        ..default_provider()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::clients::ClientFault;
 use super::compact::{HandoverError, RecordFault};
 
 /// A session cannot go on; the connection has to be closed after what is in `wire_out` was sent.
@@ -15,6 +16,8 @@ pub enum TlsError {
     Protocol(ProtocolFault),
     /// The peer broke the protocol after the handshake, or sent an alert; found by our own record layer.
     Record(RecordFault),
+    /// The client's certificate is no good, found when the handshake was complete.
+    Client(ClientFault),
     /// The connection could not go over to our own record layer.
     Handover(HandoverError),
     /// A record or handshake message would need more than [`super::TAIL_BYTES_MAX`] bytes to be held.
@@ -76,6 +79,7 @@ impl fmt::Display for TlsError {
             Self::NotTls(NotTls::Other) => f.write_str("the client does not speak TLS"),
             Self::Protocol(fault) => fault.fmt(f),
             Self::Record(fault) => fault.fmt(f),
+            Self::Client(fault) => fault.fmt(f),
             Self::Handover(error) => error.fmt(f),
             Self::TooLarge => f.write_str("a TLS record or handshake message is too large"),
             Self::NotWritable => f.write_str("TLS is not ready for application data"),

@@ -1,14 +1,18 @@
 //! One TLS connection, driven by hand.
 
+use std::sync::Arc;
 use std::{fmt, mem};
 
 use bytes::BytesMut;
+use petrel_proto::Text;
 use rustls::HandshakeKind;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic,
 };
+use rustls_pki_types::UnixTime;
 
+use super::clients::Clients;
 use super::compact::{CompactSession, TrafficSecrets};
 use super::config::{RecordLayer, TlsConfig};
 use super::error::{NotTls, ProtocolFault, TlsError};
@@ -48,6 +52,8 @@ struct Inner {
     conn: UnbufferedServerConnection,
     /// Present as long as the connection may leave the library when its handshake is complete.
     leaving: Option<Box<Leaving>>,
+    /// By what the client's certificate is looked at when the handshake is complete; then gone.
+    clients: Option<Arc<Clients>>,
     /// Input that is not consumed: a partial record, or in the handshake also whole records that hold
     /// the beginning of a message. The library keeps offsets from its first byte, and has decrypted
     /// it in place where it could, so it is neither moved within nor read again from the wire.
@@ -79,7 +85,7 @@ enum Phase {
 }
 
 /// Where a session stands after input was fed to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsProgress {
     /// The handshake is complete, now or since an earlier call.
     pub handshake_done: bool,
@@ -87,6 +93,8 @@ pub struct TlsProgress {
     pub peer_closed: bool,
     /// How the handshake was made, in the call that completed it.
     pub completed: Option<Handshake>,
+    /// The user whom the client's certificate names, in that call.
+    pub user: Option<Text>,
 }
 
 /// How a handshake was made.
@@ -110,8 +118,14 @@ impl TlsSession {
                 Some(Box::new(Leaving { secrets: TrafficSecrets::new(), record_at: 0 }))
             }
         };
-        let tail = Vec::new();
-        let inner = Inner { conn, leaving, tail, phase: Phase::Fresh, write_closed: false };
+        let inner = Inner {
+            conn,
+            leaving,
+            clients: config.clients(),
+            tail: Vec::new(),
+            phase: Phase::Fresh,
+            write_closed: false,
+        };
         Ok(Self(Mode::Library(Box::new(inner))))
     }
 
@@ -120,38 +134,57 @@ impl TlsSession {
     /// Appends application bytes to `plain`, and handshake messages, tickets and alerts to `wire_out`.
     ///
     /// *Bounds*: `plain` grows by less than the input; at most [`TAIL_BYTES_MAX`] bytes are kept.
-    /// *Errors*: the session is over; `plain` may hold what came before the fault, and `wire_out` ends
-    /// with the alert for the peer.
+    /// *Errors*: the session is over; `plain` may hold what came before the fault (but nothing where the
+    /// client's certificate has not been looked at), and `wire_out` ends with the alert for the peer.
     pub fn read(
         &mut self,
         ciphertext: &mut [u8],
         plain: &mut BytesMut,
         wire_out: &mut Vec<u8>,
     ) -> Result<TlsProgress, TlsError> {
-        let mut input = ciphertext;
+        let plain_before = plain.len();
+        let is_unknown = matches!(&self.0, Mode::Library(inner) if inner.clients.is_some());
+        let progress = self.advance(ciphertext, plain, wire_out);
+        if progress.is_err() && is_unknown {
+            // Nobody could say who has sent it.
+            plain.truncate(plain_before);
+        }
+        progress
+    }
+
+    fn advance(
+        &mut self,
+        mut input: &mut [u8],
+        plain: &mut BytesMut,
+        wire_out: &mut Vec<u8>,
+    ) -> Result<TlsProgress, TlsError> {
         let shaking = self.is_handshaking();
         let mut completed = None;
+        let mut user = None;
         if let Mode::Library(inner) = &mut self.0
             && inner.leaving.is_some()
         {
             let taken = inner.guarded(|inner| inner.read_handshake(input, plain, wire_out))?;
             input = input.get_mut(taken..).unwrap_or_default();
             completed = inner.handshake();
+            user = inner.identify(wire_out)?;
             self.leave_library()?;
         }
         match &mut self.0 {
             Mode::Library(inner) => {
                 inner.guarded(|inner| inner.read(input, plain, wire_out))?;
+                let late = inner.identify(wire_out)?;
                 Ok(TlsProgress {
                     handshake_done: !inner.conn.is_handshaking(),
                     peer_closed: inner.phase == Phase::PeerClosed,
                     completed: inner.handshake().filter(|_| shaking),
+                    user: user.or(late),
                 })
             }
             Mode::Compact(session) => {
                 let peer_closed = session.read(input, plain, wire_out)?;
                 let completed = completed.filter(|_| shaking);
-                Ok(TlsProgress { handshake_done: true, peer_closed, completed })
+                Ok(TlsProgress { handshake_done: true, peer_closed, completed, user })
             }
             Mode::Lost => Err(TlsError::Failed),
         }
@@ -250,6 +283,24 @@ impl Inner {
             self.phase = Phase::Failed;
             self.tail = Vec::new();
             self.leaving = None;
+        })
+    }
+
+    /// Looks at the client's certificate once the handshake is complete, and at nothing afterwards.
+    ///
+    /// *Errors*: it is no good.
+    fn identify(&mut self, wire_out: &mut Vec<u8>) -> Result<Option<Text>, TlsError> {
+        let Some(kind) = self.conn.handshake_kind().filter(|_| !self.conn.is_handshaking()) else {
+            return Ok(None);
+        };
+        let Some(clients) = self.clients.take() else { return Ok(None) };
+        let resumed = kind == HandshakeKind::Resumed;
+        let found = clients.identify(self.conn.peer_certificates(), resumed, UnixTime::now());
+        found.map_err(|fault| {
+            self.close_notify(wire_out);
+            self.phase = Phase::Failed;
+            self.leaving = None;
+            TlsError::Client(fault)
         })
     }
 

@@ -74,18 +74,21 @@ impl std::error::Error for RandomUnavailable {}
 pub(crate) struct EpochTickets {
     root: hkdf::Prk,
     application: &'static [u8],
+    /// What else a ticket has to have in common with its listener.
+    scope: Box<[u8]>,
 }
 
 impl EpochTickets {
-    /// Tickets of one `application` are not taken by another.
-    pub(crate) fn new(secret: &TicketSecret, application: &'static [u8]) -> Self {
+    /// Tickets of one `application` are not taken by another, nor those of another `scope`: it is empty,
+    /// or of one length.
+    pub(crate) fn new(secret: &TicketSecret, application: &'static [u8], scope: &[u8]) -> Self {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"petrel session ticket 1")
             .extract(secret.0.as_slice());
-        Self { root, application }
+        Self { root, application, scope: scope.into() }
     }
 
     fn key(&self, epoch: [u8; EPOCH_LEN]) -> Option<LessSafeKey> {
-        let info = [self.application, &epoch];
+        let info = [self.application, &self.scope, &epoch];
         let okm = self.root.expand(&info, &AES_256_GCM).ok()?;
         Some(LessSafeKey::new(UnboundKey::from(okm)))
     }
@@ -161,7 +164,7 @@ mod tests {
     use super::*;
 
     fn tickets(secret: u8, application: &'static [u8]) -> EpochTickets {
-        EpochTickets::new(&TicketSecret::new([secret; 32]), application)
+        EpochTickets::new(&TicketSecret::new([secret; 32]), application, b"")
     }
 
     #[test]
@@ -175,6 +178,11 @@ mod tests {
         let ticket = tickets(1, b"mqtt").seal(b"session", 1000).unwrap();
         assert_eq!(tickets(2, b"mqtt").open(&ticket, 1000), None);
         assert_eq!(tickets(1, b"http").open(&ticket, 1000), None);
+        let scoped = EpochTickets::new(&TicketSecret::new([1; 32]), b"mqtt", &[7; 32]);
+        assert_eq!(scoped.open(&ticket, 1000), None);
+        let ticket = scoped.seal(b"session", 1000).unwrap();
+        assert_eq!(scoped.open(&ticket, 1000).unwrap(), b"session");
+        assert_eq!(tickets(1, b"mqtt").open(&ticket, 1000), None);
     }
 
     #[test]

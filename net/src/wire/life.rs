@@ -13,7 +13,7 @@ use rustix::net::{Shutdown, shutdown, sockopt};
 use super::{ShutOut, Wire, WireEvent};
 use crate::admission::PLACE_CERTAIN;
 use crate::bucket::Buckets;
-use crate::conn::{Conn, Edge, Flags, Inbox};
+use crate::conn::{Conn, Edge, Flags, Inbox, Peer};
 use crate::deadlines::NEVER;
 use crate::listener::accept;
 use crate::outbound::Queue;
@@ -178,7 +178,7 @@ impl Wire {
     ) -> Option<ConnKey> {
         let in_ms = |timeout_ms| self.now_ms.saturating_add(timeout_ms);
         let edge = Edge {
-            peer,
+            peer: Peer { address: peer, user: None },
             deadline_ms: in_ms(self.limits.connect_timeout_ms),
             handshake_deadline_ms: in_ms(self.limits.handshake_timeout_ms),
             discarded_bytes: 0,
@@ -343,7 +343,8 @@ impl Wire {
         conn.inbox = None;
         let deadline_ms = self.now_ms.saturating_add(LINGER_MS);
         let handshake_deadline_ms = deadline_ms;
-        let edge = Edge { peer: None, deadline_ms, handshake_deadline_ms, discarded_bytes: 0 };
+        let peer = Peer::default();
+        let edge = Edge { peer, deadline_ms, handshake_deadline_ms, discarded_bytes: 0 };
         conn.edge = Some(Box::new(edge));
         conn.transport.close(&mut self.wire_out);
         self.enter(key, State::Closing);

@@ -10,10 +10,10 @@ use rustix::net::{RecvFlags, recv};
 use super::life::End;
 use super::{Current, PACKETS_PER_READ_MAX, READ_BYTES_MAX, Wire, WireEvent};
 use crate::ConnKey;
-use crate::conn::{Conn, Flags, Inbox};
+use crate::conn::{Conn, Flags, Inbox, Peer};
 use crate::stages::{Stage, State};
 use crate::tls::Handshake;
-use crate::transport::{Input, Transport};
+use crate::transport::{Completed, Input, Transport};
 
 /// The start of a packet up to this length is moved to the shared buffer when more of it comes; a
 /// longer one stays where it is and what comes is added to it.
@@ -95,7 +95,8 @@ impl Wire {
         let Some(conn) = self.conns.get_mut(key).filter(|it| it.state == State::Handshaking) else {
             return;
         };
-        let failed = conn.transport.is_handshaking();
+        let refused = matches!(completed, Some(Completed::Refused));
+        let failed = refused || conn.transport.is_handshaking();
         if failed && input == Input::Open {
             return;
         }
@@ -106,7 +107,16 @@ impl Wire {
             // It holds some kilobytes, and nothing will come of it. Its alert is in `wire_out`.
             conn.transport = Transport::Plain;
         }
-        let (stage, state) = match (failed, completed) {
+        let kind = match completed {
+            Some(Completed::Good(kind, user)) => {
+                if let (Some(edge), Some(user)) = (&mut conn.edge, user) {
+                    edge.peer.user = Some(user);
+                }
+                Some(kind)
+            }
+            _ => None,
+        };
+        let (stage, state) = match (failed, kind) {
             (true, _) => (Stage::HandshakeRefused, State::Closing),
             (false, Some(Handshake::Resumed)) => (Stage::HandshakeResumed, State::Greeting),
             (false, Some(Handshake::Retried)) => (Stage::HandshakeRetried, State::Greeting),
@@ -268,7 +278,7 @@ impl Wire {
                 conn.version = Some(connect.version);
                 conn.flags.set(Flags::KNOWN);
                 self.long_connects -= usize::from(conn.flags.lower(Flags::LONG_CONNECT));
-                let peer = conn.edge.take().and_then(|edge| edge.peer);
+                let peer = conn.edge.take().map_or_else(Peer::default, |edge| edge.peer);
                 let (listener, state) = (conn.listener, conn.transport.state());
                 self.census.count(Stage::Connect);
                 self.enter(conn_key, state);

@@ -295,7 +295,13 @@ impl Net {
                 self.clients[index].expect(&connect);
                 let address = (self.address_of_new, 1).into();
                 let Self { allow_anonymous, authenticates, .. } = *self;
-                let origin = Origin { listener: 0, allow_anonymous, authenticates, address };
+                let origin = Origin {
+                    listener: 0,
+                    allow_anonymous,
+                    authenticates,
+                    address,
+                    certificate: None,
+                };
                 self.handle(shard, Input::Connect { conn, connect, origin });
             }
             Ok(other) => panic!("{other:?} was decoded before CONNECT"),

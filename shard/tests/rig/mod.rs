@@ -98,6 +98,7 @@ impl Rig {
             allow_anonymous: true,
             authenticates: false,
             address: ([127, 0, 0, 1], 1).into(),
+            certificate: None,
         };
         self.handle(Input::Connect { conn: conn(number), connect, origin });
         self.flush(number);

@@ -123,6 +123,12 @@ impl Link {
     #[must_use]
     pub fn origin(&self) -> Origin {
         let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
-        Origin { listener: 0, allow_anonymous: true, authenticates: false, address }
+        Origin {
+            listener: 0,
+            allow_anonymous: true,
+            authenticates: false,
+            address,
+            certificate: None,
+        }
     }
 }

@@ -24,7 +24,13 @@ fn start(settings: Settings, checks: Vec<Vec<Check>>) -> (Office, Desk) {
 
 fn question(index: u32, listener: u16, user: Option<&str>, password: Option<&str>) -> Question {
     let address = "127.0.0.1:9".parse().unwrap();
-    let origin = Origin { listener, allow_anonymous: false, authenticates: true, address };
+    let origin = Origin {
+        listener,
+        allow_anonymous: false,
+        authenticates: true,
+        address,
+        certificate: None,
+    };
     let credentials = Credentials {
         origin,
         user_name: user.map(|user| Text::try_from(user).unwrap()),
@@ -173,4 +179,34 @@ fn what_is_known_is_bounded() {
     }
     let all: usize = known.parts.iter().map(|part| part.lock().unwrap().len()).sum();
     assert!(all <= 128 + PARTS, "{all}");
+}
+
+fn certified(name: &str, mut question: Question) -> Question {
+    if let Asks::Credentials(credentials) = &mut question.asks {
+        credentials.origin.certificate = Some(Text::try_from(name).unwrap());
+    }
+    question
+}
+
+#[test]
+fn a_certificate_lets_in_as_the_user_it_names_and_as_nobody_else() {
+    let chain = vec![Check::Certificate, passwords(&[("alice", "secret")])];
+    let (office, mut desk) = start(Settings::default(), vec![chain]);
+    // What is known of one certificate is not known of another, nor of none.
+    for _ in 0..2 {
+        let alone = certified("device", question(1, 0, None, None));
+        assert_eq!(ask(&mut desk, 0, alone).1, Ok("device".to_owned()));
+        let named = certified("device", question(2, 0, Some("device"), None));
+        assert_eq!(ask(&mut desk, 0, named).1, Ok("device".to_owned()));
+        let other = certified("device", question(3, 0, Some("alice"), Some("secret")));
+        assert_eq!(ask(&mut desk, 0, other).1, Err(ReasonCode::BadUserNameOrPassword));
+        let second = certified("other", question(4, 0, None, None));
+        assert_eq!(ask(&mut desk, 0, second).1, Ok("other".to_owned()));
+        let none = question(5, 0, None, None);
+        assert_eq!(ask(&mut desk, 0, none).1, Err(ReasonCode::NotAuthorized));
+        let password = question(6, 0, Some("alice"), Some("secret"));
+        assert_eq!(ask(&mut desk, 0, password).1, Ok("alice".to_owned()));
+    }
+    drop(desk);
+    office.stop();
 }

@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustls::client::{ClientConfig, ClientConnection};
 
 use crate::conn::NO_STAGE;
-use crate::{Bell, ConnKey, Listener, Protocol, Wire, WireEvent, WireLimits};
+use crate::{Bell, ConnKey, Listener, Peer, Protocol, Wire, WireEvent, WireLimits};
 
 /// An MQTT 3.1.1 CONNECT of client `a`.
 pub(super) const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a";
@@ -182,7 +182,12 @@ impl Rig {
 
     pub(super) fn expect_connect(&mut self) -> (ConnKey, Box<Connect>) {
         match self.expect_event() {
-            WireEvent::Connect { conn, connect, listener: 0, peer: Some(_) } => (conn, connect),
+            WireEvent::Connect {
+                conn,
+                connect,
+                listener: 0,
+                peer: Peer { address: Some(_), .. },
+            } => (conn, connect),
             other => panic!("{other:?}"),
         }
     }

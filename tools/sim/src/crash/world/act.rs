@@ -70,7 +70,13 @@ impl World {
         self.process.conns.insert((home.0, conn), at);
         self.clients[at].conn = Some((home.0, conn));
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-        let origin = Origin { listener: 0, allow_anonymous: true, authenticates: false, address };
+        let origin = Origin {
+            listener: 0,
+            allow_anonymous: true,
+            authenticates: false,
+            address,
+            certificate: None,
+        };
         self.feed(home.0, Input::Connect { conn, connect, origin })
     }
 
