@@ -26,7 +26,7 @@ use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
 use petrel_net::tls::{
-    RandomUnavailable, SecretFileError, TicketSecret, TlsApplication, TlsConfig, TlsConfigError,
+    RandomUnavailable, SecretFileError, TicketSecret, TlsConfig, TlsConfigError,
 };
 use petrel_net::websocket::WebSocketConfig;
 use petrel_net::{Bell, Listener, Protocol, ShutOut, Wire, WireLimits};
@@ -459,16 +459,7 @@ fn protocols(config: &Config, secret: &TicketSecret) -> Result<Vec<Protocol>, Bo
 }
 
 fn protocol(listener: &config::Listener, secret: &TicketSecret) -> Result<Protocol, BootError> {
-    let application = match listener.protocol.is_websocket() {
-        true => TlsApplication::WebSocket,
-        false => TlsApplication::Mqtt,
-    };
-    let tls = listener
-        .tls
-        .as_ref()
-        .map(|files| TlsConfig::from_pem_files(&files.cert, &files.key, application, secret))
-        .transpose()?
-        .map(|tls| tls.with_record_layer(listener.record_layer));
+    let tls = listener.load_tls(secret)?;
     if let Some(warning) = tls.as_ref().and_then(TlsConfig::warning) {
         log::warn(format_args!("{}: {warning}", listener.address));
     }

@@ -10,6 +10,7 @@ mod check;
 mod keys;
 mod problem;
 mod read;
+pub mod security;
 mod summary;
 
 use std::fs;
@@ -27,6 +28,7 @@ use crate::pump::rate::PublishRate;
 pub use access::{AccessConfig, Authenticator};
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
+pub use security::Security;
 
 /// Everything that the file decides, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub struct Config {
 }
 
 /// `[engine]`: how the process runs.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineConfig {
     /// The number of shards; `None` means one per core that this process may use.
     pub shards: Option<u16>,
@@ -67,6 +69,21 @@ pub struct EngineConfig {
     pub ticket_secret: Option<PathBuf>,
     /// The folder by which `petrelctl` reaches the broker, its path resolved; `None` means that of the storage.
     pub control: Option<PathBuf>,
+    /// So many days before a certificate ends, the log says so.
+    pub certificate_warn_days: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            runtime: RuntimeChoice::default(),
+            fd_tables: FdTablesChoice::default(),
+            ticket_secret: None,
+            control: None,
+            certificate_warn_days: 14,
+        }
+    }
 }
 
 /// `[storage]`: what outlives the process.
@@ -179,6 +196,8 @@ pub struct Listener {
     pub tls: Option<TlsFiles>,
     /// What protects the records of TLS 1.3; of no meaning without TLS.
     pub record_layer: RecordLayer,
+    /// Further certificates, what TLS it speaks, and what it asks of the other end.
+    pub security: Security,
     /// The URL path of the protocols over WebSocket, with its leading slash; empty for the others.
     pub path: String,
 }
@@ -430,10 +449,13 @@ fn default_listeners() -> Vec<Listener> {
         connections_maximum: 0,
         tls: None,
         record_layer: RecordLayer::default(),
+        security: Security::default(),
         path: path.to_owned(),
     };
     vec![on_loopback(Protocol::Mqtt, 1883, ""), on_loopback(Protocol::Ws, 8083, DEFAULT_PATH)]
 }
 
+#[cfg(test)]
+mod security_tests;
 #[cfg(test)]
 mod tests;

@@ -100,6 +100,8 @@ pub enum AuthenticatorKind {
     Passwords(PathBuf),
     /// A file of keys that sign tokens, its path resolved, and what tokens have to say.
     Jwt(PathBuf, Claims),
+    /// The client's own certificate.
+    Certificate,
 }
 
 /// An `[[authenticator]]` as it stands in the file.
@@ -112,7 +114,7 @@ pub(super) struct RawAuthenticator {
 }
 
 impl RawAuthenticator {
-    pub const KINDS: &'static [&'static str] = &["passwords", "jwt"];
+    pub const KINDS: &'static [&'static str] = &["passwords", "jwt", "certificate"];
     /// The keys that only tokens have a use for.
     const OF_JWT: &'static [&'static str] =
         &["issuer", "audience", "user_claim", "groups_claim", "rights_claim"];
@@ -135,13 +137,15 @@ pub(super) fn authenticators(
 ) -> Vec<Authenticator> {
     let mut found: Vec<Authenticator> = Vec::new();
     for PlacedAuthenticator { raw, at, places } in placed {
+        let by_certificate = raw.kind.as_deref() == Some("certificate");
         for key in ["name", "kind", "file"] {
-            if !places.contains_key(key) {
+            if !places.contains_key(key) && !(by_certificate && key == "file") {
                 problems.add(at, format!("this [[authenticator]] has no `{key}`"));
             }
         }
         let place = |key: &str| places.get(key).copied().unwrap_or(at);
-        let (Some(name), Some(file)) = (raw.name, raw.file) else { continue };
+        let file = raw.file.or_else(|| by_certificate.then(PathBuf::new));
+        let (Some(name), Some(file)) = (raw.name, file) else { continue };
         if name.is_empty() || found.iter().any(|other| other.name == name) {
             let text = format!("the name {name:?} is empty, or another authenticator has it");
             problems.add(place("name"), text);
@@ -149,11 +153,20 @@ pub(super) fn authenticators(
         let file = folder.join(file);
         let kind = match raw.kind.as_deref() {
             Some("jwt") => AuthenticatorKind::Jwt(file, raw.claims),
-            _ => {
+            other => {
                 for key in RawAuthenticator::OF_JWT.iter().filter(|key| places.contains_key(*key)) {
                     problems.add(place(key), format!("`{key}` is for kind = \"jwt\""));
                 }
-                AuthenticatorKind::Passwords(file)
+                if other == Some("certificate") {
+                    if places.contains_key("file") {
+                        let text = "`file` has no use for kind = \"certificate\": the listener's \
+                                    `client_ca` says whose certificates count";
+                        problems.add(place("file"), text);
+                    }
+                    AuthenticatorKind::Certificate
+                } else {
+                    AuthenticatorKind::Passwords(file)
+                }
             }
         };
         if let Err(wrong) = kind.read() {
@@ -180,6 +193,7 @@ impl AuthenticatorKind {
                     .map_err(|why| vec![format!("{}: {why}", file.display())])?;
                 Ok(Check::Tokens(Arc::new(tokens)))
             }
+            Self::Certificate => Ok(Check::Certificate),
         }
     }
 }

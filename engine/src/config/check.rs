@@ -3,14 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use petrel_net::certificate::{PemRole, TlsConfigError};
-use petrel_net::tls::{TicketSecret, TlsApplication, TlsConfig};
-
-use super::access::Authenticator;
+use super::access::{Authenticator, AuthenticatorKind};
 use super::keys::RawListener;
 use super::problem::Problems;
 use super::read::Places;
-use super::{DEFAULT_PATH, Listener, Protocol, TlsFiles};
+use super::security::{PlacedCertificate, security};
+use super::{DEFAULT_PATH, Listener, Protocol};
 
 /// A `[[listener]]` and where it stands in the text.
 pub(super) struct PlacedListener {
@@ -19,11 +17,13 @@ pub(super) struct PlacedListener {
     pub at: usize,
     /// Offset of each value that it has, right or wrong.
     pub places: Places,
+    /// Its `[[listener.certificate]]`s.
+    pub certificates: Vec<PlacedCertificate>,
 }
 
 impl PlacedListener {
     /// Where to point for a key: at its value, else at the header.
-    fn place(&self, key: &str) -> usize {
+    pub fn place(&self, key: &str) -> usize {
         self.places.get(key).copied().unwrap_or(self.at)
     }
 }
@@ -63,7 +63,14 @@ pub(super) fn listeners(
         }
         names.push(name.clone());
         let allow_anonymous = allow_anonymous(placed, address, problems);
-        let tls = tls(placed, protocol, folder, problems);
+        let (tls, security) = security(placed, protocol, folder, problems);
+        let by_certificate =
+            |at: &usize| authenticators[*at].kind == AuthenticatorKind::Certificate;
+        if authentication.iter().any(by_certificate) && !security.names_users() {
+            let text = "`authentication` asks for the user of a client's certificate, and no client \
+                        of this [[listener]] has one; write `client_certificate` and `client_ca`";
+            problems.add(placed.place("authentication"), text);
+        }
         let path = path(placed, protocol, problems);
         let record_layer = placed.raw.record_layer;
         accepted.push(Listener {
@@ -75,6 +82,7 @@ pub(super) fn listeners(
             connections_maximum: placed.raw.connections_maximum,
             tls,
             record_layer,
+            security,
             path,
         });
     }
@@ -161,65 +169,6 @@ fn allow_anonymous(placed: &PlacedListener, address: SocketAddr, problems: &mut 
         }
     }
     placed.raw.allow_anonymous.unwrap_or(loopback)
-}
-
-fn tls(
-    placed: &PlacedListener,
-    protocol: Protocol,
-    folder: &Path,
-    problems: &mut Problems,
-) -> Option<TlsFiles> {
-    let name = protocol.name();
-    if !protocol.is_tls() {
-        let secure = if protocol == Protocol::Ws { "wss" } else { "mqtts" };
-        for key in ["cert", "key", "record_layer"] {
-            if placed.places.contains_key(key) {
-                problems.add(
-                    placed.place(key),
-                    format!(
-                        "`{key}` has no use for protocol \"{name}\", which is not encrypted; \
-                         write protocol = \"{secure}\" for TLS, or take `{key}` out"
-                    ),
-                );
-            }
-        }
-        return None;
-    }
-    for key in ["cert", "key"] {
-        if !placed.places.contains_key(key) {
-            problems.add(
-                placed.at,
-                format!("protocol \"{name}\" needs `{key}`, and this [[listener]] has none"),
-            );
-        }
-    }
-    let resolved = |path: &String| folder.join(path);
-    let cert = placed.raw.cert.as_ref().map(resolved);
-    let key = placed.raw.key.as_ref().map(resolved);
-    let files = TlsFiles { cert: cert?, key: key? };
-    if let Err(error) = usable(&files) {
-        problems.add(placed.place(key_at_fault(&error)), error.to_string());
-    }
-    Some(files)
-}
-
-/// Reads both files the way the listener will, and forgets what it read.
-fn usable(files: &TlsFiles) -> Result<(), TlsConfigError> {
-    let secret = TicketSecret::new([0; 32]);
-    TlsConfig::from_pem_files(&files.cert, &files.key, TlsApplication::Mqtt, &secret).map(drop)
-}
-
-/// Which of the two keys to point at.
-fn key_at_fault(error: &TlsConfigError) -> &'static str {
-    match error {
-        TlsConfigError::Unreadable { role: PemRole::PrivateKey, .. }
-        | TlsConfigError::TooLarge { role: PemRole::PrivateKey, .. }
-        | TlsConfigError::NoKey { .. }
-        | TlsConfigError::EncryptedKey { .. }
-        | TlsConfigError::UnusableKey { .. }
-        | TlsConfigError::KeyMismatch { .. } => "key",
-        _ => "cert",
-    }
 }
 
 fn path(placed: &PlacedListener, protocol: Protocol, problems: &mut Problems) -> String {

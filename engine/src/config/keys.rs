@@ -3,6 +3,8 @@
 //! The reader takes what it accepts from these tables, and `docs/CONFIGURATION.md` is held
 //! against them by a test; so a key exists in one place.
 
+use petrel_net::certificate::user::CertificateUser;
+use petrel_net::tls::{Demand, TlsVersion};
 use petrel_shard::Limits;
 use petrel_shard::config::QueueFull;
 
@@ -10,6 +12,7 @@ use crate::guard::GuardLimits;
 use crate::pump::rate::PublishRate;
 
 use super::access::{AccessConfig, Denied, RawAuthenticator};
+use super::security::{DEMANDS, RawCertificate, demand, demand_name};
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
     StorageConfig, WhenFull,
@@ -37,6 +40,8 @@ pub(super) enum Kind<T: 'static> {
     Text { set: fn(&mut T, &str) },
     /// A list of strings.
     Texts { set: fn(&mut T, Vec<String>) },
+    /// Sections of its own, read by whoever knows their keys.
+    Sections,
 }
 
 /// The parts of `[limits]`.
@@ -67,6 +72,13 @@ pub(super) struct RawListener {
     pub key: Option<String>,
     pub record_layer: RecordLayer,
     pub path: Option<String>,
+    pub client_certificate: Option<Demand>,
+    pub client_ca: Option<String>,
+    pub client_crl: Vec<String>,
+    pub certificate_user: CertificateUser,
+    pub tls_minimum: TlsVersion,
+    pub tls_suites: Vec<String>,
+    pub tls_groups: Vec<String>,
 }
 
 /// The largest number of shards. Each pair of shards has a ring, so memory grows with the square.
@@ -112,6 +124,16 @@ pub(super) const ENGINE: &[Key<EngineConfig>] = &[
         name: "control",
         unit: "",
         kind: Kind::Text { set: |engine, text| engine.control = Some(text.into()) },
+    },
+    Key {
+        name: "certificate_warn_days",
+        unit: "days",
+        kind: Kind::Integer {
+            min: 0,
+            max: 3650,
+            get: |engine| Some(u64::from(engine.certificate_warn_days)),
+            set: |engine, value| engine.certificate_warn_days = narrow(value),
+        },
     },
 ];
 
@@ -266,6 +288,72 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         name: "path",
         unit: "",
         kind: Kind::Text { set: |listener, text| listener.path = Some(text.to_owned()) },
+    },
+    Key { name: "certificate", unit: "", kind: Kind::Sections },
+    Key {
+        name: "client_certificate",
+        unit: "",
+        kind: Kind::Choice {
+            names: DEMANDS,
+            get: |listener| Some(demand_name(listener.client_certificate).to_owned()),
+            set: |listener, name| listener.client_certificate = demand(name),
+        },
+    },
+    Key {
+        name: "client_ca",
+        unit: "",
+        kind: Kind::Text { set: |listener, text| listener.client_ca = Some(text.to_owned()) },
+    },
+    Key {
+        name: "client_crl",
+        unit: "",
+        kind: Kind::Texts { set: |listener, files| listener.client_crl = files },
+    },
+    Key {
+        name: "certificate_user",
+        unit: "",
+        kind: Kind::Choice {
+            names: CertificateUser::NAMES,
+            get: |listener| Some(listener.certificate_user.name().to_owned()),
+            set: |listener, name| {
+                listener.certificate_user = CertificateUser::from_name(name).unwrap_or_default();
+            },
+        },
+    },
+    Key {
+        name: "tls_minimum",
+        unit: "",
+        kind: Kind::Choice {
+            names: TlsVersion::NAMES,
+            get: |listener| Some(listener.tls_minimum.name().to_owned()),
+            set: |listener, name| {
+                listener.tls_minimum = TlsVersion::from_name(name).unwrap_or_default();
+            },
+        },
+    },
+    Key {
+        name: "tls_suites",
+        unit: "",
+        kind: Kind::Texts { set: |listener, names| listener.tls_suites = names },
+    },
+    Key {
+        name: "tls_groups",
+        unit: "",
+        kind: Kind::Texts { set: |listener, names| listener.tls_groups = names },
+    },
+];
+
+/// The keys of `[[listener.certificate]]`.
+pub(super) const CERTIFICATE: &[Key<RawCertificate>] = &[
+    Key {
+        name: "cert",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.cert = Some(text.to_owned()) },
+    },
+    Key {
+        name: "key",
+        unit: "",
+        kind: Kind::Text { set: |raw, text| raw.key = Some(text.to_owned()) },
     },
 ];
 
@@ -456,7 +544,7 @@ pub(super) fn value_text<T>(key: &Key<T>, from: &T) -> Option<String> {
         Kind::Integer { get, .. } => get(from).map(|value| value.to_string()),
         Kind::Bool { get, .. } => get(from).map(|value| value.to_string()),
         Kind::Choice { get, .. } => get(from).map(|name| format!("\"{name}\"")),
-        Kind::Text { .. } | Kind::Texts { .. } => None,
+        Kind::Text { .. } | Kind::Texts { .. } | Kind::Sections => None,
     }
 }
 

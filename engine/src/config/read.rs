@@ -11,9 +11,11 @@ use toml::de::{DeArray, DeTable, DeValue};
 use super::access::{self, AccessConfig, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
 use super::keys::{
-    ACCESS, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE,
+    ACCESS, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
+    RawListener, STORAGE,
 };
 use super::problem::{Problem, Problems, nearest};
+use super::security::{PlacedCertificate, RawCertificate};
 use super::{Config, EngineConfig, StorageConfig, default_listeners};
 
 /// The sections of the file.
@@ -174,9 +176,27 @@ fn read_listeners(array: &DeArray<'_>, at: usize, problems: &mut Problems) -> Ve
         };
         let mut raw = RawListener::default();
         let places = section(table, "[[listener]]", LISTENER, &mut raw, problems);
-        listeners.push(PlacedListener { raw, at, places });
+        let certificates = read_certificates(table.get("certificate"), problems);
+        listeners.push(PlacedListener { raw, at, places, certificates });
     }
     listeners
+}
+
+/// The elements of `[[listener.certificate]]` that are tables.
+fn read_certificates(
+    value: Option<&Spanned<DeValue<'_>>>,
+    problems: &mut Problems,
+) -> Vec<PlacedCertificate> {
+    let mut certificates = Vec::new();
+    let elements = value.and_then(|it| it.get_ref().as_array());
+    for element in elements.into_iter().flat_map(|array| array.iter()) {
+        // Whatever else it is has been told.
+        let DeValue::Table(table) = element.get_ref() else { continue };
+        let mut raw = RawCertificate::default();
+        let places = section(table, "[[listener.certificate]]", CERTIFICATE, &mut raw, problems);
+        certificates.push(PlacedCertificate { raw, at: element.span().start, places });
+    }
+    certificates
 }
 
 /// The elements of `[[authenticator]]` that are tables.
@@ -274,6 +294,9 @@ fn set<T>(key: &Key<T>, value: &Spanned<DeValue<'_>>, into: &mut T) -> Result<()
             }
         }
         (Kind::Texts { .. }, _) => return wrong("a list of strings"),
+        (Kind::Sections, DeValue::Array(array))
+            if array.iter().all(|it| it.get_ref().is_table()) => {}
+        (Kind::Sections, _) => return wrong("sections, each with its keys below a header"),
     }
     Ok(())
 }

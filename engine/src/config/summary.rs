@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use petrel_net::tls::TlsPolicy;
+
 use super::access::AuthenticatorKind;
 use super::keys::{AllLimits, LIMITS, value_text};
+use super::security::demand_name;
 use super::{Authenticator, Config, Listener, RecordLayer};
 
 /// Displays what will run; made by [`Config::summary`].
@@ -79,6 +82,9 @@ impl fmt::Display for Authenticator {
         let (kind, file) = match &self.kind {
             AuthenticatorKind::Passwords(file) => ("passwords", file),
             AuthenticatorKind::Jwt(file, _) => ("tokens, keys", file),
+            AuthenticatorKind::Certificate => {
+                return write!(f, "{}, certificates of clients", self.name);
+            }
         };
         write!(f, "{}, {kind} in {}", self.name, file.display())
     }
@@ -92,6 +98,22 @@ impl fmt::Display for Listener {
             write!(f, ", certificate {}", tls.cert.display())?;
             if self.record_layer != RecordLayer::default() {
                 write!(f, ", record layer {}", self.record_layer.name())?;
+            }
+            match self.security.further.len() {
+                0 => {}
+                1 => f.write_str(", one further certificate")?,
+                more => write!(f, ", {more} further certificates")?,
+            }
+            if self.security.policy != TlsPolicy::default() {
+                write!(f, ", {}", self.security.policy)?;
+            }
+            if let Some(clients) = &self.security.clients {
+                let demand = demand_name(Some(clients.demand));
+                write!(f, ", client certificates {demand}, by {}", clients.ca.display())?;
+                match clients.crls.is_empty() {
+                    true => f.write_str(", without a list of revoked ones")?,
+                    false => f.write_str(", revoked ones refused")?,
+                }
             }
         }
         f.write_str(match self.allow_anonymous {

@@ -86,7 +86,7 @@ fn an_unknown_key_gets_a_suggestion() {
     refused(
         "[engine]\n  workers = 4\n",
         &[
-            "p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables, ticket_secret, control",
+            "p.toml:2:3: unknown key `workers` in [engine]; its keys are shards, runtime, fd_tables, ticket_secret, control, certificate_warn_days",
         ],
     );
 }
@@ -412,6 +412,7 @@ fn row<T: Default>(key: &Key<T>, defaults: &[(&str, &str)]) -> String {
             }),
         Kind::Text { .. } => "text".to_owned(),
         Kind::Texts { .. } => "list of text".to_owned(),
+        Kind::Sections => "sections".to_owned(),
     };
     let unit = if key.unit.is_empty() { String::new() } else { format!("{} ", key.unit) };
     let special = defaults.iter().find(|(name, _)| *name == key.name);
@@ -435,6 +436,11 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
         ("cert", "none"),
         ("key", "none"),
         ("path", &format!("`\"{DEFAULT_PATH}\"`")),
+        ("certificate", "none"),
+        ("client_ca", "none"),
+        ("client_crl", "none"),
+        ("tls_suites", "all"),
+        ("tls_groups", "all"),
     ];
     let mut rows: Vec<_> = ENGINE
         .iter()

@@ -15,7 +15,7 @@ use bytes::{Bytes, BytesMut};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
 use petrel_engine::config::{
-    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice,
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice, Security,
 };
 use petrel_proto::{
     Connect, ConnectProperties, Frame, Packet, PacketId, Publish, PublishProperties, Qos,
@@ -39,6 +39,7 @@ pub fn listener(protocol: Protocol) -> Listener {
         connections_maximum: 0,
         tls: None,
         record_layer: RecordLayer::default(),
+        security: Security::default(),
         path: if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() },
     }
 }

@@ -90,6 +90,19 @@ pub struct TlsPolicy {
     groups: Vec<&'static str>,
 }
 
+impl std::fmt::Display for TlsPolicy {
+    /// What it narrows.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TLS {} and later", self.minimum.name())?;
+        for (what, names) in [("suites", &self.suites), ("groups", &self.groups)] {
+            if !names.is_empty() {
+                write!(f, ", {what} {}", names.join(" "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// A policy cannot be had. Displays as one sentence without its full stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PolicyError {

@@ -7,7 +7,8 @@ use std::process::{Child, Stdio};
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, Running};
 use petrel_engine::config::{
-    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice, TlsFiles,
+    Config, EngineConfig, FdTablesChoice, Listener, Protocol, RecordLayer, RuntimeChoice, Security,
+    TlsFiles,
 };
 
 use crate::secure::certificates;
@@ -25,6 +26,7 @@ fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
         connections_maximum: 0,
         tls,
         record_layer: RecordLayer::default(),
+        security: Security::default(),
         path,
     }
 }
@@ -40,8 +42,7 @@ fn config(shards: u16, listeners: Vec<Listener>) -> Config {
         shards: Some(shards),
         runtime: RuntimeChoice::Auto,
         fd_tables: FdTablesChoice::Shared,
-        ticket_secret: None,
-        control: None,
+        ..EngineConfig::default()
     };
     Config { engine, listeners, ..Config::default() }
 }
