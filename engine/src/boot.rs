@@ -25,16 +25,14 @@ use petrel_access::{Desk, Office as Inquiries};
 use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
-use petrel_net::tls::{
-    RandomUnavailable, SecretFileError, TicketSecret, TlsConfig, TlsConfigError,
-};
-use petrel_net::websocket::WebSocketConfig;
+use petrel_net::tls::{RandomUnavailable, SecretFileError, TicketSecret, TlsConfigError};
 use petrel_net::{Bell, Listener, Protocol, ShutOut, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 use petrel_storage::StoreError;
 
 use crate::auth::AuthMethods;
+use crate::certificates::Certificates;
 use crate::config::{self, Config};
 use crate::control::Control;
 use crate::executor::{ShardThread, spawn};
@@ -134,7 +132,7 @@ impl From<RandomUnavailable> for BootError {
 /// A broker that runs.
 pub struct Running {
     config: Config,
-    secret: TicketSecret,
+    certificates: Certificates,
     runtime: Runtime,
     tables: FdTables,
     addresses: Vec<SocketAddr>,
@@ -206,7 +204,10 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         Some(file) => TicketSecret::from_file(file)?,
         None => TicketSecret::generate()?,
     };
-    let protocols = protocols(&config, &secret)?;
+    let certificates = Certificates::new(&config, secret);
+    let mut turn = certificates.turn();
+    let fresh = turn.read()?;
+    let protocols = turn.take(fresh, |_, _| {});
     claim(&config)?;
     let (runtime, fallback) =
         preflight::runtime(config.engine.runtime).map_err(BootError::Refused)?;
@@ -241,7 +242,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let mut running = Running {
         addresses: Vec::new(),
         config,
-        secret,
+        certificates,
         runtime,
         tables,
         shards,
@@ -255,6 +256,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     match claim_and_open(&running.config, &protocols, &orders) {
         Ok(addresses) => {
             running.control = open_control(&running);
+            running.watch_certificates();
             running.addresses = addresses;
             for order in &orders {
                 // A shard that ended meanwhile says why when it is joined.
@@ -364,7 +366,8 @@ impl Running {
     /// Reads what all shards count, as long as one likes.
     #[must_use]
     pub fn watch(&self) -> Watch {
-        Watch::new(self.shards.iter().map(|shard| Arc::clone(&shard.handle.counters)))
+        let shards = self.shards.iter().map(|shard| Arc::clone(&shard.handle.counters));
+        Watch::new(shards, self.certificates.ends())
     }
 
     /// Who is banned, and what was refused for want of room.
@@ -385,13 +388,28 @@ impl Running {
         self.shards.iter().map(|shard| shard.handle.pulse.stalls()).sum()
     }
 
+    /// Has certificates read again when their files change.
+    fn watch_certificates(&mut self) {
+        let shards: Vec<_> = self.shards.iter().map(|shard| shard.handle.clone()).collect();
+        let give = move |index, protocol: &Protocol| {
+            shards.iter().for_each(|it| it.tell(Command::SetProtocol(index, protocol.clone())));
+        };
+        if let Err(error) = self.certificates.watch(give) {
+            log::error(format_args!(
+                "certificates are read again on SIGHUP only, since there is no thread to watch their \
+                 files: {error}"
+            ));
+        }
+    }
+
     /// Reads certificates, users and rules again. New connections get the new certificates, nobody is dropped;
     /// subscriptions that the rules no longer allow end.
     ///
     /// # Errors
     /// What is wrong with the files; then nothing has changed.
     pub fn reload(&self) -> Result<(), BootError> {
-        let protocols = protocols(&self.config, &self.secret)?;
+        let mut turn = self.certificates.turn();
+        let fresh = turn.read()?;
         let checks = self.config.read_checks().map_err(BootError::Refused)?;
         let rules = self.config.read_rules().map_err(BootError::Refused)?;
         if let Some(inquiries) = &self.staff.inquiries {
@@ -402,11 +420,11 @@ impl Running {
                 shard.handle.tell(Command::SetRules(rules.clone()));
             }
         }
-        for (index, protocol) in protocols.into_iter().enumerate() {
+        turn.take(fresh, |index, protocol| {
             for shard in &self.shards {
-                shard.handle.tell(Command::SetProtocol(index as u16, protocol.clone()));
+                shard.handle.tell(Command::SetProtocol(index, protocol.clone()));
             }
-        }
+        });
         Ok(())
     }
 
@@ -435,6 +453,7 @@ impl Running {
 
     fn join_all(self) -> io::Result<()> {
         let mut result = Ok(());
+        self.certificates.stop();
         for shard in self.shards {
             result = result.and(shard.thread.join());
         }
@@ -451,27 +470,6 @@ impl Running {
 /// Whom a listener lets in.
 const fn lets_in(listener: &config::Listener) -> LetsIn {
     LetsIn { anonymous: listener.allow_anonymous, asks: !listener.authentication.is_empty() }
-}
-
-/// What each listener gives to its connections.
-fn protocols(config: &Config, secret: &TicketSecret) -> Result<Vec<Protocol>, BootError> {
-    config.listeners.iter().map(|listener| protocol(listener, secret)).collect()
-}
-
-fn protocol(listener: &config::Listener, secret: &TicketSecret) -> Result<Protocol, BootError> {
-    let tls = listener.load_tls(secret)?;
-    if let Some(warning) = tls.as_ref().and_then(TlsConfig::warning) {
-        log::warn(format_args!("{}: {warning}", listener.address));
-    }
-    let websocket = listener.protocol.is_websocket().then(|| {
-        Arc::new(WebSocketConfig { path: listener.path.clone(), ..WebSocketConfig::default() })
-    });
-    Ok(match (tls, websocket) {
-        (None, None) => Protocol::Mqtt,
-        (Some(tls), None) => Protocol::Mqtts(tls),
-        (None, Some(websocket)) => Protocol::Ws(websocket),
-        (Some(tls), Some(websocket)) => Protocol::Wss(tls, websocket),
-    })
 }
 
 /// What a shard that comes up is told, in this order. The end of the channel calls it off.

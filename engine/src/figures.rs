@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage, State};
 
+use crate::certificates::Ends;
+
 /// Where a shard puts what it has counted.
 #[derive(Debug, Default)]
 pub struct Counters {
@@ -57,6 +59,7 @@ impl Counters {
     fn figures(&self) -> Figures {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         Figures {
+            certificate_ends_in_s: None,
             census: Census::from_numbers(self.census.iter().map(get)),
             decided: Decided { admitted: get(&self.admitted), refused: get(&self.refused) },
             adopted: get(&self.adopted),
@@ -110,6 +113,9 @@ pub struct StorageFigures {
 /// The numbers of all shards together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
+    /// Seconds until the certificate ends that ends first of those that clients are shown, below 0 if it
+    /// has; `None` if there is none.
+    pub certificate_ends_in_s: Option<i64>,
     /// How far connections got since the start, and the states of those that are there.
     pub census: Census,
     /// What became of CONNECTs since the start.
@@ -191,18 +197,22 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
 
 /// Reads the figures of a broker, also after it has ended.
 #[derive(Debug, Clone)]
-pub struct Watch(Vec<Arc<Counters>>);
+pub struct Watch {
+    shards: Vec<Arc<Counters>>,
+    ends: Ends,
+}
 
 impl Watch {
-    pub(crate) fn new(counters: impl IntoIterator<Item = Arc<Counters>>) -> Self {
-        Self(counters.into_iter().collect())
+    pub(crate) fn new(shards: impl IntoIterator<Item = Arc<Counters>>, ends: Ends) -> Self {
+        Self { shards: shards.into_iter().collect(), ends }
     }
 
     /// The numbers of all shards together, a quarter of a second old at most.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let mut all = Figures::default();
-        for shard in &self.0 {
+        let certificate_ends_in_s = self.ends.in_s();
+        let mut all = Figures { certificate_ends_in_s, ..Figures::default() };
+        for shard in &self.shards {
             let one = shard.figures();
             all.census.add(&one.census);
             all.decided.admitted += one.decided.admitted;
@@ -238,7 +248,8 @@ mod tests {
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
         }
-        let figures = Watch::new(counters).figures();
+        let figures = Watch::new(counters, Ends::default()).figures();
+        assert_eq!(figures.certificate_ends_in_s, None);
         assert_eq!(
             figures.stages().to_string(),
             "stages: accepted=2 refused_by_rate=4 refused_by_ban=6 accept_failed=8 \
@@ -264,6 +275,6 @@ mod tests {
         let census = Census::from_numbers((0..).map(|at| if at == plain { 40 } else { 0 }));
         let (retained, storage) = (RetainedFigures::default(), StorageFigures::default());
         counters.publish(&census, Decided::default(), 100, retained, storage);
-        assert_eq!(Watch::new([counters]).figures().sessions_offline(), 60);
+        assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod auth;
 pub mod boot;
+pub mod certificates;
 pub mod cli;
 pub mod config;
 pub mod control;

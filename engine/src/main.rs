@@ -102,7 +102,7 @@ fn reload(running: &Running) {
     }
 }
 
-/// What has been counted, and what is there now, in six lines.
+/// What has been counted, and what is there now, in six lines; one more where there are certificates.
 fn write_figures(running: &Running, watch: &Watch) {
     let figures = watch.figures();
     log::info(figures.stages());
@@ -111,6 +111,9 @@ fn write_figures(running: &Running, watch: &Watch) {
     log::info(figures.storage);
     let levels: Vec<_> = running.levels().map(|level| level.to_string()).collect();
     log::info(format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
+    if let Some(ends_in_s) = figures.certificate_ends_in_s {
+        log::info(format_args!("certificates: first_ends_in_s={ends_in_s}"));
+    }
     match Memory::of_this_process() {
         Ok(memory) => log::info(memory),
         Err(error) => log::warn(format_args!("memory is not known: {error}")),

@@ -186,6 +186,49 @@ fn certificates_are_read_again_on_sighup() {
     assert_eq!(broker.end().0, Some(0));
 }
 
+/// What is wrong with a file is told once, and what was read before stays in use.
+#[test]
+fn certificates_are_read_again_when_their_files_change() {
+    let keys = "cert = \"server.pem\"\nkey = \"server.key\"\n";
+    let folder = folder(&(listener("mqtts", 0) + keys + "name = \"tls\"\n"));
+    write_certificate(folder.path());
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    broker.line_with("petrel ready");
+    let certificate = folder.path().join("server.pem");
+    let changed = format!("{} changed: ", certificate.display());
+
+    let whole = fs::read(&certificate).expect("it is there");
+    fs::write(&certificate, &whole[..whole.len() / 2]).expect("written");
+    let line = broker.line();
+    assert!(line.starts_with(&changed), "{line}");
+    let why = "is not valid PEM: a section has no END line; the certificates of before stay in use";
+    assert!(line.ends_with(why), "{line}");
+
+    fs::write(&certificate, &whole).expect("written");
+    assert_eq!(broker.line(), changed + "certificates are read again, for new connections");
+
+    // It is told at every reading that a certificate ends soon, and how soon is a figure.
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("good");
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let key = rcgen::KeyPair::generate().expect("made");
+    let made = params.self_signed(&key).expect("made");
+    fs::write(folder.path().join("server.pem"), made.pem()).expect("written");
+    fs::write(folder.path().join("server.key"), key.serialize_pem()).expect("written");
+    broker.signal(Signal::HUP);
+    let line = broker.line();
+    assert!(line.starts_with("listener tls: the certificate in "), "{line}");
+    assert!(line.contains("server.pem has expired"), "{line}");
+    broker.line_with("SIGHUP: certificates, users and rules are read again");
+    broker.signal(Signal::USR1);
+    let line = broker.line_with("certificates: first_ends_in_s=");
+    let left = line.rsplit('=').next().and_then(|left| left.parse::<i64>().ok());
+    assert!(left.is_some_and(|left| left < 0), "{line}");
+    broker.signal(Signal::INT);
+    assert_eq!(broker.end().0, Some(0));
+}
+
 /// The number of a line of figures by its name.
 fn figure(line: &str, name: &str) -> u64 {
     let number = line.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));

@@ -139,7 +139,8 @@ pub(super) fn authenticators(
     for PlacedAuthenticator { raw, at, places } in placed {
         let by_certificate = raw.kind.as_deref() == Some("certificate");
         for key in ["name", "kind", "file"] {
-            if !places.contains_key(key) && !(by_certificate && key == "file") {
+            let is_needless = by_certificate && key == "file";
+            if !places.contains_key(key) && !is_needless {
                 problems.add(at, format!("this [[authenticator]] has no `{key}`"));
             }
         }

@@ -95,7 +95,12 @@ impl<S: Read + Write> Read for WsStream<S> {
         while self.plain.is_empty() {
             match self.fill() {
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                // What came with the end is read before it.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    if self.plain.is_empty() {
+                        return Ok(0);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

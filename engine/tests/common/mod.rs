@@ -1,6 +1,8 @@
 //! A broker in this process and a client that speaks to it over loopback.
 #![allow(dead_code)]
 
+pub mod authority;
+
 pub mod seccomp;
 
 pub mod layers;
