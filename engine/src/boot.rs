@@ -25,6 +25,7 @@ use petrel_access::{Desk, Office as Inquiries};
 use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
+use petrel_net::proxy::Proxies;
 use petrel_net::tls::{RandomUnavailable, SecretFileError, TicketSecret, TlsConfigError};
 use petrel_net::{Bell, Listener, Protocol, ShutOut, Wire, WireLimits};
 use petrel_shard::level_hash::HashKey;
@@ -477,9 +478,16 @@ enum Order {
     /// All shards have their threads: make what is this shard's own.
     Prepare,
     /// Open these listeners, and say on which addresses.
-    Listen(Vec<(SocketAddr, Protocol)>, mpsc::Sender<Opened>),
+    Listen(Vec<Place>, mpsc::Sender<Opened>),
     /// Begin.
     Serve,
+}
+
+/// A listener as each shard opens it.
+struct Place {
+    address: SocketAddr,
+    protocol: Protocol,
+    proxies: Option<Arc<Proxies>>,
 }
 
 /// The addresses of a shard's listeners, or which could not be opened.
@@ -754,9 +762,13 @@ impl Seed {
 }
 
 /// Opens the listeners of one shard, on its own thread.
-fn listen(wire: &mut Wire, listeners: Vec<(SocketAddr, Protocol)>) -> Opened {
-    let open = |(index, (address, protocol)): (usize, (SocketAddr, Protocol))| {
-        let opened = Listener::open(address, protocol, index as u16).and_then(|listener| {
+fn listen(wire: &mut Wire, listeners: Vec<Place>) -> Opened {
+    let open = |(index, place): (usize, Place)| {
+        let Place { address, protocol, proxies } = place;
+        let opened = Listener::open(address, protocol, index as u16).and_then(|mut listener| {
+            if let Some(proxies) = proxies {
+                listener = listener.with_proxies(proxies);
+            }
             let bound = listener.local_address()?;
             wire.listen(listener)?;
             Ok(bound)
@@ -804,7 +816,13 @@ fn open_listeners(
     let gone = || BootError::Shard(io::Error::other("a shard ended before it could listen"));
     let mut addresses: Vec<SocketAddr> = config.listeners.iter().map(|it| it.address).collect();
     for order in orders {
-        let listeners = addresses.iter().copied().zip(protocols.iter().cloned()).collect();
+        let kinds = config.listeners.iter().zip(protocols);
+        let place =
+            |(address, (listener, protocol)): (&SocketAddr, (&config::Listener, &Protocol))| {
+                let (protocol, proxies) = (protocol.clone(), listener.security.proxies.clone());
+                Place { address: *address, protocol, proxies }
+            };
+        let listeners = addresses.iter().zip(kinds).map(place).collect();
         let (opened, answer) = mpsc::channel();
         order.send(Order::Listen(listeners, opened)).map_err(|_| gone())?;
         addresses = answer

@@ -252,17 +252,18 @@ mod tests {
         assert_eq!(figures.certificate_ends_in_s, None);
         assert_eq!(
             figures.stages().to_string(),
-            "stages: accepted=2 refused_by_rate=4 refused_by_ban=6 accept_failed=8 \
-             gone_before_handshake=10 silent=12 handshake_not_begun=14 handshake_begun=16 \
-             handshake_displaced=18 handshake_timed_out=20 handshake_refused=22 \
-             handshake_gone=24 handshake_full=26 handshake_resumed=28 handshake_retried=30 \
-             connect_timed_out=32 connect_gone=34 connect_refused=36 connect=38 \
-             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=28"
+            "stages: accepted=2 refused_by_rate=4 refused_by_ban=6 proxy_untrusted=8 \
+             proxy_refused=10 accept_failed=12 gone_before_handshake=14 silent=16 \
+             handshake_not_begun=18 handshake_begun=20 handshake_displaced=22 \
+             handshake_timed_out=24 handshake_refused=26 handshake_gone=28 \
+             handshake_full=30 handshake_resumed=32 handshake_retried=34 \
+             connect_timed_out=36 connect_gone=38 connect_refused=40 connect=42 \
+             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=30"
         );
         assert_eq!(
             figures.connections().to_string(),
-            "connections: handshaking=40 greeting=42 plain=44 tls=46 tls_compact=48 ws=50 wss=52 \
-             closing=54 sessions=200 sessions_offline=0"
+            "connections: handshaking=44 greeting=46 plain=48 tls=50 tls_compact=52 ws=54 \
+             wss=56 closing=58 sessions=200 sessions_offline=0"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");

@@ -21,7 +21,6 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
 use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
-use petrel_net::stages::Stage;
 use petrel_net::{Bell, ConnKey, Peer, Protocol, Wire, WireEvent};
 use petrel_proto::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
@@ -346,8 +345,7 @@ impl Pump {
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
-            let too_often = self.parts.wire.census().stage(Stage::RefusedByRate);
-            self.report.tick(self.now.mono_ms, too_often);
+            self.report.tick(self.now.mono_ms, self.parts.wire.census());
             self.parts.mesh.rest();
             self.outbox.rest();
             self.load.tick();

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use petrel_net::stages::{Census, Stage};
 use petrel_proto::{DecodeError, ReasonCode, Text};
 use petrel_shard::{DropReason, Drops, EndedBy, Event, ShardIndex};
 
@@ -19,6 +20,13 @@ const LINES_PER_SECOND_MAX: u64 = 10;
 
 /// What is summed up is for so long, in milliseconds.
 const SUM_MS: u64 = 10_000;
+
+/// Who is turned away without a line for each, and why.
+const TURNED_AWAY: [(Stage, &str); 3] = [
+    (Stage::RefusedByRate, "their sources connect more often than source_connections_per_s"),
+    (Stage::ProxyUntrusted, "they come from no address in proxy_trusted of their listener"),
+    (Stage::ProxyRefused, "they came without a good header of the PROXY protocol"),
+];
 
 /// The lines of a second of all shards.
 static LINES: Lines = Lines(AtomicU64::new(0));
@@ -49,8 +57,8 @@ pub struct Report {
     dropped: Drops,
     dropped_before: Drops,
     decided: Decided,
-    /// Connections refused because their source connects too often, as far as they were reported.
-    too_often: u64,
+    /// Connections refused for what is counted, as far as they were reported.
+    turned_away: [u64; TURNED_AWAY.len()],
     summed_since_ms: u64,
 }
 
@@ -148,9 +156,8 @@ impl Report {
         );
     }
 
-    /// Writes what has been summed up, from time to time. `too_often` connections were refused since the
-    /// start because their source connects too often.
-    pub fn tick(&mut self, now_ms: u64, too_often: u64) {
+    /// Writes what has been summed up, from time to time.
+    pub fn tick(&mut self, now_ms: u64, census: &Census) {
         if now_ms - self.summed_since_ms < SUM_MS {
             return;
         }
@@ -164,12 +171,12 @@ impl Report {
             self.dropped_before.add(&self.dropped);
             self.dropped = Drops::default();
         }
-        let refused = too_often - std::mem::replace(&mut self.too_often, too_often);
-        if refused > 0 {
-            log::warn(format_args!(
-                "{refused} connections were refused in ten seconds: their sources connect more often \
-                 than source_connections_per_s"
-            ));
+        for ((stage, why), before) in TURNED_AWAY.into_iter().zip(&mut self.turned_away) {
+            let upto = census.stage(stage);
+            let refused = upto - std::mem::replace(before, upto);
+            if refused > 0 {
+                log::warn(format_args!("{refused} connections were refused in ten seconds: {why}"));
+            }
         }
         if self.left_out > 0 {
             log::warn(format_args!("{} lines were left out", self.left_out));

@@ -60,6 +60,8 @@ pub(crate) struct Edge {
     pub(crate) handshake_deadline_ms: u64,
     /// Bytes that arrived after the close and were thrown away.
     pub(crate) discarded_bytes: usize,
+    /// What has come of the header of a proxy, until it is whole.
+    pub(crate) header: Vec<u8>,
 }
 
 /// Input that waits: the start of a packet, or what was read and not looked at.
@@ -117,6 +119,8 @@ impl Flags {
     pub(crate) const HANDSHAKE: Self = Self(1 << 12);
     /// Its CONNECT is long, and counted as such until it is complete.
     pub(crate) const LONG_CONNECT: Self = Self(1 << 13);
+    /// The header of its proxy is to come.
+    pub(crate) const PROXIED: Self = Self(1 << 14);
 
     pub(crate) const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0

@@ -13,6 +13,7 @@ mod deadlines;
 pub mod listener;
 mod outbound;
 mod poller;
+pub mod proxy;
 pub mod runtime;
 mod slab;
 pub mod stages;

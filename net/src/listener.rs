@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 
 use crate::admission::depth::PLACES_MAX;
+use crate::proxy::Proxies;
 use crate::tls::TlsConfig;
 use crate::websocket::WebSocketConfig;
 
@@ -42,6 +43,8 @@ impl Protocol {
 pub struct Listener {
     pub(crate) socket: OwnedFd,
     pub(crate) protocol: Protocol,
+    /// Those who connect are proxies, which say who their clients are.
+    pub(crate) proxies: Option<Arc<Proxies>>,
     pub(crate) index: u16,
     /// Connections that may wait to be accepted; the kernel cuts it to `net.core.somaxconn`.
     pub(crate) places: usize,
@@ -62,8 +65,15 @@ impl Listener {
         // Those who are accepted have it from here, which saves a system call for each.
         sockopt::set_tcp_nodelay(&socket, true)?;
         net::listen(&socket, PLACES_MAX as i32)?;
-        let places = PLACES_MAX;
-        Ok(Self { socket, protocol, index, places, ready: true, resting: false })
+        let (places, proxies) = (PLACES_MAX, None);
+        Ok(Self { socket, protocol, proxies, index, places, ready: true, resting: false })
+    }
+
+    /// Takes connections of these proxies only, each with a header of the PROXY protocol before anything else.
+    #[must_use]
+    pub fn with_proxies(mut self, proxies: Arc<Proxies>) -> Self {
+        self.proxies = Some(proxies);
+        self
     }
 
     /// Changes how many connections may wait; those that wait already stay. A system call, if it

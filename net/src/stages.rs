@@ -4,17 +4,22 @@
 
 /// A step that a connection takes on its way, or the reason why it goes no further.
 ///
-/// Whoever was accepted ends in exactly one of `GoneBeforeHandshake`, `Silent`, `HandshakeNotBegun`,
+/// Whoever was accepted ends in exactly one of `ProxyRefused`, `RefusedByRate` (behind a proxy), `GoneBeforeHandshake`, `Silent`, `HandshakeNotBegun`,
 /// `HandshakeDisplaced`, `HandshakeTimedOut`, `HandshakeRefused`, `HandshakeGone`, `ConnectTimedOut`, `ConnectGone`, `ConnectRefused` and
 /// `Connect`, unless the broker stops before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Taken from the kernel's queue, those that are refused at once left out.
     Accepted,
-    /// Closed when it was accepted, since its source address connects too often.
+    /// Closed when it was accepted, since its source address connects too often; behind a proxy, when that
+    /// has said the address.
     RefusedByRate,
     /// Closed when it was accepted, since its source address is banned.
     RefusedByBan,
+    /// Closed when it was accepted, since it comes from none of the proxies that the listener trusts.
+    ProxyUntrusted,
+    /// What a trusted proxy sent first was no good header of the PROXY protocol.
+    ProxyRefused,
     /// Accepting failed for want of descriptors or memory; the connection waits in the kernel.
     AcceptFailed,
     /// The peer had gone before its handshake was begun.
@@ -51,10 +56,12 @@ pub enum Stage {
 
 impl Stage {
     /// All of them, in the order of a connection's way.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Accepted,
         Self::RefusedByRate,
         Self::RefusedByBan,
+        Self::ProxyUntrusted,
+        Self::ProxyRefused,
         Self::AcceptFailed,
         Self::GoneBeforeHandshake,
         Self::Silent,
@@ -80,6 +87,8 @@ impl Stage {
             Self::Accepted => "accepted",
             Self::RefusedByRate => "refused_by_rate",
             Self::RefusedByBan => "refused_by_ban",
+            Self::ProxyUntrusted => "proxy_untrusted",
+            Self::ProxyRefused => "proxy_refused",
             Self::AcceptFailed => "accept_failed",
             Self::GoneBeforeHandshake => "gone_before_handshake",
             Self::Silent => "silent",

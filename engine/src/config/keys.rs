@@ -79,6 +79,8 @@ pub(super) struct RawListener {
     pub tls_minimum: TlsVersion,
     pub tls_suites: Vec<String>,
     pub tls_groups: Vec<String>,
+    pub proxy_protocol: bool,
+    pub proxy_trusted: Vec<String>,
 }
 
 /// The largest number of shards. Each pair of shards has a ring, so memory grows with the square.
@@ -340,6 +342,19 @@ pub(super) const LISTENER: &[Key<RawListener>] = &[
         name: "tls_groups",
         unit: "",
         kind: Kind::Texts { set: |listener, names| listener.tls_groups = names },
+    },
+    Key {
+        name: "proxy_protocol",
+        unit: "",
+        kind: Kind::Bool {
+            get: |listener| Some(listener.proxy_protocol),
+            set: |listener, value| listener.proxy_protocol = value,
+        },
+    },
+    Key {
+        name: "proxy_trusted",
+        unit: "",
+        kind: Kind::Texts { set: |listener, networks| listener.proxy_trusted = networks },
     },
 ];
 

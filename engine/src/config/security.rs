@@ -1,9 +1,11 @@
 //! What the keys of a `[[listener]]` say about TLS and about who is at the other end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use petrel_net::certificate::user::CertificateUser;
 use petrel_net::certificate::{PemRole, TlsConfigError};
+use petrel_net::proxy::{Network, Proxies};
 use petrel_net::tls::{
     CertificateFiles, ClientCertificates, Demand, TicketSecret, TlsApplication, TlsConfig,
     TlsPolicy, TlsSettings,
@@ -26,12 +28,15 @@ pub struct Security {
     pub clients: Option<ClientCertificates>,
     /// Where in a client's certificate its user name stands.
     pub user: CertificateUser,
+    /// The proxies that say who clients are; `None` if clients come themselves.
+    pub proxies: Option<Arc<Proxies>>,
 }
 
 impl Security {
     /// Whether a connection may come with a certificate's name.
     pub(super) fn names_users(&self) -> bool {
-        self.user != CertificateUser::Nothing && self.clients.is_some()
+        let by_proxy = self.proxies.as_ref().is_some_and(|proxies| proxies.name_users);
+        by_proxy || self.user != CertificateUser::Nothing && self.clients.is_some()
     }
 }
 
@@ -100,6 +105,7 @@ pub(super) fn security(
     problems: &mut Problems,
 ) -> (Option<TlsFiles>, Security) {
     let mut security = Security { user: placed.raw.certificate_user, ..Security::default() };
+    security.proxies = proxies(placed, problems);
     let name = protocol.name();
     if !protocol.is_tls() {
         let secure = if protocol == Protocol::Ws { "wss" } else { "mqtts" };
@@ -155,11 +161,48 @@ pub(super) fn security(
 
 /// A key that says what nobody asks for misleads whoever reads it.
 fn check_user(placed: &PlacedListener, security: &Security, problems: &mut Problems) {
-    if placed.places.contains_key("certificate_user") && security.clients.is_none() {
-        let text = "`certificate_user` has no use here: this [[listener]] asks for no client \
-                    certificate; write `client_certificate`, or take `certificate_user` out";
-        problems.add(placed.place("certificate_user"), text);
+    if !placed.places.contains_key("certificate_user") || security.clients.is_some() {
+        return;
     }
+    let text = match (&security.proxies, security.user) {
+        (Some(_), CertificateUser::CommonName | CertificateUser::Nothing) => return,
+        (Some(_), _) => {
+            "of a client's certificate a proxy says only the Common Name; write certificate_user = \
+             \"cn\" or \"none\""
+        }
+        (None, _) => {
+            "`certificate_user` has no use here: this [[listener]] asks for no client certificate; \
+             write `client_certificate`, or take `certificate_user` out"
+        }
+    };
+    problems.add(placed.place("certificate_user"), text);
+}
+
+/// Whoever says where clients come from has to be named.
+fn proxies(placed: &PlacedListener, problems: &mut Problems) -> Option<Arc<Proxies>> {
+    let mut trusted = Vec::new();
+    for text in &placed.raw.proxy_trusted {
+        match text.parse::<Network>() {
+            Ok(network) => trusted.push(network),
+            Err(error) => {
+                let shown = crate::log::Escaped(text.as_bytes());
+                problems.add(placed.place("proxy_trusted"), format!("\"{shown}\" is {error}"));
+            }
+        }
+    }
+    let has_list = placed.places.contains_key("proxy_trusted");
+    if placed.raw.proxy_protocol && placed.raw.proxy_trusted.is_empty() {
+        let text = "`proxy_protocol` needs `proxy_trusted`, the addresses of the proxies that are \
+                    believed, as in proxy_trusted = [\"10.0.0.0/8\"]: whoever may say where clients \
+                    come from can be anybody";
+        problems.add(placed.place(if has_list { "proxy_trusted" } else { "proxy_protocol" }), text);
+    }
+    if has_list && !placed.raw.proxy_protocol {
+        let text = "`proxy_trusted` has no use without `proxy_protocol = true`";
+        problems.add(placed.place("proxy_trusted"), text);
+    }
+    let name_users = placed.raw.certificate_user == CertificateUser::CommonName;
+    placed.raw.proxy_protocol.then(|| Arc::new(Proxies { trusted, name_users }))
 }
 
 fn clients(

@@ -46,7 +46,8 @@ fn everything_that_a_listener_may_ask_for_is_read() {
     );
     let config = Config::parse(&text, folder.path()).expect("nothing is wrong");
     assert_eq!(config.engine.certificate_warn_days, 3);
-    let Security { further, policy, clients, user } = &config.listeners[0].security;
+    let Security { further, policy, clients, user, proxies } = &config.listeners[0].security;
+    assert_eq!(*proxies, None);
     let path = |name: &str| folder.path().join(name);
     assert_eq!(further[..], [TlsFiles { cert: path("b.pem"), key: path("b.pem") }]);
     assert_eq!((policy.minimum, *user), (TlsVersion::Tls13, CertificateUser::SanUri));
@@ -117,5 +118,40 @@ fn what_is_wrong_with_it_is_told_at_its_place() {
     let said = said(plain);
     for key in ["tls_minimum", "client_certificate"] {
         assert!(said.contains(&format!("`{key}` has no use for protocol \"ws\"")), "{said}");
+    }
+}
+
+#[test]
+fn proxies_that_are_believed_are_named() {
+    let base = "[[listener]]\nprotocol = \"mqtt\"\naddress = \"127.0.0.1:1\"\n";
+    let good = "proxy_protocol = true\nproxy_trusted = [\"10.0.0.0/8\", \"::1\"]\n";
+    let config = Config::parse(&format!("{base}{good}"), Path::new("")).expect("good");
+    let proxies = config.listeners[0].security.proxies.as_ref().expect("there are some");
+    assert!(proxies.name_users && proxies.trusts("10.1.2.3".parse().expect("an address")));
+    let summary = config.summary().to_string();
+    assert!(summary.contains("127.0.0.1:1, behind proxies in 10.0.0.0/8 ::1/128, "), "{summary}");
+    // They say whose certificate a client has shown to them.
+    let devices = "authentication = [\"devices\"]\n[[authenticator]]\nname = \"devices\"\n\
+                   kind = \"certificate\"\n";
+    assert!(Config::parse(&format!("{base}{good}{devices}"), Path::new("")).is_ok());
+    for (more, why) in [
+        ("proxy_protocol = true\n".to_owned(), "4:18: `proxy_protocol` needs `proxy_trusted`"),
+        (
+            good.replace("\"10.0.0.0/8\", \"::1\"", ""),
+            "5:17: `proxy_protocol` needs `proxy_trusted`",
+        ),
+        (good.replace("/8", "/33"), "5:17: \"10.0.0.0/33\" is no address and no range"),
+        (good.replace("true", "false"), "5:17: `proxy_trusted` has no use without"),
+        (
+            format!("{good}certificate_user = \"san_dns\"\n"),
+            "6:20: of a client's certificate a proxy says",
+        ),
+        (
+            format!("{good}certificate_user = \"none\"\n{devices}"),
+            "7:18: `authentication` asks for the user",
+        ),
+    ] {
+        let said = said(&format!("{base}{more}"));
+        assert!(said.contains(why), "{more}\n{said}");
     }
 }

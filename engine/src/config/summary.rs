@@ -116,6 +116,10 @@ impl fmt::Display for Listener {
                 }
             }
         }
+        if let Some(proxies) = &self.security.proxies {
+            let trusted: Vec<_> = proxies.trusted.iter().map(ToString::to_string).collect();
+            write!(f, ", behind proxies in {}", trusted.join(" "))?;
+        }
         f.write_str(match self.allow_anonymous {
             true => ", anonymous clients allowed",
             false => ", anonymous clients refused",

@@ -441,6 +441,7 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
         ("client_crl", "none"),
         ("tls_suites", "all"),
         ("tls_groups", "all"),
+        ("proxy_trusted", "none"),
     ];
     let mut rows: Vec<_> = ENGINE
         .iter()

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,6 +18,7 @@ use crate::conn::{Conn, Edge, Flags, Inbox, Peer};
 use crate::deadlines::NEVER;
 use crate::listener::accept;
 use crate::outbound::Queue;
+use crate::proxy::Proxies;
 use crate::stages::{Stage, State};
 use crate::transport::Transport;
 use crate::{ConnKey, Listener};
@@ -74,6 +76,12 @@ pub(super) enum End {
     Displaced,
     /// The wire takes nobody new any more.
     Stopped,
+    /// Its proxy has said nothing good about it.
+    BadHeader,
+    /// The address that its proxy has said connects too often.
+    TooOften,
+    /// It is banned.
+    Banned,
 }
 
 impl End {
@@ -81,6 +89,9 @@ impl End {
     fn stage(self, conn: &Conn) -> Option<Stage> {
         let begun = conn.flags.has(Flags::HANDSHAKE);
         Some(match (conn.state, self) {
+            (_, Self::BadHeader) => Stage::ProxyRefused,
+            (_, Self::TooOften) => Stage::RefusedByRate,
+            (_, Self::Banned) => Stage::RefusedByBan,
             (State::Handshaking, Self::Gone) if begun => Stage::HandshakeGone,
             (State::Handshaking, Self::Gone) => Stage::GoneBeforeHandshake,
             (State::Handshaking, Self::TimedOut) if begun => Stage::HandshakeTimedOut,
@@ -120,15 +131,24 @@ impl Wire {
         let listener = &mut self.listeners[at];
         match accept(&listener.socket) {
             Ok((socket, peer)) => {
+                let is_trusted =
+                    |proxies: &Arc<Proxies>| peer.is_some_and(|peer| proxies.trusts(peer.ip()));
+                let is_proxied = listener.proxies.is_some();
+                if !listener.proxies.as_ref().is_none_or(is_trusted) {
+                    self.census.count(Stage::ProxyUntrusted);
+                    return refuse(socket);
+                }
                 let admits =
                     |peer: SocketAddr, buckets: &Buckets| buckets.admit(peer.ip(), self.now_ms);
-                if let (Some(peer), Some(buckets)) = (peer, &self.buckets)
+                // All clients of a proxy would be one source: theirs is asked for when it is known.
+                if let (Some(peer), Some(buckets), false) = (peer, &self.buckets, is_proxied)
                     && !admits(peer, buckets)
                 {
                     self.census.count(Stage::RefusedByRate);
                     return refuse(socket);
                 }
-                if let (Some(peer), Some(ShutOut(is_shut_out))) = (peer, &self.shut_out)
+                if let (Some(peer), Some(ShutOut(is_shut_out)), false) =
+                    (peer, &self.shut_out, is_proxied)
                     && is_shut_out(peer.ip(), self.now_ms)
                 {
                     self.census.count(Stage::RefusedByBan);
@@ -145,7 +165,7 @@ impl Wire {
                 let index = listener.index;
                 let begun = transport.ok().and_then(|transport| {
                     // Without a transport there is nothing to be said to the peer.
-                    self.begin_conn(socket, peer, index, transport)
+                    self.begin_conn(socket, peer, index, transport, is_proxied)
                 });
                 self.census.count(match begun {
                     Some(_) => Stage::Accepted,
@@ -175,6 +195,7 @@ impl Wire {
         peer: Option<SocketAddr>,
         listener: u16,
         transport: Transport,
+        is_proxied: bool,
     ) -> Option<ConnKey> {
         let in_ms = |timeout_ms| self.now_ms.saturating_add(timeout_ms);
         let edge = Edge {
@@ -182,8 +203,12 @@ impl Wire {
             deadline_ms: in_ms(self.limits.connect_timeout_ms),
             handshake_deadline_ms: in_ms(self.limits.handshake_timeout_ms),
             discarded_bytes: 0,
+            header: Vec::new(),
         };
         let mut conn = Conn::new(socket, listener, transport);
+        if is_proxied {
+            conn.flags.set(Flags::PROXIED);
+        }
         if conn.transport.is_handshaking() {
             conn.state = State::Handshaking;
         }
@@ -343,8 +368,9 @@ impl Wire {
         conn.inbox = None;
         let deadline_ms = self.now_ms.saturating_add(LINGER_MS);
         let handshake_deadline_ms = deadline_ms;
-        let peer = Peer::default();
-        let edge = Edge { peer, deadline_ms, handshake_deadline_ms, discarded_bytes: 0 };
+        let (peer, header) = (Peer::default(), Vec::new());
+        let discarded_bytes = 0;
+        let edge = Edge { peer, deadline_ms, handshake_deadline_ms, discarded_bytes, header };
         conn.edge = Some(Box::new(edge));
         conn.transport.close(&mut self.wire_out);
         self.enter(key, State::Closing);

@@ -8,12 +8,13 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use super::life::End;
-use super::{Current, PACKETS_PER_READ_MAX, READ_BYTES_MAX, Wire, WireEvent};
-use crate::ConnKey;
+use super::{Current, PACKETS_PER_READ_MAX, READ_BYTES_MAX, ShutOut, Wire, WireEvent};
 use crate::conn::{Conn, Flags, Inbox, Peer};
+use crate::proxy::{self, HEADER_BYTES_MAX};
 use crate::stages::{Stage, State};
 use crate::tls::Handshake;
 use crate::transport::{Completed, Input, Transport};
+use crate::{ConnKey, Listener};
 
 /// The start of a packet up to this length is moved to the shared buffer when more of it comes; a
 /// longer one stays where it is and what comes is added to it.
@@ -82,11 +83,61 @@ impl Wire {
                 if bytes == READ_BYTES_MAX || conn.flags.has(Flags::ENDED) {
                     self.make_ready(key);
                 }
-                self.ingest(key, bytes);
+                if let Some(bytes) = self.skip_header(key, bytes) {
+                    self.ingest(key, bytes);
+                }
             }
             Got::Nothing => {}
             Got::End => self.lose(key, End::Gone),
         }
+    }
+
+    /// Takes the header of a proxy off what was read, where there is to be one. Returns how many bytes are
+    /// left for the layers behind; `None` if there is nothing for them.
+    fn skip_header(&mut self, key: ConnKey, bytes: usize) -> Option<usize> {
+        let conn = self.conns.get_mut(key)?;
+        if !conn.flags.has(Flags::PROXIED) {
+            return Some(bytes);
+        }
+        let edge = conn.edge.as_mut()?;
+        let held = edge.header.len();
+        // What is longer than a header may be ends as one that is too long.
+        let more = bytes.min(HEADER_BYTES_MAX.saturating_sub(held));
+        edge.header.extend_from_slice(&self.scratch[..more]);
+        let (header, length) = match proxy::parse(&edge.header) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => return None,
+            Err(_) => {
+                self.lose(key, End::BadHeader);
+                return None;
+            }
+        };
+        edge.header = Vec::new();
+        conn.flags.clear(Flags::PROXIED);
+        let of = |it: &&Listener| it.index == conn.listener;
+        let proxies = self.listeners.iter().find(of).and_then(|it| it.proxies.as_ref());
+        if proxies.is_some_and(|proxies| proxies.name_users) {
+            edge.peer.user = header.user;
+        }
+        if let Some(source) = header.source {
+            edge.peer.address = Some(source);
+        }
+        // Only now it is known who connects.
+        if let (Some(peer), Some(buckets)) = (edge.peer.address, &self.buckets)
+            && !buckets.admit(peer.ip(), self.now_ms)
+        {
+            self.lose(key, End::TooOften);
+            return None;
+        }
+        if let (Some(peer), Some(ShutOut(is_shut_out))) = (edge.peer.address, &self.shut_out)
+            && is_shut_out(peer.ip(), self.now_ms)
+        {
+            self.lose(key, End::Banned);
+            return None;
+        }
+        let used = length.saturating_sub(held);
+        self.scratch.copy_within(used..bytes, 0);
+        (bytes > used).then(|| bytes - used)
     }
 
     /// Ends a handshake that was completed, or that the transport has given up.

@@ -3,6 +3,7 @@
 mod fairness;
 mod limits;
 mod moving;
+mod proxy;
 mod rig;
 mod stages;
 mod tls;

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketType};
 use rustls::client::{ClientConfig, ClientConnection};
 
 use crate::conn::NO_STAGE;
+use crate::proxy::Proxies;
 use crate::{Bell, ConnKey, Listener, Peer, Protocol, Wire, WireEvent, WireLimits};
 
 /// An MQTT 3.1.1 CONNECT of client `a`.
@@ -52,10 +53,22 @@ impl Rig {
     }
 
     pub(super) fn speaking(protocol: Protocol, limits: WireLimits) -> Self {
+        Self::behind(protocol, None, limits)
+    }
+
+    /// A rig whose clients come through these proxies.
+    pub(super) fn behind(
+        protocol: Protocol,
+        proxies: Option<Arc<Proxies>>,
+        limits: WireLimits,
+    ) -> Self {
         let bell = Arc::new(Bell::new().expect("there are descriptors"));
         let mut wire = Wire::new(limits, bell, 0).expect("there are descriptors");
         let any = (Ipv4Addr::LOCALHOST, 0).into();
-        let listener = Listener::open(any, protocol, 0).expect("there are ports");
+        let mut listener = Listener::open(any, protocol, 0).expect("there are ports");
+        if let Some(proxies) = proxies {
+            listener = listener.with_proxies(proxies);
+        }
         let address = listener.local_address().expect("it is bound");
         wire.listen(listener).expect("it can be watched");
         Self { wire, address, now_ms: 0 }
