@@ -74,8 +74,11 @@ struct Shared {
 #[derive(Default)]
 struct State {
     stamps: Vec<Stamp>,
-    dated: Vec<(String, Dated)>,
+    dated: Vec<OfListener>,
 }
+
+/// Something that ends some day, and the name of its listener.
+type OfListener = (String, Dated);
 
 /// What tells a file from another, and from what it was; `None` if it is not there.
 type Stamp = Option<(u64, u64, u64, (i64, i64), (i64, i64))>;
@@ -96,7 +99,7 @@ pub struct Turn<'a> {
 pub struct Fresh {
     protocols: Vec<Protocol>,
     stamps: Vec<Stamp>,
-    dated: Vec<(String, Dated)>,
+    dated: Vec<OfListener>,
 }
 
 impl Certificates {
@@ -169,7 +172,7 @@ impl Turn<'_> {
         }
     }
 
-    fn read_all(&self) -> Result<(Vec<Protocol>, Vec<(String, Dated)>), TlsConfigError> {
+    fn read_all(&self) -> Result<(Vec<Protocol>, Vec<OfListener>), TlsConfigError> {
         let mut protocols = Vec::new();
         let mut dated = Vec::new();
         for listener in &self.shared.listeners {

@@ -724,6 +724,9 @@ impl Pump {
                 self.feed(Input::Closed { conn: id_of(conn) });
             }
             WireEvent::Refused { conn, version, error } => self.refuse(conn, version, &error),
+            WireEvent::Unproven { peer, error } => {
+                self.report.unproven(self.now.mono_ms, peer, &error);
+            }
             WireEvent::AcceptFailed { error, .. } => {
                 self.report.accept_failed(self.now.mono_ms, error);
             }

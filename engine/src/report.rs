@@ -5,9 +5,11 @@
 //! client sent is escaped and cut.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage};
+use petrel_net::tls::TlsError;
 use petrel_proto::{DecodeError, ReasonCode, Text};
 use petrel_shard::{DropReason, Drops, EndedBy, Event, ShardIndex};
 
@@ -134,6 +136,16 @@ impl Report {
     /// Reports a connection that ended before it had a client identifier.
     pub fn refused(&mut self, now_ms: u64, error: &DecodeError) {
         self.line(now_ms, format_args!("a connection is refused: {error}"));
+    }
+
+    /// Reports a client whose certificate is no good.
+    pub fn unproven(&mut self, now_ms: u64, peer: Option<SocketAddr>, error: &TlsError) {
+        match peer {
+            Some(peer) => {
+                self.line(now_ms, format_args!("a client at {} is refused: {error}", peer.ip()));
+            }
+            None => self.line(now_ms, format_args!("a client is refused: {error}")),
+        }
     }
 
     /// Reports that accepting failed, which it does again and again for as long as its reason lasts: the

@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::authority::{self, Authority};
 use common::process::{Running, folder, limited, listener, petrel, with_config};
 use common::seccomp::{IO_URING_CALLS, forbid};
 use common::{Client, connect_packet};
@@ -225,6 +226,34 @@ fn certificates_are_read_again_when_their_files_change() {
     let line = broker.line_with("certificates: first_ends_in_s=");
     let left = line.rsplit('=').next().and_then(|left| left.parse::<i64>().ok());
     assert!(left.is_some_and(|left| left < 0), "{line}");
+    broker.signal(Signal::INT);
+    assert_eq!(broker.end().0, Some(0));
+}
+
+/// Whoever looks for a device that does not come in finds why.
+#[test]
+fn a_certificate_that_is_no_good_is_told() {
+    let more = "cert = \"server.pem\"\nkey = \"server.pem\"\nclient_certificate = \"required\"\n\
+                client_ca = \"ca.pem\"\n";
+    let folder = folder(&(listener("mqtts", 0) + more));
+    let authority = Authority::new(folder.path());
+    authority.put("server.pem", &authority.server(&["localhost"]));
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    let address = broker.address();
+    broker.line_with("petrel ready");
+    let tricky = authority.client(1, "admin\0.example");
+    for (shown, why) in [
+        (None, "the client has no certificate"),
+        (Some(tricky), "the user name in the certificate has a control character"),
+    ] {
+        let device = authority.device(&rustls::version::TLS13, shown.as_ref());
+        let mut stream = authority::open(&device, address, "localhost");
+        assert_eq!(authority::greet(&mut stream, &authority::connect("client", None)), None);
+        let line = broker.line_with("is refused");
+        assert_eq!(line, format!("a client at 127.0.0.1 is refused: {why}"));
+    }
     broker.signal(Signal::INT);
     assert_eq!(broker.end().0, Some(0));
 }

@@ -38,8 +38,8 @@ pub(crate) struct Between {
 pub(crate) enum Completed {
     /// It is complete; the client's certificate names this user, if there is one.
     Good(Handshake, Option<Text>),
-    /// It is complete, and the client's certificate is no good.
-    Refused,
+    /// The client's certificate is no good.
+    Refused(TlsError),
 }
 
 /// Whether the layers have more to give.
@@ -177,7 +177,7 @@ fn read_tls(
             if peer_closed { Input::Over } else { Input::Open }
         }
         Err(error) => {
-            *completed = matches!(error, TlsError::Client(_)).then_some(Completed::Refused);
+            *completed = error.is_about_certificate().then_some(Completed::Refused(error));
             Input::Over
         }
     }

@@ -39,6 +39,7 @@ use crate::outbound::{Queue, Stage};
 use crate::poller::{EVENTS_PER_WAIT_MAX, Happened, Poller, Readiness};
 use crate::slab::Slab;
 use crate::stages::{Census, State};
+use crate::tls::TlsError;
 use crate::transport::Between;
 use crate::{Bell, ConnKey, Listener};
 
@@ -124,6 +125,13 @@ pub enum WireEvent {
         listener: u16,
         /// The other end.
         peer: Peer,
+    },
+    /// A handshake ended since the client's certificate is no good. The connection is being closed.
+    Unproven {
+        /// Where the client comes from.
+        peer: Option<SocketAddr>,
+        /// What is wrong.
+        error: Box<TlsError>,
     },
     /// The first bytes of a connection are not a good CONNECT. Close it, perhaps with an answer.
     Refused {

@@ -9,13 +9,22 @@ mod fuzz_bodies;
 
 #[test]
 fn the_corpus_of_the_compact_record_layer_holds() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/compact");
+    replay("compact", fuzz_bodies::compact);
+}
+
+#[test]
+fn the_corpus_of_the_proxy_protocol_holds() {
+    replay("proxy", fuzz_bodies::proxy);
+}
+
+fn replay(target: &str, body: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut files: Vec<_> =
         std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     for file in &files {
         println!("{}", file.display());
-        fuzz_bodies::compact(&std::fs::read(file).unwrap());
+        body(&std::fs::read(file).unwrap());
     }
 }

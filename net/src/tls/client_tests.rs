@@ -308,7 +308,8 @@ fn a_revoked_certificate_is_refused_whatever_its_client_has_in_hand() {
         assert!(outcome.plain.is_empty());
         let fresh = site.client(version, Some(&shown));
         let outcome = connect(&after, &fresh);
-        assert!(matches!(outcome.result, Err(TlsError::Protocol(_))), "{outcome:?}");
+        let why = outcome.result.unwrap_err();
+        assert!(why.is_about_certificate() && why.to_string().contains("Revoked"), "{why}");
         let other = site.authority.named(2, "device-2");
         let user = connect(&after, &site.client(version, Some(&other))).user();
         assert_eq!(user.as_deref(), Some("device-2"));
@@ -397,6 +398,8 @@ fn tricks_with_names_are_refused_in_the_handshake() {
         let outcome = connect(&config, &site.client(&TLS13, Some(&shown)));
         assert!(outcome.result.is_err() && outcome.plain.is_empty(), "{what}: {outcome:?}");
         assert!(outcome.told.is_err(), "{what}");
+        let why = outcome.result.unwrap_err();
+        assert!(why.is_about_certificate() && why.to_string().contains("name"), "{what}: {why}");
     }
     let nameless = site.authority.client(1, |_| {});
     assert_eq!(connect(&config, &site.client(&TLS13, Some(&nameless))).user(), None);

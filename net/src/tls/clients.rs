@@ -18,7 +18,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
 };
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
@@ -77,6 +77,8 @@ impl fmt::Display for ClientFault {
         })
     }
 }
+
+impl std::error::Error for ClientFault {}
 
 /// What is known of the certificates of a listener's clients.
 pub(super) struct Clients {
@@ -313,8 +315,9 @@ impl ClientCertVerifier for Verifier {
         let chain = std::slice::from_ref(end_entity);
         match self.clients.identify(Some(chain), false, now) {
             Ok(_) => Ok(verified),
-            Err(_) => {
-                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            Err(fault) => {
+                let fault = OtherError(Arc::new(fault));
+                Err(Error::InvalidCertificate(CertificateError::Other(fault)))
             }
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use rustls::CertificateError;
+
 use super::clients::ClientFault;
 use super::compact::{HandoverError, RecordFault};
 
@@ -67,7 +69,26 @@ impl ProtocolFault {
 
 impl fmt::Display for ProtocolFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match &self.0 {
+            rustls::Error::InvalidCertificate(CertificateError::Other(own)) => own.0.fmt(f),
+            rustls::Error::NoCertificatesPresented => f.write_str("the client has no certificate"),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl TlsError {
+    /// Whether what is wrong is the certificate of the client, or that it has none.
+    #[must_use]
+    pub fn is_about_certificate(&self) -> bool {
+        use rustls::Error::{InvalidCertificate, NoCertificatesPresented};
+        match self {
+            Self::Client(_) => true,
+            Self::Protocol(ProtocolFault(fault)) => {
+                matches!(fault, InvalidCertificate(_) | NoCertificatesPresented)
+            }
+            _ => false,
+        }
     }
 }
 

@@ -146,7 +146,7 @@ impl Wire {
         let Some(conn) = self.conns.get_mut(key).filter(|it| it.state == State::Handshaking) else {
             return;
         };
-        let refused = matches!(completed, Some(Completed::Refused));
+        let refused = matches!(completed, Some(Completed::Refused(_)));
         let failed = refused || conn.transport.is_handshaking();
         if failed && input == Input::Open {
             return;
@@ -165,7 +165,12 @@ impl Wire {
                 }
                 Some(kind)
             }
-            _ => None,
+            Some(Completed::Refused(error)) => {
+                let peer = conn.edge.as_ref().and_then(|edge| edge.peer.address);
+                self.events.push_back(WireEvent::Unproven { peer, error: Box::new(error) });
+                None
+            }
+            None => None,
         };
         let (stage, state) = match (failed, kind) {
             (true, _) => (Stage::HandshakeRefused, State::Closing),
