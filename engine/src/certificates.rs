@@ -34,6 +34,9 @@ const SETTLED_LOOKS: u32 = 2;
 /// How often it is told that something ends soon.
 const TELL_EVERY: Duration = Duration::from_secs(86_400);
 
+/// How often it is looked whether there is more to be told.
+const ASK_EVERY: Duration = Duration::from_secs(3_600);
+
 /// When the certificate that ends first does, in seconds since 1970.
 #[derive(Debug, Clone)]
 pub struct Ends(Arc<AtomicI64>);
@@ -75,6 +78,9 @@ struct Shared {
 struct State {
     stamps: Vec<Stamp>,
     dated: Vec<OfListener>,
+    /// Of which of them was told, and whether they had ended; and when.
+    told: Vec<(usize, bool)>,
+    told_at: Option<Instant>,
 }
 
 /// Something that ends some day, and the name of its listener.
@@ -193,20 +199,34 @@ impl Turn<'_> {
             // There are few listeners.
             give(index as u16, protocol);
         }
-        *self.state = State { stamps: fresh.stamps, dated: fresh.dated };
+        *self.state = State { stamps: fresh.stamps, dated: fresh.dated, ..State::default() };
         let own = self.state.dated.iter().filter(|(_, it)| it.kind == DatedKind::Certificate);
         let ends = own.filter_map(|(_, it)| it.until_s).min().unwrap_or(NEVER);
         self.shared.ends.0.store(ends, Ordering::Relaxed);
-        self.complain();
+        self.remind();
         fresh.protocols
     }
 
-    fn complain(&self) {
-        for (listener, dated) in &self.state.dated {
-            if let Some(complaint) = dated.complaint(now_s(), self.shared.warn_days) {
+    /// Says what ends soon or has ended, unless that is what was said last and lately.
+    fn remind(&mut self) {
+        let now_s = now_s();
+        let mut troubles = Vec::new();
+        for (at, (_, dated)) in self.state.dated.iter().enumerate() {
+            let complaint = dated.complaint(now_s, self.shared.warn_days);
+            troubles.extend(complaint.map(|it| (at, it.is_urgent())));
+        }
+        let is_old = self.state.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if !is_old && troubles == self.state.told {
+            return;
+        }
+        self.state.told_at = Some(Instant::now());
+        for (at, _) in &troubles {
+            let (listener, dated) = &self.state.dated[*at];
+            if let Some(complaint) = dated.complaint(now_s, self.shared.warn_days) {
                 log::warn(format_args!("listener {listener}: {complaint}"));
             }
         }
+        self.state.told = troubles;
     }
 }
 
@@ -225,7 +245,7 @@ impl Shared {
     }
 
     fn watch(&self, stopped: &mpsc::Receiver<()>, give: &impl Fn(u16, &Protocol)) {
-        let mut told = Instant::now();
+        let mut asked = Instant::now();
         let mut settling = Settling::default();
         while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
             let stamps = self.stamps();
@@ -235,9 +255,9 @@ impl Shared {
             } else {
                 drop(turn);
             }
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                self.turn().complain();
+            if asked.elapsed() >= ASK_EVERY {
+                asked = Instant::now();
+                self.turn().remind();
             }
         }
     }

@@ -176,7 +176,7 @@ mod tests {
                 delay_interval_s: None,
                 properties: PublishProperties::default(),
             }));
-            let (conn, listener, peer) = (key(index), 0, petrel_net::Peer::default());
+            let (conn, listener, peer) = (key(index), 0, petrel_net::Remote::default());
             doorway.push(conn, WireEvent::Connect { conn, connect, listener, peer });
             looks += u32::from(doorway.wants_a_look());
         }

@@ -21,7 +21,7 @@ use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
 use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
-use petrel_net::{Bell, ConnKey, Peer, Protocol, Wire, WireEvent};
+use petrel_net::{Bell, ConnKey, Protocol, Remote, Wire, WireEvent};
 use petrel_proto::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
     encoded_len,
@@ -771,7 +771,7 @@ impl Pump {
         }
     }
 
-    fn origin(&self, listener: u16, peer: Peer) -> Origin {
+    fn origin(&self, listener: u16, peer: Remote) -> Origin {
         let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
         let lets_in = self.parts.lets_in.get(usize::from(listener)).copied().unwrap_or_default();
         Origin {
@@ -785,7 +785,7 @@ impl Pump {
 
     /// A CONNECT of a client whose home is here. While lanes have more to write than they may have, one
     /// that causes more waits.
-    fn welcome(&mut self, conn: ConnKey, connect: Box<Connect>, listener: u16, peer: Peer) {
+    fn welcome(&mut self, conn: ConnKey, connect: Box<Connect>, listener: u16, peer: Remote) {
         if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
             return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
         }

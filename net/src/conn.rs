@@ -42,7 +42,7 @@ pub(crate) struct Conn {
 
 /// Who is at the other end of a connection, as far as the layers below MQTT know.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Peer {
+pub struct Remote {
     /// Where it comes from; a trusted proxy may have said so.
     pub address: Option<SocketAddr>,
     /// The user whom its certificate names.
@@ -53,7 +53,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub(crate) struct Edge {
     /// The other end.
-    pub(crate) peer: Peer,
+    pub(crate) peer: Remote,
     /// By then CONNECT must have come, or the close must be over.
     pub(crate) deadline_ms: u64,
     /// By then the TLS handshake must be complete.

@@ -32,7 +32,7 @@ use petrel_proto::{Connect, DecodeError, Packet, Version};
 use crate::admission::depth::Depth;
 use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
-use crate::conn::{Conn, Flags, Peer};
+use crate::conn::{Conn, Flags, Remote};
 use crate::deadlines::Deadlines;
 use crate::listener::places_max;
 use crate::outbound::{Queue, Stage};
@@ -124,7 +124,7 @@ pub enum WireEvent {
         /// Position of the listener in the configuration.
         listener: u16,
         /// The other end.
-        peer: Peer,
+        peer: Remote,
     },
     /// A handshake ended since the client's certificate is no good. The connection is being closed.
     Unproven {

@@ -111,7 +111,7 @@ pub struct Handover {
     /// Its CONNECT.
     pub connect: Box<Connect>,
     /// The other end.
-    pub peer: petrel_net::Peer,
+    pub peer: petrel_net::Remote,
     /// By which the receiver finds the socket, where a courier carries it.
     pub ticket: u32,
 }

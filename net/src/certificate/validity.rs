@@ -57,19 +57,32 @@ impl Dated {
 
     /// What an operator should hear: its period has not begun, is over, or ends within so many days.
     ///
-    /// Lists of revoked certificates are made anew all the time, so of them only the past counts.
+    /// Lists of revoked certificates are made anew all the time. Of them it is told when nine tenths of
+    /// their time are over and no other is there, if that is within these days too.
     #[must_use]
     pub fn complaint(&self, now_s: i64, days: u32) -> Option<Complaint<'_>> {
         let soon = |until_s: i64| {
             let left_s = until_s - now_s;
-            let wanted = self.kind != DatedKind::RevocationList;
-            (wanted && left_s < i64::from(days) * DAY_S).then_some(Trouble::EndsIn(left_s))
+            let early_s = i64::from(days) * DAY_S;
+            let early_s = match self.kind {
+                DatedKind::RevocationList => early_s.min((until_s - self.from_s) / 10),
+                _ => early_s,
+            };
+            (left_s < early_s).then_some(Trouble::EndsIn(left_s))
         };
         let trouble = match self.warning(now_s) {
             Some(warning) => Trouble::Now(warning),
             None => self.until_s.and_then(soon)?,
         };
         Some(Complaint { dated: self, trouble })
+    }
+}
+
+impl Complaint<'_> {
+    /// Whether something is wrong already, and not only soon.
+    #[must_use]
+    pub const fn is_urgent(&self) -> bool {
+        matches!(self.trouble, Trouble::Now(_))
     }
 }
 
@@ -149,9 +162,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_told_of_when_it_is_out_of_date() {
+    fn a_list_is_told_of_when_its_successor_is_late() {
         let it = dated(DatedKind::RevocationList, 0, Some(DAY_S));
-        assert_eq!(said(&it, DAY_S), None);
+        assert_eq!(said(&it, DAY_S * 9 / 10), None);
+        let late = "the list of revoked certificates in c.pem ends in 0 days and 2 hours; renew it";
+        assert_eq!(said(&it, DAY_S * 9 / 10 + 1).as_deref(), Some(late));
         assert!(said(&it, DAY_S + 1).is_some_and(|it| it.contains("out of date")));
         assert_eq!(said(&dated(DatedKind::RevocationList, 0, None), i64::MAX), None);
     }

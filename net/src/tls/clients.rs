@@ -4,7 +4,8 @@
 //! client resumes, it looks at nothing again. Two things mend that. Tickets are sealed for the
 //! authorities and the demand of their listener, so another listener's, or those of before a change,
 //! lead to a full handshake. And whoever resumes is looked up once more: its period, the revoked
-//! certificates, and whether the list of those is still in date.
+//! certificates, and whether the list of those is still in date
+//! (`docs/adr/0013-certificates-and-resumption.md`).
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -120,7 +121,7 @@ impl Clients {
         for path in &settings.crls {
             for crl in certificate::load_crls(path)? {
                 read_list(&crl, path, &mut lists, &mut dated)?;
-                crls.push(crl);
+                crls.push((path, crl));
             }
         }
         let scope = scope(settings.demand, &authorities, lists.keys());
@@ -268,21 +269,26 @@ fn scope<'a>(
 fn verifier(
     settings: &ClientCertificates,
     roots: RootCertStore,
-    crls: Vec<CertificateRevocationListDer<'static>>,
+    crls: Vec<(&PathBuf, CertificateRevocationListDer<'static>)>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Arc<dyn ClientCertVerifier>, TlsConfigError> {
     let roots = Arc::new(roots);
+    let builder = |crls: Vec<CertificateRevocationListDer<'static>>| {
+        let (roots, provider) = (Arc::clone(&roots), Arc::clone(provider));
+        WebPkiClientVerifier::builder_with_provider(roots, provider).with_crls(crls)
+    };
+    for (path, crl) in &crls {
+        // Said of the one that is no good: of all together nobody could tell which it is.
+        let bad = |_| TlsConfigError::BadRevocationList { path: (*path).clone() };
+        builder(vec![crl.clone()]).build().map_err(bad)?;
+    }
+    let crls = crls.into_iter().map(|(_, crl)| crl).collect();
     // A list that is out of date says nothing about what has been revoked since.
-    let mut builder = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
-        .with_crls(crls)
-        .enforce_revocation_expiration();
+    let mut builder = builder(crls).enforce_revocation_expiration();
     if settings.demand == Demand::Optional {
         builder = builder.allow_unauthenticated();
     }
-    builder.build().map_err(|_| {
-        let path = settings.crls.first().unwrap_or(&settings.ca).clone();
-        TlsConfigError::BadRevocationList { path }
-    })
+    builder.build().map_err(|_| TlsConfigError::BadAuthority { path: settings.ca.clone() })
 }
 
 /// The library's verifier, and then a look at the name.

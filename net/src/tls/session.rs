@@ -50,10 +50,8 @@ enum Mode {
 
 struct Inner {
     conn: UnbufferedServerConnection,
-    /// Present as long as the connection may leave the library when its handshake is complete.
-    leaving: Option<Box<Leaving>>,
-    /// By what the client's certificate is looked at when the handshake is complete; then gone.
-    clients: Option<Arc<Clients>>,
+    /// Present until the handshake is complete and all has been done that follows from it.
+    shaking: Option<Box<Shaking>>,
     /// Input that is not consumed: a partial record, or in the handshake also whole records that hold
     /// the beginning of a message. The library keeps offsets from its first byte, and has decrypted
     /// it in place where it could, so it is neither moved within nor read again from the wire.
@@ -62,6 +60,14 @@ struct Inner {
     /// We have said `close_notify`. The library would go on encrypting, and would answer broken input
     /// with a second alert.
     write_closed: bool,
+}
+
+/// What is kept for the end of a handshake.
+struct Shaking {
+    /// Present as long as the connection may leave the library then.
+    leaving: Option<Leaving>,
+    /// By what the client's certificate is looked at then.
+    clients: Option<Arc<Clients>>,
 }
 
 /// What is needed to leave the library.
@@ -114,18 +120,13 @@ impl TlsSession {
         let conn = UnbufferedServerConnection::new(config.rustls()).map_err(protocol)?;
         let leaving = match config.record_layer() {
             RecordLayer::Rustls => None,
-            RecordLayer::Compact => {
-                Some(Box::new(Leaving { secrets: TrafficSecrets::new(), record_at: 0 }))
-            }
+            RecordLayer::Compact => Some(Leaving { secrets: TrafficSecrets::new(), record_at: 0 }),
         };
-        let inner = Inner {
-            conn,
-            leaving,
-            clients: config.clients(),
-            tail: Vec::new(),
-            phase: Phase::Fresh,
-            write_closed: false,
-        };
+        let clients = config.clients();
+        let is_wanted = leaving.is_some() || clients.is_some();
+        let shaking = is_wanted.then(|| Box::new(Shaking { leaving, clients }));
+        let inner =
+            Inner { conn, shaking, tail: Vec::new(), phase: Phase::Fresh, write_closed: false };
         Ok(Self(Mode::Library(Box::new(inner))))
     }
 
@@ -143,7 +144,7 @@ impl TlsSession {
         wire_out: &mut Vec<u8>,
     ) -> Result<TlsProgress, TlsError> {
         let plain_before = plain.len();
-        let is_unknown = matches!(&self.0, Mode::Library(inner) if inner.clients.is_some());
+        let is_unknown = matches!(&self.0, Mode::Library(inner) if inner.asks_who());
         let progress = self.advance(ciphertext, plain, wire_out);
         if progress.is_err() && is_unknown {
             // Nobody could say who has sent it.
@@ -162,7 +163,7 @@ impl TlsSession {
         let mut completed = None;
         let mut user = None;
         if let Mode::Library(inner) = &mut self.0
-            && inner.leaving.is_some()
+            && inner.may_leave()
         {
             let taken = inner.guarded(|inner| inner.read_handshake(input, plain, wire_out))?;
             input = input.get_mut(taken..).unwrap_or_default();
@@ -246,7 +247,8 @@ impl TlsSession {
         if inner.conn.is_handshaking() || inner.phase != Phase::Open {
             return Ok(());
         }
-        let Some(leaving) = inner.leaving.take() else { return Ok(()) };
+        let Some(leaving) = inner.take_leaving() else { return Ok(()) };
+        inner.forget_handshake();
         if !CompactSession::accepts(&inner.conn) || !inner.tail.is_empty() {
             // TLS 1.2.
             return Ok(());
@@ -282,8 +284,35 @@ impl Inner {
         call(self).inspect_err(|_| {
             self.phase = Phase::Failed;
             self.tail = Vec::new();
-            self.leaving = None;
+            self.shaking = None;
         })
+    }
+
+    /// Whether the client's certificate is still to be looked at.
+    fn asks_who(&self) -> bool {
+        self.shaking.as_ref().is_some_and(|shaking| shaking.clients.is_some())
+    }
+
+    /// Whether the connection leaves the library when its handshake is complete.
+    fn may_leave(&self) -> bool {
+        self.shaking.as_ref().is_some_and(|shaking| shaking.leaving.is_some())
+    }
+
+    fn take_leaving(&mut self) -> Option<Leaving> {
+        self.shaking.as_mut().and_then(|shaking| shaking.leaving.take())
+    }
+
+    fn put_leaving(&mut self, leaving: Leaving) {
+        if let Some(shaking) = &mut self.shaking {
+            shaking.leaving = Some(leaving);
+        }
+    }
+
+    /// Gives back the memory of what is done.
+    fn forget_handshake(&mut self) {
+        if !self.asks_who() && !self.may_leave() {
+            self.shaking = None;
+        }
     }
 
     /// Looks at the client's certificate once the handshake is complete, and at nothing afterwards.
@@ -293,13 +322,15 @@ impl Inner {
         let Some(kind) = self.conn.handshake_kind().filter(|_| !self.conn.is_handshaking()) else {
             return Ok(None);
         };
-        let Some(clients) = self.clients.take() else { return Ok(None) };
+        let clients = self.shaking.as_mut().and_then(|shaking| shaking.clients.take());
+        let Some(clients) = clients else { return Ok(None) };
+        self.forget_handshake();
         let resumed = kind == HandshakeKind::Resumed;
         let found = clients.identify(self.conn.peer_certificates(), resumed, UnixTime::now());
         found.map_err(|fault| {
             self.close_notify(wire_out);
             self.phase = Phase::Failed;
-            self.leaving = None;
+            self.shaking = None;
             TlsError::Client(fault)
         })
     }
@@ -343,9 +374,9 @@ impl Inner {
         plain: &mut BytesMut,
         wire_out: &mut Vec<u8>,
     ) -> Result<usize, TlsError> {
-        let Some(mut leaving) = self.leaving.take() else { return Ok(0) };
+        let Some(mut leaving) = self.take_leaving() else { return Ok(0) };
         if !self.admit(input.first(), wire_out)? {
-            self.leaving = Some(leaving);
+            self.put_leaving(leaving);
             return Ok(input.len());
         }
         let mut tail = mem::take(&mut self.tail);
@@ -371,7 +402,7 @@ impl Inner {
             tail = mem::take(&mut self.tail);
         }
         self.tail = tail;
-        self.leaving = Some(leaving);
+        self.put_leaving(leaving);
         Ok(input.len() - rest.len())
     }
 

@@ -14,7 +14,7 @@ use rustix::net::{Shutdown, shutdown, sockopt};
 use super::{ShutOut, Wire, WireEvent};
 use crate::admission::PLACE_CERTAIN;
 use crate::bucket::Buckets;
-use crate::conn::{Conn, Edge, Flags, Inbox, Peer};
+use crate::conn::{Conn, Edge, Flags, Inbox, Remote};
 use crate::deadlines::NEVER;
 use crate::listener::accept;
 use crate::outbound::Queue;
@@ -199,7 +199,7 @@ impl Wire {
     ) -> Option<ConnKey> {
         let in_ms = |timeout_ms| self.now_ms.saturating_add(timeout_ms);
         let edge = Edge {
-            peer: Peer { address: peer, user: None },
+            peer: Remote { address: peer, user: None },
             deadline_ms: in_ms(self.limits.connect_timeout_ms),
             handshake_deadline_ms: in_ms(self.limits.handshake_timeout_ms),
             discarded_bytes: 0,
@@ -368,7 +368,7 @@ impl Wire {
         conn.inbox = None;
         let deadline_ms = self.now_ms.saturating_add(LINGER_MS);
         let handshake_deadline_ms = deadline_ms;
-        let (peer, header) = (Peer::default(), Vec::new());
+        let (peer, header) = (Remote::default(), Vec::new());
         let discarded_bytes = 0;
         let edge = Edge { peer, deadline_ms, handshake_deadline_ms, discarded_bytes, header };
         conn.edge = Some(Box::new(edge));

@@ -9,7 +9,7 @@ use rustix::net::{RecvFlags, recv};
 
 use super::life::End;
 use super::{Current, PACKETS_PER_READ_MAX, READ_BYTES_MAX, ShutOut, Wire, WireEvent};
-use crate::conn::{Conn, Flags, Inbox, Peer};
+use crate::conn::{Conn, Flags, Inbox, Remote};
 use crate::proxy::{self, HEADER_BYTES_MAX};
 use crate::stages::{Stage, State};
 use crate::tls::Handshake;
@@ -334,7 +334,7 @@ impl Wire {
                 conn.version = Some(connect.version);
                 conn.flags.set(Flags::KNOWN);
                 self.long_connects -= usize::from(conn.flags.lower(Flags::LONG_CONNECT));
-                let peer = conn.edge.take().map_or_else(Peer::default, |edge| edge.peer);
+                let peer = conn.edge.take().map_or_else(Remote::default, |edge| edge.peer);
                 let (listener, state) = (conn.listener, conn.transport.state());
                 self.census.count(Stage::Connect);
                 self.enter(conn_key, state);

@@ -8,7 +8,7 @@ use super::rig::{CONNECT, Rig};
 use crate::bucket::{Buckets, Rate};
 use crate::proxy::Proxies;
 use crate::stages::Stage;
-use crate::{Peer, Protocol, WireEvent, WireLimits};
+use crate::{Protocol, Remote, WireEvent, WireLimits};
 
 const LINE: &[u8] = b"PROXY TCP4 192.0.2.7 198.51.100.1 1234 1883\r\n";
 
@@ -34,7 +34,7 @@ fn behind(trusted: &str) -> Rig {
 
 fn peer_of(rig: &mut Rig) -> (String, Option<String>) {
     match rig.expect_event() {
-        WireEvent::Connect { peer: Peer { address: Some(address), user }, .. } => {
+        WireEvent::Connect { peer: Remote { address: Some(address), user }, .. } => {
             (address.to_string(), user.map(|user| user.as_str().to_owned()))
         }
         other => panic!("{other:?}"),

@@ -12,7 +12,7 @@ use rustls::client::{ClientConfig, ClientConnection};
 
 use crate::conn::NO_STAGE;
 use crate::proxy::Proxies;
-use crate::{Bell, ConnKey, Listener, Peer, Protocol, Wire, WireEvent, WireLimits};
+use crate::{Bell, ConnKey, Listener, Protocol, Remote, Wire, WireEvent, WireLimits};
 
 /// An MQTT 3.1.1 CONNECT of client `a`.
 pub(super) const CONNECT: &[u8] = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01a";
@@ -199,7 +199,7 @@ impl Rig {
                 conn,
                 connect,
                 listener: 0,
-                peer: Peer { address: Some(_), .. },
+                peer: Remote { address: Some(_), .. },
             } => (conn, connect),
             other => panic!("{other:?}"),
         }
