@@ -532,3 +532,28 @@ fn a_listener_speaks_what_its_policy_allows() {
         assert!(connect(&site.config(), &site.client(&TLS12, None)).result.is_err());
     }
 }
+
+/// Whatever stands behind the handshake in the same read.
+#[test]
+fn nothing_is_heard_of_a_client_whose_end_comes_before_it_is_known() {
+    for layer in LAYERS {
+        let site = Site::asking(layer, Demand::Required, false);
+        let shown = site.authority.named(1, "device-1");
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut client = ClientConnection::new(site.client(&TLS13, Some(&shown)), name).unwrap();
+        let mut server = TlsSession::new(&site.config()).unwrap();
+        let (mut plain, mut wire, mut answer) = (BytesMut::from("before"), Vec::new(), Vec::new());
+        client.write_tls(&mut wire).unwrap();
+        server.read(&mut wire, &mut plain, &mut answer).unwrap();
+        client.read_tls(&mut &answer[..]).unwrap();
+        client.process_new_packets().unwrap();
+        std::io::Write::write_all(&mut client.writer(), b"hello").unwrap();
+        wire.clear();
+        while client.wants_write() {
+            client.write_tls(&mut wire).unwrap();
+        }
+        wire.extend_from_slice(&[23, 3, 3, 0, 5, 1, 2, 3, 4, 5]);
+        assert!(server.read(&mut wire, &mut plain, &mut answer).is_err());
+        assert_eq!(&plain[..], b"before", "{layer:?}");
+    }
+}
