@@ -429,6 +429,22 @@ impl Running {
         Ok(())
     }
 
+    /// The same, and takes on what it can of another configuration. Returns the names of what needs a restart.
+    ///
+    /// # Errors
+    /// What is wrong with the files that it names; then nothing has changed.
+    pub fn reload_with(&mut self, new: &Config) -> Result<Vec<String>, BootError> {
+        let (taken, left) = self.config.taking_on(new);
+        self.reload()?;
+        self.guard().set_limits(taken.guard_limits());
+        for shard in &self.shards {
+            shard.handle.tell(Command::SetRate(taken.rate));
+            shard.handle.tell(Command::SetLimits(Box::new(taken.limits.clone())));
+        }
+        self.config = taken;
+        Ok(left)
+    }
+
     /// Takes leave of all clients and ends. Returns within some seconds whatever they do.
     ///
     /// # Errors

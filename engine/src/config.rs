@@ -6,6 +6,7 @@
 //! rules that concern more than one key. Nothing here opens a port.
 
 pub mod access;
+mod change;
 mod check;
 mod keys;
 mod problem;

@@ -130,6 +130,7 @@ impl Desk {
             }
             Request::Unban(_) => return Err(format!("{kind} {who:?} was not banned")),
             Request::Bans => return done(self.reins.bans()),
+            Request::Reload => return done(self.reins.reload()? + "\n"),
             Request::Backup { .. } | Request::Stat | Request::Check => {}
         }
         let viewer =
@@ -154,7 +155,9 @@ impl Desk {
                 Ok((report.to_string(), report.faults_total))
             }),
             // Done above.
-            Request::Ban(_) | Request::Unban(_) | Request::Bans => done(String::new()),
+            Request::Ban(_) | Request::Unban(_) | Request::Bans | Request::Reload => {
+                done(String::new())
+            }
         }
     }
 

@@ -75,12 +75,13 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(Failed::to_start)?;
     log::start().map_err(Failed::to_start)?;
     let listeners = config.listeners.clone();
-    let running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
+    let mut running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
     announce(&running, &listeners);
     let watch = running.watch();
+    running.reins().answers_reloads();
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(&running),
+            SIGHUP => reload(&mut running, file),
             SIGUSR1 => write_figures(&running, &watch),
             _ => break,
         }
@@ -93,13 +94,28 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     Ok(())
 }
 
-fn reload(running: &Running) {
-    match running.reload() {
-        Ok(()) => log::info(
-            "SIGHUP: certificates, users and rules are read again; certificates for new connections",
-        ),
-        Err(error) => log::error(format_args!("SIGHUP: {error}; nothing has changed")),
+/// Reads the file and what it names again, and says what became of that.
+fn reload(running: &mut Running, file: Option<&Path>) {
+    let left = match file.map(Config::load).transpose() {
+        Ok(Some(new)) => running.reload_with(&new).map_err(|error| error.to_string()),
+        Ok(None) => running.reload().map(|()| Vec::new()).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let said = match left {
+        Ok(left) if left.is_empty() => {
+            Ok("certificates, users, rules and limits are read again".to_owned())
+        }
+        Ok(left) => Ok(format!(
+            "certificates, users, rules and limits are read again; a restart is needed for {}",
+            left.join(", ")
+        )),
+        Err(error) => Err(format!("{error}; nothing has changed")),
+    };
+    match &said {
+        Ok(said) => log::info(format_args!("reload: {said}")),
+        Err(wrong) => log::error(format_args!("reload: {wrong}")),
     }
+    running.reins().reloaded(&said);
 }
 
 /// What has been counted, and what is there now, in six lines; one more where there are certificates.

@@ -28,8 +28,8 @@ use petrel_proto::{
 };
 use petrel_shard::access::Rules;
 use petrel_shard::{
-    Asks, ConnId, Event, Input, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardIndex,
-    SlotMap, Verdict, refusal,
+    Asks, ConnId, Event, Input, Limits, Now, Origin, Outbox, PeerMessage, Question, Shard,
+    ShardIndex, SlotMap, Verdict, refusal,
 };
 
 use crate::auth::AuthMethods;
@@ -129,6 +129,8 @@ pub enum Command {
     SetRules(Option<Arc<Rules>>),
     /// How much each client may publish from now on.
     SetRate(PublishRate),
+    /// What shards keep from now on.
+    SetLimits(Box<Limits>),
     /// Whoever this is about is disconnected.
     Ban(Target),
 }
@@ -463,6 +465,7 @@ impl Pump {
                 }
                 Command::SetRules(rules) => self.feed(Input::Rules(rules)),
                 Command::SetRate(rate) => self.rates.set(rate),
+                Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
                 Command::Ban(target) => self.feed(Input::Ban(target)),
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use petrel_proto::Text;
 use petrel_storage::control::{BanRequest, Subject};
+use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 
 use crate::guard::{Ban, Guard, Target};
@@ -34,7 +36,15 @@ pub struct Reins {
     file: Option<PathBuf>,
     /// One at a time.
     changing: Mutex<()>,
+    /// Who wants to know what became of reading the configuration again; `None` if nobody reads it.
+    reloads: Mutex<Option<Vec<Sender<Said>>>>,
 }
+
+/// What was said of something, for people.
+type Said = Result<String, String>;
+
+/// How long it may take to read the configuration again.
+const RELOADED_WITHIN: Duration = Duration::from_secs(60);
 
 impl Reins {
     /// Of a broker whose folder is this. Bans from before hold again.
@@ -45,7 +55,14 @@ impl Reins {
         folder: Option<&Path>,
     ) -> Self {
         let file = folder.map(|folder| folder.join(BANS));
-        let reins = Self { guard, shards, clock, file, changing: Mutex::default() };
+        let reins = Self {
+            guard,
+            shards,
+            clock,
+            file,
+            changing: Mutex::default(),
+            reloads: Mutex::default(),
+        };
         if let Some(file) = &reins.file {
             match reins.read(file) {
                 Ok(bans) => {
@@ -72,6 +89,36 @@ impl Reins {
 
     fn now_ms(&self) -> u64 {
         self.clock.now().mono_ms
+    }
+
+    /// The program reads its configuration again when it gets SIGHUP, and says so by [`Reins::reloaded`].
+    pub fn answers_reloads(&self) {
+        *self.reloads.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// What became of it.
+    pub fn reloaded(&self, said: &Said) {
+        let mut waiting = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+        for asked in waiting.iter_mut().flat_map(|waiting| waiting.drain(..)) {
+            // Whoever asked may have lost patience.
+            let _ = asked.send(said.clone());
+        }
+    }
+
+    /// Has the program read its configuration again, and says what became of it.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration, or that nobody reads it.
+    pub fn reload(&self) -> Said {
+        let (asked, said) = channel();
+        {
+            let mut waiting = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
+            let waiting = waiting.as_mut().ok_or("this process reads no configuration again")?;
+            waiting.push(asked);
+        }
+        kill_process(getpid(), Signal::HUP).map_err(|error| format!("no signal: {error}"))?;
+        said.recv_timeout(RELOADED_WITHIN)
+            .map_err(|_| "it takes long; see the log of the broker".to_owned())?
     }
 
     /// Shuts somebody out: whoever it is about is disconnected and does not come back, for so many seconds or for

@@ -220,7 +220,7 @@ fn wills_and_messages_to_the_topics_of_the_broker() {
     });
 }
 
-/// [MQTT5-3.8.2-1]
+/// Section 3.8.2.1.2.
 #[test]
 fn subscription_identifier_of_zero() {
     beside_somebody(|broker| {

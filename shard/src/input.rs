@@ -101,6 +101,8 @@ pub enum Input {
     /// From now on QoS 0 messages to a client are dropped when a sixteenth waits for its socket of what may, or no
     /// longer: there is too much to do.
     Shed(bool),
+    /// Other limits from now on; what clients were told stays theirs.
+    Limits(Box<crate::Limits>),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the

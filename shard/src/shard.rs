@@ -202,9 +202,11 @@ impl Shard {
             Input::Timer => self.on_timer(turn),
             Input::Rules(rules) => self.set_rules(rules),
             Input::Refuse(refuse) => self.refuses = refuse,
-            Input::Shed(sheds) => {
-                let most = self.config.limits.outgoing_bytes_maximum;
-                self.at_most_once_bytes_max = if sheds { most / 16 } else { most };
+            Input::Shed(sheds) => self.set_shed(sheds),
+            Input::Limits(limits) => {
+                let sheds = self.at_most_once_bytes_max < self.limits().outgoing_bytes_maximum;
+                self.config.limits = *limits;
+                self.set_shed(sheds);
             }
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
@@ -217,6 +219,11 @@ impl Shard {
                 self.violate(turn, conn, Violation::new(reason, what));
             }
         }
+    }
+
+    fn set_shed(&mut self, sheds: bool) {
+        let most = self.config.limits.outgoing_bytes_maximum;
+        self.at_most_once_bytes_max = if sheds { most / 16 } else { most };
     }
 
     /// Whether somebody with this client identifier has a session here.

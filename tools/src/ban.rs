@@ -1,4 +1,4 @@
-//! `petrelctl ban`, `unban` and `bans`: who is shut out of a broker that runs.
+//! `petrelctl ban`, `unban` and `bans`: who is shut out of a broker that runs; and `reload`.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,29 @@ Options:
 Exit codes: 0 done, 1 wrong usage, 3 no broker can be reached by the folder, or it says why not.
 ";
 
-/// Runs `ban`, `unban` or `bans`.
+pub const RELOAD_HELP: &str = "\
+petrelctl reload has a broker that runs read its configuration again, and certificates, users and rules with it. A
+configuration that is wrong changes nothing. What needs a restart is listed by its name.
+
+Usage: petrelctl reload FOLDER
+
+FOLDER is `control` of [engine] in the broker's configuration, or `path` of [storage].
+
+Exit codes: 0 done, 1 wrong usage, 3 no broker can be reached by the folder, or the configuration is wrong.
+";
+
+/// Runs `ban`, `unban`, `bans` or `reload`.
 pub fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
     let words: Option<Vec<&str>> = arguments.iter().map(|it| it.to_str()).collect();
     let words = words.ok_or_else(|| wrong(command, "wants text"))?;
     let (folder, request) = match (command, &words[..]) {
+        ("reload", ["--help" | "-h"]) => return crate::print(RELOAD_HELP),
         (_, ["--help" | "-h"]) => return crate::print(HELP),
+        ("reload", [folder]) => (folder, Request::Reload),
+        ("reload", _) => {
+            let what = "reload wants a folder; petrelctl reload --help explains it";
+            return Err(Failure::usage(what));
+        }
         ("bans", [folder]) => (folder, Request::Bans),
         ("unban", [folder, kind, who]) => (folder, Request::Unban(subject(command, kind, who)?)),
         ("ban", [folder, kind, who, options @ ..]) => {

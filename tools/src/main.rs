@@ -31,6 +31,7 @@ Commands:
   ban       shut a client identifier, user or address out of a broker that runs
   unban     let it in again
   bans      list who is shut out
+  reload    have a broker that runs read its configuration again
   storage   look at what a broker keeps
   backup    write everything that a broker keeps into a folder
   restore   make a broker's folder out of a backup
@@ -65,7 +66,7 @@ fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
             None => print(options::subscribe::HELP),
         },
         "passwd" => passwd::run(&arguments),
-        "ban" | "unban" | "bans" => ban::run(command, &arguments),
+        "ban" | "unban" | "bans" | "reload" => ban::run(command, &arguments),
         "storage" => storage::run(&arguments),
         "backup" => backup::run_backup(&arguments),
         "restore" => backup::run_restore(&arguments),

@@ -563,6 +563,30 @@ pub(super) fn value_text<T>(key: &Key<T>, from: &T) -> Option<String> {
     }
 }
 
+impl<T> Key<T> {
+    /// Takes the value from another.
+    pub(super) fn copy(&self, from: &T, to: &mut T) {
+        match self.kind {
+            Kind::Integer { get, set, .. } => {
+                if let Some(value) = get(from) {
+                    set(to, value);
+                }
+            }
+            Kind::Bool { get, set } => {
+                if let Some(value) = get(from) {
+                    set(to, value);
+                }
+            }
+            Kind::Choice { get, set, .. } => {
+                if let Some(name) = get(from) {
+                    set(to, &name);
+                }
+            }
+            Kind::Text { .. } | Kind::Texts { .. } | Kind::Sections => {}
+        }
+    }
+}
+
 /// A value whose range was checked against its key, in the field's own type.
 fn narrow<T: TryFrom<u64>>(value: u64) -> T {
     match T::try_from(value) {

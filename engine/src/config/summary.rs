@@ -55,13 +55,7 @@ impl fmt::Display for Summary<'_> {
             None => writeln!(f, "rules: none, whoever comes in may do everything")?,
         }
         let defaults = AllLimits::default();
-        let chosen = AllLimits {
-            protocol: config.limits.clone(),
-            network: config.network,
-            guard: config.guard.clone(),
-            rate: config.rate,
-            memory_bytes: config.memory_bytes,
-        };
+        let chosen = config.all_limits();
         let changed: Vec<_> = LIMITS
             .iter()
             .filter_map(|key| {

@@ -46,6 +46,8 @@ pub enum Request {
     Unban(Subject),
     /// Say who is shut out.
     Bans,
+    /// Read the configuration again.
+    Reload,
 }
 
 /// Whom to shut out.
@@ -238,6 +240,7 @@ impl Request {
             Self::Stat => json!({ "version": VERSION, "do": "stat" }),
             Self::Check => json!({ "version": VERSION, "do": "check" }),
             Self::Bans => json!({ "version": VERSION, "do": "bans" }),
+            Self::Reload => json!({ "version": VERSION, "do": "reload" }),
             Self::Ban(BanRequest { subject, for_s, why }) => {
                 let (kind, who) = subject.parts();
                 json!({
@@ -269,6 +272,7 @@ impl Request {
             Some("stat") => Ok(Self::Stat),
             Some("check") => Ok(Self::Check),
             Some("bans") => Ok(Self::Bans),
+            Some("reload") => Ok(Self::Reload),
             Some("ban") => {
                 let for_s = match &value["for_s"] {
                     Value::Null => None,
@@ -285,7 +289,7 @@ impl Request {
                 Ok(Self::Backup { into })
             }
             Some(other) => Err(format!(
-                "the request {:?} is unknown; stat, check, backup, ban, unban and bans are known",
+                "the request {:?} is unknown; stat, check, backup, ban, unban, bans and reload are known",
                 other.chars().take(40).collect::<String>()
             )),
             None => Err("the request does not say what to do".into()),

@@ -244,3 +244,64 @@ fn who_is_banned_stays_out_after_a_restart_until_the_ban_is_taken_back() {
     assert_eq!(enters(&broker, "mallory"), 0);
     broker.stop().unwrap();
 }
+
+/// A broker of its own, since it is told by a signal.
+#[test]
+fn limits_are_read_again_while_clients_stay_and_what_needs_a_restart_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("p.toml");
+    let write = |shards: u16, limits: &str| {
+        let text = format!(
+            "[engine]\nshards = {shards}\ncontrol = \"control\"\n[[listener]]\nprotocol = \"mqtt\"\n\
+             address = \"127.0.0.1:0\"\n[limits]\n{limits}\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write(2, "");
+    let petrel = Path::new(env!("CARGO_BIN_EXE_petrelctl")).with_file_name("petrel");
+    if !petrel.exists() {
+        eprintln!("passed over: there is no {}, which is built with the engine", petrel.display());
+        return;
+    }
+    let mut command = std::process::Command::new(petrel);
+    command.arg("--config").arg(&file).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
+    let port: String = loop {
+        let line = lines.next().expect("it says where it listens").unwrap();
+        if let Some((_, rest)) = line.split_once("127.0.0.1:") {
+            break rest.chars().take_while(char::is_ascii_digit).collect();
+        }
+    };
+    // It must not wait for somebody to read what it says.
+    let rest = std::thread::spawn(move || lines.map_while(Result::ok).count());
+    let control = folder.path().join("control");
+    let reload = || asked(&["reload"], &control);
+    let publish = |topic: &str| {
+        let line =
+            ["pub", "-h", "127.0.0.1", "-p", &port, "-V", "5", "-q", "1", "-t", topic, "-m", "m"];
+        outcome(&mut petrelctl(&line)).0
+    };
+    while asked(&["bans"], &control).0 != 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(publish("a/b/c"), 0);
+    write(2, "topic_levels_maximum = 2");
+    let (code, said) = reload();
+    assert!(code == 0 && said.ends_with("limits are read again\n"), "{code} {said}");
+    assert_ne!(publish("a/b/c"), 0);
+    assert_eq!(publish("a/b"), 0);
+    write(3, "topic_levels_maximum = 3\nreceive_maximum = 7");
+    let (code, said) = reload();
+    let named = "a restart is needed for [limits] receive_maximum, [engine]\n";
+    assert!(code == 0 && said.ends_with(named), "{code} {said}");
+    assert_eq!(publish("a/b/c"), 0);
+    write(2, "topic_levels_maximum = 1\ntopic_levels = 2");
+    let (code, said) = reload();
+    assert!(code == 3 && said.contains("topic_levels") && said.contains("nothing has changed"));
+    assert_eq!(publish("a/b/c"), 0);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+    rest.join().unwrap();
+}
