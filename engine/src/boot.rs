@@ -21,7 +21,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
-use petrel_access::{Desk, Office as Inquiries};
+use petrel_access::journal::Journal;
+use petrel_access::{Desk, Notice, Office as Inquiries, Outside};
 use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
@@ -414,7 +415,8 @@ impl Running {
         let checks = self.config.read_checks().map_err(BootError::Refused)?;
         let rules = self.config.read_rules().map_err(BootError::Refused)?;
         if let Some(inquiries) = &self.staff.inquiries {
-            inquiries.set_checks(checks);
+            let set = inquiries.set_checks(checks);
+            set.map_err(|error| BootError::Refused(error.to_string()))?;
         }
         if self.config.access.rules.is_some() {
             for shard in &self.shards {
@@ -568,7 +570,8 @@ fn start_shards(
     if config.listeners.iter().any(|listener| !listener.authentication.is_empty()) {
         let checks = config.read_checks().map_err(BootError::Refused)?;
         let settings = config.check_settings();
-        let (office, all) = Inquiries::start(settings, checks, &bells).map_err(BootError::Shard)?;
+        let (office, all) =
+            Inquiries::start(settings, checks, &bells, outside()).map_err(BootError::Shard)?;
         (inquiries, desks) = (Some(office), all.into_iter());
     }
     let mut minds = minds.into_iter().zip::<Vec<Outbox>>(begun);
@@ -847,6 +850,15 @@ fn open_listeners(
             .map_err(|(address, error)| BootError::Listen(address, error))?;
     }
     Ok(addresses)
+}
+
+/// What those who ask elsewhere write to and go by.
+fn outside() -> Outside {
+    let journal = Journal::new(|notice| match notice {
+        Notice::Info(text) => log::info(text),
+        Notice::Warn(text) => log::warn(text),
+    });
+    Outside { journal, ..Outside::default() }
 }
 
 fn random() -> Result<u64, BootError> {

@@ -6,6 +6,7 @@
 //! rules that concern more than one key. Nothing here opens a port.
 
 pub mod access;
+mod authenticator;
 mod change;
 mod check;
 mod keys;
@@ -26,7 +27,8 @@ pub use petrel_storage::SyncLevel;
 use crate::guard::GuardLimits;
 use crate::pump::rate::PublishRate;
 
-pub use access::{AccessConfig, Authenticator};
+pub use access::AccessConfig;
+pub use authenticator::{Authenticator, AuthenticatorKind, Elsewhere};
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
 pub use security::Security;

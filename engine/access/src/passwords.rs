@@ -31,7 +31,8 @@ pub struct User {
 }
 
 /// What is kept of a password. Shows nothing of itself.
-enum Hash {
+#[derive(Clone)]
+pub(crate) enum Hash {
     /// Argon2 as its text says.
     Argon2(Box<str>),
     /// SHA-512 over password and salt.
@@ -200,7 +201,7 @@ fn user_of(line: &str, taken: impl Fn(&str) -> bool) -> Result<(Box<str>, User),
 }
 
 impl Hash {
-    fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         const NONE: &str = "there is no hash; `petrelctl passwd` makes one";
         if text.is_empty() {
             return Err(NONE.to_owned());
@@ -261,7 +262,7 @@ impl Hash {
     }
 
     /// In constant time but for its kind and its cost.
-    fn is_of(&self, password: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, password: &[u8]) -> bool {
         match self {
             Self::Argon2(text) => {
                 // With the parameters of the text.
@@ -283,7 +284,7 @@ impl Hash {
     }
 
     /// What a check costs, as far as hashes can be told apart by it.
-    fn cost(&self) -> (u8, u64) {
+    pub(crate) fn cost(&self) -> (u8, u64) {
         match self {
             Self::Sha512 { .. } => (0, 0),
             Self::Pbkdf2 { rounds, .. } => (1, rounds.get().into()),

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::jwk::JwkSet;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, Validation, decode, decode_header};
+use jsonwebtoken::jwk::{Jwk, JwkSet};
+use jsonwebtoken::{
+    Algorithm, AlgorithmFamily, DecodingKey, Header, Validation, decode, decode_header,
+};
 use petrel_proto::{Qos, Text};
 use petrel_shard::Identity;
 use petrel_shard::access::{Effect, Rule, Rules, Subjects};
@@ -92,6 +94,29 @@ impl Tokens {
                 vec![(None, DecodingKey::from_secret(secret.as_bytes()))]
             }
         };
+        Self::of(found, claims)
+    }
+
+    /// Reads a JWK Set that was fetched. Keys for other uses and of other kinds stand in those too and are left
+    /// out, and so are secrets: what is published is none.
+    ///
+    /// # Errors
+    /// A sentence about what is wrong with it.
+    pub fn of_published(json: &[u8], claims: Claims) -> Result<Self, String> {
+        let set: Value = serde_json::from_slice(json).map_err(|_| "it is no JSON")?;
+        let keys = set.get("keys").and_then(Value::as_array).ok_or("it is no JWK Set")?;
+        let for_signatures = |key: &&Value| {
+            key.get("use").is_none_or(|purpose| purpose == "sig")
+                && key.get("kty").is_none_or(|kind| kind != "oct")
+        };
+        let usable = |key: &Value| {
+            let jwk: Jwk = serde_json::from_value(key.clone()).ok()?;
+            Some((jwk.common.key_id.clone(), DecodingKey::from_jwk(&jwk).ok()?))
+        };
+        Self::of(keys.iter().filter(for_signatures).filter_map(usable).collect(), claims)
+    }
+
+    fn of(found: Found, claims: Claims) -> Result<Self, String> {
         if found.is_empty() || found.len() > KEYS_MAX {
             return Err(format!(
                 "it has {} keys that can sign; at least 1, at most {KEYS_MAX}",
@@ -110,10 +135,7 @@ impl Tokens {
     /// *Cost*: a signature for each key that may have signed it; 50 to 100 µs for most.
     #[must_use]
     pub fn read(&self, user_name: Option<&str>, password: &[u8], now_ms: u64) -> Read {
-        let is_token = password.iter().filter(|byte| **byte == b'.').count() == 2;
-        let Some(header) = is_token.then(|| decode_header(password).ok()).flatten() else {
-            return Read::NoToken;
-        };
+        let Some(header) = header(password) else { return Read::NoToken };
         // One that names a key is for that key, and for those that have no name.
         let named = |key: &&Key| match (&header.kid, &key.id) {
             (Some(named), Some(id)) => named == id,
@@ -133,6 +155,13 @@ impl Tokens {
             }
         }
         Read::Wrong
+    }
+
+    /// True if a password is a token that names a key which is none of these.
+    #[cfg(feature = "http")]
+    pub(crate) fn lacks_key_of(&self, password: &[u8]) -> bool {
+        let named = header(password).and_then(|header| header.kid);
+        named.is_some_and(|named| self.keys.iter().all(|key| key.id.as_ref() != Some(&named)))
     }
 
     fn identity(
@@ -164,7 +193,13 @@ impl Tokens {
     }
 }
 
-fn text(text: &str) -> Option<Text> {
+/// The header of a password that is a token.
+pub(crate) fn header(password: &[u8]) -> Option<Header> {
+    let is_token = password.iter().filter(|byte| **byte == b'.').count() == 2;
+    is_token.then(|| decode_header(password).ok()).flatten()
+}
+
+pub(crate) fn text(text: &str) -> Option<Text> {
     Text::try_from(text).ok()
 }
 
@@ -177,8 +212,8 @@ fn ends_at(exp: &Value, now_ms: u64) -> Option<u64> {
     Some(now_ms.saturating_add(left_ms))
 }
 
-/// The rights that stand in a token.
-fn rules(rights: &Map<String, Value>) -> Option<Rules> {
+/// The rights that stand in a token, or in an answer.
+pub(crate) fn rules(rights: &Map<String, Value>) -> Option<Rules> {
     let mut rules = Rules::default();
     for (action, filters) in rights {
         let (publish, subscribe) = match action.as_str() {

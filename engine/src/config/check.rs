@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use super::access::{Authenticator, AuthenticatorKind};
+use super::authenticator::{Authenticator, AuthenticatorKind};
 use super::keys::RawListener;
 use super::problem::Problems;
 use super::read::Places;

@@ -11,12 +11,15 @@ use petrel_shard::config::QueueFull;
 use crate::guard::GuardLimits;
 use crate::pump::rate::PublishRate;
 
-use super::access::{AccessConfig, Denied, RawAuthenticator};
+mod authenticator;
+
+use super::access::{AccessConfig, Denied};
 use super::security::{DEMANDS, RawCertificate, demand, demand_name};
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
     StorageConfig, WhenFull,
 };
+pub(super) use authenticator::AUTHENTICATOR;
 
 /// One key of a section whose values are collected in a `T`.
 pub(super) struct Key<T: 'static> {
@@ -369,53 +372,6 @@ pub(super) const CERTIFICATE: &[Key<RawCertificate>] = &[
         name: "key",
         unit: "",
         kind: Kind::Text { set: |raw, text| raw.key = Some(text.to_owned()) },
-    },
-];
-
-pub(super) const AUTHENTICATOR: &[Key<RawAuthenticator>] = &[
-    Key {
-        name: "name",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.name = Some(text.to_owned()) },
-    },
-    Key {
-        name: "kind",
-        unit: "",
-        kind: Kind::Choice {
-            names: RawAuthenticator::KINDS,
-            get: |_| None,
-            set: |raw, name| raw.kind = Some(name.to_owned()),
-        },
-    },
-    Key {
-        name: "file",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.file = Some(text.into()) },
-    },
-    Key {
-        name: "issuer",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.claims.issuer = Some(text.to_owned()) },
-    },
-    Key {
-        name: "audience",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.claims.audience = Some(text.to_owned()) },
-    },
-    Key {
-        name: "user_claim",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.claims.user = text.to_owned() },
-    },
-    Key {
-        name: "groups_claim",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.claims.groups = text.to_owned() },
-    },
-    Key {
-        name: "rights_claim",
-        unit: "",
-        kind: Kind::Text { set: |raw, text| raw.claims.rights = Some(text.to_owned()) },
     },
 ];
 

@@ -73,6 +73,12 @@ impl<'a> Problems<'a> {
         });
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// True if there is none.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

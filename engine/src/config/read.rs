@@ -8,7 +8,8 @@ use petrel_storage::LIMIT_BYTES_MIN;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
-use super::access::{self, AccessConfig, PlacedAuthenticator, RawAuthenticator};
+use super::access::{self, AccessConfig};
+use super::authenticator::{self, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
 use super::keys::{
     ACCESS, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
@@ -115,7 +116,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             }
         }
     }
-    let authenticators = access::authenticators(authenticators, folder, &mut problems);
+    let authenticators = authenticator::authenticators(authenticators, folder, &mut problems);
     let listeners = match listeners {
         Some(raw) => check::listeners(raw, &authenticators, folder, &mut problems),
         None => default_listeners(),

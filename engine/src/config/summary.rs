@@ -4,10 +4,9 @@ use std::fmt;
 
 use petrel_net::tls::TlsPolicy;
 
-use super::access::AuthenticatorKind;
 use super::keys::{AllLimits, LIMITS, value_text};
 use super::security::demand_name;
-use super::{Authenticator, Config, Listener, RecordLayer};
+use super::{Config, Listener, RecordLayer};
 
 /// Displays what will run; made by [`Config::summary`].
 pub struct Summary<'a>(&'a Config);
@@ -67,20 +66,6 @@ impl fmt::Display for Summary<'_> {
             true => write!(f, "limits: all at their defaults"),
             false => write!(f, "limits: {}, the others at their defaults", changed.join(", ")),
         }
-    }
-}
-
-impl fmt::Display for Authenticator {
-    /// Its name, what it is, and where.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (kind, file) = match &self.kind {
-            AuthenticatorKind::Passwords(file) => ("passwords", file),
-            AuthenticatorKind::Jwt(file, _) => ("tokens, keys", file),
-            AuthenticatorKind::Certificate => {
-                return write!(f, "{}, certificates of clients", self.name);
-            }
-        };
-        write!(f, "{}, {kind} in {}", self.name, file.display())
     }
 }
 

@@ -1,6 +1,6 @@
 //! Files in, configurations or exact messages out.
 
-use super::access::RawAuthenticator;
+use super::authenticator::RawAuthenticator;
 use super::keys::{
     ACCESS, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE,
     value_text,
@@ -456,7 +456,19 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     let defaults = [
         ("name", "required"),
         ("kind", "required"),
-        ("file", "required"),
+        ("file", "none"),
+        ("jwks", "none"),
+        ("url", "none"),
+        ("headers", "none"),
+        ("header_files", "none"),
+        ("ca", "none"),
+        ("bind_dn", "none"),
+        ("search_base", "none"),
+        ("search_filter", "none"),
+        ("search_dn", "none"),
+        ("groups_attribute", "none"),
+        ("query", "none"),
+        ("password_file", "none"),
         ("issuer", "none"),
         ("audience", "none"),
         ("user_claim", "`\"sub\"`"),
@@ -570,7 +582,7 @@ fn a_listener_names_who_is_asked_for_its_clients() {
         ("passwords", "ldp", "`kind` must be"),
         ("name = \"file\"\n", "", "this [[authenticator]] has no `name`"),
         ("\"passwords\"", "\"jwt\"", "users: it is no JWK Set and no PEM"),
-        ("[access]", "issuer = \"us\"\n[access]", "`issuer` is for kind = \"jwt\""),
+        ("[access]", "issuer = \"us\"\n[access]", "`issuer` has no use for kind = \"passwords\""),
     ] {
         let said = said(from, to);
         assert!(said.contains(why), "{to}\n{said}");

@@ -2,74 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use petrel_shard::Origin;
-
 use super::*;
-use crate::passwords::{Cost, hash};
-
-const CHEAP: Cost = Cost { memory_kib: 64, passes: 1 };
-
-fn passwords(users: &[(&str, &str)]) -> Check {
-    let lines = users.iter().map(|(user, password)| {
-        format!("{user}:{}:staff\n", hash(password.as_bytes(), CHEAP).unwrap())
-    });
-    Check::Passwords(Arc::new(Passwords::parse(&lines.collect::<String>()).unwrap()))
-}
-
-fn start(settings: Settings, checks: Vec<Vec<Check>>) -> (Office, Desk) {
-    let bell = Arc::new(Bell::new().unwrap());
-    let (office, mut desks) = Office::start(settings, Checks(checks), &[bell]).unwrap();
-    (office, desks.remove(0))
-}
-
-fn question(index: u32, listener: u16, user: Option<&str>, password: Option<&str>) -> Question {
-    let address = "127.0.0.1:9".parse().unwrap();
-    let origin = Origin {
-        listener,
-        allow_anonymous: false,
-        authenticates: true,
-        address,
-        certificate: None,
-    };
-    let credentials = Credentials {
-        origin,
-        user_name: user.map(|user| Text::try_from(user).unwrap()),
-        password: password.map(|password| password.to_owned().into()),
-    };
-    Question {
-        conn: ConnId { index, generation: 1 },
-        client_id: Text::try_from("c").unwrap(),
-        asks: Asks::Credentials(Box::new(credentials)),
-    }
-}
-
-/// What the desk says next, within a minute.
-fn next(desk: &mut Desk, now_ms: u64) -> (u32, Answer) {
-    let end = Instant::now() + Duration::from_secs(60);
-    loop {
-        if let Some((conn, answer)) = desk.next(now_ms, |_| true) {
-            return (conn.index, answer);
-        }
-        assert!(Instant::now() < end, "nothing is said");
-        std::thread::yield_now();
-    }
-}
-
-fn ask(desk: &mut Desk, now_ms: u64, question: Question) -> (bool, Result<String, ReasonCode>) {
-    let (known, verdict) = match desk.ask(now_ms, question) {
-        Some(verdict) => (true, verdict),
-        None => match next(desk, now_ms) {
-            (_, Answer::Verdict(verdict)) => (false, verdict),
-            (_, Answer::Gone) => panic!("it is there"),
-        },
-    };
-    let said = match verdict {
-        Verdict::Accept { identity: Some(identity), .. } => Ok(identity.user.as_str().to_owned()),
-        Verdict::Refuse { reason } => Err(reason),
-        other => panic!("{other:?}"),
-    };
-    (known, said)
-}
+use crate::Check;
+use crate::testing::{ask, chains, next, passwords, question, start};
 
 #[test]
 fn who_is_known_is_let_in_and_nobody_else() {
@@ -112,7 +47,7 @@ fn what_is_known_is_known_for_a_while_and_until_the_checks_change() {
     assert!(is_known(&mut desk, 99, right()) && is_known(&mut desk, 99, wrong()));
     assert!(is_known(&mut desk, 999, right()) && !is_known(&mut desk, 100, wrong()));
     assert!(!is_known(&mut desk, 1000, right()));
-    office.set_checks(Checks(vec![vec![passwords(&[("alice", "x")])]]));
+    office.set_checks(chains(vec![vec![passwords(&[("alice", "x")])]])).unwrap();
     assert_eq!(ask(&mut desk, 1000, right()), (false, Err(ReasonCode::BadUserNameOrPassword)));
     assert_eq!(ask(&mut desk, 1000, wrong()), (false, Ok("alice".to_owned())));
     drop(desk);
@@ -136,7 +71,7 @@ fn a_line_is_bounded_and_whoever_has_gone_costs_nothing() {
             Some((conn, Answer::Gone)) => gone.push(conn.index),
             Some((conn, Answer::Verdict(_))) => verdicts.push(conn.index),
             None => {
-                assert!(Instant::now() < end && desk.under_way > 0);
+                assert!(Instant::now() < end && desk.lines[0].under_way > 0);
                 std::thread::yield_now();
             }
         }
@@ -164,26 +99,9 @@ fn a_crowd_of_one_user_is_checked_a_few_times() {
     office.stop();
 }
 
-#[test]
-fn what_is_known_is_bounded() {
-    let known = Known::new(128).unwrap();
-    let outcome = |user: &str| {
-        let user = Text::try_from(user).unwrap();
-        Outcome::Is(Arc::new(Identity { user, ..Identity::default() }))
-    };
-    for number in 0..100_000_u32 {
-        let mut name = [0; 32];
-        name[..4].copy_from_slice(&number.to_le_bytes());
-        known.put(name, outcome("x"), 0, 1000);
-        assert!(known.get(&name, 999).is_some() && known.get(&name, 1000).is_none());
-    }
-    let all: usize = known.parts.iter().map(|part| part.lock().unwrap().len()).sum();
-    assert!(all <= 128 + PARTS, "{all}");
-}
-
 fn certified(name: &str, mut question: Question) -> Question {
     if let Asks::Credentials(credentials) = &mut question.asks {
-        credentials.origin.certificate = Some(Text::try_from(name).unwrap());
+        credentials.origin.certificate = Some(petrel_proto::Text::try_from(name).unwrap());
     }
     question
 }
