@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -85,6 +86,15 @@ fn give(path: &Path) {
     }
 }
 
+/// Writes a file that only its owner reads, nobody or whoever this is.
+fn write(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    give(&path);
+    path
+}
+
 /// A command that runs as nobody if this is root.
 fn as_nobody(program: &Path) -> Command {
     let mut command = Command::new(program);
@@ -96,6 +106,7 @@ fn as_nobody(program: &Path) -> Command {
 }
 
 /// A database of the test's own. Its administrator is `root` with the password `root`.
+#[cfg(feature = "postgresql")]
 pub(crate) struct Postgres {
     pub port: u16,
     /// The authority of its certificate, which is for `localhost`.
@@ -103,6 +114,7 @@ pub(crate) struct Postgres {
     _running: Running,
 }
 
+#[cfg(feature = "postgresql")]
 impl Postgres {
     /// Starts one; says why not if it is not installed.
     pub(crate) fn start() -> Result<Self, String> {
@@ -113,14 +125,7 @@ impl Postgres {
             .ok_or("PostgreSQL is not installed (the package postgresql)")?;
         let folder = tempfile::tempdir().unwrap();
         give(folder.path());
-        let own = |name: &str, text: &str| {
-            let path = folder.path().join(name);
-            fs::write(&path, text).unwrap();
-            let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-            fs::set_permissions(&path, owner_only).unwrap();
-            give(&path);
-            path
-        };
+        let own = |name: &str, text: &str| write(folder.path(), name, text);
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let cert = own("cert.pem", &made.cert.pem());
         let key = own("key.pem", &made.signing_key.serialize_pem());
@@ -150,5 +155,64 @@ impl Postgres {
         let ready = "ready to accept connections";
         let running = Running::start(command, ready, Signal::INT, folder)?;
         Ok(Self { port, ca: made.cert.pem(), _running: running })
+    }
+}
+
+/// A directory of the test's own.
+#[cfg(feature = "ldap")]
+pub(crate) struct Slapd {
+    pub port: u16,
+    pub tls_port: u16,
+    /// The authority of its certificate, which is for `localhost`.
+    pub ca: String,
+    _running: Running,
+}
+
+#[cfg(feature = "ldap")]
+impl Slapd {
+    /// Starts one with these entries; says why not if it is not installed.
+    pub(crate) fn start(entries: &str) -> Result<Self, String> {
+        let folders = [PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")];
+        let schema = Path::new("/etc/ldap/schema");
+        let (slapd, slapadd) = find("slapd", &folders)
+            .zip(find("slapadd", &folders))
+            .filter(|_| schema.is_dir())
+            .ok_or("OpenLDAP is not installed (the package slapd)")?;
+        let folder = tempfile::tempdir().unwrap();
+        give(folder.path());
+        let own = |name: &str, text: &str| write(folder.path(), name, text);
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let cert = own("cert.pem", &made.cert.pem());
+        let key = own("key.pem", &made.signing_key.serialize_pem());
+        let entries = own("entries.ldif", entries);
+        let data = folder.path().join("data");
+        fs::create_dir(&data).unwrap();
+        give(&data);
+        // A bind without a password succeeds here, as it does at other makers' directories.
+        let config = format!(
+            "include {schema}/core.schema\ninclude {schema}/cosine.schema\n\
+             include {schema}/inetorgperson.schema\nallow bind_anon_dn\n\
+             TLSCertificateFile {cert}\nTLSCertificateKeyFile {key}\n\
+             database ldif\nsuffix dc=example\ndirectory {data}\n\
+             access to attrs=userPassword by anonymous auth by * none\n\
+             access to * by users read by anonymous auth\n",
+            schema = schema.display(),
+            cert = cert.display(),
+            key = key.display(),
+            data = data.display(),
+        );
+        let config = own("slapd.conf", &config);
+        let mut command = as_nobody(&slapadd);
+        let output = command.arg("-f").arg(&config).arg("-l").arg(&entries).output();
+        let output = output.map_err(|error| format!("{}: {error}", slapadd.display()))?;
+        if !output.status.success() {
+            return Err(format!("slapadd fails: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        let (port, tls_port) = (free_port(), free_port());
+        let mut command = as_nobody(&slapd);
+        let urls = format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/");
+        command.arg("-f").arg(&config).args(["-h", &urls, "-d", "256"]);
+        let running = Running::start(command, "slapd starting", Signal::TERM, folder)?;
+        Ok(Self { port, tls_port, ca: made.cert.pem(), _running: running })
     }
 }
