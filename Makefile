@@ -38,7 +38,7 @@ tidy:
 	$(CARGO) test --locked -q -p petrel-tidy
 
 unit:
-	$(CARGO) test --locked -q -p petrel-proto -p petrel-shard -p petrel-net -p petrel-mesh -p petrel-storage -p petrel-conformance
+	$(CARGO) test --locked -q -p petrel-proto -p petrel-shard -p petrel-net -p petrel-mesh -p petrel-storage -p petrel-access -p petrel-conformance
 	$(CARGO) test --locked -q -p petrel-engine --lib --bins -p petrel-tools
 
 ## Real sockets, several shards, both runtimes.

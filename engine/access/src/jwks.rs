@@ -107,8 +107,12 @@ impl Fetched {
         self.terms.in_flight_max as usize
     }
 
+    /// Nobody is let in by a token that cannot be checked: it says nothing of who brings it.
     pub(crate) const fn on_failure(&self) -> OnFailure {
-        self.terms.on_failure
+        match self.terms.on_failure {
+            OnFailure::Next => OnFailure::Next,
+            OnFailure::Refuse | OnFailure::Allow => OnFailure::Refuse,
+        }
     }
 
     /// Begins to fetch, unless it has begun, with the keys of the one that it replaces until then.

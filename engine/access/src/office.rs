@@ -240,9 +240,9 @@ impl Office {
             .enable_all()
             .build()?;
         let (shared, work) = (Arc::clone(&self.shared), self.door.clone());
-        // Nobody else sets it.
-        let _ = self.shared.runtime.set(runtime.handle().clone());
         let door = spawn("inquiry-door", move || open_door(&shared, &work))?;
+        // Nobody else sets it, and nobody comes through the door before there are checks that wait.
+        let _ = self.shared.runtime.set(runtime.handle().clone());
         *side = Some(Side { runtime, door });
         Ok(())
     }

@@ -21,6 +21,9 @@ pub struct Passwords {
     users: HashMap<Box<str>, User>,
     /// One whose hash costs most.
     dearest: Option<Box<str>>,
+    /// How often time was taken.
+    #[cfg(test)]
+    pub(crate) taken: std::sync::atomic::AtomicUsize,
 }
 
 /// A user of a file.
@@ -128,7 +131,16 @@ impl Passwords {
         }
         let dearest = users.iter().max_by_key(|(_, user)| user.hash.cost());
         let dearest = dearest.map(|(name, _)| name.clone());
-        if problems.is_empty() { Ok(Self { users, dearest }) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(Self {
+                users,
+                dearest,
+                #[cfg(test)]
+                taken: Default::default(),
+            })
+        } else {
+            Err(problems)
+        }
     }
 
     /// How many users there are.
@@ -161,6 +173,8 @@ impl Passwords {
 
     /// Takes as long as to check a password of the user whose hash costs most.
     pub(crate) fn take_time(&self, password: &[u8]) {
+        #[cfg(test)]
+        self.taken.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         let dearest = self.dearest.as_ref().and_then(|name| self.users.get(name));
         // Whatever it says.
         let _ = dearest.map(|user| std::hint::black_box(user.hash.is_of(password)));

@@ -4,9 +4,12 @@
 //! text. The password never goes to the database; its hash comes from there and is computed here.
 
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_core::Stream;
 use petrel_proto::Text;
 use rustls::ClientConfig;
 use tokio::task::AbortHandle;
@@ -170,7 +173,7 @@ impl Postgresql {
         let idle = lock(&self.idle).pop();
         let mut answer = None;
         if let Some(connection) = idle {
-            match connection.client.query(&connection.statement, parameters).await {
+            match rows(&connection, parameters).await {
                 // The database has ended it meanwhile, which says nothing about a new one.
                 Err(error) if error.is_closed() || connection.client.is_closed() => {}
                 Err(error) => return Err(why(&error)),
@@ -181,20 +184,25 @@ impl Postgresql {
             Some(answer) => answer,
             None => {
                 let connection = self.connect().await?;
-                let rows = connection.client.query(&connection.statement, parameters).await;
-                (connection, rows.map_err(|error| why(&error))?)
+                let rows = rows(&connection, parameters).await.map_err(|error| why(&error))?;
+                (connection, rows)
+            }
+        };
+        let stored = match &rows[..] {
+            [] => Stored::Nobody,
+            [row] => stored(row, odd)?,
+            // The connection ends, with all the rows that may still come.
+            [..] => {
+                return Err(Failure(
+                    "the query gives several rows for one user; it must give one \
+                                    or none"
+                        .to_owned(),
+                ));
             }
         };
         // One that has failed is not used again.
         lock(&self.idle).push(connection);
-        match &rows[..] {
-            [] => Ok(Heard::Stored(Stored::Nobody)),
-            [row] => Ok(Heard::Stored(stored(row, odd)?)),
-            [..] => Err(Failure(format!(
-                "the query gives {} rows for one user; it must give one or none",
-                rows.len()
-            ))),
-        }
+        Ok(Heard::Stored(stored))
     }
 
     async fn connect(&self) -> Result<Connection, Failure> {
@@ -225,6 +233,24 @@ impl Postgresql {
         }
         Ok(Connection { client, statement, task })
     }
+}
+
+/// What a query gives: two rows at most, for that is one too many.
+async fn rows(
+    connection: &Connection,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let parameters = parameters.iter().copied();
+    let stream = connection.client.query_raw(&connection.statement, parameters).await?;
+    let mut stream = pin!(stream);
+    let mut rows = Vec::new();
+    while let Some(row) = poll_fn(|context| stream.as_mut().poll_next(context)).await {
+        rows.push(row?);
+        if rows.len() == 2 {
+            break;
+        }
+    }
+    Ok(rows)
 }
 
 /// What a row says of its user.

@@ -1,6 +1,7 @@
 //! `petrelctl` as a child process, against brokers that follow a script and against Petrel.
 
 mod access;
+mod back_ends;
 mod broker;
 mod command_line;
 mod publish;

@@ -296,6 +296,25 @@ fn a_chain_goes_to_and_fro() {
     end(desk, office);
 }
 
+/// Who is told no has cost what each file of the chain costs, whoever has said so.
+#[test]
+fn a_denial_takes_the_time_of_those_that_were_not_asked() {
+    let server = Server::start(|_| ok(r#"{"result": "deny"}"#));
+    let (before, after) = (passwords(&[("alice", "a")]), passwords(&[("bob", "b")]));
+    let taken = |check: &Check| match check {
+        Check::Passwords(passwords) => passwords.taken.load(Ordering::Acquire),
+        _ => panic!("a file"),
+    };
+    let chain = vec![before.clone(), check(&server, terms()), after.clone()];
+    let (office, mut desk) = start(Settings::default(), vec![chain]);
+    // By the first file, and by the program.
+    for (user, asked, times) in [("alice", 0, (0, 1)), ("carol", 1, (1, 2))] {
+        assert_eq!(ask(&mut desk, 0, question(1, 0, Some(user), Some("x"))).1, BAD);
+        assert_eq!((server.seen().len(), (taken(&before), taken(&after))), (asked, times));
+    }
+    end(desk, office);
+}
+
 #[test]
 fn many_that_wait_for_a_slow_program_are_in_nobodys_way() {
     const CROWD: u32 = 20_000;

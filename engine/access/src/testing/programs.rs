@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,14 @@ pub(crate) fn pass_over(why: &str) {
 
 /// A port that nobody has at the moment.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let [port] = free_ports();
+    port
+}
+
+/// Several, each another one.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
 /// A program in the search path or in one of these folders.
@@ -208,11 +215,14 @@ impl Slapd {
         if !output.status.success() {
             return Err(format!("slapadd fails: {}", String::from_utf8_lossy(&output.stderr)));
         }
-        let (port, tls_port) = (free_port(), free_port());
+        let [port, tls_port] = free_ports();
         let mut command = as_nobody(&slapd);
         let urls = format!("ldap://127.0.0.1:{port}/ ldaps://127.0.0.1:{tls_port}/");
         command.arg("-f").arg(&config).args(["-h", &urls, "-d", "256"]);
         let running = Running::start(command, "slapd starting", Signal::TERM, folder)?;
+        // It says so before it listens.
+        let listens = |port: &u16| TcpStream::connect(("127.0.0.1", *port)).is_ok();
+        super::until("slapd", || [port, tls_port].iter().all(listens));
         Ok(Self { port, tls_port, ca: made.cert.pem(), _running: running })
     }
 }
