@@ -258,6 +258,7 @@ fn heard(answer: &[u8], inquiry: &Inquiry<'_>) -> Result<Heard, String> {
         None => inquiry.asker.credentials.user_name.clone().unwrap_or_default(),
         Some(user) => user
             .as_str()
+            .filter(|user| !user.is_empty())
             .and_then(text)
             .ok_or_else(|| wrong("user", "a text that can be a user name of MQTT"))?,
     };

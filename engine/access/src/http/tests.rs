@@ -153,6 +153,7 @@ fn whatever_is_no_answer_is_a_failure_and_no_denial() {
         (200, r#"{"result": "allowed"}"#, "`result` must be"),
         (200, r#"{"result": "allow", "right": {}}"#, "it has \"right\", which means nothing"),
         (200, r#"{"result": "allow", "user": 7}"#, "`user` must be"),
+        (200, r#"{"result": "allow", "user": ""}"#, "`user` must be"),
         (200, r#"{"result": "allow", "user": "a\u0000"}"#, "`user` must be"),
         (200, r#"{"result": "allow", "groups": "staff"}"#, "`groups` must be"),
         (200, r#"{"result": "allow", "rights": {"publish": ["a/#/b"]}}"#, "`rights` must be"),

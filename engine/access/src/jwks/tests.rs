@@ -8,11 +8,13 @@ use rcgen::{KeyPair, PKCS_ED25519, PublicKeyData};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::back_end::{BackEnd, Kind};
+use crate::http::Http;
 use crate::testing::{
     BAD, Reply, Server, UNAVAILABLE, ask, chains, ok, outside, passwords, question, start_with,
     until, written,
 };
-use crate::{Check, Settings};
+use crate::{Check, Outside, Settings};
 
 /// Somebody who signs.
 struct Signer {
@@ -67,14 +69,18 @@ impl Says {
     }
 }
 
-fn check(server: &Server, refresh_ms: u64, on_failure: OnFailure) -> Check {
-    let address = Address {
+fn address(server: &Server) -> Address {
+    Address {
         url: server.url(),
         headers: Vec::new(),
         ca: None,
         connect_timeout_ms: 60_000,
         plaintext: false,
-    };
+    }
+}
+
+fn check(server: &Server, refresh_ms: u64, on_failure: OnFailure) -> Check {
+    let address = address(server);
     let terms = Terms { timeout_ms: 60_000, on_failure, ..Terms::default() };
     let source = Source { address, refresh_ms, claims: Claims::default() };
     Check::Fetched(Arc::new(Fetched::new("keys".to_owned(), terms, source).unwrap()))
@@ -164,6 +170,46 @@ fn without_keys_nobody_comes_in_and_old_ones_go_on() {
     assert_eq!(ask(&mut desk, 0, with(&two.token("carol"))).1, UNAVAILABLE, "whose may it be?");
     assert_eq!(ask(&mut desk, 0, with(&one.token("alice"))).1, is("alice"), "it goes on");
     assert!(written(&lines).contains("it is no JSON; those that there are go on"));
+    drop(desk);
+    office.stop();
+}
+
+#[test]
+fn a_file_a_program_and_fetched_keys_make_a_chain() {
+    let one = Signer::new("one");
+    let says = Says::default();
+    says.set(Some(set(&[&one])));
+    let keys = says.server();
+    let web = Server::start(|request| {
+        let is_known = request.json()["user"] == "web";
+        ok(if is_known { r#"{"result": "allow"}"# } else { r#"{"result": "next"}"# })
+    });
+    let address = address(&web);
+    let terms = Terms { timeout_ms: 60_000, ..Terms::default() };
+    let program = Kind::Http(Http::new(&address, 1).unwrap());
+    let chain = vec![
+        passwords(&[("bob", "b")]),
+        Check::Asks(Arc::new(BackEnd::new("web".to_owned(), terms, program))),
+        check(&keys, NEVER_MS, OnFailure::Refuse),
+        passwords(&[("last", "l")]),
+    ];
+    let (office, mut desk) = start_with(Settings::default(), vec![chain], Outside::default());
+    let token = one.token("alice");
+    for (user, password, said) in [
+        ("bob", "b", is("bob")),
+        ("bob", "x", BAD),
+        ("web", "x", is("web")),
+        ("alice", &*token, is("alice")),
+        // It is not hers.
+        ("carol", &*token, BAD),
+        ("alice", &*Signer::new("one").token("alice"), BAD),
+        ("last", "l", is("last")),
+        ("nobody", "x", BAD),
+    ] {
+        let asked = question(1, 0, Some(user), Some(password));
+        assert_eq!(ask(&mut desk, 0, asked), (false, said), "{user}");
+    }
+    assert_eq!((web.seen().len(), keys.seen().len()), (6, 1));
     drop(desk);
     office.stop();
 }

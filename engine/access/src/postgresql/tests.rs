@@ -95,6 +95,21 @@ fn is(user: &str) -> Result<String, petrel_proto::ReasonCode> {
     Ok(user.to_owned())
 }
 
+/// Whom the database does not know costs what those cost whom it knows, also where all hashes are cheap.
+#[test]
+fn the_dearest_hash_is_one_that_was_seen() {
+    let database = Postgresql::new(&database(1, BY_NAME)).unwrap();
+    let cost = || lock(&database.dearest).as_ref().map(Hash::cost);
+    let argon2 = |kib| hash(b"x", Cost { memory_kib: kib, passes: 1 }).unwrap();
+    let hashes = [MOSQUITTO, &argon2(128), &argon2(64)].map(|text| Hash::parse(text).unwrap());
+    let costs: Vec<_> = hashes.iter().map(Hash::cost).collect();
+    assert_eq!(cost(), None);
+    for (hash, then) in hashes.iter().zip([costs[0], costs[1], costs[1]]) {
+        database.remember(hash);
+        assert_eq!(cost(), Some(then));
+    }
+}
+
 #[test]
 fn a_real_database_says_whose_password_it_is() {
     let postgres = match Postgres::start() {
