@@ -3,19 +3,22 @@
 //! What a client says goes into names and filters only escaped. A bind with an empty password succeeds at many
 //! directories and proves nothing, so none is ever asked with one.
 
+mod wire;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ldap3::{
-    Ldap as Session, LdapConnAsync, LdapConnSettings, LdapError, ResultEntry, Scope, SearchEntry,
-    SearchOptions, dn_escape, ldap_escape,
-};
+use ldap3::asn1::ASNTag;
+use ldap3::{dn_escape, ldap_escape, parse_filter};
 use petrel_proto::Text;
 use petrel_shard::Identity;
 use rustls::ClientConfig;
-use tokio::task::AbortHandle;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
+use self::wire::{Entry, Scope, Stream, Talk, refused};
 use crate::back_end::{Failure, Heard};
 use crate::check::Asker;
 use crate::journal::said;
@@ -66,24 +69,14 @@ impl fmt::Debug for Directory {
 /// A directory that is asked.
 pub struct Ldap {
     directory: Directory,
+    host: String,
+    port: u16,
     tls: Option<Arc<ClientConfig>>,
 }
 
 impl fmt::Debug for Ldap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Ldap")
-    }
-}
-
-/// A conversation with a directory, which ends with it.
-struct Talk {
-    session: Session,
-    task: AbortHandle,
-}
-
-impl Drop for Talk {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 
@@ -103,15 +96,24 @@ impl Ldap {
     pub fn new(directory: Directory) -> Result<Self, String> {
         let (scheme, rest) = directory.url.split_once("://").unwrap_or_default();
         let authority = rest.split('/').next().unwrap_or_default();
-        let host = match authority.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or_default(),
-            None => authority.split(':').next().unwrap_or_default(),
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').unwrap_or_default(),
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
         };
-        if host.is_empty() || authority.contains('@') || !rest.trim_end_matches('/').eq(authority) {
+        let usual = if scheme == "ldaps" { 636 } else { 389 };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().ok(),
+            None => port.is_empty().then_some(usual),
+        };
+        let port = port.filter(|port| *port > 0);
+        let is_all = rest.trim_end_matches('/') == authority;
+        let (false, false, true, Some(port)) =
+            (host.is_empty(), authority.contains('@'), is_all, port)
+        else {
             return Err("the URL must be a scheme, a host and perhaps a port, as in \
                         \"ldaps://host:636\""
                 .to_owned());
-        }
+        };
         let is_encrypted = match (scheme, directory.starttls) {
             ("ldaps", true) => {
                 return Err(
@@ -136,13 +138,14 @@ impl Ldap {
                 return Err("`search_filter` has no %u, which is the user name".to_owned());
             }
             Find::Search { filter, .. } => {
-                ldap3::parse_filter(filter.replace("%u", "x"))
-                    .map_err(|_| "`search_filter` is no filter; write it as in \"(uid=%u)\"")?;
+                filter_of(filter, "x")
+                    .ok_or("`search_filter` is no filter; write it as in \"(uid=%u)\"")?;
             }
             Find::Name(_) => {}
         }
         let tls = is_encrypted.then(|| trust::tls(directory.ca.as_deref())).transpose()?;
-        Ok(Self { directory, tls })
+        let host = host.to_owned();
+        Ok(Self { directory, host, port, tls })
     }
 
     pub(crate) async fn ask(&self, asker: &Asker) -> Result<Heard, Failure> {
@@ -157,13 +160,17 @@ impl Ldap {
         let Some(password) = std::str::from_utf8(password).ok().filter(|it| !it.is_empty()) else {
             return Ok(Heard::IsNot(u64::MAX));
         };
-        let mut talk = self.connect().await?;
-        let session = &mut talk.session;
+        let within = Duration::from_millis(self.directory.connect_timeout_ms.into());
+        let connected = tokio::time::timeout(within, self.connect()).await;
+        let mut talk = connected.unwrap_or_else(|_| {
+            let ms = self.directory.connect_timeout_ms;
+            Err(Failure(format!("there was no connection within {ms} ms")))
+        })?;
         let (dn, mut groups) = match &self.directory.find {
             Find::Name(template) => (name_of(template, user.as_str()), None),
             Find::Search { base, filter, as_whom } => {
                 if let Some((dn, password)) = as_whom {
-                    match bind(session, dn, password).await? {
+                    match bind(&mut talk, dn, password).await? {
                         Bound::Right => {}
                         Bound::Wrong | Bound::Nobody => {
                             return Err(Failure(
@@ -174,8 +181,10 @@ impl Ldap {
                         }
                     }
                 }
-                let filter = filter_of(filter, user.as_str());
-                let entries = self.search(session, base, Scope::Subtree, &filter).await?;
+                // It has been read before; what is put in is escaped.
+                let filter = filter_of(filter, user.as_str())
+                    .ok_or_else(|| Failure("the search has no filter".to_owned()))?;
+                let entries = self.search(&mut talk, base, Scope::Subtree, &filter).await?;
                 let mut entries = entries.into_iter();
                 match (entries.next(), entries.next()) {
                     (None, _) => return Ok(Heard::Next),
@@ -193,13 +202,13 @@ impl Ldap {
                 }
             }
         };
-        match bind(session, &dn, password).await? {
+        match bind(&mut talk, &dn, password).await? {
             Bound::Right => {}
             Bound::Wrong => return Ok(Heard::IsNot(u64::MAX)),
             Bound::Nobody => return Ok(Heard::Next),
         }
         if groups.is_none() && self.directory.groups_attribute.is_some() {
-            let own = self.search(session, &dn, Scope::Base, "(objectClass=*)").await?;
+            let own = self.search(&mut talk, &dn, Scope::Base, EVERY_ENTRY).await?;
             groups = own.first().map(|entry| self.groups(entry));
         }
         let identity = Identity {
@@ -211,46 +220,45 @@ impl Ldap {
     }
 
     async fn connect(&self) -> Result<Talk, Failure> {
-        let within = Duration::from_millis(self.directory.connect_timeout_ms.into());
-        let mut settings = LdapConnSettings::new().set_conn_timeout(within);
-        if let Some(tls) = &self.tls {
-            settings = settings.set_config(Arc::clone(tls)).set_starttls(self.directory.starttls);
+        let failed = |error: std::io::Error| Failure(said(&error.to_string()));
+        let mut stream =
+            TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let Some(tls) = &self.tls else { return Ok(Talk::new(Stream::Plain(stream))) };
+        if self.directory.starttls {
+            stream = Talk::new(Stream::Plain(stream)).start_tls().await?;
         }
-        let connected = LdapConnAsync::with_settings(settings, &self.directory.url).await;
-        let (connection, session) = connected.map_err(|error| why(&error))?;
-        // What goes wrong with it is said where somebody waits for an answer.
-        let task = tokio::spawn(async move { drop(connection.drive().await) }).abort_handle();
-        Ok(Talk { session, task })
+        let name = ServerName::try_from(self.host.clone())
+            .map_err(|_| Failure("its host is no name for TLS".to_owned()))?;
+        let connected = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+        Ok(Talk::new(Stream::Tls(Box::new(connected.map_err(failed)?))))
     }
 
     async fn search(
         &self,
-        session: &mut Session,
+        talk: &mut Talk,
         base: &str,
         scope: Scope,
-        filter: &str,
-    ) -> Result<Vec<SearchEntry>, Failure> {
+        filter: &[u8],
+    ) -> Result<Vec<Entry>, Failure> {
         const SIZE_LIMIT_EXCEEDED: u32 = 4;
         const NO_SUCH_OBJECT: u32 = 32;
         // No attribute but those that are named; "1.1" is the name of none.
         let wanted = self.directory.groups_attribute.as_deref().unwrap_or("1.1");
-        // One would do; two are one too many.
-        session.with_search_options(SearchOptions::new().sizelimit(2));
-        let found = session.search(base, scope, filter, vec![wanted]).await;
-        let result = found.map_err(|error| why(&error))?;
-        match result.1.rc {
-            0 | SIZE_LIMIT_EXCEEDED => {}
-            NO_SUCH_OBJECT if scope == Scope::Base => {}
-            code => return Err(refused("the search", code, &result.1.text)),
+        let (entries, ended) = talk.search(base, scope, filter, wanted).await?;
+        match ended {
+            Some(ended) if !matches!(ended.code, 0 | SIZE_LIMIT_EXCEEDED) => match scope {
+                Scope::Base if ended.code == NO_SUCH_OBJECT => Ok(entries),
+                _ => Err(refused("the search", &ended)),
+            },
+            _ => Ok(entries),
         }
-        let is_entry = |entry: &ResultEntry| !entry.is_ref() && !entry.is_intermediate();
-        Ok(result.0.into_iter().filter(is_entry).map(SearchEntry::construct).collect())
     }
 
     /// The groups of an entry, as they stand there. One that can be none in MQTT is none.
-    fn groups(&self, entry: &SearchEntry) -> Vec<Text> {
+    fn groups(&self, entry: &Entry) -> Vec<Text> {
         let Some(wanted) = &self.directory.groups_attribute else { return Vec::new() };
-        let named = entry.attrs.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
+        let named = entry.attributes.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         named.flat_map(|(_, values)| values).filter_map(|value| text(value)).collect()
     }
 }
@@ -260,40 +268,28 @@ fn name_of(template: &str, user: &str) -> String {
     template.replace("%u", &dn_escape(user))
 }
 
-/// The filter for a user (RFC 4515).
-fn filter_of(template: &str, user: &str) -> String {
-    template.replace("%u", &ldap_escape(user))
+/// The filter for a user (RFC 4515), as it goes to the directory; `None` if the template is none.
+fn filter_of(template: &str, user: &str) -> Option<Vec<u8>> {
+    let tag = parse_filter(template.replace("%u", &ldap_escape(user))).ok()?;
+    let mut bytes = bytes::BytesMut::new();
+    lber::write::encode_into(&mut bytes, tag.into_structure()).ok()?;
+    Some(bytes.to_vec())
 }
 
-async fn bind(session: &mut Session, dn: &str, password: &str) -> Result<Bound, Failure> {
-    let result = session.simple_bind(dn, password).await.map_err(|error| why(&error))?;
-    match result.rc {
+/// The filter for whatever has a class, which everything has.
+const EVERY_ENTRY: &[u8] = b"\x87\x0bobjectClass";
+
+async fn bind(talk: &mut Talk, dn: &str, password: &str) -> Result<Bound, Failure> {
+    let ended = talk.bind(dn, password).await?;
+    match ended.code {
         0 => Ok(Bound::Right),
         // Inappropriate authentication, invalid credentials, insufficient rights, unwilling; constraints of a
         // policy of passwords.
         19 | 48 | 49 | 50 | 53 => Ok(Bound::Wrong),
         // No such object, and a name that cannot be one.
         32 | 34 => Ok(Bound::Nobody),
-        code => Err(refused("the bind", code, &result.text)),
+        _ => Err(refused("the bind", &ended)),
     }
-}
-
-fn refused(what: &str, code: u32, text: &str) -> Failure {
-    let text = if text.is_empty() { String::new() } else { format!(": {}", said(text)) };
-    Failure(format!("it refuses {what} with result code {code}{text}"))
-}
-
-fn why(error: &LdapError) -> Failure {
-    let mut text = said(&error.to_string());
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let more = said(&cause.to_string());
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    Failure(text)
 }
 
 #[cfg(test)]

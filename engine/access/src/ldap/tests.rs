@@ -163,13 +163,12 @@ fn groups_are_taken_as_they_stand(slapd: &Slapd) {
 /// The directory takes it for a bind as nobody, and says that it succeeds.
 fn a_bind_without_a_password_is_none(slapd: &Slapd) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let url = format!("ldap://127.0.0.1:{}", slapd.port);
-    runtime.block_on(async {
-        let (connection, mut session) = LdapConnAsync::new(&url).await.unwrap();
-        tokio::spawn(connection.drive());
-        let result = session.simple_bind("uid=alice,ou=people,dc=example", "").await.unwrap();
-        assert_eq!(result.rc, 0, "the trap is there");
+    let directory_there = Ldap::new(directory(slapd.port, by_name())).unwrap();
+    let code = runtime.block_on(async {
+        let mut talk = directory_there.connect().await.unwrap();
+        talk.bind("uid=alice,ou=people,dc=example", "").await.unwrap().code
     });
+    assert_eq!(code, 0, "the trap is there");
     let (office, mut desk) =
         start(Settings::default(), vec![vec![check(directory(slapd.port, by_name()))]]);
     assert_eq!(ask(&mut desk, 0, of("alice", "")), (false, BAD));
@@ -236,19 +235,65 @@ fn an_empty_password_is_refused_without_asking() {
 
 #[test]
 fn names_and_filters_are_escaped() {
-    for (user, name, filter) in [
-        ("alice", "uid=alice,dc=x", "(uid=alice)"),
-        ("a,b", "uid=a\\2cb,dc=x", "(uid=a,b)"),
-        ("a=b+c", "uid=a\\3db\\2bc,dc=x", "(uid=a=b+c)"),
-        (" #", "uid=\\20#,dc=x", "(uid= #)"),
-        ("# ", "uid=\\23\\20,dc=x", "(uid=# )"),
-        ("a\\b", "uid=a\\5cb,dc=x", "(uid=a\\5cb)"),
-        ("*)(x=*", "uid=*)(x\\3d*,dc=x", "(uid=\\2a\\29\\28x=\\2a)"),
-        ("\"<;>", "uid=\\22\\3c\\3b\\3e,dc=x", "(uid=\"<;>)"),
-        ("ü", "uid=ü,dc=x", "(uid=ü)"),
-        ("%u", "uid=%u,dc=x", "(uid=%u)"),
+    for (user, name) in [
+        ("alice", "uid=alice,dc=x"),
+        ("a,b", "uid=a\\2cb,dc=x"),
+        ("a=b+c", "uid=a\\3db\\2bc,dc=x"),
+        (" #", "uid=\\20#,dc=x"),
+        ("# ", "uid=\\23\\20,dc=x"),
+        ("a\\b", "uid=a\\5cb,dc=x"),
+        ("*)(x=*", "uid=*)(x\\3d*,dc=x"),
+        ("\"<;>", "uid=\\22\\3c\\3b\\3e,dc=x"),
+        ("ü", "uid=ü,dc=x"),
+        ("%u", "uid=%u,dc=x"),
     ] {
         assert_eq!(name_of("uid=%u,dc=x", user), name, "{user}");
-        assert_eq!(filter_of("(uid=%u)", user), filter, "{user}");
+        // Whatever it is, it is held against one attribute, and as it stands.
+        let length = user.len() as u8;
+        let wanted = [&[0xa3, length + 7, 4, 3], &b"uid"[..], &[4, length], user.as_bytes()];
+        assert_eq!(filter_of("(uid=%u)", user), Some(wanted.concat()), "{user}");
+    }
+    assert_eq!(filter_of("(objectClass=*)", "").as_deref(), Some(EVERY_ENTRY));
+}
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_user_is_called_is_one_value_of_a_filter(user in "[\\PC*()\\\\\u{1}]{0,40}") {
+        let value = [&[4, user.len() as u8], user.as_bytes()].concat();
+        let filter = filter_of("(uid=%u)", &user);
+        // An empty one is none, and is never asked for.
+        let is_so = filter.is_some_and(|filter| user.is_empty() || filter.ends_with(&value));
+        proptest::prop_assert!(is_so || user.len() > 127);
+    }
+}
+
+/// Answers of which a library for directories has panicked, which would end the broker.
+#[test]
+fn a_directory_that_sends_nonsense_is_a_failure() {
+    use std::io::{Read as _, Write as _};
+    let cut_off: [&[u8]; 6] = [
+        b"\x30\x00",
+        b"\x30\x02\x02\x00",
+        b"\x30\x05\x02\x01\x01\x61\x00",
+        b"\x30\x08\x02\x01\x01\x61\x03\x0a\x01\x00",
+        // An entry, and the end of a search, for a bind.
+        b"\x30\x0c\x02\x01\x01\x64\x07\x04\x01\x61\x30\x02\x30\x00",
+        b"\x30\x0c\x02\x01\x01\x65\x07\x0a\x01\x00\x04\x00\x04\x00",
+    ];
+    for (answer, starttls) in cut_off.iter().flat_map(|it| [(*it, false), (*it, true)]) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 512]);
+            stream.write_all(answer).unwrap();
+            let _ = stream.read(&mut [0; 512]);
+        });
+        let there = Directory { starttls, ..directory(port, by_name()) };
+        let (office, mut desk) = start(Settings::default(), vec![vec![check(there)]]);
+        assert_eq!(ask(&mut desk, 0, of("alice", "a")), (false, UNAVAILABLE), "{answer:?}");
+        drop(desk);
+        office.stop();
+        thread.join().unwrap();
     }
 }
