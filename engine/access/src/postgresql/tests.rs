@@ -111,6 +111,45 @@ fn the_dearest_hash_is_one_that_was_seen() {
 }
 
 #[test]
+fn a_database_that_sends_nonsense_is_a_failure() {
+    use std::io::{Read as _, Write as _};
+    const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+    for answer in [
+        &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+        b"",
+        b"R\0\0\0\0",
+        b"R\0\0\0\x04",
+        b"R\0\0\0\x08\0\0\0\x0a",
+        b"R\0\0\0\x06\0\0",
+        b"E\0\0\0\x05S",
+        b"E\0\0\0\x06S\xff",
+        b"S\0\0\0\x05x",
+        b"K\0\0\0\x05x",
+        b"T\0\0\0\x06\xff\xff",
+        b"D\0\0\0\x06\xff\xff",
+        b"Z\0\0\0\x04",
+        b"\0\0\0\0\0",
+    ] {
+        for begins in [&b""[..], WELCOME] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let says = [begins, answer].concat();
+            let thread = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let _ = stream.read(&mut [0; 512]);
+                stream.write_all(&says).unwrap();
+            });
+            let chain = vec![check(&database(port, BY_NAME), terms())];
+            let (office, mut desk) = start(Settings::default(), vec![chain]);
+            assert_eq!(ask(&mut desk, 0, of("alice", "a")), (false, UNAVAILABLE), "{answer:?}");
+            drop(desk);
+            office.stop();
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_real_database_says_whose_password_it_is() {
     let postgres = match Postgres::start() {
         Ok(postgres) => postgres,
