@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use petrel_access::journal::Journal;
+use petrel_access::scram::{self, Scram};
 use petrel_access::{Desk, Notice, Office as Inquiries, Outside};
 use petrel_mesh::{MeshEnd, PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
@@ -414,6 +415,9 @@ impl Running {
         let fresh = turn.read()?;
         let checks = self.config.read_checks().map_err(BootError::Refused)?;
         let rules = self.config.read_rules().map_err(BootError::Refused)?;
+        for shard in &self.shards {
+            shard.handle.tell(Command::SetScram(checks.scram()));
+        }
         if let Some(inquiries) = &self.staff.inquiries {
             let set = inquiries.set_checks(checks);
             set.map_err(|error| BootError::Refused(error.to_string()))?;
@@ -540,13 +544,18 @@ fn start_shards(
     let access = config.shard_access(config.read_rules().map_err(BootError::Refused)?);
     let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let slots = SlotMap::even(count);
+    let checks = config.read_checks().map_err(BootError::Refused)?;
+    let users = checks.scram();
+    let has_scram = users.iter().any(Option::is_some);
+    let mut methods = auth.names();
+    methods.extend(has_scram.then(|| scram::METHOD.to_owned()));
     let mut minds = Vec::new();
     for index in 0..count {
         let config = ShardConfig {
             index: ShardIndex(index),
             slots: slots.clone(),
             limits: config.limits.clone(),
-            auth_methods: auth.names(),
+            auth_methods: methods.clone(),
             access: access.clone(),
             seed: random()?,
             hash_key,
@@ -568,7 +577,6 @@ fn start_shards(
     let mut desks = Vec::new().into_iter();
     let mut inquiries = None;
     if config.listeners.iter().any(|listener| !listener.authentication.is_empty()) {
-        let checks = config.read_checks().map_err(BootError::Refused)?;
         let settings = config.check_settings();
         let (office, all) =
             Inquiries::start(settings, checks, &bells, outside()).map_err(BootError::Shard)?;
@@ -616,6 +624,10 @@ fn start_shards(
             lets_in: config.listeners.iter().map(lets_in).collect(),
             desk: desks.next(),
             auth: auth.clone(),
+            scram: match has_scram {
+                true => Some(Scram::new(users.clone()).ok_or(BootError::Random)?),
+                false => None,
+            },
             clock,
         };
         let name = format!("shard-{index}");
@@ -721,6 +733,7 @@ struct Seed {
     lets_in: Vec<LetsIn>,
     desk: Option<Desk>,
     auth: AuthMethods,
+    scram: Option<Scram>,
     clock: Clock,
 }
 
@@ -755,6 +768,7 @@ impl Seed {
             lets_in: self.lets_in,
             desk: self.desk,
             auth: self.auth,
+            scram: self.scram,
             guard: self.guard,
             rate: self.rate,
             process_load: self.process_load,

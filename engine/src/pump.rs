@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use crossbeam_channel::Receiver;
+use petrel_access::scram::{self, ByListener, Scram};
 use petrel_access::{Answer, Desk};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::{Bell, ConnKey, Protocol, Remote, Wire, WireEvent};
@@ -127,6 +128,8 @@ pub enum Command {
     SetProtocol(u16, Protocol),
     /// What clients may do from now on.
     SetRules(Option<Arc<Rules>>),
+    /// The users of SCRAM.
+    SetScram(ByListener),
     /// How much each client may publish from now on.
     SetRate(PublishRate),
     /// What shards keep from now on.
@@ -181,6 +184,8 @@ pub struct Parts {
     pub desk: Option<Desk>,
     /// Who answers for enhanced authentication.
     pub auth: AuthMethods,
+    /// And for SCRAM, if some listener has users of it.
+    pub scram: Option<Scram>,
     /// Who knows how many may come, and who must not.
     pub guard: Arc<Guard>,
     /// How much each client may publish.
@@ -464,6 +469,11 @@ impl Pump {
                     self.stop_after = Some((self.parts.mesh.now(), deadline_ms));
                 }
                 Command::SetRules(rules) => self.feed(Input::Rules(rules)),
+                Command::SetScram(users) => {
+                    if let Some(scram) = &mut self.parts.scram {
+                        scram.set_users(users);
+                    }
+                }
                 Command::SetRate(rate) => self.rates.set(rate),
                 Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
                 Command::Ban(target) => self.feed(Input::Ban(target)),
@@ -529,6 +539,12 @@ impl Pump {
         let conn = question.conn;
         let verdict = match (&question.asks, &mut self.parts.desk) {
             (Asks::Credentials(_), Some(desk)) => desk.ask(self.now.mono_ms, question),
+            (Asks::Step { method, listener, data, starts }, _)
+                if method.as_str() == scram::METHOD && self.parts.scram.is_some() =>
+            {
+                let (who, data) = ((conn, *listener), data.as_deref());
+                self.parts.scram.as_mut().map(|scram| scram.step(who, data, *starts))
+            }
             _ => Some(self.parts.auth.answer(&question)),
         };
         match verdict {

@@ -200,3 +200,65 @@ fn who_publishes_more_than_its_rate_is_slowed_down_then_sent_away() {
         broker.stop().expect("it stops");
     }
 }
+
+/// [MQTT5-4.12.0-2] A whole exchange of SCRAM-SHA-256, its rights by rules, and once more; at both shards.
+#[test]
+fn who_knows_a_password_proves_it_without_sending_it() {
+    use petrel_access::scram::Verifier;
+    let folder = tempfile::tempdir().expect("a folder");
+    let verifier = Verifier::make(b"pencil").expect("random numbers");
+    std::fs::write(folder.path().join("users"), format!("alice:{verifier}\n")).expect("written");
+    let rules = "[[rule]]\nallow = \"publish\"\ntopics = [\"of/%u\"]\n";
+    std::fs::write(folder.path().join("rules"), rules).expect("written");
+    let text = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
+                address = \"127.0.0.1:0\"\nauthentication = [\"scram\"]\n[[authenticator]]\nname = \"scram\"\n\
+                kind = \"scram\"\nfile = \"users\"\n[access]\nrules = \"rules\"\n";
+    let broker = start(Config::parse(text, folder.path()).expect("nothing is wrong"));
+    for (id, password, enters) in
+        [("a", "pencil", true), ("b", "pencil", true), ("c", "Pencil", false)]
+    {
+        let mut client = Client::open(broker.addresses()[0]);
+        let first = "n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL";
+        let Packet::Connect(mut connect) = connect_packet(id, Version::V5) else { panic!() };
+        connect.properties.authentication_method = Some(common::text("SCRAM-SHA-256"));
+        connect.properties.authentication_data = Some(first.into());
+        client.send(&Packet::Connect(connect));
+        let step = |reason, data: String| {
+            let (method, data) = (Some(common::text("SCRAM-SHA-256")), Some(data.into()));
+            let properties = petrel_proto::ReasonProperties::EMPTY;
+            Packet::Auth(Box::new(petrel_proto::Auth { reason, method, data, properties }))
+        };
+        let Some(Packet::Auth(challenge)) = client.receive() else { panic!("no challenge") };
+        let challenge = String::from_utf8(challenge.data.expect("data").to_vec()).expect("text");
+        let last = common::scram::last(password, first, &challenge);
+        client.send(&step(ReasonCode::ContinueAuthentication, last));
+        let Some(Packet::ConnAck(ack)) = client.receive() else { panic!("no CONNACK") };
+        if !enters {
+            assert_eq!(ack.reason, ReasonCode::NotAuthorized);
+            continue;
+        }
+        assert_eq!(ack.reason, ReasonCode::Success);
+        let signature = ack.properties.authentication_data.expect("the broker's own proof");
+        assert!(signature.starts_with(b"v="));
+        // It is alice to the rules.
+        for (topic, reason) in
+            [("of/alice", ReasonCode::NoMatchingSubscribers), ("of/bob", ReasonCode::NotAuthorized)]
+        {
+            client.send(&publish_packet(topic, "x", Qos::AtLeastOnce, 1));
+            let Some(Packet::PubAck(ack)) = client.receive() else { panic!("no PUBACK") };
+            assert_eq!(ack.reason, reason, "{topic}");
+        }
+        // Once more, on the same connection.
+        client.send(&step(ReasonCode::ReAuthenticate, first.to_owned()));
+        let Some(Packet::Auth(challenge)) = client.receive() else { panic!("no challenge") };
+        let challenge = String::from_utf8(challenge.data.expect("data").to_vec()).expect("text");
+        let last = common::scram::last(password, first, &challenge);
+        client.send(&step(ReasonCode::ContinueAuthentication, last));
+        let Some(Packet::Auth(done)) = client.receive() else { panic!("no answer") };
+        assert_eq!(done.reason, ReasonCode::Success);
+    }
+    // A password is nothing there.
+    let (_, reason) = told(&broker, "d", Version::V5);
+    assert_eq!(reason, ReasonCode::NotAuthorized);
+    broker.stop().expect("it stops");
+}

@@ -173,14 +173,12 @@ fn certificates_are_read_again_on_sighup() {
 
     write_certificate(folder.path());
     broker.signal(Signal::HUP);
-    let said =
-        "SIGHUP: certificates, users and rules are read again; certificates for new connections";
-    assert_eq!(broker.line(), said);
+    assert_eq!(broker.line(), "reload: certificates, users, rules and limits are read again");
 
     fs::remove_file(folder.path().join("server.key")).expect("removed");
     broker.signal(Signal::HUP);
     let line = broker.line();
-    assert!(line.starts_with("SIGHUP: the private key file "), "{line}");
+    assert!(line.starts_with("reload: ") && line.contains("the private key file "), "{line}");
     assert!(line.ends_with(" does not exist; nothing has changed"), "{line}");
 
     broker.signal(Signal::INT);
@@ -221,7 +219,7 @@ fn certificates_are_read_again_when_their_files_change() {
     let line = broker.line();
     assert!(line.starts_with("listener tls: the certificate in "), "{line}");
     assert!(line.contains("server.pem has expired"), "{line}");
-    broker.line_with("SIGHUP: certificates, users and rules are read again");
+    broker.line_with("reload: certificates, users, rules and limits are read again");
     broker.signal(Signal::USR1);
     let line = broker.line_with("certificates: first_ends_in_s=");
     let left = line.rsplit('=').next().and_then(|left| left.parse::<i64>().ok());

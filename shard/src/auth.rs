@@ -53,7 +53,7 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let Some(auth) = connection.auth_mut() else { return };
         auth.asked = true;
-        let method = auth.method.clone();
+        let (method, listener) = (auth.method.clone(), auth.listener);
         let session = connection.session;
         let client_id = match connection.extras().and_then(|extras| extras.pending.as_deref()) {
             Some(pending) => Some(pending.connect.client_id.clone()),
@@ -61,7 +61,7 @@ impl Shard {
         };
         if let Some(client_id) = client_id {
             let data = data.as_deref().map(Bytes::copy_from_slice);
-            let asks = Asks::Step { method, data, starts };
+            let asks = Asks::Step { method, listener, data, starts };
             turn.out.questions.push(Question { conn, client_id, asks });
         }
     }
@@ -84,8 +84,16 @@ impl Shard {
             Verdict::Continue { data } => {
                 self.send(turn, conn, &step(ReasonCode::ContinueAuthentication, data));
             }
-            Verdict::Accept { data, .. } if live => {
+            Verdict::Accept { data, identity } if live => {
                 auth.running = false;
+                if !self.proves_again(conn, identity) {
+                    let what = "it has proved to be another user";
+                    return self.violate(
+                        turn,
+                        conn,
+                        Violation::new(ReasonCode::NotAuthorized, what),
+                    );
+                }
                 self.send(turn, conn, &step(ReasonCode::Success, data));
             }
             Verdict::Accept { data, identity } => {

@@ -491,7 +491,8 @@ impl Shard {
         let Some(connection) = self.connection_mut(conn) else { return };
         let data = pending.connect.properties.authentication_data.clone();
         connection.silence_ms_max = AUTH_SILENCE_MS_MAX;
-        let auth = Some(AuthExchange { method, asked: false, running: true });
+        let listener = pending.origin.listener;
+        let auth = Some(AuthExchange { method, listener, asked: false, running: true });
         connection.extras_mut().auth = auth;
         if !self.park(turn, conn, pending) {
             return;

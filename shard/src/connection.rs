@@ -79,6 +79,7 @@ pub(crate) struct AwaitedConnAck {
 #[derive(Debug)]
 pub(crate) struct AuthExchange {
     pub(crate) method: Text,
+    pub(crate) listener: u16,
     /// A question is out; the client may not speak of it meanwhile.
     pub(crate) asked: bool,
     /// An exchange goes on: the first one, or a re-authentication.

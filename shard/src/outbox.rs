@@ -272,6 +272,8 @@ pub enum Asks {
     Step {
         /// Authentication Method.
         method: Text,
+        /// Position of the client's listener.
+        listener: u16,
         /// Authentication Data of this step.
         data: Option<Bytes>,
         /// True for the first step of an exchange, false for those that continue it.

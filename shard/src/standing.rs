@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_proto::{Connect, Qos, ReasonCode, Text, TopicFilter, TopicName};
 
+use crate::ConnId;
 use crate::access::{Publishable, Rules, Who};
 use crate::config::Access;
 use crate::connection::Violation;
@@ -270,6 +271,23 @@ impl Shard {
         let filter = TopicFilter::new(topic.text().clone());
         // A topic name is a filter.
         filter.is_ok_and(|filter| self.may_subscribe(index, &filter).is_some())
+    }
+
+    /// A client that is connected has proved once more who it is. False if it is somebody else now, which it must
+    /// not become: its session belongs to the user whose it is.
+    pub(crate) fn proves_again(&mut self, conn: ConnId, identity: Option<Arc<Identity>>) -> bool {
+        let Some(identity) = identity else { return true };
+        let index = self.session_of(conn);
+        let session = index.and_then(|index| self.sessions.get_mut(index));
+        let Some(standing) = session.and_then(|session| session.standing.as_deref_mut()) else {
+            return true;
+        };
+        let is_same = standing.user() == Some(&identity.user);
+        if is_same {
+            standing.ends_at = Tick::after(identity.ends_at_ms);
+            (standing.identity, standing.learned) = (Some(identity), None);
+        }
+        is_same
     }
 
     /// The rules are others from now on. Those who are connected lose what they may have no longer, some in each

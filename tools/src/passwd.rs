@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use petrel_access::Passwords;
 use petrel_access::passwords::{Cost, hash};
+use petrel_access::scram::{Users, Verifier};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::failure::Failure;
@@ -18,6 +19,7 @@ petrelctl passwd writes a file of users for [[authenticator]] kind = \"passwords
 Usage: petrelctl passwd FILE USER [OPTIONS]     sets a user's password; makes the file if there is none
        petrelctl passwd FILE USER --delete      takes the user out
        petrelctl passwd FILE --check            says whether a broker can read the file
+       petrelctl passwd FILE USER --scram ...   the same for a file of kind = \"scram\"
 
 The password is asked for twice, or read from stdin up to the first line feed if that is no terminal. It is kept as an
 argon2id hash. A broker reads the file again on SIGHUP.
@@ -26,6 +28,7 @@ Options:
   --groups A,B       the groups that the user is in; none without it for a new user, those it was in otherwise
   --memory KIB       memory that a check of this password takes (19456)
   --passes N         passes over it (2)
+  --scram            the file is for [[authenticator]] kind = \"scram\": it has verifiers instead of hashes
   --delete           takes the user out
   --check            reads the file and changes nothing
 ";
@@ -43,11 +46,12 @@ struct Options {
     cost: Cost,
     delete: bool,
     check: bool,
+    scram: bool,
 }
 
 pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
     let Some(options) = parse(arguments)? else { return crate::print(HELP) };
-    let Options { file: Some(file), user, groups, cost, delete, check } = options else {
+    let Options { file: Some(file), user, groups, cost, delete, check, scram } = options else {
         return Err(Failure::usage("passwd wants a file; petrelctl passwd --help explains it"));
     };
     let old = match fs::read_to_string(&file) {
@@ -56,7 +60,7 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
         Err(error) => return Err(unusable(&file, &error)),
     };
     let text = old.clone().unwrap_or_default();
-    let users = check_text(&file, &text)?;
+    let users = check_text(&file, &text, scram)?;
     if check {
         return crate::print(&format!("{}: {users} users, nothing is wrong\n", file.display()));
     }
@@ -78,13 +82,18 @@ pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
     }
     let groups = groups.or_else(|| before?.splitn(3, ':').nth(2).map(str::to_owned));
     let password = ask()?;
-    let hash = hash(&password, cost).map_err(Failure::new)?;
+    let hash = match scram {
+        true => Verifier::make(&password)
+            .ok_or_else(|| Failure::new("the system gives no random numbers"))?
+            .to_string(),
+        false => hash(&password, cost).map_err(Failure::new)?,
+    };
     let mut line = format!("{user}:{hash}");
     if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
         line = format!("{line}:{groups}");
     }
     let new = replaced(&text, &user, Some(&line));
-    check_text(&file, &new)?;
+    check_text(&file, &new, scram)?;
     write(&file, &new, old.is_some())
 }
 
@@ -108,6 +117,7 @@ fn parse(arguments: &[OsString]) -> Result<Option<Options>, Failure> {
             Long("passes") => options.cost.passes = number(value(&mut parser)?)?,
             Long("delete") => options.delete = true,
             Long("check") => options.check = true,
+            Long("scram") => options.scram = true,
             Value(file) if options.file.is_none() => options.file = Some(file.into()),
             Value(user) if options.user.is_none() => {
                 let user = user.into_string();
@@ -120,7 +130,14 @@ fn parse(arguments: &[OsString]) -> Result<Option<Options>, Failure> {
 }
 
 /// How many users a text has, if a broker can read it.
-fn check_text(file: &Path, text: &str) -> Result<usize, Failure> {
+fn check_text(file: &Path, text: &str, scram: bool) -> Result<usize, Failure> {
+    if scram {
+        return Users::parse(text).map(|users| users.len()).map_err(|wrong| {
+            let name = file.display();
+            let told = wrong.iter().map(|(line, why)| format!("{name}:{line}: {why}"));
+            Failure::new(told.collect::<Vec<_>>().join("\n"))
+        });
+    }
     Passwords::parse(text).map(|users| users.len()).map_err(|problems| {
         let name = file.display();
         let told = problems.iter().map(|it| format!("{name}:{}: {}", it.line, it.text));

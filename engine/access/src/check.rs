@@ -21,6 +21,9 @@ pub enum Check {
     Tokens(Arc<Tokens>),
     /// The client's certificate, which its transport has verified.
     Certificate,
+    /// Users who prove that they know their password by an exchange of their own ([`crate::scram`]); of those
+    /// who send one it knows nothing.
+    Scram(Arc<crate::scram::Users>),
     /// The same with keys that are fetched.
     #[cfg(feature = "http")]
     Fetched(Arc<Fetched>),
@@ -117,7 +120,7 @@ impl Check {
     /// True if its answer comes from elsewhere.
     pub(crate) const fn waits(&self) -> bool {
         match self {
-            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate => false,
+            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate | Self::Scram(_) => false,
             #[cfg(feature = "http")]
             Self::Fetched(_) => true,
             Self::Asks(_) => true,
@@ -132,7 +135,7 @@ impl Check {
     /// Clients that may wait for it at once.
     fn in_flight_max(&self) -> usize {
         match self {
-            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate => 0,
+            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate | Self::Scram(_) => 0,
             #[cfg(feature = "http")]
             Self::Fetched(fetched) => fetched.in_flight_max(),
             Self::Asks(back_end) => back_end.terms().in_flight_max as usize,
@@ -142,7 +145,9 @@ impl Check {
     /// What is done with a client when it fails.
     pub(crate) fn on_failure(&self) -> OnFailure {
         match self {
-            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate => OnFailure::Refuse,
+            Self::Passwords(_) | Self::Tokens(_) | Self::Certificate | Self::Scram(_) => {
+                OnFailure::Refuse
+            }
             #[cfg(feature = "http")]
             Self::Fetched(fetched) => fetched.on_failure(),
             Self::Asks(back_end) => back_end.terms().on_failure,
@@ -153,7 +158,7 @@ impl Check {
     pub(crate) fn takes_time(&self) -> bool {
         match self {
             Self::Passwords(_) => true,
-            Self::Tokens(_) | Self::Certificate => false,
+            Self::Tokens(_) | Self::Certificate | Self::Scram(_) => false,
             #[cfg(feature = "http")]
             Self::Fetched(_) => false,
             Self::Asks(back_end) => back_end.hashes(),
@@ -165,7 +170,7 @@ impl Check {
         let Some(password) = asker.password() else { return };
         match self {
             Self::Passwords(passwords) => passwords.take_time(password),
-            Self::Tokens(_) | Self::Certificate => {}
+            Self::Tokens(_) | Self::Certificate | Self::Scram(_) => {}
             #[cfg(feature = "http")]
             Self::Fetched(_) => {}
             Self::Asks(back_end) => back_end.take_time(password),
@@ -225,6 +230,16 @@ impl Checks {
     /// True if one of them waits for others.
     pub(crate) fn wait(&self) -> bool {
         self.0.iter().flat_map(|chain| &chain.checks).any(Check::waits)
+    }
+
+    /// The users of each listener who prove it by SCRAM.
+    #[must_use]
+    pub fn scram(&self) -> crate::scram::ByListener {
+        let users = |check: &Check| match check {
+            Check::Scram(users) => Some(Arc::clone(users)),
+            _ => None,
+        };
+        self.0.iter().map(|chain| chain.checks.iter().find_map(users)).collect()
     }
 
     pub(crate) fn chain(&self, listener: u16) -> Option<&Chain> {

@@ -28,6 +28,7 @@ pub mod passwords;
 #[cfg(feature = "postgresql")]
 pub mod postgresql;
 pub mod rules;
+pub mod scram;
 #[cfg(test)]
 mod testing;
 pub mod tokens;

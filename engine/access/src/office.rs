@@ -358,6 +358,7 @@ impl Shared {
                 Check::Passwords(_) | Check::Tokens(_) if place != Place::Threads => {
                     Step::ToThreads
                 }
+                Check::Scram(_) => Step::of(None),
                 Check::Certificate => Step::of(of_certificate(&job.case.asker)),
                 Check::Passwords(passwords) => Step::of(of_passwords(passwords, &job.case.asker)),
                 Check::Tokens(tokens) => {
@@ -447,7 +448,7 @@ impl Shared {
                     shared.to_threads(job);
                 });
             }
-            Check::Passwords(_) | Check::Tokens(_) | Check::Certificate => {}
+            Check::Passwords(_) | Check::Tokens(_) | Check::Certificate | Check::Scram(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use petrel_access::tokens::Claims;
-use petrel_access::{Check, OnFailure, Passwords, Terms, Tokens, passwords};
+use petrel_access::{Check, OnFailure, Passwords, Terms, Tokens, passwords, scram};
 
 use super::access::{PROBLEMS_MAX, text_of};
 use super::problem::Problems;
@@ -29,6 +29,8 @@ pub enum AuthenticatorKind {
     Jwt(PathBuf, Claims),
     /// The client's own certificate.
     Certificate,
+    /// A file of users with verifiers, its path resolved.
+    Scram(PathBuf),
     /// Somebody else, who is asked.
     Elsewhere(Elsewhere, Box<RawAuthenticator>),
 }
@@ -139,7 +141,7 @@ const OF_LDAP: &[&str] = &[
 
 impl RawAuthenticator {
     pub(super) const KINDS: &'static [&'static str] =
-        &["passwords", "jwt", "certificate", "http", "ldap", "postgresql"];
+        &["passwords", "jwt", "certificate", "scram", "http", "ldap", "postgresql"];
 
     /// Its kind, and the keys that it has a use for beside `name` and `kind`.
     fn uses(&self) -> (Option<Elsewhere>, &'static str, Vec<&'static [&'static str]>) {
@@ -160,6 +162,7 @@ impl RawAuthenticator {
                 let own = &["url", "query", "password_file", "tls"];
                 (Some(Elsewhere::Postgresql), "postgresql", vec![own, REACHED, BREAKER])
             }
+            (Some("scram"), _) => (None, "scram", vec![&["file"]]),
             _ => (None, "passwords", vec![&["file"]]),
         }
     }
@@ -316,6 +319,7 @@ pub(super) fn authenticators(
             (Some("jwt"), None, Some(file)) => {
                 AuthenticatorKind::Jwt(folder.join(file), raw.claims)
             }
+            (Some("scram"), None, Some(file)) => AuthenticatorKind::Scram(folder.join(file)),
             (_, None, Some(file)) => AuthenticatorKind::Passwords(folder.join(file)),
             (_, None, None) => continue,
         };
@@ -353,6 +357,15 @@ impl Authenticator {
                 Ok(Check::Tokens(Arc::new(tokens)))
             }
             AuthenticatorKind::Certificate => Ok(Check::Certificate),
+            AuthenticatorKind::Scram(file) => {
+                let text = text_of(file).map_err(|why| vec![("file", why)])?;
+                let users = scram::Users::parse(&text).map_err(|wrong| {
+                    let told = wrong.into_iter().take(PROBLEMS_MAX);
+                    told.map(|(line, why)| ("file", format!("{}:{line}: {why}", file.display())))
+                        .collect::<Vec<_>>()
+                })?;
+                Ok(Check::Scram(Arc::new(users)))
+            }
             AuthenticatorKind::Elsewhere(kind, raw) => {
                 check_of(*kind, &self.name, raw).map_err(|wrong| vec![wrong])
             }
@@ -465,6 +478,9 @@ impl fmt::Display for Authenticator {
                 write!(f, "{name}, tokens, keys in {}", file.display())
             }
             AuthenticatorKind::Certificate => write!(f, "{name}, certificates of clients"),
+            AuthenticatorKind::Scram(file) => {
+                write!(f, "{name}, SCRAM-SHA-256, users in {}", file.display())
+            }
             AuthenticatorKind::Elsewhere(kind, raw) => {
                 let (what, url) = match kind {
                     Elsewhere::Jwks => ("tokens, keys from", &raw.jwks),

@@ -9,6 +9,8 @@ pub mod layers;
 
 pub mod process;
 
+pub mod scram;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;

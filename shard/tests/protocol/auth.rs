@@ -1,7 +1,9 @@
 //! Enhanced authentication: section 4.12. The method `TEST` is the only one that is known.
 
+use std::sync::Arc;
+
 use petrel_proto::{Connect, Disconnect, Packet, ReasonCode as R, Version};
-use petrel_shard::{Asks, Verdict};
+use petrel_shard::{Access, Asks, Identity, Verdict};
 
 use crate::harness::{Client, Net, across};
 use crate::packets::*;
@@ -24,7 +26,7 @@ fn accept(data: &str) -> Verdict {
 }
 
 fn step(data: &str, starts: bool) -> Asks {
-    Asks::Step { method: text("TEST"), data: Some(data.to_owned().into()), starts }
+    Asks::Step { method: text("TEST"), listener: 0, data: Some(data.to_owned().into()), starts }
 }
 
 fn refuse(reason: R) -> Verdict {
@@ -282,4 +284,32 @@ fn an_assigned_identifier_comes_with_the_connack_of_an_exchange() {
         let asked = net.verdict(a, accept(""));
         assert_eq!(net.connack(a).properties.assigned_client_id, Some(asked.client_id));
     });
+}
+
+fn accept_as(user: &str) -> Verdict {
+    let identity = Identity { user: text(user), ..Identity::default() };
+    Verdict::Accept { data: None, identity: Some(Arc::new(identity)) }
+}
+
+/// [MQTT5-4.12.1-2] A session stays its user's, whatever its client proves later.
+#[test]
+fn who_proves_to_be_somebody_else_is_disconnected() {
+    for (second, stays) in [("alice", true), ("bob", false)] {
+        across(|net| {
+            net.begin_with(Access { is_on: true, ..Access::default() });
+            let passing = |c: &mut Connect| c.properties.session_expiry_interval_s = None;
+            let a = net.connect(asking("a", "hello").with(passing));
+            net.verdict(a, accept_as("alice"));
+            assert_eq!(net.connack(a).reason, R::Success);
+            net.send(a, auth(R::ReAuthenticate, "TEST", "again"));
+            net.verdict(a, accept_as(second));
+            match stays {
+                true => {
+                    let done = net.received(a);
+                    assert!(matches!(&done[..], [Packet::Auth(it)] if it.reason == R::Success));
+                }
+                false => net.ended(a, R::NotAuthorized),
+            }
+        });
+    }
 }
