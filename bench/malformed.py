@@ -53,7 +53,7 @@ def changed(rng):
         elif kind == 2:
             packet[at:at] = rng.randbytes(rng.randint(1, 40))
         elif kind == 3:
-            packet += packet
+            packet += bytes(packet)
         elif kind == 4:
             packet[:0] = bytes([rng.randrange(256)]) + rng.choice([b"\xff\xff\xff\x7f", b"\xff" * 5, b"\x00", b"\x7f"])
         else:
@@ -94,6 +94,8 @@ class Flood:
             try:
                 if events & selectors.EVENT_WRITE:
                     stream.send(key.data)
+                    # What is taken for the start of a long packet ends here, too.
+                    stream.shutdown(socket.SHUT_WR)
                     self.sent += 1
                     self.selector.modify(stream, selectors.EVENT_READ, None)
                 elif stream.recv(65536):
@@ -126,11 +128,15 @@ def flood(address, packets, seed, together):
     """In a process of its own, which is done when all have ended."""
     child = os.fork()
     if child == 0:
-        os.sched_setaffinity(0, {LOAD_CPU})
-        os.nice(10)
-        run = Flood(address, packets, seed, together)
-        run.run()
-        os._exit(0 if run.ended == packets else 1)
+        # Whatever happens, this process must not go on with what its parent has.
+        try:
+            os.sched_setaffinity(0, {LOAD_CPU})
+            os.nice(10)
+            run = Flood(address, packets, seed, together)
+            run.run()
+            os._exit(0 if run.ended == packets else 1)
+        finally:
+            os._exit(2)
     return child
 
 

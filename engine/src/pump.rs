@@ -4,43 +4,40 @@
 //! handle each input, and carries out what the shard asks for. It never blocks and holds no lock. It
 //! does not know what runs it: [`crate::executor`] does.
 
+mod arrivals;
 mod held;
 pub mod load;
+mod pace;
 mod peers;
 pub mod rate;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use crossbeam_channel::Receiver;
-use petrel_access::scram::{self, ByListener, Scram};
-use petrel_access::{Answer, Desk};
+use petrel_access::Desk;
+use petrel_access::scram::{ByListener, Scram};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
-use petrel_net::{Bell, ConnKey, Protocol, Remote, Wire, WireEvent};
-use petrel_proto::{
-    ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
-    encoded_len,
-};
+use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
+use petrel_proto::{Packet, ReasonCode};
 use petrel_shard::access::Rules;
 use petrel_shard::{
-    Asks, ConnId, Event, Input, Limits, Now, Origin, Outbox, PeerMessage, Question, Shard,
-    ShardIndex, SlotMap, Verdict, refusal,
+    ConnId, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
 };
 
 use crate::auth::AuthMethods;
-use crate::doorway::{Causes, Doorway, Waits, causes};
+use crate::doorway::{Causes, Doorway};
 use crate::figures::{Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
-use crate::guard::{Comer, Denied, Guard, Seat, Target};
+use crate::guard::{Guard, Seat, Target};
 use crate::keeper::StorageEnd;
 use crate::log::Escaped;
-use crate::memory::{self, Back, GivesBack};
+use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::watchdog::Pulse;
 use held::{Held, Why};
@@ -534,63 +531,6 @@ impl Pump {
         }
     }
 
-    /// Answers who a client is, or has it wait until that is known. It is not read meanwhile.
-    fn answer(&mut self, question: Question) {
-        let conn = question.conn;
-        let verdict = match (&question.asks, &mut self.parts.desk) {
-            (Asks::Credentials(_), Some(desk)) => desk.ask(self.now.mono_ms, question),
-            (Asks::Step { method, listener, data, starts }, _)
-                if method.as_str() == scram::METHOD && self.parts.scram.is_some() =>
-            {
-                let (who, data) = ((conn, *listener), data.as_deref());
-                self.parts.scram.as_mut().map(|scram| scram.step(who, data, *starts))
-            }
-            _ => Some(self.parts.auth.answer(&question)),
-        };
-        match verdict {
-            Some(verdict) => self.pass_verdict(conn, verdict),
-            None => self.parts.wire.pause(key_of(conn)),
-        }
-    }
-
-    /// Tells the shard who a client is, if so many of that user may come.
-    fn pass_verdict(&mut self, conn: ConnId, mut verdict: Verdict) {
-        if let Verdict::Accept { identity: Some(identity), .. } = &verdict {
-            let seat = self.seats.get_mut(&key_of(conn)).map(|seat| &mut **seat);
-            let entered = self.parts.guard.enter_as(seat, &identity.user, self.now.mono_ms);
-            if let Err(denied) = entered {
-                self.report.denied(self.now.mono_ms, &identity.user, denied);
-                verdict = Verdict::Refuse { reason: denied.reason() };
-            }
-        }
-        self.feed(Input::Verdict { conn, verdict });
-    }
-
-    /// Takes what was found out of clients that wait, up to so much work.
-    fn hear_desk(&mut self) {
-        for _ in 0..WORK_PER_TURN_MAX / WORK_OF_A_SESSION {
-            let Some(desk) = &mut self.parts.desk else { return };
-            let wire = &self.parts.wire;
-            let is_there = |conn| !wire.has_ended(key_of(conn));
-            let Some((conn, answer)) = desk.next(self.now.mono_ms, is_there) else { return };
-            let key = key_of(conn);
-            let answer = if wire.has_ended(key) { Answer::Gone } else { answer };
-            self.parts.wire.resume(key);
-            match answer {
-                Answer::Verdict(verdict) => self.pass_verdict(conn, verdict),
-                // Its CONNACK would reach nobody, and its session may have a later connection.
-                Answer::Gone => {
-                    self.seats.remove(&key);
-                    self.parts.wire.close(key);
-                    self.feed(Input::Closed { conn });
-                }
-            }
-            if self.is_full() {
-                self.carry_out();
-            }
-        }
-    }
-
     /// Publishers who can be told that their messages cannot be kept are told from now on, or no longer.
     fn set_refuses(&mut self, refuses: bool) {
         self.refuses = refuses;
@@ -752,105 +692,6 @@ impl Pump {
         }
     }
 
-    /// What a client that has published so many bytes has to do.
-    #[inline]
-    fn pace(&mut self, conn: ConnKey, bytes: usize) -> Pace {
-        let has_had_its_share = self.overload.published(conn);
-        let pace = match self.rates.is_on() {
-            true => self.rates.published(conn, bytes, self.now.mono_ms),
-            false => Pace::GoOn,
-        };
-        match pace {
-            Pace::GoOn if has_had_its_share => Pace::WaitUntil(self.next_tick_ms),
-            pace => pace,
-        }
-    }
-
-    /// Sees how much there is to do, and does something about it.
-    fn look_at_the_load(&mut self) {
-        let signals = Signals {
-            staged: self.much_staged,
-            laden: self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged),
-            ..std::mem::take(&mut self.signals)
-        };
-        self.next_tick_ms = self.now.mono_ms + TICK_MS;
-        let sheds_before = self.overload.level() >= LEVEL_THAT_SHEDS;
-        if let Some((level, cause)) = self.overload.tick(signals) {
-            self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
-            self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
-            let sheds = level >= LEVEL_THAT_SHEDS;
-            if sheds != sheds_before {
-                self.feed(Input::Shed(sheds));
-            }
-        }
-        if self.overload.wants_memory() && self.now.mono_ms >= self.gave_back_ms + GIVE_BACK_MS {
-            // What was freed counts as long as the allocator has it.
-            self.gave_back_ms = self.now.mono_ms;
-            memory::give_back(Back::All);
-        }
-    }
-
-    fn origin(&self, listener: u16, peer: Remote) -> Origin {
-        let nowhere = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
-        let lets_in = self.parts.lets_in.get(usize::from(listener)).copied().unwrap_or_default();
-        Origin {
-            listener,
-            allow_anonymous: lets_in.anonymous,
-            authenticates: lets_in.asks,
-            address: peer.address.unwrap_or(nowhere),
-            certificate: peer.user,
-        }
-    }
-
-    /// A CONNECT of a client whose home is here. While lanes have more to write than they may have, one
-    /// that causes more waits.
-    fn welcome(&mut self, conn: ConnKey, connect: Box<Connect>, listener: u16, peer: Remote) {
-        if self.is_laden(causes(&connect)) && self.stop_at_ms.is_none() {
-            return self.keep_waiting(conn, WireEvent::Connect { conn, connect, listener, peer });
-        }
-        if self.overload.level() >= LEVEL_THAT_REFUSES
-            && !self.shard.has_session(&connect.client_id)
-        {
-            self.parts.guard.count(Denied::Busy);
-            return self.deny(conn, &connect, Denied::Busy);
-        }
-        let address = peer.address.map(|address| address.ip());
-        let (client_id, user) = (&connect.client_id, connect.username.as_ref());
-        let user = user.or(peer.user.as_ref());
-        let comer = Comer { listener, address, client_id, user };
-        match self.parts.guard.enter(&comer, self.now.mono_ms) {
-            Ok(None) => {}
-            Ok(Some(seat)) => drop(self.seats.insert(conn, seat)),
-            Err(denied) => return self.deny(conn, &connect, denied),
-        }
-        let origin = self.origin(listener, peer);
-        self.feed(Input::Connect { conn: id_of(conn), connect, origin });
-    }
-
-    /// Answers a CONNECT of somebody who may not come.
-    fn deny(&mut self, conn: ConnKey, connect: &Connect, denied: Denied) {
-        self.report.denied(self.now.mono_ms, &connect.client_id, denied);
-        let connack = ConnAck {
-            session_present: false,
-            reason: denied.reason(),
-            properties: ConnAckProperties::default(),
-        };
-        self.packet.clear();
-        encode(&Packet::ConnAck(Box::new(connack)), connect.version, &mut self.packet);
-        self.parts.wire.write(conn, self.packet[..].into(), &Bytes::new());
-        self.parts.wire.close(conn);
-    }
-
-    /// Somebody has sent what is no MQTT.
-    fn malformed(&mut self, address: Option<IpAddr>, error: &DecodeError) {
-        if matches!(error.reason, ReasonCode::MalformedPacket | ReasonCode::ProtocolError)
-            && let Some(address) = address
-            && let Some(range) = self.parts.guard.malformed(address, self.now.mono_ms)
-        {
-            self.report.banned(self.now.mono_ms, format_args!("address {range}"));
-        }
-    }
-
     /// A connection has ended.
     fn forget(&mut self, conn: ConnKey) {
         if !self.seats.is_empty() {
@@ -859,98 +700,6 @@ impl Pump {
         if self.rates.is_on() {
             self.rates.forget(conn);
         }
-    }
-
-    /// True if lanes have more to write than they may have for what causes so much more.
-    fn is_laden(&self, causes: Causes) -> bool {
-        self.parts.storage.as_ref().is_some_and(|storage| storage.is_laden(causes))
-    }
-
-    /// True if a disk has failed or has no room.
-    fn is_in_trouble(&self) -> bool {
-        self.parts.storage.as_ref().is_some_and(|storage| storage.troubles().0 > 0)
-    }
-
-    /// Who may come in from the doorway, if anybody waits there who may.
-    fn lets_in(&self) -> Option<Waits> {
-        if self.doorway.is_empty() || self.is_laden(Causes::Much) {
-            return None;
-        }
-        if self.doorway.has_connects() {
-            return Some(Waits::Connect);
-        }
-        let holds = self.is_in_trouble() || (self.overload.is_full() && self.stop_at_ms.is_none());
-        (!holds).then_some(Waits::Packet)
-    }
-
-    fn keep_waiting(&mut self, conn: ConnKey, event: WireEvent) {
-        self.parts.wire.pause(conn);
-        self.doorway.push(conn, event);
-        if self.doorway.wants_a_look() {
-            self.send_away_who_has_gone();
-        }
-    }
-
-    /// Handles what was not looked at while lanes had too much to write.
-    fn let_in(&mut self) {
-        for _ in 0..LET_IN_PER_TURN_MAX {
-            let waiting = match self.lets_in() {
-                Some(Waits::Connect) => self.doorway.pop_connect(),
-                Some(Waits::Packet) => self.doorway.pop_packet(),
-                None => return,
-            };
-            let Some((conn, event)) = waiting else { return };
-            self.parts.wire.resume(conn);
-            match event {
-                // Its CONNACK would reach nobody, and its session may have a later connection.
-                WireEvent::Connect { .. } if self.parts.wire.has_ended(conn) => {
-                    self.parts.wire.close(conn);
-                }
-                event => self.on_event(event),
-            }
-        }
-    }
-
-    /// Who waits is not silent.
-    fn look_at_the_doorway(&mut self) {
-        if self.doorway.is_empty() {
-            return;
-        }
-        for conn in self.doorway.connections() {
-            self.shard.excuse(self.now, id_of(conn));
-        }
-        self.send_away_who_has_gone();
-    }
-
-    /// Who has gone while a disk has failed, or there is no memory, waits no longer.
-    fn send_away_who_has_gone(&mut self) {
-        if !self.is_in_trouble() && !self.overload.is_full() {
-            return;
-        }
-        let wire = &self.parts.wire;
-        for (conn, event) in self.doorway.take_if(|conn| wire.has_ended(conn)) {
-            match event {
-                WireEvent::Connect { .. } => self.parts.wire.close(conn),
-                // Its end comes behind what it sent; that was acknowledged to nobody.
-                _ => self.parts.wire.resume(conn),
-            }
-        }
-    }
-
-    /// Answers a first packet that is no good CONNECT, where the protocol has an answer.
-    fn refuse(&mut self, conn: ConnKey, version: Option<Version>, error: &DecodeError) {
-        self.report.refused(self.now.mono_ms, error);
-        let address = self.parts.wire.peer(conn).map(|peer| peer.ip());
-        self.malformed(address, error);
-        if let Some(version) = version
-            && let Some(packet) = refusal(version, error)
-            && encoded_len(&packet, version).is_some()
-        {
-            self.packet.clear();
-            encode(&packet, version, &mut self.packet);
-            self.parts.wire.write(conn, self.packet[..].into(), &Bytes::new());
-        }
-        self.parts.wire.close(conn);
     }
 
     /// A shard that cannot take more and has been told something.

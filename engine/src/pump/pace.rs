@@ -1,0 +1,52 @@
+//! How fast clients publish: by their own rate, and by how much the shard has to do.
+
+use std::sync::atomic::Ordering;
+
+use petrel_net::ConnKey;
+use petrel_shard::Input;
+
+use super::load::Signals;
+use super::rate::Pace;
+use super::{GIVE_BACK_MS, LEVEL_THAT_SHEDS, Pump, TICK_MS};
+use crate::keeper::StorageEnd;
+use crate::memory::{self, Back};
+
+impl Pump {
+    /// What a client that has published so many bytes has to do.
+    #[inline]
+    pub(super) fn pace(&mut self, conn: ConnKey, bytes: usize) -> Pace {
+        let has_had_its_share = self.overload.published(conn);
+        let pace = match self.rates.is_on() {
+            true => self.rates.published(conn, bytes, self.now.mono_ms),
+            false => Pace::GoOn,
+        };
+        match pace {
+            Pace::GoOn if has_had_its_share => Pace::WaitUntil(self.next_tick_ms),
+            pace => pace,
+        }
+    }
+
+    /// Sees how much there is to do, and does something about it.
+    pub(super) fn look_at_the_load(&mut self) {
+        let signals = Signals {
+            staged: self.much_staged,
+            laden: self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged),
+            ..std::mem::take(&mut self.signals)
+        };
+        self.next_tick_ms = self.now.mono_ms + TICK_MS;
+        let sheds_before = self.overload.level() >= LEVEL_THAT_SHEDS;
+        if let Some((level, cause)) = self.overload.tick(signals) {
+            self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
+            self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
+            let sheds = level >= LEVEL_THAT_SHEDS;
+            if sheds != sheds_before {
+                self.feed(Input::Shed(sheds));
+            }
+        }
+        if self.overload.wants_memory() && self.now.mono_ms >= self.gave_back_ms + GIVE_BACK_MS {
+            // What was freed counts as long as the allocator has it.
+            self.gave_back_ms = self.now.mono_ms;
+            memory::give_back(Back::All);
+        }
+    }
+}
