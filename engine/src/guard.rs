@@ -147,6 +147,7 @@ pub struct Seat {
     /// Among those of its source.
     is_counted: bool,
     user: Option<Text>,
+    takes_over: bool,
 }
 
 /// Who comes.
@@ -160,6 +161,8 @@ pub struct Comer<'a> {
     pub client_id: &'a Text,
     /// Who it says it is.
     pub user: Option<&'a Text>,
+    /// Somebody is in with this client identifier, whose connection would end.
+    pub takes_over: bool,
 }
 
 impl Guard {
@@ -214,7 +217,9 @@ impl Guard {
         comer: &Comer<'_>,
         now_ms: u64,
     ) -> Result<Option<Box<Seat>>, Denied> {
-        let &Comer { listener, address, client_id, user } = comer;
+        let &Comer { listener, address, client_id, user, takes_over } = comer;
+        // Whose connection it takes has a place still: one more is the same number in the end.
+        let more = u32::from(takes_over);
         let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
         if !self.bans.is_empty()
             && (self.bans.has_client_id(client_id, now_ms)
@@ -228,17 +233,20 @@ impl Guard {
             return Ok(None);
         }
         let count = self.listeners.get(usize::from(listener)).ok_or(Denied::ListenerFull)?;
-        let room = |count: u32| (most == 0 || count < most).then_some(count + 1);
+        let room =
+            |count: u32| (most == 0 || count < most.saturating_add(more)).then_some(count + 1);
         count
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, room)
             .map_err(|_| Denied::ListenerFull)?;
         // From here on it is given back.
         let guard = Arc::clone(self);
-        let mut seat = Box::new(Seat { guard, listener, address, is_counted: false, user: None });
+        let mut seat =
+            Box::new(Seat { guard, listener, address, is_counted: false, user: None, takes_over });
         if limits.source_clients_maximum > 0
             && let Some(address) = address
         {
-            if !self.sources.take(&source_of(address), limits.source_clients_maximum) {
+            let most = limits.source_clients_maximum.saturating_add(more);
+            if !self.sources.take(&source_of(address), most) {
                 return Err(Denied::SourceFull);
             }
             seat.is_counted = true;
@@ -266,6 +274,7 @@ impl Guard {
             && most > 0
             && seat.user.is_none()
         {
+            let most = most.saturating_add(u32::from(seat.takes_over));
             match self.users.take(user, most) {
                 true => {
                     seat.user = Some(user.clone());

@@ -11,7 +11,7 @@ mod pace;
 mod peers;
 pub mod rate;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -79,6 +79,9 @@ const OUTBOX_RECORDS_IN_TROUBLE: usize = 16;
 
 /// How often output that leads to more output is carried out before the next turn goes on with it.
 const ROUNDS_MAX: usize = 8;
+
+/// After so long it is looked once more for who was banned, who may have waited to be let in.
+const BANNED_AGAIN_MS: [u64; 4] = [1_000, 5_000, 20_000, 60_000];
 
 /// How often time is looked at.
 const TICK_MS: u64 = 250;
@@ -236,6 +239,14 @@ pub struct Pump {
     /// The places of those who are counted.
     seats: HashMap<ConnKey, Box<Seat>>,
     rates: Rates,
+    /// To collect those in who wait for their rate.
+    rate_owed: Vec<(ConnKey, u64)>,
+    /// The process has all the memory that it may have.
+    full: bool,
+    /// Whose messages were not acknowledged for that.
+    unanswered: HashSet<ConnKey>,
+    /// Who was banned lately, and when it is looked for once more: it may have been on its way in.
+    banned: Vec<(Target, u64)>,
     overload: Load,
     signals: Signals,
     gave_back_ms: u64,
@@ -286,6 +297,10 @@ impl Pump {
             flushed: Vec::new(),
             seats: HashMap::new(),
             rates,
+            rate_owed: Vec::new(),
+            full: false,
+            unanswered: HashSet::new(),
+            banned: Vec::new(),
             questions: VecDeque::new(),
             last_wills: Vec::new(),
             stop_after: None,
@@ -361,6 +376,8 @@ impl Pump {
         }
         if ticked {
             self.rates.rest(self.now.mono_ms);
+            self.look_for_the_banned();
+            self.let_those_go_who_have_gone();
             for conn in self.held.connections() {
                 self.shard.excuse(self.now, id_of(conn));
             }
@@ -471,9 +488,17 @@ impl Pump {
                         scram.set_users(users);
                     }
                 }
-                Command::SetRate(rate) => self.rates.set(rate),
+                Command::SetRate(rate) => {
+                    self.rates.set(rate);
+                    let wire = &mut self.parts.wire;
+                    self.held.release(Why::Rate(u64::MAX), |conn| wire.resume(conn));
+                }
                 Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
-                Command::Ban(target) => self.feed(Input::Ban(target)),
+                Command::Ban(target) => {
+                    let later = BANNED_AGAIN_MS.map(|ms| (target.clone(), self.now.mono_ms + ms));
+                    self.banned.extend(later);
+                    self.feed(Input::Ban(target));
+                }
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {
                         if listener.index() == index {
@@ -619,18 +644,24 @@ impl Pump {
                 {
                     return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
                 }
-                if is_publish && self.overload.is_full() && self.stop_at_ms.is_none() {
-                    return self.keep_waiting(conn, WireEvent::Packet { conn, packet });
+                if self.full && refusable && !self.shard.can_refuse(id_of(conn)) {
+                    self.unanswered.insert(conn);
                 }
                 let pace = match &packet {
-                    Packet::Publish(it) => {
-                        self.pace(conn, it.topic.as_bytes().len() + it.payload.len())
+                    // It is not taken, and what comes behind it may make room.
+                    Packet::Publish(it) if !self.full => {
+                        let properties = it.properties.message.len();
+                        self.pace(conn, it.topic.as_bytes().len() + it.payload.len() + properties)
                     }
                     _ => Pace::GoOn,
                 };
                 let parts_before = self.shard.begun_in_parts();
                 self.feed(Input::Packet { conn: id_of(conn), packet });
                 let stores = promises && (is_publish || self.outbox.records.len() > records_before);
+                if pace == Pace::End {
+                    let reason = ReasonCode::MessageRateTooHigh;
+                    return self.feed(Input::Kick { conn: id_of(conn), reason });
+                }
                 // One reason is enough; a connection that is read again meets the others.
                 let parts = self.shard.begun_in_parts();
                 let why = if let Some(to) = self.clogged_since(sent_before) {
@@ -649,10 +680,6 @@ impl Pump {
                 } else if let Pace::WaitUntil(until_ms) = pace {
                     Why::Rate(until_ms)
                 } else {
-                    if pace == Pace::End {
-                        let reason = ReasonCode::MessageRateTooHigh;
-                        self.feed(Input::Kick { conn: id_of(conn), reason });
-                    }
                     return;
                 };
                 self.held.push(conn, why);
@@ -714,10 +741,15 @@ impl Pump {
         // At the end of the turn: the shard may sleep now, and nobody would ask again.
         let takes = self.takes_from_peers();
         self.parts.mesh.set_room(if takes { self.load.room() } else { 0 });
-        let Self { held, parts, shard, now, .. } = self;
+        let Self { held, parts, shard, now, rates, rate_owed, .. } = self;
         let Parts { wire, mesh, storage, .. } = parts;
         let has_sent_most = wire.staged_bytes() <= STAGED_BYTES_MAX / 4;
-        let mut read_again = |conn| wire.resume(conn);
+        let mut owing = std::mem::take(rate_owed);
+        // Who waited for something else may have published more than its share as well.
+        let mut read_again = |conn| match rates.waits_until(conn, now.mono_ms) {
+            Some(until_ms) => owing.push((conn, until_ms)),
+            None => wire.resume(conn),
+        };
         if storage.as_ref().is_none_or(|storage| !storage.is_clogged()) {
             held.release(Why::Storage, &mut read_again);
         }
@@ -727,6 +759,10 @@ impl Pump {
             held.release(Why::Fanout, &mut read_again);
         }
         held.release_by_shard(|to| mesh.room(to), &mut read_again);
+        for (conn, until_ms) in owing.drain(..) {
+            held.push(conn, Why::Rate(until_ms));
+        }
+        *rate_owed = owing;
     }
 
     /// Does what the shard has asked for: to peers, to sockets, closes, in this order; then what

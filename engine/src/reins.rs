@@ -1,7 +1,7 @@
 //! What an operator may do to a broker that runs, from any thread.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,20 +65,29 @@ impl Reins {
         };
         if let Some(file) = &reins.file {
             match reins.read(file) {
-                Ok(bans) => {
+                Ok((bans, mut wrong)) => {
                     for ban in bans {
-                        reins.guard.bans().add(ban, reins.now_ms());
+                        wrong += usize::from(!reins.guard.bans().add(ban, reins.now_ms()));
+                    }
+                    if wrong > 0 {
+                        reins.set_aside(file, &format!("{wrong} of its bans cannot be used"));
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 // Somebody may get in who should not; the operator is told, and can ban again.
-                Err(error) => log::error(format_args!(
-                    "{}: {error}; the bans in it do not hold, and the next ban replaces it",
-                    file.display()
-                )),
+                Err(error) => reins.set_aside(file, &error.to_string()),
             }
         }
         reins
+    }
+
+    /// Keeps a file that is not as it should be, and says so.
+    fn set_aside(&self, file: &Path, why: &str) {
+        let aside = file.with_extension("bad");
+        let copied = fs::copy(file, &aside);
+        let kept = if copied.is_ok() { "is kept as" } else { "could not be kept as" };
+        let (file, aside) = (file.display(), aside.display());
+        log::error(format_args!("{file}: {why}; the others hold, and the file {kept} {aside}"));
     }
 
     /// Who is banned.
@@ -189,7 +198,11 @@ impl Reins {
         let bans = self.guard.bans().list(now_ms).into_iter().filter(|ban| !ban.is_own);
         let text = format!("{}\n", Value::from(bans.map(one).collect::<Vec<_>>()));
         let new = file.with_extension("new");
-        fs::write(&new, text).and_then(|()| fs::rename(&new, file)).map_err(|error| {
+        let written = File::create(&new).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written.and_then(|()| fs::rename(&new, file)).map_err(|error| {
             format!(
                 "{}: {error}; the change holds as long as this process, and is not kept",
                 file.display()
@@ -197,7 +210,8 @@ impl Reins {
         })
     }
 
-    fn read(&self, file: &Path) -> io::Result<Vec<Ban>> {
+    /// The bans of a file, and how many of it are none.
+    fn read(&self, file: &Path) -> io::Result<(Vec<Ban>, usize)> {
         let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         if fs::metadata(file)?.len() > BANS_BYTES_MAX {
             return Err(wrong("it is too long for a file of bans"));
@@ -217,8 +231,9 @@ impl Reins {
             let (target, why) = (target_of(&subject).ok()?, text("why").unwrap_or_default());
             Some(Ban { target, until_ms, why, is_own: false })
         };
-        let bans = list.iter().map(|it| one(it).ok_or_else(|| wrong("it has a ban that is none")));
-        bans.collect()
+        let bans: Vec<_> = list.iter().filter_map(one).collect();
+        let left_out = list.len() - bans.len();
+        Ok((bans, left_out))
     }
 }
 

@@ -262,3 +262,52 @@ fn who_knows_a_password_proves_it_without_sending_it() {
     assert_eq!(reason, ReasonCode::NotAuthorized);
     broker.stop().expect("it stops");
 }
+
+/// Who waits for something else, as for its messages to many, meets its rate all the same.
+#[test]
+fn the_rate_holds_for_messages_that_go_out_in_parts() {
+    for broker in changed(|config| {
+        config.limits.receivers_per_turn = 1;
+        config.rate.publish_messages_per_s = 100;
+        config.rate.publish_messages_burst = 25;
+        config.rate.publish_wait_max_s = 2;
+    }) {
+        let address = broker.addresses()[0];
+        let mut receivers: Vec<_> =
+            IDS.iter().map(|id| Client::connect(address, id, Version::V5)).collect();
+        receivers.iter_mut().for_each(|it| it.subscribe("t", Qos::AtMostOnce));
+        let mut publisher = Client::connect(address, "publisher", Version::V5);
+        let packet = publish_packet("t", "m", Qos::AtMostOnce, 0);
+        publisher.send_bytes(&bytes_of(&packet, Version::V5).repeat(2_000));
+        match publisher.receive() {
+            Some(Packet::Disconnect(it)) => assert_eq!(it.reason, ReasonCode::MessageRateTooHigh),
+            other => panic!("no DISCONNECT but {other:?}"),
+        }
+        drop((receivers, publisher));
+        broker.stop().expect("it stops");
+    }
+}
+
+/// Who is held back by its rate gives its place back when it goes, and goes on when the rate is lifted.
+#[test]
+fn who_is_held_by_its_rate_is_noticed_when_it_goes_and_freed_by_a_reload() {
+    for runtime in RUNTIMES {
+        let mut slow = config(2, runtime);
+        slow.listeners[0].connections_maximum = 1;
+        (slow.rate.publish_bytes_per_s, slow.rate.publish_bytes_burst) = (100, 100);
+        let fast = config(2, runtime);
+        let mut broker = start(slow);
+        let mut gone = Client::connect(broker.addresses()[0], "gone", Version::V5);
+        let packet = publish_packet("t", vec![0; 5_000], Qos::AtMostOnce, 0);
+        gone.send(&packet);
+        gone.send(&packet);
+        drop(gone);
+        let mut held = until_let_in(&broker, "held");
+        held.send(&packet);
+        held.send(&Packet::PingReq);
+        assert!(broker.reload_with(&fast).expect("nothing is wrong").is_empty());
+        assert_eq!(held.receive(), Some(Packet::PingResp));
+        drop(held);
+        broker.stop().expect("it stops");
+    }
+}

@@ -3,12 +3,11 @@
 mod common;
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use common::process::{Running, folder, listener, petrel, with_config};
-use common::{Client, PATIENCE, bytes_of, connect_packet, publish_packet};
+use common::{Client, PATIENCE, connect_packet, publish_packet};
 use petrel_proto::{Packet, Qos, ReasonCode, Version};
 use rustix::process::Signal;
 
@@ -21,22 +20,6 @@ fn resident(broker: &Running) -> u64 {
     pages.expect("a number") * 4096
 }
 
-/// Sends until the broker has read nothing for a second. Returns what was sent, in bytes.
-fn send_until_held(client: &mut Client, bytes: &[u8]) -> u64 {
-    client.stream.set_write_timeout(Some(Duration::from_secs(1))).expect("it can be set");
-    let (mut sent, mut rest) = (0, bytes);
-    loop {
-        match client.stream.write(rest) {
-            Ok(written) => {
-                sent += written as u64;
-                rest = if written == rest.len() { bytes } else { &rest[written..] };
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return sent,
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
 fn connack(address: SocketAddr, client_id: &str) -> ReasonCode {
     let mut client = Client::open(address);
     client.send(&connect_packet(client_id, Version::V5));
@@ -46,9 +29,18 @@ fn connack(address: SocketAddr, client_id: &str) -> ReasonCode {
     }
 }
 
-/// [MQTT5-4.13.1-1]
+/// What one message of QoS 1 is acknowledged with.
+fn publish(client: &mut Client) -> ReasonCode {
+    client.send(&publish_packet("t", vec![7; 900_000], Qos::AtLeastOnce, 1));
+    match client.receive() {
+        Some(Packet::PubAck(ack)) => ack.reason,
+        other => panic!("no PUBACK but {other:?}"),
+    }
+}
+
+/// Nothing is taken that would need more, what makes room is heard, and all goes on by itself.
 #[test]
-fn publishers_wait_while_the_process_has_its_memory_and_go_on_when_there_is_room() {
+fn nothing_is_taken_while_the_process_has_its_memory_and_all_goes_on_when_there_is_room() {
     for runtime in ["glommio", "epoll"] {
         let config = format!(
             "[engine]\nshards = 2\nruntime = \"{runtime}\"\n{}[limits]\nmemory_bytes = {BOUND}\n\
@@ -69,32 +61,52 @@ fn publishers_wait_while_the_process_has_its_memory_and_go_on_when_there_is_room
         assert!(matches!(away.receive(), Some(Packet::ConnAck(_))));
         away.subscribe("t", Qos::AtLeastOnce);
         drop(away);
-        let mut quiet = Client::connect(address, "quiet", Version::V5);
+        let mut old = Client::connect(address, "old", Version::V3_1_1);
         let mut publisher = Client::connect(address, "publisher", Version::V5);
-        let packet = publish_packet("t", vec![7; 500_000], Qos::AtLeastOnce, 1);
-        let bytes = bytes_of(&packet, Version::V5);
-        let sent = send_until_held(&mut publisher, &bytes);
-        let taken = resident(&broker);
-        assert!(sent > BOUND / 2, "held after {sent} bytes, with {taken} taken");
-        assert!(taken < BOUND + (64 << 20), "{taken} are taken");
-        // Those who are in are served, and nobody new comes.
-        quiet.send(&Packet::PingReq);
-        assert_eq!(quiet.receive(), Some(Packet::PingResp));
+        let mut accepted = 0;
+        while publish(&mut publisher) != ReasonCode::QuotaExceeded {
+            accepted += 1;
+            let taken = resident(&broker);
+            assert!(taken < BOUND + (64 << 20), "{taken} are taken");
+        }
+        assert!(accepted > 100, "refused after {accepted}");
+        // Who cannot be told is not acknowledged, and heard.
+        old.send(&publish_packet("t", "m", Qos::AtLeastOnce, 1));
+        old.send(&Packet::PingReq);
+        assert_eq!(old.receive(), Some(Packet::PingResp));
+        publisher.send(&common::subscribe_packet("more", Qos::AtMostOnce));
+        match publisher.receive() {
+            Some(Packet::SubAck(it)) => assert_eq!(it.reasons[..], [ReasonCode::QuotaExceeded]),
+            other => panic!("no SUBACK but {other:?}"),
+        }
         assert_eq!(connack(address, "new"), ReasonCode::ServerBusy);
-        // Who has a session comes, and takes what waits.
+        // Who has a session comes, and its acknowledgements are heard behind what it publishes itself.
         let mut away = Client::open(address);
         away.send(&connect);
         let Some(Packet::ConnAck(ack)) = away.receive() else { panic!("no CONNACK") };
         assert!(ack.session_present && ack.reason == ReasonCode::Success);
-        // All that was sent whole, what waited in the sockets included.
-        for _ in 0..sent / bytes.len() as u64 {
-            assert_eq!(away.receive_publish().payload.len(), 500_000);
+        for id in 1..=20 {
+            away.send(&publish_packet("other", vec![7; 20_000], Qos::AtLeastOnce, id));
         }
+        let (mut received, mut answered) = (0, 0);
+        while received < accepted || answered < 20 {
+            match away.receive() {
+                Some(Packet::Publish(it)) => {
+                    received += usize::from(it.payload.len() == 900_000);
+                    let id = it.packet_id.expect("of QoS 1");
+                    away.send(&Packet::PubAck(petrel_proto::Ack::new(id, ReasonCode::Success)));
+                }
+                Some(Packet::PubAck(_)) => answered += 1,
+                other => panic!("no message but {other:?}"),
+            }
+        }
+        old.expect_end();
         let begin = Instant::now();
         while connack(address, "new") != ReasonCode::Success {
             assert!(begin.elapsed() < PATIENCE, "{} are taken", resident(&broker));
         }
-        drop((quiet, publisher, away));
+        assert_ne!(publish(&mut publisher), ReasonCode::QuotaExceeded);
+        drop((publisher, away));
         broker.signal(Signal::TERM);
         let (code, _) = broker.end();
         assert_eq!(code, Some(0));

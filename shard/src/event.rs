@@ -36,11 +36,13 @@ pub enum DropReason {
     StorageFull,
     /// Its publisher may not publish it.
     NotAuthorized,
+    /// The process has all the memory that it may have.
+    MemoryFull,
 }
 
 impl DropReason {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::QueueFull,
         Self::SlowReader,
         Self::NotConnected,
@@ -50,6 +52,7 @@ impl DropReason {
         Self::RetainedFull,
         Self::StorageFull,
         Self::NotAuthorized,
+        Self::MemoryFull,
     ];
 
     /// What it is called in a line of the log.
@@ -65,6 +68,7 @@ impl DropReason {
             Self::RetainedFull => "not retained",
             Self::StorageFull => "not kept",
             Self::NotAuthorized => "not authorised",
+            Self::MemoryFull => "no memory",
         }
     }
 }

@@ -98,6 +98,11 @@ pub enum Input {
     /// From now on QoS 1 and 2 messages of MQTT 5 clients are refused, or no longer: what they would be
     /// kept in is full or fails.
     Refuse(bool),
+    /// The process has all the memory that it may have, or no longer. Meanwhile nothing that is published is taken
+    /// and no subscription granted: MQTT 5 clients are told 0x97 at QoS 1 and 2; before MQTT 5 these are not
+    /// acknowledged, and their clients should be disconnected when there is room, so that they send them again.
+    /// What clients acknowledge is heard, which makes room.
+    Full(bool),
     /// From now on QoS 0 messages to a client are dropped when a sixteenth waits for its socket of what may, or no
     /// longer: there is too much to do.
     Shed(bool),

@@ -68,6 +68,16 @@ impl Shard {
                 }
                 ReasonCode::NotAuthorized
             }
+            Ok(()) if self.full => {
+                drop_message(turn, DropReason::MemoryFull);
+                if qos > Qos::AtMostOnce && !self.can_refuse(conn) {
+                    if let Some(packet_id) = packet_id.filter(|_| qos == Qos::ExactlyOnce) {
+                        self.forget_receipt(index, packet_id);
+                    }
+                    return Ok(());
+                }
+                ReasonCode::QuotaExceeded
+            }
             Ok(()) if refused => {
                 drop_message(turn, DropReason::StorageFull);
                 ReasonCode::QuotaExceeded

@@ -84,6 +84,7 @@ pub struct Shard {
     pub(crate) banned: Vec<Banned>,
     /// See [`Input::Refuse`].
     pub(crate) refuses: bool,
+    pub(crate) full: bool,
     pub(crate) keep: Keep,
     pub(crate) restoring: Restoring,
 }
@@ -145,6 +146,7 @@ impl Shard {
             reviewed: u32::MAX,
             banned: Vec::new(),
             refuses: false,
+            full: false,
             keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
             config,
@@ -202,6 +204,7 @@ impl Shard {
             Input::Timer => self.on_timer(turn),
             Input::Rules(rules) => self.set_rules(rules),
             Input::Refuse(refuse) => self.refuses = refuse,
+            Input::Full(full) => self.full = full,
             Input::Shed(sheds) => self.set_shed(sheds),
             Input::Limits(limits) => {
                 let sheds = self.at_most_once_bytes_max < self.limits().outgoing_bytes_maximum;
@@ -219,6 +222,13 @@ impl Shard {
                 self.violate(turn, conn, Violation::new(reason, what));
             }
         }
+    }
+
+    /// Whether somebody with this client identifier is connected here.
+    #[must_use]
+    pub fn is_online(&self, client_id: &ClientId) -> bool {
+        let session = self.find_session(client_id).and_then(|index| self.sessions.get(index));
+        session.is_some_and(Session::is_online)
     }
 
     fn set_shed(&mut self, sheds: bool) {

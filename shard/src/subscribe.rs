@@ -30,7 +30,8 @@ impl Shard {
         let mut retained: SmallVec<[(&SubscribeFilter, SubscriptionOptions); 1]> = SmallVec::new();
         let mut replaced = Vec::new();
         let mut waiting = Vec::new();
-        let too_many = packet.filters.len() > self.limits().filters_per_subscribe_maximum as usize;
+        let too_many = self.full
+            || packet.filters.len() > self.limits().filters_per_subscribe_maximum as usize;
         let first_join = self.sessions.get(index).is_some_and(|s| s.shared_count() == 0);
         for asked in &packet.filters {
             let refused = match too_many {

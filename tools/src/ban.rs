@@ -2,11 +2,17 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use petrel_storage::control::{BanRequest, Request, Subject};
+use petrel_storage::control::{Answer, BanRequest, Request, Subject};
 
 use crate::failure::Failure;
 use crate::storage::{UNUSABLE, asked};
+
+/// What a broker says that does something else for somebody.
+const BUSY: &str = "is busy with another request";
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+const BUSY_MAX: Duration = Duration::from_secs(30);
 
 pub const HELP: &str = "\
 petrelctl ban shuts somebody out of a broker that runs: whoever it is about is disconnected and does not come back.
@@ -66,8 +72,21 @@ pub fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
         }
     };
     let folder = PathBuf::from(folder);
-    let answer = asked(&folder, &request)?.ok_or_else(|| nobody(&folder))?;
+    let answer = asked_in_turn(&folder, &request)?.ok_or_else(|| nobody(&folder))?;
     crate::print(&answer.text)
+}
+
+/// Asks, and again while the broker is busy with another request, as long as it takes to be sure.
+fn asked_in_turn(folder: &Path, request: &Request) -> Result<Option<Answer>, Failure> {
+    let begin = Instant::now();
+    loop {
+        match asked(folder, request) {
+            Err(busy) if busy.text.contains(BUSY) && begin.elapsed() < BUSY_MAX => {
+                std::thread::sleep(BUSY_PAUSE);
+            }
+            answered => return answered,
+        }
+    }
 }
 
 fn subject(command: &str, kind: &str, who: &str) -> Result<Subject, Failure> {

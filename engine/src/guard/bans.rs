@@ -62,8 +62,9 @@ impl Bans {
             Some(old) if old.until_ms >= ban.until_ms && old.until_ms > now_ms && ban.is_own => {
                 return false;
             }
-            Some(_) => drop(all.remove(&ban.target.clone())),
-            None => {}
+            // An operator's ban stays one.
+            Some(old) if ban.is_own && !old.is_own && old.until_ms > now_ms => return false,
+            _ => {}
         }
         if all.is_full(ban.is_own) {
             all.forget(now_ms);
@@ -71,6 +72,7 @@ impl Bans {
                 return false;
             }
         }
+        all.remove(&ban.target);
         all.put(ban);
         self.count.store(all.by_target.len(), Ordering::Release);
         true
@@ -117,6 +119,14 @@ impl Bans {
                 ban.is_some_and(|ban| ban.until_ms > now_ms)
             })
         })
+    }
+
+    /// Whether a ban holds.
+    pub fn holds(&self, target: &Target, now_ms: u64) -> bool {
+        match target {
+            Target::Addresses(range) => self.has(&Target::Addresses(range.base()), now_ms),
+            other => self.has(other, now_ms),
+        }
     }
 
     fn has(&self, target: &Target, now_ms: u64) -> bool {

@@ -24,7 +24,8 @@ fn enter(
     now_ms: u64,
 ) -> Result<Option<Box<Seat>>, Denied> {
     let client_id = &text(id);
-    let comer = Comer { listener, address: Some(ip(address)), client_id, user: None };
+    let comer =
+        Comer { listener, address: Some(ip(address)), client_id, user: None, takes_over: false };
     guard.enter(&comer, now_ms)
 }
 
@@ -111,7 +112,8 @@ fn who_is_banned_is_shut_out_until_its_time_is_over() {
     assert_eq!(enter(&guard, (0, "10.3.0.1", "id"), 0).unwrap_err(), Denied::Banned);
     assert!(enter(&guard, (0, "10.3.0.1", "user"), 0).is_ok());
     let (id, user) = (text("x"), text("user"));
-    let comer = Comer { listener: 0, address: None, client_id: &id, user: Some(&user) };
+    let comer =
+        Comer { listener: 0, address: None, client_id: &id, user: Some(&user), takes_over: false };
     assert_eq!(guard.enter(&comer, 0).unwrap_err(), Denied::Banned);
     assert_eq!(guard.enter_as(None, &user, 0).unwrap_err(), Denied::Banned);
     assert_eq!(guard.figures().banned, 4);
@@ -183,4 +185,32 @@ fn what_is_remembered_of_offences_is_bounded() {
         assert!(!offences.is_too_often(&text(&n.to_string()), (5, 60), 0));
     }
     assert!(offences.len() <= 64 * 1024);
+}
+
+/// A device that lost its network comes back before its old connection is known to be gone.
+#[test]
+fn whoever_takes_over_its_own_connection_gets_in_at_the_bound() {
+    let limits = GuardLimits {
+        listeners: vec![1],
+        source_clients_maximum: 1,
+        user_clients_maximum: 1,
+        ..GuardLimits::default()
+    };
+    let guard = guard(limits);
+    let come = |id: &str, takes_over| {
+        let client_id = &text(id);
+        let address = Some(ip("10.0.0.1"));
+        guard.enter(&Comer { listener: 0, address, client_id, user: None, takes_over }, 0)
+    };
+    let mut old = come("a", false).unwrap();
+    guard.enter_as(old.as_deref_mut(), &text("user"), 0).unwrap();
+    assert!(come("b", false).is_err());
+    let mut new = come("a", true).unwrap();
+    guard.enter_as(new.as_deref_mut(), &text("user"), 0).unwrap();
+    // Not one more with each that tries.
+    assert!(come("a", true).is_err());
+    drop(old);
+    assert!(come("b", false).is_err());
+    drop(new);
+    assert!(come("b", false).is_ok());
 }

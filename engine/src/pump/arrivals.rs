@@ -12,8 +12,8 @@ use petrel_proto::{
 use petrel_shard::{Asks, ConnId, Input, Origin, Question, Verdict, refusal};
 
 use super::{
-    LET_IN_PER_TURN_MAX, LEVEL_THAT_REFUSES, Pump, WORK_OF_A_SESSION, WORK_PER_TURN_MAX, id_of,
-    key_of,
+    LET_IN_PER_TURN_MAX, LEVEL_THAT_REFUSES, Parts, Pump, WORK_OF_A_SESSION, WORK_PER_TURN_MAX,
+    id_of, key_of,
 };
 use crate::doorway::{Causes, Waits, causes};
 use crate::guard::{Comer, Denied};
@@ -109,7 +109,8 @@ impl Pump {
         let address = peer.address.map(|address| address.ip());
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
         let user = user.or(peer.user.as_ref());
-        let comer = Comer { listener, address, client_id, user };
+        let takes_over = self.shard.is_online(client_id);
+        let comer = Comer { listener, address, client_id, user, takes_over };
         match self.parts.guard.enter(&comer, self.now.mono_ms) {
             Ok(None) => {}
             Ok(Some(seat)) => drop(self.seats.insert(conn, seat)),
@@ -177,8 +178,7 @@ impl Pump {
         if self.doorway.has_connects() {
             return Some(Waits::Connect);
         }
-        let holds = self.is_in_trouble() || (self.overload.is_full() && self.stop_at_ms.is_none());
-        (!holds).then_some(Waits::Packet)
+        (!self.is_in_trouble()).then_some(Waits::Packet)
     }
 
     pub(super) fn keep_waiting(&mut self, conn: ConnKey, event: WireEvent) {
@@ -220,9 +220,9 @@ impl Pump {
         self.send_away_who_has_gone();
     }
 
-    /// Who has gone while a disk has failed, or there is no memory, waits no longer.
+    /// Who has gone while a disk has failed waits no longer.
     pub(super) fn send_away_who_has_gone(&mut self) {
-        if !self.is_in_trouble() && !self.overload.is_full() {
+        if !self.is_in_trouble() {
             return;
         }
         let wire = &self.parts.wire;
@@ -233,5 +233,23 @@ impl Pump {
                 _ => self.parts.wire.resume(conn),
             }
         }
+    }
+
+    /// Looks once more for those who were banned.
+    pub(super) fn look_for_the_banned(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let due = self.banned.extract_if(.., |(_, at_ms)| *at_ms <= now_ms).collect::<Vec<_>>();
+        for (target, _) in due {
+            if self.parts.guard.bans().holds(&target, now_ms) {
+                self.feed(Input::Ban(target));
+            }
+        }
+    }
+
+    /// Who is not read for now and has gone is read to its end.
+    pub(super) fn let_those_go_who_have_gone(&mut self) {
+        let Parts { wire, .. } = &mut self.parts;
+        let gone: Vec<_> = self.held.connections().filter(|conn| wire.has_ended(*conn)).collect();
+        gone.into_iter().for_each(|conn| wire.resume(conn));
     }
 }

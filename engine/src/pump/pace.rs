@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use petrel_net::ConnKey;
+use petrel_proto::ReasonCode;
 use petrel_shard::Input;
 
 use super::load::Signals;
 use super::rate::Pace;
-use super::{GIVE_BACK_MS, LEVEL_THAT_SHEDS, Pump, TICK_MS};
+use super::{GIVE_BACK_MS, LEVEL_THAT_SHEDS, Pump, TICK_MS, id_of};
 use crate::keeper::StorageEnd;
 use crate::memory::{self, Back};
 
@@ -41,6 +42,17 @@ impl Pump {
             let sheds = level >= LEVEL_THAT_SHEDS;
             if sheds != sheds_before {
                 self.feed(Input::Shed(sheds));
+            }
+        }
+        let full = self.overload.is_full();
+        if full != std::mem::replace(&mut self.full, full) {
+            self.feed(Input::Full(full));
+            if !full {
+                // They send again what was not acknowledged.
+                for conn in std::mem::take(&mut self.unanswered) {
+                    let reason = ReasonCode::QuotaExceeded;
+                    self.feed(Input::Kick { conn: id_of(conn), reason });
+                }
             }
         }
         if self.overload.wants_memory() && self.now.mono_ms >= self.gave_back_ms + GIVE_BACK_MS {

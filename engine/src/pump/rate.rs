@@ -75,14 +75,18 @@ struct Buckets {
 const PAUSE_MS: u64 = 1000;
 
 const US_PER_S: u64 = 1_000_000;
+/// Who would have to wait for longer at once is sent away: nobody could tell whether it is there still.
+const WAIT_US_MAX: u64 = 60 * US_PER_S;
 
 impl Rates {
     pub(super) const fn is_on(&self) -> bool {
         self.rate.is_on()
     }
 
-    pub(super) const fn set(&mut self, rate: PublishRate) {
+    /// Another rate from now on; what was published before does not count.
+    pub(super) fn set(&mut self, rate: PublishRate) {
         self.rate = rate;
+        self.clients.clear();
     }
 
     /// A client has published so many bytes.
@@ -124,11 +128,20 @@ impl Rates {
             buckets.waits_since_ms = now_ms.max(1);
         }
         let most_ms = u64::from(rate.publish_wait_max_s) * 1000;
-        if most_ms > 0 && now_ms - buckets.waits_since_ms >= most_ms {
+        let is_over = most_ms > 0 && now_ms - buckets.waits_since_ms >= most_ms;
+        if is_over || wait_us > WAIT_US_MAX {
             return Pace::End;
         }
         buckets.read_again_ms = now_ms + wait_us.div_ceil(1000);
         Pace::WaitUntil(buckets.read_again_ms)
+    }
+
+    /// Until when a client that is not read has to wait.
+    pub(super) fn waits_until(&self, conn: ConnKey, now_ms: u64) -> Option<u64> {
+        if self.clients.is_empty() {
+            return None;
+        }
+        self.clients.get(&conn).map(|it| it.read_again_ms).filter(|&at_ms| at_ms > now_ms)
     }
 
     /// A client has gone.

@@ -116,6 +116,7 @@ impl Model {
             | Input::Refuse(_)
             | Input::Ban(_)
             | Input::Shed(_)
+            | Input::Full(_)
             | Input::Limits(_)
             | Input::Rules(_) => Ok(()),
         }
