@@ -250,6 +250,8 @@ pub struct Pump {
     overload: Load,
     signals: Signals,
     gave_back_ms: u64,
+    /// What the thread had taken of its core at the last tick.
+    cpu_ms: u64,
     /// When a publisher that has had its share is read again.
     next_tick_ms: u64,
     /// Questions about retained messages that go out when everybody has given away what was begun
@@ -277,6 +279,7 @@ impl Pump {
             overload,
             signals: Signals::default(),
             gave_back_ms: 0,
+            cpu_ms: 0,
             next_tick_ms: 0,
             held: Held::new(parts.mesh.shards()),
             load: PeerLoad::new(parts.mesh.shards()),
@@ -405,10 +408,7 @@ impl Pump {
                 }
             }
         }
-        if self.was_busy() {
-            self.signals.turns += 1;
-            self.signals.turns_ms += self.parts.clock.now().mono_ms - self.now.mono_ms;
-        }
+        self.signals.turns = self.signals.turns.saturating_add(1);
         let connections = self.parts.wire.connections() as u64;
         self.parts.counters.connections.store(connections, Ordering::Relaxed);
         if self.stop_at_ms.is_some_and(|at| connections == 0 || at <= self.now.mono_ms) {

@@ -40,7 +40,7 @@ impl ProcessLoad {
 /// What was seen of a shard since the last tick.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Signals {
-    /// What its turns have taken that were not quiet, in milliseconds, and how many there were.
+    /// What its turns have taken of a core, in milliseconds, and how many there were.
     pub(super) turns_ms: u64,
     pub(super) turns: u32,
     /// So much waits to be sent that others wait for it.

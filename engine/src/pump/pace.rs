@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use petrel_net::ConnKey;
 use petrel_proto::ReasonCode;
 use petrel_shard::Input;
+use rustix::time::{ClockId, clock_gettime};
 
 use super::load::Signals;
 use super::rate::Pace;
@@ -29,7 +30,11 @@ impl Pump {
 
     /// Sees how much there is to do, and does something about it.
     pub(super) fn look_at_the_load(&mut self) {
+        // Of this thread alone: what others do with its core is no work of its own.
+        let cpu = clock_gettime(ClockId::ThreadCPUTime);
+        let cpu_ms = cpu.tv_sec as u64 * 1000 + cpu.tv_nsec as u64 / 1_000_000;
         let signals = Signals {
+            turns_ms: cpu_ms.saturating_sub(std::mem::replace(&mut self.cpu_ms, cpu_ms)),
             staged: self.much_staged,
             laden: self.parts.storage.as_ref().is_some_and(StorageEnd::is_clogged),
             ..std::mem::take(&mut self.signals)
