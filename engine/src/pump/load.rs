@@ -6,7 +6,8 @@
 //! - **Level 3**: every publisher has one message in a tick; and QoS 0 messages to slow readers are dropped
 //!   when a sixteenth waits of what may.
 //!
-//! While the process has all the memory that it may have, what is published waits with its connection.
+//! While the process has all the memory that it may have, nothing that is published is taken, and nobody gets
+//! further subscriptions ([`petrel_shard::Input::Full`]); what makes room is heard.
 //!
 //! A level is entered at once, and left for the one below after two seconds without its cause.
 
