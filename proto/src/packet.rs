@@ -4,6 +4,8 @@
 //! the encoder. Every `Bytes` and [`Text`] of a decoded packet is a slice of the frame it came
 //! from; whoever keeps one beyond the turn copies it, or it pins the whole read buffer.
 
+use std::fmt;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -48,7 +50,7 @@ pub enum Packet {
 }
 
 /// CONNECT: who the client is and what it wants of the session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     /// The protocol version asked for.
     pub version: Version,
@@ -68,8 +70,46 @@ pub struct Connect {
     pub properties: ConnectProperties,
 }
 
+/// Shows how many bytes a secret has.
+struct Hidden<'a>(&'a Option<Bytes>);
+
+impl fmt::Debug for Hidden<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(secret) => write!(f, "({} bytes)", secret.len()),
+            None => f.write_str("None"),
+        }
+    }
+}
+
+/// Without the password.
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            clean_start,
+            keep_alive_s,
+            client_id,
+            will,
+            username,
+            password,
+            properties,
+        } = self;
+        f.debug_struct("Connect")
+            .field("version", version)
+            .field("clean_start", clean_start)
+            .field("keep_alive_s", keep_alive_s)
+            .field("client_id", client_id)
+            .field("will", will)
+            .field("username", username)
+            .field("password", &Hidden(password))
+            .field("properties", properties)
+            .finish()
+    }
+}
+
 /// The MQTT 5 properties of CONNECT. `None` means that the property was absent.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Default)]
 pub struct ConnectProperties {
     /// Session Expiry Interval, in seconds; `u32::MAX` never expires.
     pub session_expiry_interval_s: Option<u32>,
@@ -89,6 +129,34 @@ pub struct ConnectProperties {
     pub authentication_method: Option<Text>,
     /// Authentication Data; present only together with a method.
     pub authentication_data: Option<Bytes>,
+}
+
+/// Without what proves who the client is.
+impl fmt::Debug for ConnectProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            session_expiry_interval_s,
+            receive_maximum,
+            maximum_packet_size,
+            topic_alias_maximum,
+            request_response_information,
+            request_problem_information,
+            user_properties,
+            authentication_method,
+            authentication_data,
+        } = self;
+        f.debug_struct("ConnectProperties")
+            .field("session_expiry_interval_s", session_expiry_interval_s)
+            .field("receive_maximum", receive_maximum)
+            .field("maximum_packet_size", maximum_packet_size)
+            .field("topic_alias_maximum", topic_alias_maximum)
+            .field("request_response_information", request_response_information)
+            .field("request_problem_information", request_problem_information)
+            .field("user_properties", user_properties)
+            .field("authentication_method", authentication_method)
+            .field("authentication_data", &Hidden(authentication_data))
+            .finish()
+    }
 }
 
 /// The will message inside CONNECT.
@@ -280,7 +348,7 @@ impl Disconnect {
 }
 
 /// AUTH.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Auth {
     /// Success, Continue authentication or Re-authenticate.
     pub reason: ReasonCode,
@@ -290,4 +358,50 @@ pub struct Auth {
     pub data: Option<Bytes>,
     /// Reason String and user properties.
     pub properties: ReasonProperties,
+}
+
+/// Without what proves who the client is.
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, method, data, properties } = self;
+        f.debug_struct("Auth")
+            .field("reason", reason)
+            .field("method", method)
+            .field("data", &Hidden(data))
+            .field("properties", properties)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_proves_who_a_client_is_is_never_shown() {
+        let secret = || Some(Bytes::from_static(b"s3cret"));
+        let connect = Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive_s: 60,
+            client_id: Text::EMPTY,
+            will: None,
+            username: Some(Text::try_from("alice").unwrap()),
+            password: secret(),
+            properties: ConnectProperties {
+                authentication_data: secret(),
+                ..ConnectProperties::default()
+            },
+        };
+        let auth = Auth {
+            reason: ReasonCode::ContinueAuthentication,
+            method: None,
+            data: secret(),
+            properties: ReasonProperties::EMPTY,
+        };
+        let shown = format!("{connect:?} {auth:?}");
+        assert!(shown.contains("alice") && shown.contains("password: (6 bytes)"), "{shown}");
+        // As text, and as a list of bytes.
+        assert!(!shown.contains("s3cret") && !shown.contains("115, 51"), "{shown}");
+    }
 }
