@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed bench-tuning bench-retained bench-match bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -136,6 +136,11 @@ bench-logins:
 bench-malformed:
 	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/malformed.py $(ARGS)
+
+## Conversations with changed bytes against a running broker by every way in, three minutes: ARGS="--seconds 180 --seed 1".
+fuzz-live:
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-bench -p petrel-tools
+	$(PYTHON) bench/fuzz.py $(ARGS)
 
 ## The standard set against bench/baselines, twelve minutes at most: exit code 1 on a regression.
 bench:

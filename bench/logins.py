@@ -19,6 +19,7 @@ import broker
 from neighbours import BROKER_CPU, LOAD_CPU, quiet
 
 PASSWORD = "secret"
+CLIENTS_PER_TABLE = 15_000
 
 
 def write_users(folder, count):
@@ -31,13 +32,18 @@ def write_users(folder, count):
     return file
 
 
+def tables(count):
+    """How many tables of descriptors so many clients need on either side, each of a shard or a thread."""
+    return 1 + count // CLIENTS_PER_TABLE
+
+
 def connect(running, count, *words):
     """A run of `connect`: its process and the file of its results."""
     process, address = running
     host, port = address.rsplit(":", 1)
     results = tempfile.NamedTemporaryFile()
     command = [str(broker.BENCH), "connect", "-h", host, "-p", port, "-c", str(count), "--time", "0"]
-    command += ["--threads", "1", "--pin", "no", "--quiet", "--patience", "3600", *words]
+    command += ["--threads", str(tables(count)), "--pin", "no", "--quiet", "--patience", "3600", *words]
     command += ["--broker-pid", str(process.pid), "--json", results.name]
     command = broker.pinned(["nice", "-n", "10", *command], LOAD_CPU)
     return subprocess.Popen(command, stdout=subprocess.DEVNULL), results
@@ -72,7 +78,7 @@ def main():
             'authentication = ["users"]\nallow_anonymous = true\n[[authenticator]]\nname = "users"\n'
             f'kind = "passwords"\nfile = "{users}"\n[access]\nknown_s = 86400\n'
         )
-        with broker.petrel(1, cpu=BROKER_CPU, more=more) as running:
+        with broker.petrel(tables(count), cpu=BROKER_CPU, more=more) as running:
             process = running[0]
             alone = quiet(running)
             begin = time.monotonic()
