@@ -84,8 +84,8 @@ pub(crate) enum Heard {
     Is(Arc<Identity>, u64),
     /// That it is not who it says, to be known for so long at most.
     IsNot(u64),
-    /// Nothing.
-    Next,
+    /// Nothing, which is to be known for so long at most.
+    Next(u64),
     /// What its password has to be held against.
     Stored(Stored),
 }
@@ -214,7 +214,7 @@ impl BackEnd {
                 database.ask(inquiry.asker, |why| self.warn(outside, why)).await
             }
             #[cfg(not(any(feature = "http", feature = "ldap", feature = "postgresql")))]
-            _ => Ok(Heard::Next),
+            _ => Ok(Heard::Next(u64::MAX)),
         }
     }
 

@@ -251,7 +251,7 @@ fn heard(answer: &[u8], inquiry: &Inquiry<'_>) -> Result<Heard, String> {
     match result {
         Some("allow") => {}
         Some("deny") => return Ok(Heard::IsNot(known_ms)),
-        Some("next") => return Ok(Heard::Next),
+        Some("next") => return Ok(Heard::Next(known_ms)),
         _ => return Err(wrong("result", "\"allow\", \"deny\" or \"next\"")),
     }
     let user = match answer.get("user") {

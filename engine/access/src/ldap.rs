@@ -151,10 +151,10 @@ impl Ldap {
     pub(crate) async fn ask(&self, asker: &Asker) -> Result<Heard, Failure> {
         let (Some(user), Some(password)) = (asker.credentials.user_name.as_ref(), asker.password())
         else {
-            return Ok(Heard::Next);
+            return Ok(Heard::Next(u64::MAX));
         };
         if user.is_empty() {
-            return Ok(Heard::Next);
+            return Ok(Heard::Next(u64::MAX));
         }
         // Passwords of directories are text, and one that is empty would be a bind as nobody, which succeeds.
         let Some(password) = std::str::from_utf8(password).ok().filter(|it| !it.is_empty()) else {
@@ -187,7 +187,7 @@ impl Ldap {
                 let entries = self.search(&mut talk, base, Scope::Subtree, &filter).await?;
                 let mut entries = entries.into_iter();
                 match (entries.next(), entries.next()) {
-                    (None, _) => return Ok(Heard::Next),
+                    (None, _) => return Ok(Heard::Next(u64::MAX)),
                     (Some(entry), None) if !entry.dn.is_empty() => {
                         let groups = self.groups(&entry);
                         (entry.dn, Some(groups))
@@ -205,7 +205,7 @@ impl Ldap {
         match bind(&mut talk, &dn, password).await? {
             Bound::Right => {}
             Bound::Wrong => return Ok(Heard::IsNot(u64::MAX)),
-            Bound::Nobody => return Ok(Heard::Next),
+            Bound::Nobody => return Ok(Heard::Next(u64::MAX)),
         }
         if groups.is_none() && self.directory.groups_attribute.is_some() {
             let own = self.search(&mut talk, &dn, Scope::Base, EVERY_ENTRY).await?;

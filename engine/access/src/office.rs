@@ -110,8 +110,8 @@ pub(crate) struct Job {
     heard: Option<Option<Heard>>,
     /// The keys of tokens whose turn it is have been fetched again as far as they may be.
     is_fresh: bool,
-    /// A back end has failed on the way, so nothing is kept of what comes out.
-    is_doubtful: bool,
+    /// What comes out may be known for so long, as far as those say who had nothing else to say; 0 if one has failed.
+    known_ms: u64,
 }
 
 /// Where a client is found out about.
@@ -343,8 +343,8 @@ impl Shared {
         if let Some(outcome) = self.known.get(&name, case.now_ms) {
             return answer(&case, &outcome);
         }
-        let job =
-            Job { case, current, name, at: 0, heard: None, is_fresh: false, is_doubtful: false };
+        let (heard, is_fresh, known_ms) = (None, false, u64::MAX);
+        let job = Job { case, current, name, at: 0, heard, is_fresh, known_ms };
         self.advance(Box::new(job), place);
     }
 
@@ -377,7 +377,7 @@ impl Shared {
                 Step::Found(outcome, known_ms) => return self.close(job, outcome, known_ms, place),
                 Step::Next => job.turn(),
                 Step::Fails => {
-                    job.is_doubtful = true;
+                    job.known_ms = 0;
                     match (check.on_failure(), &job.case.asker.credentials.user_name) {
                         (OnFailure::Allow, Some(user)) => {
                             let outcome = is(user.clone(), Vec::new());
@@ -408,7 +408,10 @@ impl Shared {
                 Step::Found(Outcome::Is(Arc::clone(identity)), *known_ms)
             }
             Some(Heard::IsNot(known_ms)) => Step::Found(Outcome::IsNot, *known_ms),
-            Some(Heard::Next) => Step::Next,
+            Some(Heard::Next(known_ms)) => {
+                job.known_ms = job.known_ms.min(*known_ms);
+                Step::Next
+            }
             Some(Heard::Stored(_)) if place != Place::Threads => Step::ToThreads,
             Some(Heard::Stored(stored)) => {
                 let right = asker.password().is_some_and(|it| back_end.is_of(stored, it));
@@ -470,7 +473,8 @@ impl Shared {
             // Or it would be told who stands in which file by how long it takes.
             rest.for_each(|check| check.take_time(&job.case.asker));
         }
-        let Job { case, current, name, is_doubtful, .. } = *job;
+        let known_ms = known_ms.min(job.known_ms);
+        let Job { case, current, name, .. } = *job;
         if self.epoch() != current.epoch {
             return match place {
                 Place::Threads => self.begin(case, place),
@@ -479,7 +483,6 @@ impl Shared {
             };
         }
         let for_ms = match &outcome {
-            _ if is_doubtful => 0,
             // Not longer than what it was found out by.
             Outcome::Is(who) => {
                 let left_ms = who.ends_at_ms.saturating_sub(case.now_ms);

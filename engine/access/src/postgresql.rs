@@ -166,7 +166,7 @@ impl Postgresql {
     /// What is stored of a client's user. `odd` is told what is wrong with it.
     pub(crate) async fn ask(&self, asker: &Asker, odd: impl Fn(&str)) -> Result<Heard, Failure> {
         let (Some(user), Some(_)) = (asker.user(), asker.password()) else {
-            return Ok(Heard::Next);
+            return Ok(Heard::Next(u64::MAX));
         };
         let client_id = asker.client_id.as_str();
         let all: [&(dyn ToSql + Sync); 2] = [&user, &client_id];

@@ -81,9 +81,11 @@ fn words_for_no_and_for_no_opinion_and_what_is_known_by_them() {
     let server = Server::start(|request| match request.json()["user"].as_str() {
         Some("alice") => ok(ALLOW),
         Some("bob") => ok(r#"{"result": "next"}"#),
+        Some("eve") => ok(r#"{"result": "next", "known_s": 0}"#),
         _ => ok(r#"{"result": "deny"}"#),
     });
-    let chain = vec![check(&server, terms()), passwords(&[("bob", "b"), ("carol", "c")])];
+    let chain =
+        vec![check(&server, terms()), passwords(&[("bob", "b"), ("carol", "c"), ("eve", "e")])];
     let (office, mut desk) = start(Settings::default(), vec![chain]);
     for (user, password, said) in [
         ("alice", "x", Ok("alice".to_owned())),
@@ -97,6 +99,11 @@ fn words_for_no_and_for_no_opinion_and_what_is_known_by_them() {
         }
     }
     assert_eq!(server.seen().len(), 4);
+    // It has no opinion, and wants to be asked again.
+    for _ in 0..2 {
+        let asked = question(1, 0, Some("eve"), Some("e"));
+        assert_eq!(ask(&mut desk, 0, asked), (false, Ok("eve".to_owned())));
+    }
     // The program may look at the client identifier, so what it says is known for that one.
     let mut other = question(1, 0, Some("alice"), Some("x"));
     other.client_id = Text::try_from("d").unwrap();
