@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use common::{Client, PATIENCE, RUNTIMES, bytes_of, config, connect_packet, publish_packet, start};
 use petrel_engine::boot::Running;
-use petrel_engine::config::Config;
+use petrel_engine::config::{Config, RuntimeChoice};
 use petrel_net::stages::Stage;
 use petrel_proto::{Packet, Qos, ReasonCode, Version};
 use petrel_storage::control::{BanRequest, Subject};
@@ -201,66 +201,118 @@ fn who_publishes_more_than_its_rate_is_slowed_down_then_sent_away() {
     }
 }
 
-/// [MQTT5-4.12.0-2] A whole exchange of SCRAM-SHA-256, its rights by rules, and once more; at both shards.
-#[test]
-fn who_knows_a_password_proves_it_without_sending_it() {
-    use petrel_access::scram::Verifier;
+/// What a client says first in an exchange of SCRAM-SHA-256.
+const FIRST: &str = "n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL";
+
+/// A broker that knows alice by SCRAM, who may publish to `of/alice`.
+fn with_scram(runtime: RuntimeChoice) -> (Running, tempfile::TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    let verifier = Verifier::make(b"pencil").expect("random numbers");
+    let verifier = petrel_access::scram::Verifier::make(b"pencil").expect("random numbers");
     std::fs::write(folder.path().join("users"), format!("alice:{verifier}\n")).expect("written");
     let rules = "[[rule]]\nallow = \"publish\"\ntopics = [\"of/%u\"]\n";
     std::fs::write(folder.path().join("rules"), rules).expect("written");
     let text = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
                 address = \"127.0.0.1:0\"\nauthentication = [\"scram\"]\n[[authenticator]]\nname = \"scram\"\n\
                 kind = \"scram\"\nfile = \"users\"\n[access]\nrules = \"rules\"\n";
-    let broker = start(Config::parse(text, folder.path()).expect("nothing is wrong"));
-    for (id, password, enters) in
-        [("a", "pencil", true), ("b", "pencil", true), ("c", "Pencil", false)]
-    {
-        let mut client = Client::open(broker.addresses()[0]);
-        let first = "n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL";
-        let Packet::Connect(mut connect) = connect_packet(id, Version::V5) else { panic!() };
-        connect.properties.authentication_method = Some(common::text("SCRAM-SHA-256"));
-        connect.properties.authentication_data = Some(first.into());
-        client.send(&Packet::Connect(connect));
-        let step = |reason, data: String| {
-            let (method, data) = (Some(common::text("SCRAM-SHA-256")), Some(data.into()));
-            let properties = petrel_proto::ReasonProperties::EMPTY;
-            Packet::Auth(Box::new(petrel_proto::Auth { reason, method, data, properties }))
-        };
-        let Some(Packet::Auth(challenge)) = client.receive() else { panic!("no challenge") };
-        let challenge = String::from_utf8(challenge.data.expect("data").to_vec()).expect("text");
-        let last = common::scram::last(password, first, &challenge);
-        client.send(&step(ReasonCode::ContinueAuthentication, last));
-        let Some(Packet::ConnAck(ack)) = client.receive() else { panic!("no CONNACK") };
-        if !enters {
-            assert_eq!(ack.reason, ReasonCode::NotAuthorized);
-            continue;
-        }
-        assert_eq!(ack.reason, ReasonCode::Success);
-        let signature = ack.properties.authentication_data.expect("the broker's own proof");
-        assert!(signature.starts_with(b"v="));
-        // It is alice to the rules.
-        for (topic, reason) in
-            [("of/alice", ReasonCode::NoMatchingSubscribers), ("of/bob", ReasonCode::NotAuthorized)]
+    let mut config = Config::parse(text, folder.path()).expect("nothing is wrong");
+    config.engine.runtime = runtime;
+    (start(config), folder)
+}
+
+fn scram_step(reason: ReasonCode, data: String) -> Packet {
+    let (method, data) = (Some(common::text("SCRAM-SHA-256")), Some(data.into()));
+    let properties = petrel_proto::ReasonProperties::EMPTY;
+    Packet::Auth(Box::new(petrel_proto::Auth { reason, method, data, properties }))
+}
+
+/// The answer to the challenge that comes next.
+fn scram_last(client: &mut Client, password: &str) -> Packet {
+    let Some(Packet::Auth(challenge)) = client.receive() else { panic!("no challenge") };
+    let challenge = String::from_utf8(challenge.data.expect("data").to_vec()).expect("text");
+    let last = common::scram::last(password, FIRST, &challenge);
+    scram_step(ReasonCode::ContinueAuthentication, last)
+}
+
+/// A client that has begun an exchange.
+fn scram_begun(broker: &Running, client_id: &str) -> Client {
+    let mut client = Client::open(broker.addresses()[0]);
+    let Packet::Connect(mut connect) = connect_packet(client_id, Version::V5) else { panic!() };
+    connect.properties.authentication_method = Some(common::text("SCRAM-SHA-256"));
+    connect.properties.authentication_data = Some(FIRST.into());
+    client.send(&Packet::Connect(connect));
+    client
+}
+
+/// [MQTT5-4.12.0-2] A whole exchange of SCRAM-SHA-256, its rights by rules, and once more; at both shards.
+#[test]
+fn who_knows_a_password_proves_it_without_sending_it() {
+    for runtime in RUNTIMES {
+        let (broker, _folder) = with_scram(runtime);
+        for (id, password, enters) in
+            [("a", "pencil", true), ("b", "pencil", true), ("c", "Pencil", false)]
         {
-            client.send(&publish_packet(topic, "x", Qos::AtLeastOnce, 1));
-            let Some(Packet::PubAck(ack)) = client.receive() else { panic!("no PUBACK") };
-            assert_eq!(ack.reason, reason, "{topic}");
+            let mut client = scram_begun(&broker, id);
+            let last = scram_last(&mut client, password);
+            client.send(&last);
+            let Some(Packet::ConnAck(ack)) = client.receive() else { panic!("no CONNACK") };
+            if !enters {
+                assert_eq!(ack.reason, ReasonCode::NotAuthorized);
+                continue;
+            }
+            assert_eq!(ack.reason, ReasonCode::Success);
+            let signature = ack.properties.authentication_data.expect("the broker's own proof");
+            assert!(signature.starts_with(b"v="));
+            // It is alice to the rules.
+            for (topic, reason) in [
+                ("of/alice", ReasonCode::NoMatchingSubscribers),
+                ("of/bob", ReasonCode::NotAuthorized),
+            ] {
+                client.send(&publish_packet(topic, "x", Qos::AtLeastOnce, 1));
+                let Some(Packet::PubAck(ack)) = client.receive() else { panic!("no PUBACK") };
+                assert_eq!(ack.reason, reason, "{topic}");
+            }
+            // Once more, on the same connection.
+            client.send(&scram_step(ReasonCode::ReAuthenticate, FIRST.to_owned()));
+            let last = scram_last(&mut client, password);
+            client.send(&last);
+            let Some(Packet::Auth(done)) = client.receive() else { panic!("no answer") };
+            assert_eq!(done.reason, ReasonCode::Success);
         }
-        // Once more, on the same connection.
-        client.send(&step(ReasonCode::ReAuthenticate, first.to_owned()));
-        let Some(Packet::Auth(challenge)) = client.receive() else { panic!("no challenge") };
-        let challenge = String::from_utf8(challenge.data.expect("data").to_vec()).expect("text");
-        let last = common::scram::last(password, first, &challenge);
-        client.send(&step(ReasonCode::ContinueAuthentication, last));
-        let Some(Packet::Auth(done)) = client.receive() else { panic!("no answer") };
-        assert_eq!(done.reason, ReasonCode::Success);
+        // A password is nothing there.
+        let (_, reason) = told(&broker, "d", Version::V5);
+        assert_eq!(reason, ReasonCode::NotAuthorized);
+        broker.stop().expect("it stops");
     }
-    // A password is nothing there.
-    let (_, reason) = told(&broker, "d", Version::V5);
-    assert_eq!(reason, ReasonCode::NotAuthorized);
-    broker.stop().expect("it stops");
+}
+
+/// Who is banned while it proves who it is does not stay, whatever it is banned by.
+#[test]
+fn who_is_banned_while_it_is_let_in_does_not_stay() {
+    for runtime in RUNTIMES {
+        let (broker, _folder) = with_scram(runtime);
+        for (id, subject) in [
+            ("a", Subject::ClientId("a".into())),
+            ("b", Subject::ClientId("b".into())),
+            ("c", Subject::User("alice".into())),
+        ] {
+            let mut client = scram_begun(&broker, id);
+            let last = scram_last(&mut client, "pencil");
+            let asked = BanRequest { subject: subject.clone(), for_s: None, why: "a test".into() };
+            broker.reins().ban(&asked).expect("there is room");
+            client.send(&last);
+            match client.receive() {
+                Some(Packet::ConnAck(ack)) if ack.reason == ReasonCode::Banned => {}
+                Some(Packet::ConnAck(ack)) => {
+                    assert_eq!(ack.reason, ReasonCode::Success);
+                    let Some(Packet::Disconnect(it)) = client.receive() else { panic!("{id}") };
+                    assert_eq!(it.reason, ReasonCode::AdministrativeAction);
+                }
+                other => panic!("no CONNACK but {other:?}"),
+            }
+            client.expect_end();
+        }
+        broker.stop().expect("it stops");
+    }
 }
 
 /// Who waits for something else, as for its messages to many, meets its rate all the same.
