@@ -110,6 +110,8 @@ struct Compiled {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Publish,
+    /// To have published, from wherever.
+    Published,
     Subscribe,
 }
 
@@ -280,7 +282,7 @@ impl Rules {
     /// everybody.
     #[must_use]
     pub fn publishable(&self, who: &Who<'_>, own: Option<&Self>, topic: &str) -> Publishable {
-        let of = |rules: &Self| rules.allows_publishing(who, topic);
+        let of = |rules: &Self| rules.allows_publishing(who, topic, Action::Publish);
         let allowed = own.map_or(Publishable::NOTHING, of).or(of(self));
         let denies = |rules: &Self| rules.denies(who, topic, Action::Publish);
         if allowed == Publishable::NOTHING || denies(self) || own.is_some_and(denies) {
@@ -302,12 +304,21 @@ impl Rules {
         (!denies(self) && !own.is_some_and(denies)).then_some(allowed)
     }
 
-    fn allows_publishing(&self, who: &Who<'_>, topic: &str) -> Publishable {
+    /// Whether a client that has published a retained message to a topic might do it by these rules, whatever
+    /// its QoS. Where it was counts for nothing: an allowance for some places is taken as given, and what
+    /// is denied to some places is not. `had_own` if it had rights of its own.
+    ///
+    /// *Cost*: as [`Self::publishable`].
+    pub(crate) fn publishable_still(&self, who: &Who<'_>, had_own: bool, topic: &str) -> bool {
+        let action = Action::Published;
+        let may = || self.allows_publishing(who, topic, action).allows(Qos::AtMostOnce, true);
+        (had_own || may()) && !self.denies(who, topic, action)
+    }
+
+    fn allows_publishing(&self, who: &Who<'_>, topic: &str, action: Action) -> Publishable {
         let mut all = Publishable::NOTHING;
         self.allow.covering(who, topic, &mut |rule| {
-            if let Some(Effect::Allow { max_qos, retain }) =
-                self.applies(rule, who, Action::Publish)
-            {
+            if let Some(Effect::Allow { max_qos, retain }) = self.applies(rule, who, action) {
                 all = all.or(Publishable::upto(max_qos, retain));
             }
         });
@@ -333,15 +344,31 @@ impl Rules {
     fn applies(&self, rule: u32, who: &Who<'_>, action: Action) -> Option<Effect> {
         let rule = self.rules.get(rule as usize)?;
         let is_about = match action {
-            Action::Publish => rule.publish,
+            Action::Publish | Action::Published => rule.publish,
             Action::Subscribe => rule.subscribe,
         };
-        (is_about && rule.subjects.name(who)).then_some(rule.effect)
+        let is_there = || match action {
+            Action::Published => rule.effect != Effect::Deny || !rule.subjects.name_places(),
+            _ => rule.subjects.name_place_of(who),
+        };
+        (is_about && rule.subjects.name(who) && is_there()).then_some(rule.effect)
     }
 }
 
 impl Subjects {
-    /// Whether it is about this client.
+    /// Whether it is about clients in some places only.
+    fn name_places(&self) -> bool {
+        !self.listeners.is_empty() || !self.addresses.is_empty()
+    }
+
+    /// Whether it is about clients where this one is.
+    fn name_place_of(&self, who: &Who<'_>) -> bool {
+        (self.listeners.is_empty() || self.listeners.contains(&who.listener))
+            && (self.addresses.is_empty()
+                || self.addresses.iter().any(|range| range.contains(who.address)))
+    }
+
+    /// Whether it is about this client, if it is where it must be.
     fn name(&self, who: &Who<'_>) -> bool {
         let any = |list: &[Text], is: &dyn Fn(&str) -> bool| {
             list.is_empty() || list.iter().any(|text| is(text.as_str()))
@@ -352,9 +379,6 @@ impl Subjects {
                 Some(beginning) => who.client_id.starts_with(beginning),
                 None => who.client_id == id,
             })
-            && (self.listeners.is_empty() || self.listeners.contains(&who.listener))
-            && (self.addresses.is_empty()
-                || self.addresses.iter().any(|range| range.contains(who.address)))
             && self.authenticated.is_none_or(|proved| proved == who.user.is_some())
     }
 }

@@ -13,6 +13,7 @@ pub mod access;
 mod ack;
 mod alias;
 mod auth;
+mod author;
 mod buckets;
 mod census;
 mod clients;
@@ -67,6 +68,7 @@ mod waiting;
 mod wanted;
 pub mod wheel;
 
+pub use author::Author;
 pub use census::Census;
 pub use config::{Access, Limits, QueueFull, ShardConfig};
 pub use connect::refusal;

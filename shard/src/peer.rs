@@ -11,7 +11,7 @@ use std::sync::Arc;
 use petrel_proto::{Text, TopicFilter};
 
 use crate::record::{Incarnation, Provided};
-use crate::{Message, SessionRef};
+use crate::{Author, Message, SessionRef};
 
 /// How often a shared message is offered to members before it waits in the group's queue.
 pub const GROUP_ATTEMPTS_MAX: u8 = 4;
@@ -52,8 +52,9 @@ pub enum PeerMessage {
     Publish(Arc<Message>),
     /// Route: deliver, but to sessions that are kept only once the receipt of the message is.
     PublishOnce(Arc<Message>, Provided),
-    /// Route: set, replace or clear the retained message of this topic, which you own.
-    Retain(Arc<Message>),
+    /// Route: set, replace or clear the retained message of this topic, which you own. Its author, where
+    /// there may be rules.
+    Retain(Arc<Message>, Option<Arc<Author>>),
     /// Route: send what you retain and this filter matches.
     RetainedQuery(Box<RetainedQuery>),
     /// Deliver: an answer to a query.
@@ -142,7 +143,7 @@ impl PeerMessage {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Passed(message) => message.cost_bytes(),
-            Self::Publish(message) | Self::PublishOnce(message, _) | Self::Retain(message) => {
+            Self::Publish(message) | Self::PublishOnce(message, _) | Self::Retain(message, _) => {
                 message.cost_bytes()
             }
             Self::GroupDeliver(delivery) | Self::GroupReturn(delivery) => {

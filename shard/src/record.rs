@@ -12,7 +12,7 @@ use petrel_proto::{
 use smallvec::SmallVec;
 
 use crate::peer::GroupKey;
-use crate::{Message, Slot};
+use crate::{Author, Message, Slot};
 
 /// Bits of an [`Incarnation`] that count within one process.
 const COUNT_BITS: u32 = 32;
@@ -182,8 +182,8 @@ pub enum Record {
         /// As what.
         packet_id: PacketId,
     },
-    /// The retained message of its topic from now on.
-    Retained(Arc<Message>),
+    /// The retained message of its topic from now on, and who published it, if that is known.
+    Retained(Arc<Message>, Option<Arc<Author>>),
     /// A topic has no retained message any more.
     Cleared(TopicName),
 }
@@ -269,7 +269,7 @@ impl Record {
             | Self::Released { incarnation, .. }
             | Self::Received { incarnation, .. }
             | Self::Forgotten { incarnation, .. } => incarnation.slot(),
-            Self::Retained(message) => Slot::of(message.topic.as_bytes()),
+            Self::Retained(message, _) => Slot::of(message.topic.as_bytes()),
             Self::Cleared(topic) => Slot::of(topic.as_bytes()),
         }
     }

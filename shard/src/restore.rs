@@ -20,7 +20,7 @@ use crate::session::{Kept, PendingWill, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::standing::Standing;
 use crate::timers::Tick;
-use crate::{Message, Now, Outbox, Slot};
+use crate::{Author, Message, Now, Outbox, Slot};
 
 /// What is only known while sessions come back, and until what waits for them has been counted.
 #[derive(Debug, Default)]
@@ -95,7 +95,8 @@ impl Shard {
         let since = self.keep.begin();
         // It may have lost the right since its CONNECT.
         if self.may_leave_will(index, &message.topic, message.qos, message.retain) {
-            self.route(turn, message, None);
+            let author = if message.retain { self.author(index) } else { None };
+            self.route(turn, message, None, author);
         } else {
             drop_message(turn, DropReason::NotAuthorized);
         }
@@ -261,15 +262,15 @@ impl Shard {
         }
     }
 
-    /// Brings back a retained message whose topic is homed here.
-    pub fn restore_retained(&mut self, now: Now, message: Message) {
+    /// Brings back a retained message whose topic is homed here, and who published it.
+    pub fn restore_retained(&mut self, now: Now, message: Message, author: Option<&Author>) {
         // What was kept within the limits is not lost to a division among fewer or more shards.
         let limits = self.limits();
         let room = Room {
             messages: limits.retained_messages_maximum as usize,
             bytes: limits.retained_bytes_maximum,
         };
-        self.retained.apply(&Arc::new(message), now.mono_ms, room);
+        self.retained.apply(&Arc::new(message), author, now.mono_ms, room);
     }
 
     /// All that was kept is back: shared subscriptions are joined again, and what ended while the process
@@ -298,7 +299,7 @@ impl Shard {
             for will in record.leaving.iter().chain(record.will.as_deref()) {
                 let publisher = self.key.hash(record.client_id.as_bytes());
                 let message = will_message(will, publisher, turn.now_ms);
-                self.route(turn, message, None);
+                self.route(turn, message, None, None);
             }
             let needs = self.keep.needs(since);
             self.after(turn, &needs, Then::Ended(record.incarnation));

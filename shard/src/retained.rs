@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use petrel_proto::{SubscriptionOptions, TopicFilter, TopicName};
 
-pub use self::store::{Answer, Applied, Retained, Room};
+pub use self::store::{Answer, Applied, Judge, Retained, Room};
 
 use crate::deliver::{READY_QUEUE_MAX, drop_message};
 use crate::event::DropReason;
@@ -21,7 +21,7 @@ use crate::record::Record;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
-use crate::{Message, ShardIndex};
+use crate::{Author, Message, ShardIndex};
 
 /// Subscriptions of one session that wait for answers at the same time.
 const PULLS_MAX: usize = 8;
@@ -30,20 +30,25 @@ const OVERTAKEN_MAX: usize = 4096;
 
 impl Shard {
     /// Keeps a message for a topic whose home is here, or clears the topic.
-    pub(crate) fn on_retain(&mut self, turn: &mut Turn<'_>, message: &Arc<Message>) {
+    pub(crate) fn on_retain(
+        &mut self,
+        turn: &mut Turn<'_>,
+        message: &Arc<Message>,
+        author: Option<Arc<Author>>,
+    ) {
         let limits = self.limits();
         let shards = u32::from(self.config.slots.shards());
         let room = Room {
             messages: limits.retained_messages_maximum.div_ceil(shards) as usize,
             bytes: limits.retained_bytes_maximum.div_ceil(u64::from(shards)),
         };
-        let applied = self.retained.apply(message, turn.now_ms, room);
+        let applied = self.retained.apply(message, author.as_deref(), turn.now_ms, room);
         if applied == Applied::NoRoom {
             drop_message(turn, DropReason::RetainedFull);
         }
         if self.keep.is_on() && !sabotage::on(Sabotage::RetainedUnrecorded) {
             let record = match applied {
-                Applied::Kept => Record::Retained(Arc::clone(message)),
+                Applied::Kept => Record::Retained(Arc::clone(message), author),
                 Applied::Cleared | Applied::NoRoom => Record::Cleared(message.topic.clone()),
             };
             self.record(turn, record);
@@ -107,8 +112,14 @@ impl Shard {
     /// Answers another shard, or this one.
     pub(crate) fn on_retained_query(&mut self, turn: &mut Turn<'_>, query: RetainedQuery) {
         let RetainedQuery { asker, query, filter, after } = query;
+        let rules = self.config.access.rules.as_deref();
+        // Its author might when it came, and may have lost the right since.
+        let judge = |message: &Message, epoch: u32, author: &[u8]| {
+            let topic = message.topic.text().as_str();
+            epoch == self.rules_epoch || rules.is_none_or(|rules| rules.allow_still(author, topic))
+        };
         let Answer { messages, next, .. } =
-            self.retained.answer(&filter, after.as_ref(), turn.now_ms);
+            self.retained.answer(&filter, after.as_ref(), turn.now_ms, &judge);
         let batch = RetainedBatch { asker, query, messages, next };
         self.tell(turn, asker.shard, PeerMessage::RetainedBatch(Box::new(batch)));
     }

@@ -17,7 +17,7 @@ use crate::routes::Routes;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::wanted::{Wanted, WantedSessions};
-use crate::{Message, Passed, ShardIndex};
+use crate::{Author, Message, Passed, ShardIndex};
 
 /// Scratch memory of [`Shard::route`], kept from one message to the next.
 #[derive(Default)]
@@ -43,12 +43,13 @@ impl Shard {
     /// stands in the interest table, and to the owner of its retained topic. The one point where a
     /// message enters the order of its publisher. Returns false if nobody at all wants it.
     ///
-    /// What `provided` says is for sessions that are kept: see [`crate::keep`].
+    /// What `provided` says is for sessions that are kept: see [`crate::keep`]. `author` is for what is retained.
     pub(crate) fn route(
         &mut self,
         turn: &mut Turn<'_>,
         message: Message,
         provided: Option<Provided>,
+        author: Option<Arc<Author>>,
     ) -> bool {
         if sabotage::on(Sabotage::AllocationPerMessage) {
             drop(std::hint::black_box(Box::new(turn.now_ms)));
@@ -82,7 +83,7 @@ impl Shard {
             if counts && owner != own {
                 self.keep.sent(owner);
             }
-            self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message)));
+            self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message), author));
         }
         if remote {
             for shard in mask.iter(shards).filter(|&shard| shard != own.0) {
@@ -377,9 +378,9 @@ impl Shard {
                 self.on_peer_publish(turn, &message, Some(provided));
                 self.note_received(from, message.qos, since);
             }
-            PeerMessage::Retain(message) => {
+            PeerMessage::Retain(message, author) => {
                 let since = self.keep.position();
-                self.on_retain(turn, &message);
+                self.on_retain(turn, &message, author);
                 self.note_received(from, message.qos, since);
             }
             PeerMessage::Kept { count } => self.on_peer_kept(turn, from, count),

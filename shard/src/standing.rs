@@ -6,7 +6,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_proto::{Connect, Qos, ReasonCode, Text, TopicFilter, TopicName};
 
-use crate::ConnId;
 use crate::access::{Publishable, Rules, Who};
 use crate::config::Access;
 use crate::connection::Violation;
@@ -16,6 +15,7 @@ use crate::record::Record;
 use crate::session::Session;
 use crate::shard::{Shard, Turn};
 use crate::timers::Tick;
+use crate::{Author, ConnId};
 
 /// Whom a client has proved to be. Many connections of one user share it.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Standing {
     pub(crate) is_doubtful: bool,
     /// What it may publish, as far as it has tried.
     learned: Option<Box<Learned>>,
+    /// As messages name it that it retains.
+    author: Option<Arc<Author>>,
 }
 
 #[derive(Debug)]
@@ -79,7 +81,8 @@ impl Standing {
     pub(crate) fn new(identity: Option<Arc<Identity>>, origin: &Origin) -> Self {
         let (address, listener) = (origin.address.ip(), origin.listener);
         let ends_at = identity.as_deref().map_or(Tick::NEVER, |it| Tick::after(it.ends_at_ms));
-        Self { identity, ends_at, address, listener, is_doubtful: false, learned: None }
+        let (is_doubtful, learned, author) = (false, None, None);
+        Self { identity, ends_at, address, listener, is_doubtful, learned, author }
     }
 
     /// That of a session which was brought back.
@@ -87,7 +90,8 @@ impl Standing {
         let identity = user.map(|user| Arc::new(Identity { user, ..Identity::default() }));
         let ends_at = Tick::NEVER;
         let address = IpAddr::from([0, 0, 0, 0]);
-        Self { identity, ends_at, address, listener: NOWHERE, is_doubtful: true, learned: None }
+        let (listener, is_doubtful, learned, author) = (NOWHERE, true, None, None);
+        Self { identity, ends_at, address, listener, is_doubtful, learned, author }
     }
 
     /// The user name, if it has proved one.
@@ -230,6 +234,21 @@ impl Shard {
         publishable
     }
 
+    /// Who publishes what a session has retained, for the time when the rules are others. Of a session that was
+    /// brought back nobody knows in which groups its client was.
+    pub(crate) fn author(&mut self, index: u32) -> Option<Arc<Author>> {
+        let epoch = self.rules_epoch;
+        let session = self.sessions.get_mut(index).filter(|_| self.config.access.is_on)?;
+        let Session { client_id, standing: Some(standing), .. } = session else { return None };
+        if standing.listener == NOWHERE {
+            return None;
+        }
+        let Standing { identity, author, .. } = &mut **standing;
+        author.take_if(|author| author.epoch() != epoch);
+        let of = || Arc::new(Author::new(epoch, client_id.as_str(), identity.as_deref()));
+        Some(Arc::clone(author.get_or_insert_with(of)))
+    }
+
     /// The highest QoS at which the client of a session may subscribe to a filter.
     pub(crate) fn may_subscribe(&self, index: u32, filter: &TopicFilter) -> Option<Qos> {
         let access = &self.config.access;
@@ -285,7 +304,8 @@ impl Shard {
         let is_same = standing.user() == Some(&identity.user);
         if is_same {
             standing.ends_at = Tick::after(identity.ends_at_ms);
-            (standing.identity, standing.learned) = (Some(identity), None);
+            standing.identity = Some(identity);
+            (standing.learned, standing.author) = (None, None);
         }
         is_same
     }

@@ -102,7 +102,7 @@ fn filled(question: &Question, topics: u32) -> Retained {
             publisher: 1,
             expires_at_ms: u64::MAX,
         };
-        assert_eq!(store.apply(&Arc::new(message), 0, ROOM), Applied::Kept);
+        assert_eq!(store.apply(&Arc::new(message), None, 0, ROOM), Applied::Kept);
     }
     assert_eq!(store.len(), topics as usize, "every topic is another");
     store
@@ -154,7 +154,7 @@ pub fn counted(name: &str, topics: u32) -> Result<(), String> {
     let enough = if question.name == "passed" { topics } else { question.rounds };
     let asked = asked(&store, question, enough, &mut |filter, after| {
         let mut answer = Answer::default();
-        measured(&mut || answer = black_box(&store).answer(filter, after, 0));
+        measured(&mut || answer = black_box(&store).answer(filter, after, 0, &|_, _, _| true));
         answer
     });
     assert_eq!(asked.units, u64::from(enough), "what is counted is what is divided by");
@@ -213,7 +213,7 @@ fn ask_all(store: &Retained, question: &Question, topics: u32) -> Result<(), Str
         let pattern = filter(question, 0, topics);
         let (mut results, mut after) = (0, None);
         loop {
-            let answer = store.answer(&pattern, after.as_ref(), 0);
+            let answer = store.answer(&pattern, after.as_ref(), 0, &|_, _, _| true);
             results += answer.messages.len() as u32;
             after = answer.next;
             if after.is_none() {
@@ -224,7 +224,7 @@ fn ask_all(store: &Retained, question: &Question, topics: u32) -> Result<(), Str
     }
     let asked = asked(store, question, one_pass, &mut |filter, after| {
         let begin = Instant::now();
-        let answer = store.answer(filter, after, 0);
+        let answer = store.answer(filter, after, 0, &|_, _, _| true);
         (most, sum) = (most.max(answer.looks), sum + begin.elapsed());
         answer
     });

@@ -263,7 +263,7 @@ fn entry(space: Space, key: &[u8], value: &Bytes) -> Result<(), String> {
             number.and_then(PacketId::new).ok_or("a packet identifier was expected")?;
         }
         Space::Retained => {
-            let message = codec::message(value.clone(), clock).map_err(expected)?;
+            let (message, _) = codec::retained(value.clone(), clock).map_err(expected)?;
             if message.topic.as_bytes() != key {
                 return Err("the message has another topic".into());
             }
@@ -364,7 +364,7 @@ mod tests {
         let store = DiskStore::open(folder.path(), DiskOptions::default()).unwrap();
         let mut lane = sample::lane(store, 0);
         let message = sample::message("a/b", &b"something"[..]);
-        let mut records = vec![sample::session(1), Record::Retained(message.clone())];
+        let mut records = vec![sample::session(1), Record::Retained(message.clone(), None)];
         for half in 0..2 {
             let sequences = half * 20..(half + 1) * 20;
             records.extend(sequences.map(|sequence| sample::queued(1, sequence, &message)));

@@ -11,12 +11,12 @@ use petrel_proto::{
     ClientId, Packet, PublishHead, PublishProperties, Qos, RetainHandling, SubscriptionOptions,
     Text, TopicFilter, Version, Will, decode,
 };
-use petrel_shard::Message;
 use petrel_shard::message::expiry;
 use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{
     DeliveryRecord, Incarnation, Provided, SessionRecord, Stream, SubscriptionRecord,
 };
+use petrel_shard::{Author, Message};
 use smallvec::SmallVec;
 
 use crate::shared::Shared;
@@ -56,6 +56,8 @@ const fn unreadable(expected: &'static str) -> Unreadable {
 
 /// Bits of the first byte of a message.
 const MESSAGE_RETAIN: u8 = 4;
+/// Its author stands behind it, and how long that is in four bytes behind the author.
+const MESSAGE_AUTHORED: u8 = 8;
 /// Bits of the first byte of a delivery, above the QoS.
 const DELIVERY_RETAIN: u8 = 4;
 const DELIVERY_STORED: u8 = 8;
@@ -123,6 +125,42 @@ pub fn put_message(out: &mut BytesMut, message: &Message, clock: Clock) {
     };
     head.encode(Version::V5, out);
     out.put_slice(&message.payload);
+}
+
+/// Appends a message that is retained, with its author.
+pub(crate) fn put_retained(
+    out: &mut BytesMut,
+    message: &Message,
+    author: Option<&Author>,
+    clock: Clock,
+) {
+    let start = out.len();
+    put_message(out, message, clock);
+    if let Some(author) = author {
+        out[start] |= MESSAGE_AUTHORED;
+        out.put_slice(author.as_bytes());
+        out.put_u32(author.as_bytes().len() as u32);
+    }
+}
+
+/// Reads a message that is retained, and its author.
+pub(crate) fn retained(
+    mut bytes: Bytes,
+    clock: Clock,
+) -> Result<(Message, Option<Author>), Unreadable> {
+    const WHAT: &str = "the author of a message";
+    let is_authored = bytes.first().is_some_and(|flags| flags & MESSAGE_AUTHORED != 0);
+    let author = if is_authored {
+        let (rest, length) = bytes.split_last_chunk().ok_or(unreadable(WHAT))?;
+        let start = rest.len().checked_sub(u32::from_be_bytes(*length) as usize);
+        let start = start.ok_or(unreadable(WHAT))?;
+        let author = Author::kept(&rest[start..]).ok_or(unreadable(WHAT))?;
+        bytes.truncate(start);
+        Some(author)
+    } else {
+        None
+    };
+    Ok((message(bytes, clock)?, author))
 }
 
 /// Reads a message that takes all of `bytes`. It shares their memory.

@@ -122,7 +122,9 @@ impl Ends {
 fn weight(records: &[Record]) -> u64 {
     let bytes = |record: &Record| match record {
         Record::Queued { delivery, .. } => delivery.message.cost_bytes(),
-        Record::Retained(message) => message.cost_bytes(),
+        Record::Retained(message, author) => {
+            message.cost_bytes() + author.as_deref().map_or(0, |author| author.as_bytes().len())
+        }
         Record::Session(session) => {
             let wills = session.will.as_deref().into_iter().chain(&session.leaving);
             size_of::<SessionRecord>() + wills.map(weight_of_will).sum::<usize>()

@@ -6,7 +6,7 @@ use std::thread;
 use petrel_proto::PacketId;
 use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{SessionRecord, SubscriptionRecord};
-use petrel_shard::{Incarnation, Message, Now, Shard, ShardIndex, Slot, SlotMap};
+use petrel_shard::{Author, Incarnation, Message, Now, Shard, ShardIndex, Slot, SlotMap};
 
 use crate::disk::Alive;
 use crate::lane::Lane;
@@ -38,7 +38,7 @@ enum Item {
     Group(Incarnation, Arc<GroupKey>),
     Subscription(SubscriptionRecord),
     Receipt(Incarnation, PacketId),
-    Retained(Message),
+    Retained(Message, Option<Author>),
 }
 
 /// Gives shards what the lanes have of their slots; the number of shards may be another than before.
@@ -169,10 +169,10 @@ fn read<S: Store>(
         restored.receipts += 1;
         show(place(incarnation.slot()), Item::Receipt(incarnation, packet_id));
     })?;
-    lane.retained(|message| {
+    lane.retained(|message, author| {
         restored.retained += 1;
         let slot = Slot::of(message.topic.as_bytes());
-        show(place(slot), Item::Retained(message));
+        show(place(slot), Item::Retained(message, author));
     })
 }
 
@@ -182,6 +182,8 @@ fn give(shard: &mut Shard, now: Now, item: Item) {
         Item::Group(incarnation, key) => shard.restore_group(incarnation, &key),
         Item::Subscription(subscription) => shard.restore_subscription(&subscription),
         Item::Receipt(incarnation, packet_id) => shard.restore_receipt(incarnation, packet_id),
-        Item::Retained(message) => shard.restore_retained(now, message.into_owned()),
+        Item::Retained(message, author) => {
+            shard.restore_retained(now, message.into_owned(), author.as_ref());
+        }
     }
 }

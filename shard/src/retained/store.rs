@@ -15,9 +15,9 @@ use super::block::{Block, Place, Reader};
 use super::pages::{At, Page, Pages};
 use super::pattern::{Judgement, Pattern, SEPARATOR};
 use super::value;
-use crate::Message;
 use crate::sabotage::{self, Sabotage};
 use crate::table::Table;
+use crate::{Author, Message};
 
 /// Bytes of a page, unless one entry has more. Few in unit tests, so that there are many pages.
 const PAGE_BYTES_MAX: usize = if cfg!(test) { 100 } else { 2048 };
@@ -26,7 +26,7 @@ const ANSWER_MESSAGES_MAX: usize = if cfg!(test) { 5 } else { 32 };
 /// What one answer looks at, so that a filter that matches little cannot hold up the shard: topics,
 /// and [`SEARCH_LOOKS`] for each search. It may be a page more.
 const ANSWER_LOOKS_MAX: usize = if cfg!(test) { 64 } else { 1024 };
-/// A search for a page counts for so many topics.
+/// A search for a page, and a message that is judged, count for so many topics.
 const SEARCH_LOOKS: usize = 16;
 /// Pages that are freed of expired messages at once.
 const EXPIRED_PAGES_MAX: usize = 4;
@@ -36,7 +36,7 @@ const EXPIRED_PAGES_MAX: usize = 4;
 pub struct Room {
     /// Messages, at most.
     pub messages: usize,
-    /// Bytes of topics, payloads and properties, at most.
+    /// Bytes of topics, payloads, properties and authors, at most.
     pub bytes: u64,
 }
 
@@ -61,6 +61,9 @@ pub struct Answer {
     /// What it has cost: topics looked at, and 16 for each search.
     pub looks: usize,
 }
+
+/// Whether a message that was retained under the rules of an epoch may still be delivered, by its author.
+pub type Judge<'a> = dyn Fn(&Message, u32, &[u8]) -> bool + 'a;
 
 /// Retained messages by topic.
 #[derive(Debug, Default)]
@@ -90,7 +93,7 @@ impl Retained {
         self.len == 0
     }
 
-    /// Bytes of the topics, payloads and properties.
+    /// Bytes of the topics, payloads, properties and authors.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
@@ -101,10 +104,16 @@ impl Retained {
     /// the one before is no longer what the topic retains.
     ///
     /// *Cost*: two bisections and a walk over half a page.
-    pub fn apply(&mut self, message: &Arc<Message>, now_ms: u64, room: Room) -> Applied {
+    pub fn apply(
+        &mut self,
+        message: &Arc<Message>,
+        author: Option<&Author>,
+        now_ms: u64,
+        room: Room,
+    ) -> Applied {
         let mut key = std::mem::take(&mut self.key);
         assign_key(&mut key, message.topic.as_bytes());
-        let applied = self.apply_key(&key, message, now_ms, room);
+        let applied = self.apply_key(&key, (message, author), now_ms, room);
         self.key = key;
         applied
     }
@@ -112,7 +121,7 @@ impl Retained {
     fn apply_key(
         &mut self,
         key: &[u8],
-        message: &Arc<Message>,
+        (message, author): (&Arc<Message>, Option<&Author>),
         now_ms: u64,
         room: Room,
     ) -> Applied {
@@ -129,7 +138,7 @@ impl Retained {
         }
         let cleared = message.payload.is_empty() && !sabotage::on(Sabotage::RetainedNotCleared);
         let cleared = cleared || message.expired(now_ms);
-        let bytes = message.cost_bytes() as u64;
+        let bytes = value::cost_bytes(message, author);
         // One that takes no more than the one before always has room.
         let full = self.bytes + bytes > room.bytes && bytes > old_bytes
             || self.len >= room.messages && !place.found;
@@ -143,7 +152,7 @@ impl Retained {
             return if cleared { Applied::Cleared } else { Applied::NoRoom };
         }
         (self.len, self.bytes) = (self.len + 1, self.bytes + bytes);
-        value::write(message, &mut self.large, &mut self.value);
+        value::write((message, author), &mut self.large, &mut self.value);
         let behind_all = page.block.is_end(place);
         match place.found {
             true => page.block.replace(place, &self.value),
@@ -240,37 +249,67 @@ impl Retained {
     /// The message of a topic. Cost: two bisections and a walk over half a page.
     #[must_use]
     pub fn get(&self, topic: &TopicName, now_ms: u64) -> Option<Arc<Message>> {
-        self.look_up(topic.as_bytes(), now_ms)
+        self.look_up(topic.as_bytes(), now_ms, &|_, _, _| true, &mut 0)
     }
 
-    fn look_up(&self, topic: &[u8], now_ms: u64) -> Option<Arc<Message>> {
+    fn look_up(
+        &self,
+        topic: &[u8],
+        now_ms: u64,
+        judge: &Judge<'_>,
+        looks: &mut usize,
+    ) -> Option<Arc<Message>> {
         let mut key = Vec::with_capacity(topic.len());
         assign_key(&mut key, topic);
         let page = self.pages.get(self.pages.find(&key))?;
         let place: Place = page.block.find(&key);
-        place.found.then(|| self.open(&key, page.block.value(place), now_ms)).flatten()
+        if !place.found {
+            return None;
+        }
+        self.open(&key, page.block.value(place), now_ms, judge, looks)
     }
 
-    /// The message of an entry, if it has not expired.
-    fn open(&self, key: &[u8], bytes: &[u8], now_ms: u64) -> Option<Arc<Message>> {
+    /// The message of an entry, if it has not expired and its author may.
+    fn open(
+        &self,
+        key: &[u8],
+        bytes: &[u8],
+        now_ms: u64,
+        judge: &Judge<'_>,
+        looks: &mut usize,
+    ) -> Option<Arc<Message>> {
         let value = value::read(bytes, &self.large)?;
-        (value.expires_at_ms() > now_ms).then(|| value.message(key)).flatten()
+        let message = (value.expires_at_ms() > now_ms).then(|| value.message(key)).flatten()?;
+        if let Some((epoch, author)) = value.author {
+            *looks += SEARCH_LOOKS;
+            return judge(&message, epoch, author).then_some(message);
+        }
+        Some(message)
     }
 
     /// The messages behind `after` that the filter matches, as many as one answer takes, and where
     /// to go on. A topic that has a message all the time is in exactly one of the answers that
     /// follow from one another, whatever comes and goes meanwhile.
     ///
+    /// `judge` is asked about those whose author is known; who may not is left out.
+    ///
     /// *Cost*: 32 messages or 1,024 looks, whichever is first, and a page more.
     #[must_use]
-    pub fn answer(&self, filter: &TopicFilter, after: Option<&Text>, now_ms: u64) -> Answer {
+    pub fn answer(
+        &self,
+        filter: &TopicFilter,
+        after: Option<&Text>,
+        now_ms: u64,
+        judge: &Judge<'_>,
+    ) -> Answer {
         let mut answer = Answer::default();
         if self.len == 0 {
             return answer;
         }
         if !filter.has_wildcard() {
-            answer.messages.extend(self.look_up(filter.as_bytes(), now_ms));
             answer.looks = SEARCH_LOOKS;
+            let found = self.look_up(filter.as_bytes(), now_ms, judge, &mut answer.looks);
+            answer.messages.extend(found);
             return answer;
         }
         let pattern = Pattern::new(filter);
@@ -282,12 +321,18 @@ impl Retained {
             next.push(SEPARATOR);
             bound = bound.max(next);
         }
-        self.walk(&pattern, &mut bound, now_ms, &mut answer);
+        self.walk(&pattern, &mut bound, (now_ms, judge), &mut answer);
         answer
     }
 
     /// Goes through what the pattern may match from `bound` on.
-    fn walk(&self, pattern: &Pattern<'_>, bound: &mut Vec<u8>, now_ms: u64, answer: &mut Answer) {
+    fn walk(
+        &self,
+        pattern: &Pattern<'_>,
+        bound: &mut Vec<u8>,
+        (now_ms, judge): (u64, &Judge<'_>),
+        answer: &mut Answer,
+    ) {
         let mut key = Vec::with_capacity(128);
         let mut at = self.search(bound, answer);
         let mut below = true;
@@ -302,7 +347,8 @@ impl Retained {
                 below = false;
                 match pattern.judge(&key, bound) {
                     Judgement::Match => {
-                        answer.messages.extend(self.open(&key, reader.value(), now_ms));
+                        let Answer { messages, looks, .. } = &mut *answer;
+                        messages.extend(self.open(&key, reader.value(), now_ms, judge, looks));
                     }
                     Judgement::Skip => below = true,
                     Judgement::End => return,

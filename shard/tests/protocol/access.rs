@@ -351,6 +351,72 @@ fn a_message_that_may_not_be_published_goes_nowhere() {
     });
 }
 
+/// Who published what is retained is asked again when it is delivered, after a restart as well.
+#[test]
+fn what_was_retained_by_an_author_who_lost_the_right_is_held_back() {
+    versions(|net, version| {
+        let of = |users: &[&str], groups: &[&str]| {
+            let mut staff = rule(&[], ALLOW, "publish", &["t/group"]);
+            staff.subjects.groups = groups.iter().map(|group| text(group)).collect();
+            let mut somewhere = rule(&[], Effect::Deny, "publish", &["t/+/elsewhere"]);
+            somewhere.subjects.addresses = vec!["10.0.0.0/8".parse().unwrap()];
+            let user = rule(users, ALLOW, "publish", &["t/%u/#"]);
+            rules([rule(&[], ALLOW, "subscribe", &["#"]), user, staff, somewhere])
+        };
+        begin(net, Some(of(&[], &["staff"])));
+        let asked = |net: &mut Net, filter: &str| {
+            let reader = online_as(net, connect(version, "reader"), "reader");
+            net.subscribe(reader, filter, QOS1);
+            let mut found = net.settled(reader);
+            found.sort_unstable();
+            net.drop(reader);
+            found
+        };
+        for user in ["alice", "bob"] {
+            let client = online_as(net, connect(version, user), user);
+            for (number, topic) in ["1", "elsewhere"].iter().enumerate() {
+                let topic = format!("t/{user}/{topic}");
+                net.send(client, message(&topic, &topic).retained().qos1(number as u16 + 1));
+            }
+            net.run();
+            net.drop(client);
+        }
+        let alice = online_as(net, connect(version, "alice"), "alice");
+        net.send(alice, message("t/group", "t/group").retained().qos1(1));
+        net.run();
+        net.drop(alice);
+        let all = ["t/alice/1", "t/alice/elsewhere", "t/bob/1", "t/bob/elsewhere", "t/group"];
+        assert_eq!(asked(net, "t/#"), all);
+        net.set_rules(of(&["bob"], &["staff"]));
+        assert_eq!(asked(net, "t/#"), all[2..]);
+        net.set_rules(of(&[], &["others"]));
+        assert_eq!(asked(net, "t/#"), all[..4]);
+        assert_eq!(asked(net, "t/group"), [""; 0]);
+        if net.keeps() {
+            net.restart();
+            assert_eq!(asked(net, "t/#"), all[..4]);
+        }
+        net.set_rules(of(&["bob"], &["others"]));
+        assert_eq!(asked(net, "t/alice/1"), [""; 0]);
+        // Whoever may publish there says anew what it is.
+        let bob = online_as(net, connect(version, "bob"), "bob");
+        net.send(bob, message("t/bob/1", "new").retained().qos1(1));
+        net.run();
+        net.drop(bob);
+        assert_eq!(asked(net, "t/#"), ["new", "t/bob/elsewhere"]);
+        net.set_rules(of(&[], &["staff"]));
+        assert_eq!(asked(net, "t/+/elsewhere"), ["t/alice/elsewhere", "t/bob/elsewhere"]);
+        for topic in all {
+            let user = if topic.starts_with("t/bob") { "bob" } else { "alice" };
+            let client = online_as(net, connect(version, user), user);
+            net.send(client, message(topic, "").retained());
+            net.run();
+            net.drop(client);
+        }
+        clean(net, version, "reader", "reader");
+    });
+}
+
 #[test]
 fn a_client_that_cannot_be_told_may_be_disconnected_instead() {
     versions(|net, version| {

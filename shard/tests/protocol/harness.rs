@@ -16,9 +16,9 @@ use petrel_shard::record::{
     DeliveryRecord, Incarnation, Record, SessionRecord, Stored, SubscriptionRecord,
 };
 use petrel_shard::{
-    Access, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping, Limits,
-    Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex, Slot,
-    SlotMap, Verdict, refusal,
+    Access, Author, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping,
+    Limits, Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex,
+    Slot, SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -79,7 +79,7 @@ pub struct Net {
 struct Records {
     sessions: BTreeMap<Incarnation, SessionRecord>,
     subscriptions: BTreeMap<(Incarnation, String), SubscriptionRecord>,
-    retained: BTreeMap<TopicName, Arc<Message>>,
+    retained: BTreeMap<TopicName, (Arc<Message>, Option<Arc<Author>>)>,
 }
 
 impl Records {
@@ -99,8 +99,8 @@ impl Records {
             Record::Unsubscribed { incarnation, filter } => {
                 self.subscriptions.remove(&(incarnation, filter.text().as_str().to_owned()));
             }
-            Record::Retained(message) => {
-                self.retained.insert(message.topic.clone(), message);
+            Record::Retained(message, author) => {
+                self.retained.insert(message.topic.clone(), (message, author));
             }
             Record::Cleared(topic) => {
                 self.retained.remove(&topic);
@@ -222,9 +222,10 @@ impl Net {
             let shard = &mut self.shards[home(subscription.incarnation.slot())];
             shard.restore_subscription(subscription);
         }
-        for message in self.records.retained.values() {
+        for (message, author) in self.records.retained.values() {
             let shard = &mut self.shards[home(Slot::of(message.topic.as_bytes()))];
-            shard.restore_retained(now, Message::clone(message));
+            let author = author.as_deref().map(|author| Author::kept(author.as_bytes()).unwrap());
+            shard.restore_retained(now, Message::clone(message), author.as_ref());
         }
         for shard in 0..self.shards.len() {
             let mut out = Outbox::new();

@@ -207,7 +207,7 @@ impl Model {
 /// The message that looks for its receivers or for its place.
 fn carried_by(message: &PeerMessage) -> Option<&petrel_shard::Message> {
     match message {
-        PeerMessage::Retain(message) => Some(message),
+        PeerMessage::Retain(message, _) => Some(message),
         message => message.published(),
     }
 }

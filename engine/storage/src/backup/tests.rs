@@ -31,7 +31,7 @@ fn contents<S: Store>(lane: &Lane<S>) -> Vec<String> {
         }
     })
     .unwrap();
-    lane.retained(|message| found.push(format!("{message:?}"))).unwrap();
+    lane.retained(|message, _| found.push(format!("{message:?}"))).unwrap();
     for incarnation in alive {
         let page = lane.load(incarnation, 0..u64::MAX, usize::MAX, usize::MAX).unwrap();
         assert_eq!((page.next, page.void), (None, vec![]));
@@ -61,8 +61,8 @@ fn through(view: View) -> Vec<String> {
 fn fill<S: Store>(lane: &mut Lane<S>) {
     commit(lane, (0..5).map(session));
     commit(lane, (0..600).flat_map(|it| [queued(0, it), queued(1, it), queued(4, it)]));
-    commit(lane, [Record::Retained(message(1))]);
-    commit(lane, [Record::Retained(message(2))]);
+    commit(lane, [Record::Retained(message(1), None)]);
+    commit(lane, [Record::Retained(message(2), None)]);
     while lane.wants_folding() {
         lane.fold().unwrap();
     }

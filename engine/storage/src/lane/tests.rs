@@ -61,7 +61,7 @@ struct Model {
     subscriptions: BTreeMap<(u64, String), (u32, bool)>,
     receipts: BTreeSet<(u64, u16)>,
     waiting: BTreeMap<(u64, u64), Option<DeliveryRecord>>,
-    retained: BTreeMap<String, Message>,
+    retained: BTreeMap<String, (Message, Option<Vec<u8>>)>,
     streams: BTreeMap<u64, u64>,
 }
 
@@ -110,9 +110,10 @@ impl Model {
             Record::Forgotten { incarnation, packet_id } => {
                 self.receipts.remove(&(incarnation.to_u64(), packet_id.get()));
             }
-            Record::Retained(message) => {
+            Record::Retained(message, author) => {
                 let topic = message.topic.text().as_str().to_owned();
-                self.retained.insert(topic, (*message).clone());
+                let author = author.as_deref().map(|author| author.as_bytes().to_vec());
+                self.retained.insert(topic, ((*message).clone(), author));
             }
             Record::Cleared(topic) => {
                 self.retained.remove(topic.text().as_str());
@@ -146,8 +147,9 @@ impl Model {
             }
         })
         .unwrap();
-        lane.retained(|message| {
-            model.retained.insert(message.topic.text().as_str().to_owned(), message);
+        lane.retained(|message, author| {
+            let author = author.map(|author| author.as_bytes().to_vec());
+            model.retained.insert(message.topic.text().as_str().to_owned(), (message, author));
         })
         .unwrap();
         for &id in &alive {
@@ -282,7 +284,7 @@ impl Author {
                 Record::Received { incarnation: life, packet_id, provided }
             }
             6 => Record::Forgotten { incarnation: life, packet_id },
-            7 => Record::Retained(message(pick)),
+            7 => Record::Retained(message(pick), author(pick)),
             8 => Record::Cleared(message(pick).topic.clone()),
             9..=16 if picked.is_some() => {
                 Record::Done { incarnation: life, sequence: picked.unwrap().0 }
@@ -350,6 +352,12 @@ fn session_record(incarnation: Incarnation, pick: u16) -> SessionRecord {
 
 fn filter(pick: u16) -> TopicFilter {
     TopicFilter::new(Text::try_from(format!("a/{}/#", pick % 4).as_str()).unwrap()).unwrap()
+}
+
+/// Somebody who published it, or nobody that is known.
+fn author(pick: u16) -> Option<std::sync::Arc<petrel_shard::Author>> {
+    let author = petrel_shard::Author::kept(&[0, 0, 2, b'c', b'a' + (pick % 7) as u8]).unwrap();
+    pick.is_multiple_of(3).then(|| author.into())
 }
 
 fn message(pick: u16) -> std::sync::Arc<Message> {

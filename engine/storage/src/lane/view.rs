@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_shard::peer::GroupKey;
 use petrel_shard::record::{Provided, Record, SessionRecord, Stored, SubscriptionRecord};
-use petrel_shard::{Incarnation, Message};
+use petrel_shard::{Author, Incarnation, Message};
 
 use super::{Lane, LaneSettings, damaged};
 use crate::codec::{self, Source, Unreadable, Waiting};
@@ -289,14 +289,19 @@ impl<S: Store> Lane<S> {
         })
     }
 
-    /// Shows every retained message.
+    /// Shows every retained message, and its author.
     ///
     /// # Errors
     /// The store fails or is damaged.
-    pub fn retained(&self, mut visit: impl FnMut(Message)) -> Result<(), StoreError> {
+    pub fn retained(
+        &self,
+        mut visit: impl FnMut(Message, Option<Author>),
+    ) -> Result<(), StoreError> {
         self.each(Space::Retained, |key, value| {
-            let message = codec::message(value.clone(), self.clock);
-            visit(message.map_err(|unreadable| damaged(Space::Retained, key, unreadable))?);
+            let retained = codec::retained(value.clone(), self.clock);
+            let (message, author) =
+                retained.map_err(|unreadable| damaged(Space::Retained, key, unreadable))?;
+            visit(message, author);
             Ok(())
         })
     }

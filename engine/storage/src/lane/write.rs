@@ -60,9 +60,9 @@ pub(super) fn write_record(
         Record::Forgotten { incarnation, packet_id } => {
             writer.remove(Space::Receipt, &receipt_key(*incarnation, *packet_id));
         }
-        Record::Retained(message) => {
+        Record::Retained(message, author) => {
             writer.put(Space::Retained, message.topic.as_bytes(), |out| {
-                codec::put_message(out, message, clock);
+                codec::put_retained(out, message, author.as_deref(), clock);
             });
         }
         Record::Cleared(topic) => writer.remove(Space::Retained, topic.as_bytes()),

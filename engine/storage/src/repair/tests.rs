@@ -37,7 +37,7 @@ fn make_folder(folder: &Path) {
     crate::begin(std::slice::from_mut(&mut lane)).unwrap();
     lane.set_note("hash key", vec![7; 16]).unwrap();
     commit(&mut lane, (0..SESSIONS).map(session));
-    let retained = |number| Record::Retained(message(&format!("kept/{number:04}"), number));
+    let retained = |number| Record::Retained(message(&format!("kept/{number:04}"), number), None);
     commit(&mut lane, (0..600).map(retained));
     for half in 0..2 {
         let sequences = (half * MESSAGES / 2)..((half + 1) * MESSAGES / 2);
@@ -80,7 +80,7 @@ fn contents(folder: &Path) -> Contents {
     };
     let sessions = lives.into_iter().map(|(life, client)| (client, waiting(life))).collect();
     let mut topics = BTreeSet::new();
-    lane.retained(|message| {
+    lane.retained(|message, _| {
         topics.insert(message.topic.as_bytes().to_vec());
     })
     .unwrap();

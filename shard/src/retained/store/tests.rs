@@ -29,12 +29,33 @@ fn message(topic: &str, payload: &[u8], expires_at_ms: u64) -> Arc<Message> {
     })
 }
 
-/// The store and, beside it, what should be in it, by levels.
+/// The store and, beside it, what should be in it, by levels. Who has published what is said by its topic.
 #[derive(Default)]
 struct Pair {
     store: Retained,
     model: BTreeMap<Vec<String>, Arc<Message>>,
     now_ms: u64,
+    authors: Authors,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+enum Authors {
+    #[default]
+    Unknown,
+    Known,
+    /// One of them has lost its right.
+    Lost,
+}
+
+const LOST: &str = "has lost it";
+
+fn author(topic: &TopicName) -> Option<Author> {
+    let client_id = ["", LOST, "has it"][topic.as_bytes().len() % 3];
+    (!client_id.is_empty()).then(|| Author::new(5, client_id, None))
+}
+
+fn has_lost(topic: &TopicName) -> bool {
+    author(topic) == Some(Author::new(5, LOST, None))
 }
 
 fn levels(topic: &[u8]) -> Vec<String> {
@@ -44,7 +65,8 @@ fn levels(topic: &[u8]) -> Vec<String> {
 impl Pair {
     fn apply(&mut self, message: &Arc<Message>) {
         let key = levels(message.topic.as_bytes());
-        let applied = self.store.apply(message, self.now_ms, ANY);
+        let author = self.author(&message.topic);
+        let applied = self.store.apply(message, author.as_ref(), self.now_ms, ANY);
         if message.payload.is_empty() || message.expired(self.now_ms) {
             assert_eq!(applied, Applied::Cleared);
             self.model.remove(&key);
@@ -62,7 +84,7 @@ impl Pair {
     }
 
     fn check(&self) {
-        let bytes: usize = self.model.values().map(|message| message.cost_bytes()).sum();
+        let bytes: usize = self.model.values().map(|message| self.cost(message)).sum();
         assert_eq!(self.store.len(), self.model.len());
         assert_eq!(self.store.bytes(), bytes as u64);
         let large = |m: &&Arc<Message>| !m.properties.is_empty() || m.payload.len() > 256;
@@ -81,15 +103,35 @@ impl Pair {
         }
     }
 
+    fn is_due(&self, filter: &TopicFilter, message: &Message) -> bool {
+        filter.matches(&message.topic)
+            && !(self.authors == Authors::Lost && has_lost(&message.topic))
+    }
+
+    fn author(&self, topic: &TopicName) -> Option<Author> {
+        author(topic).filter(|_| self.authors != Authors::Unknown)
+    }
+
+    fn cost(&self, message: &Message) -> usize {
+        let author = self.author(&message.topic);
+        message.cost_bytes() + author.map_or(0, |author| author.as_bytes().len())
+    }
+
     fn expected(&self, filter: &TopicFilter) -> Vec<Arc<Message>> {
-        self.model.values().filter(|message| filter.matches(&message.topic)).cloned().collect()
+        let all = self.model.values().filter(|message| self.is_due(filter, message));
+        all.cloned().collect()
     }
 
     /// One answer, which is checked against what is there now.
     fn answer(&self, filter: &TopicFilter, after: Option<&Text>) -> Answer {
-        let answer = self.store.answer(filter, after, self.now_ms);
+        let judge = |message: &Message, epoch: u32, bytes: &[u8]| {
+            let author = self.author(&message.topic).expect("one that is known");
+            assert_eq!((epoch, bytes), (author.epoch(), author.as_bytes()));
+            self.authors != Authors::Lost || !has_lost(&message.topic)
+        };
+        let answer = self.store.answer(filter, after, self.now_ms, &judge);
         // Searches end the answer too late by one page at most, whose entries have 12 bytes or more.
-        assert!(answer.looks <= ANSWER_LOOKS_MAX + 2 * SEARCH_LOOKS + PAGE_BYTES_MAX / 12);
+        assert!(answer.looks <= ANSWER_LOOKS_MAX + 3 * SEARCH_LOOKS + PAGE_BYTES_MAX / 12);
         assert!(answer.messages.len() <= ANSWER_MESSAGES_MAX);
         let after = after.map(|after| levels(after.as_bytes()));
         let next = answer.next.as_ref().map(|next| levels(next.as_bytes()));
@@ -101,7 +143,7 @@ impl Pair {
         let expected: Vec<_> = self
             .model
             .iter()
-            .filter(|(key, message)| within(key) && filter.matches(&message.topic))
+            .filter(|(key, message)| within(key) && self.is_due(filter, message))
             .map(|(_, message)| Arc::clone(message))
             .collect();
         assert_eq!(answer.messages, expected, "{filter:?} behind {after:?} up to {next:?}");
@@ -143,6 +185,10 @@ fn pattern() -> impl Strategy<Value = String> {
             Some(levels.join("/")).filter(|filter| !filter.is_empty())
         },
     )
+}
+
+fn authors() -> impl Strategy<Value = Authors> {
+    prop::sample::select(vec![Authors::Unknown, Authors::Known, Authors::Lost])
 }
 
 #[derive(Debug, Clone)]
@@ -191,8 +237,9 @@ proptest! {
     fn answers_are_what_the_filter_matches(
         steps in prop::collection::vec(step(), 1..150),
         filters in prop::collection::vec(pattern(), 1..12),
+        authors in authors(),
     ) {
-        let mut pair = Pair::default();
+        let mut pair = Pair { authors, ..Pair::default() };
         for step in &steps {
             step.take(&mut pair);
         }
@@ -208,13 +255,14 @@ proptest! {
         steps in prop::collection::vec(step(), 30..150),
         changes in prop::collection::vec(prop::collection::vec(step(), 0..8), 1..20),
         of in pattern(),
+        authors in authors(),
     ) {
-        let (mut pair, of) = (Pair::default(), filter(&of));
+        let (mut pair, of) = (Pair { authors, ..Pair::default() }, filter(&of));
         for step in &steps {
             step.take(&mut pair);
         }
         let topics = |pair: &Pair| -> BTreeSet<Vec<String>> {
-            let matching = pair.model.iter().filter(|(_, m)| of.matches(&m.topic));
+            let matching = pair.model.iter().filter(|(_, m)| pair.is_due(&of, m));
             matching.map(|(key, _)| key.clone()).collect()
         };
         let (mut always, mut got, mut after) = (topics(&pair), Vec::new(), None);
@@ -294,7 +342,7 @@ fn messages_and_bytes_are_bounded() {
     let mut store = Retained::default();
     let room = Room { messages: 2, bytes: 20 };
     let mut apply = |topic: &str, payload: &[u8]| {
-        let applied = store.apply(&message(topic, payload, u64::MAX), 0, room);
+        let applied = store.apply(&message(topic, payload, u64::MAX), None, 0, room);
         (applied, store.len(), store.bytes())
     };
     assert_eq!(apply("a", b"1234"), (Applied::Kept, 1, 5));
@@ -311,11 +359,11 @@ fn messages_and_bytes_are_bounded() {
 fn a_replacement_that_takes_no_more_always_has_room() {
     let mut store = Retained::default();
     for topic in ["a", "b", "c"] {
-        store.apply(&message(topic, b"1234", u64::MAX), 0, ANY);
+        store.apply(&message(topic, b"1234", u64::MAX), None, 0, ANY);
     }
     let room = Room { messages: 1, bytes: 1 };
-    assert_eq!(store.apply(&message("a", b"4321", u64::MAX), 0, room), Applied::Kept);
-    assert_eq!(store.apply(&message("d", b"1", u64::MAX), 0, room), Applied::NoRoom);
+    assert_eq!(store.apply(&message("a", b"4321", u64::MAX), None, 0, room), Applied::Kept);
+    assert_eq!(store.apply(&message("d", b"1", u64::MAX), None, 0, room), Applied::NoRoom);
     assert_eq!((store.len(), store.bytes()), (3, 15));
 }
 
