@@ -11,6 +11,7 @@ that it panicked, keeps file descriptors or memory, cannot be stopped, or cannot
 
 import argparse
 import base64
+import contextlib
 import os
 import pathlib
 import random
@@ -177,6 +178,8 @@ def proxied(rng, raw):
 
 
 def once(rng, ports, tls):
+    """One conversation; whether it was answered by anything."""
+    heard = 0
     way = rng.choice(list(ports))
     raw = Client(rng).conversation()
     raw = framed(rng, raw) if way in ("ws", "wss") else proxied(rng, raw) if way == "proxy" else raw
@@ -194,22 +197,23 @@ def once(rng, ports, tls):
             if rng.random() < 0.2:
                 stream.settimeout(0.002)
                 try:
-                    stream.recv(65536)
+                    heard += len(stream.recv(65536))
                 except TimeoutError:
                     pass
                 stream.settimeout(5)
         end = rng.random()
         if end < 0.3:
             # Without a word, perhaps with a reset.
-            return
+            return heard > 0
         stream.shutdown(socket.SHUT_WR)
         # The broker ends it, or does not; both are seen in its descriptors.
-        while stream.recv(65536):
-            pass
+        while more := len(stream.recv(65536)):
+            heard += more
     except (OSError, ValueError):
         pass
     finally:
         stream.close()
+    return heard > 0
 
 
 def work(seed, until, ports):
@@ -222,11 +226,11 @@ def work(seed, until, ports):
     try:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-        rng, count = random.Random(seed), 0
+        rng, count, answered = random.Random(seed), 0, 0
         while time.monotonic() < until:
-            once(rng, ports, tls)
+            answered += once(rng, ports, tls)
             count += 1
-        os.write(writer, str(count).encode())
+        os.write(writer, f"{count} {answered}".encode())
         os._exit(0)
     finally:
         os._exit(2)
@@ -237,17 +241,24 @@ def flood(seed, seconds, ports, meanwhile):
     children = [work(seed * 1000 + number, until, ports) for number in range(WORKERS)]
     while time.monotonic() < until:
         meanwhile()
-    count = 0
+    count = answered = 0
     for child, reader in children:
-        count += int(os.read(reader, 32) or b"0")
+        of_one = os.read(reader, 64).split()
+        count, answered = count + int(of_one[0]), answered + int(of_one[1])
         os.close(reader)
         if os.waitpid(child, 0)[1]:
             raise SystemExit("a client has failed")
-    return count
+    return count, answered
 
 
-def descriptors(process):
-    return len(list(pathlib.Path(f"/proc/{process.pid}/fd").iterdir()))
+def sockets(process):
+    """Those of all threads: a shard may have a table of descriptors of its own."""
+    found = set()
+    for task in pathlib.Path(f"/proc/{process.pid}/task").iterdir():
+        for link in (task / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(link))
+    return sum(name.startswith("socket:") for name in found)
 
 
 def main():
@@ -280,13 +291,13 @@ def main():
 
             flood(options.seed + 1, min(10, options.seconds), ports, meanwhile)
             time.sleep(5)
-            before, fds = resident_mb(process), descriptors(process)
-            count = flood(options.seed, options.seconds, ports, meanwhile)
+            before, open_before = resident_mb(process), sockets(process)
+            count, answered = flood(options.seed, options.seconds, ports, meanwhile)
             time.sleep(12)
-            after, left = resident_mb(process), descriptors(process)
+            after, open_after = resident_mb(process), sockets(process)
             meanwhile()
-        if left > fds:
-            wrong.append(f"{left - fds} descriptors are left open")
+        if open_after > open_before:
+            wrong.append(f"{open_after - open_before} sockets are left open")
         if after > before + GROWTH_MB:
             wrong.append("memory has grown")
         if any("panic" in line for line in said):
@@ -296,8 +307,8 @@ def main():
         )
         if check.returncode:
             wrong.append(f"what it has kept is damaged: {check.stdout}{check.stderr}")
-        print(f"{count} conversations in {options.seconds:.0f} s, seed {options.seed}, {options.shards} shards, {options.runtime}")
-        print(f"memory: {before:.1f} MB before, {after:.1f} MB after; descriptors {fds} and {left}")
+        print(f"{count} conversations ({answered} answered) in {options.seconds:.0f} s, seed {options.seed}, {options.shards} shards, {options.runtime}")
+        print(f"memory: {before:.1f} MB before, {after:.1f} MB after; sockets {open_before} and {open_after}")
         if wrong:
             raise SystemExit("; ".join(wrong))
 
