@@ -73,7 +73,7 @@ pub(crate) struct Outgoing<'a, B = Message> {
 
 impl Shard {
     /// Delivers at QoS 0: now, or not at all, and after what is due. Returns whether it was sent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn deliver_at_most_once<B: Body>(
         &mut self,
         turn: &mut Turn<'_>,

@@ -87,8 +87,7 @@ impl Shard {
                     provided = self.provide(index);
                 }
                 let message = Message::from_publish(publish, topic, publisher, turn.now_ms);
-                let author = if message.retain { self.author(index) } else { None };
-                let matched = self.route(turn, message, provided, author);
+                let matched = self.route(turn, message, provided, Some(index));
                 if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers }
             }
             // [MQTT311-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.

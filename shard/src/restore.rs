@@ -95,8 +95,7 @@ impl Shard {
         let since = self.keep.begin();
         // It may have lost the right since its CONNECT.
         if self.may_leave_will(index, &message.topic, message.qos, message.retain) {
-            let author = if message.retain { self.author(index) } else { None };
-            self.route(turn, message, None, author);
+            self.route(turn, message, None, Some(index));
         } else {
             drop_message(turn, DropReason::NotAuthorized);
         }

@@ -17,7 +17,7 @@ use crate::routes::Routes;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::wanted::{Wanted, WantedSessions};
-use crate::{Author, Message, Passed, ShardIndex};
+use crate::{Message, Passed, ShardIndex};
 
 /// Scratch memory of [`Shard::route`], kept from one message to the next.
 #[derive(Default)]
@@ -43,13 +43,14 @@ impl Shard {
     /// stands in the interest table, and to the owner of its retained topic. The one point where a
     /// message enters the order of its publisher. Returns false if nobody at all wants it.
     ///
-    /// What `provided` says is for sessions that are kept: see [`crate::keep`]. `author` is for what is retained.
+    /// What `provided` says is for sessions that are kept: see [`crate::keep`]. `author` is the session of its
+    /// publisher, if there is one.
     pub(crate) fn route(
         &mut self,
         turn: &mut Turn<'_>,
         message: Message,
         provided: Option<Provided>,
-        author: Option<Arc<Author>>,
+        author: Option<u32>,
     ) -> bool {
         if sabotage::on(Sabotage::AllocationPerMessage) {
             drop(std::hint::black_box(Box::new(turn.now_ms)));
@@ -57,10 +58,9 @@ impl Shard {
         let mask = self.find(message.topic.as_bytes(), true);
         let own = self.config.index;
         let shards = self.config.slots.shards();
-        let retain_owner = message.retain.then(|| self.retained_owner(&message.topic));
         let local = mask.contains(own.0);
         let mut remote = mask.has_other(own.0, shards);
-        if remote && retain_owner.is_none() && provided.is_none() && message.is_passed() {
+        if remote && !message.retain && provided.is_none() && message.is_passed() {
             if !local {
                 self.pass(turn, mask, message);
                 return true;
@@ -68,8 +68,8 @@ impl Shard {
             self.pass(turn, mask, message.clone());
             remote = false;
         }
-        if !remote && retain_owner.is_none() {
-            if local && !self.deliver_to_one(turn, &message, (message.qos, message.retain)) {
+        if !remote && !message.retain {
+            if local && !self.deliver_to_one(turn, &message, (message.qos, false)) {
                 self.deliver_found(turn, message, provided);
             }
             return local;
@@ -79,10 +79,12 @@ impl Shard {
         }
         let message = self.pool.own(message);
         let counts = message.qos > Qos::AtMostOnce;
-        if let Some(owner) = retain_owner {
+        if message.retain {
+            let owner = self.retained_owner(&message.topic);
             if counts && owner != own {
                 self.keep.sent(owner);
             }
+            let author = author.and_then(|session| self.author(session));
             self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message), author));
         }
         if remote {

@@ -43,15 +43,17 @@ pub(crate) struct Standing {
     pub(crate) is_doubtful: bool,
     /// What it may publish, as far as it has tried.
     learned: Option<Box<Learned>>,
-    /// As messages name it that it retains.
-    author: Option<Arc<Author>>,
 }
 
 #[derive(Debug)]
 struct Learned {
     /// Of the rules.
     epoch: u32,
-    known: Vec<Known>,
+    /// What was found out last, which is asked for again most often.
+    last: Known,
+    others: Vec<Known>,
+    /// The client as messages name it that it retains, if it does.
+    author: Option<Arc<Author>>,
 }
 
 /// What a client may publish to a topic.
@@ -81,8 +83,7 @@ impl Standing {
     pub(crate) fn new(identity: Option<Arc<Identity>>, origin: &Origin) -> Self {
         let (address, listener) = (origin.address.ip(), origin.listener);
         let ends_at = identity.as_deref().map_or(Tick::NEVER, |it| Tick::after(it.ends_at_ms));
-        let (is_doubtful, learned, author) = (false, None, None);
-        Self { identity, ends_at, address, listener, is_doubtful, learned, author }
+        Self { identity, ends_at, address, listener, is_doubtful: false, learned: None }
     }
 
     /// That of a session which was brought back.
@@ -90,8 +91,7 @@ impl Standing {
         let identity = user.map(|user| Arc::new(Identity { user, ..Identity::default() }));
         let ends_at = Tick::NEVER;
         let address = IpAddr::from([0, 0, 0, 0]);
-        let (listener, is_doubtful, learned, author) = (NOWHERE, true, None, None);
-        Self { identity, ends_at, address, listener, is_doubtful, learned, author }
+        Self { identity, ends_at, address, listener: NOWHERE, is_doubtful: true, learned: None }
     }
 
     /// The user name, if it has proved one.
@@ -126,17 +126,33 @@ impl Standing {
     #[inline]
     fn known(&self, epoch: u32, topic: &[u8]) -> Option<Publishable> {
         let learned = self.learned.as_deref().filter(|learned| learned.epoch == epoch)?;
-        let found = learned.known.iter().find(|known| *known.topic == *topic);
-        found.map(|known| known.publishable)
+        if *learned.last.topic == *topic {
+            return Some(learned.last.publishable);
+        }
+        learned.among_others(topic)
     }
 
-    /// Keeps it; what was found out last stands first.
+    /// Keeps it.
     fn learn(&mut self, epoch: u32, topic: &[u8], publishable: Publishable) {
-        let before = self.learned.take().filter(|learned| learned.epoch == epoch);
-        let mut learned = before.unwrap_or_else(|| Box::new(Learned { epoch, known: Vec::new() }));
-        learned.known.truncate(KNOWN_MAX - 1);
-        learned.known.insert(0, Known { topic: topic.into(), publishable });
-        self.learned = Some(learned);
+        let last = Known { topic: topic.into(), publishable };
+        match self.learned.as_deref_mut().filter(|learned| learned.epoch == epoch) {
+            Some(Learned { last: before, others, .. }) => {
+                others.truncate(KNOWN_MAX - 2);
+                others.insert(0, std::mem::replace(before, last));
+            }
+            None => {
+                let (others, author) = (Vec::new(), None);
+                self.learned = Some(Box::new(Learned { epoch, last, others, author }));
+            }
+        }
+    }
+}
+
+impl Learned {
+    #[inline(never)]
+    fn among_others(&self, topic: &[u8]) -> Option<Publishable> {
+        let found = self.others.iter().find(|known| *known.topic == *topic);
+        found.map(|known| known.publishable)
     }
 }
 
@@ -236,6 +252,8 @@ impl Shard {
 
     /// Who publishes what a session has retained, for the time when the rules are others. Of a session that was
     /// brought back nobody knows in which groups its client was.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn author(&mut self, index: u32) -> Option<Arc<Author>> {
         let epoch = self.rules_epoch;
         let session = self.sessions.get_mut(index).filter(|_| self.config.access.is_on)?;
@@ -243,10 +261,12 @@ impl Shard {
         if standing.listener == NOWHERE {
             return None;
         }
-        let Standing { identity, author, .. } = &mut **standing;
-        author.take_if(|author| author.epoch() != epoch);
+        let Standing { identity, learned, .. } = &mut **standing;
         let of = || Arc::new(Author::new(epoch, client_id.as_str(), identity.as_deref()));
-        Some(Arc::clone(author.get_or_insert_with(of)))
+        match learned.as_deref_mut().filter(|learned| learned.epoch == epoch) {
+            Some(learned) => Some(Arc::clone(learned.author.get_or_insert_with(of))),
+            None => Some(of()),
+        }
     }
 
     /// The highest QoS at which the client of a session may subscribe to a filter.
@@ -304,8 +324,7 @@ impl Shard {
         let is_same = standing.user() == Some(&identity.user);
         if is_same {
             standing.ends_at = Tick::after(identity.ends_at_ms);
-            standing.identity = Some(identity);
-            (standing.learned, standing.author) = (None, None);
+            (standing.identity, standing.learned) = (Some(identity), None);
         }
         is_same
     }
