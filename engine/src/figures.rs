@@ -3,12 +3,17 @@
 //! Each shard counts for itself in plain numbers and puts them into its [`Counters`] at every tick, so
 //! no counting is shared between cores; what is read here is a quarter of a second old at most.
 
+mod ended;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage, State};
+use petrel_shard::{DropReason, Drops};
 
+pub use self::ended::Ended;
+use self::ended::Name;
 use crate::certificates::Ends;
 
 /// Where a shard puts what it has counted.
@@ -25,56 +30,90 @@ pub struct Counters {
     admitted: AtomicU64,
     refused: AtomicU64,
     sessions: AtomicU64,
-    retained: [AtomicU64; 3],
-    storage: [AtomicU64; 3],
-    census: [AtomicU64; Census::NUMBERS],
+    retained: Numbers<3>,
+    storage: Numbers<3>,
+    limited: Numbers<3>,
+    dropped: Numbers<{ DropReason::ALL.len() }>,
+    ended: Numbers<{ Ended::NUMBERS }>,
+    census: Numbers<{ Census::NUMBERS }>,
 }
 
-impl Counters {
-    /// Makes the numbers of the shard known.
-    pub fn publish(
-        &self,
-        census: &Census,
-        decided: Decided,
-        sessions: usize,
-        retained: RetainedFigures,
-        storage: StorageFigures,
-    ) {
-        for (into, number) in self.census.iter().zip(census.numbers()) {
-            into.store(number, Ordering::Relaxed);
-        }
-        self.admitted.store(decided.admitted, Ordering::Relaxed);
-        self.refused.store(decided.refused, Ordering::Relaxed);
-        self.sessions.store(sessions as u64, Ordering::Relaxed);
-        let RetainedFigures { messages, bytes, dropped } = retained;
-        for (into, number) in self.retained.iter().zip([messages, bytes, dropped]) {
-            into.store(number, Ordering::Relaxed);
-        }
-        let StorageFigures { in_trouble, troubles, refused } = storage;
-        for (into, number) in self.storage.iter().zip([in_trouble, troubles, refused]) {
+/// Numbers of one kind.
+#[derive(Debug)]
+struct Numbers<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Default for Numbers<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl<const N: usize> Numbers<N> {
+    fn store(&self, numbers: impl IntoIterator<Item = u64>) {
+        for (into, number) in self.0.iter().zip(numbers) {
             into.store(number, Ordering::Relaxed);
         }
     }
 
+    fn load(&self) -> [u64; N] {
+        std::array::from_fn(|at| self.0[at].load(Ordering::Relaxed))
+    }
+}
+
+/// What a shard has counted.
+#[derive(Debug, Clone, Copy)]
+pub struct Counted<'a> {
+    /// How far connections got, and the states of those that are there.
+    pub census: &'a Census,
+    /// What became of CONNECTs.
+    pub decided: Decided,
+    /// Sessions, with a connection or without.
+    pub sessions: usize,
+    /// Retained messages.
+    pub retained: RetainedFigures,
+    /// What outlives the process.
+    pub storage: StorageFigures,
+    /// Clients that were held to their limits.
+    pub limited: LimitFigures,
+    /// Messages that some receiver did not get.
+    pub dropped: Drops,
+    /// Connections that the broker has ended.
+    pub ended: Ended,
+}
+
+impl Counters {
+    /// Makes the numbers of the shard known.
+    pub fn publish(&self, counted: Counted<'_>) {
+        let Counted { census, decided, sessions, retained, storage, limited, dropped, ended } =
+            counted;
+        self.census.store(census.numbers());
+        self.admitted.store(decided.admitted, Ordering::Relaxed);
+        self.refused.store(decided.refused, Ordering::Relaxed);
+        self.sessions.store(sessions as u64, Ordering::Relaxed);
+        self.retained.store([retained.messages, retained.bytes, retained.dropped]);
+        self.storage.store([storage.in_trouble, storage.troubles, storage.refused]);
+        self.limited.store([limited.filters_refused, limited.held_by_rate, limited.held_by_load]);
+        self.dropped.store(DropReason::ALL.map(|reason| dropped.of(reason)));
+        self.ended.store(*ended.numbers());
+    }
+
     fn figures(&self) -> Figures {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let [messages, bytes, not_retained] = self.retained.load();
+        let [in_trouble, troubles, refused] = self.storage.load();
+        let [filters_refused, held_by_rate, held_by_load] = self.limited.load();
         Figures {
             certificate_ends_in_s: None,
-            census: Census::from_numbers(self.census.iter().map(get)),
+            census: Census::from_numbers(self.census.load()),
             decided: Decided { admitted: get(&self.admitted), refused: get(&self.refused) },
             adopted: get(&self.adopted),
             stranded: get(&self.stranded),
             sessions: get(&self.sessions),
-            retained: RetainedFigures {
-                messages: get(&self.retained[0]),
-                bytes: get(&self.retained[1]),
-                dropped: get(&self.retained[2]),
-            },
-            storage: StorageFigures {
-                in_trouble: get(&self.storage[0]),
-                troubles: get(&self.storage[1]),
-                refused: get(&self.storage[2]),
-            },
+            retained: RetainedFigures { messages, bytes, dropped: not_retained },
+            storage: StorageFigures { in_trouble, troubles, refused },
+            limited: LimitFigures { filters_refused, held_by_rate, held_by_load },
+            dropped: DropFigures(self.dropped.load()),
+            ended: Ended::from_numbers(self.ended.load().into_iter()),
         }
     }
 }
@@ -110,6 +149,29 @@ pub struct StorageFigures {
     pub refused: u64,
 }
 
+/// Clients that were held to their limits and stayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LimitFigures {
+    /// Filters of SUBSCRIBE that were refused, for want of a right as well.
+    pub filters_refused: u64,
+    /// How often a client was not read for having published more than its rate.
+    pub held_by_rate: u64,
+    /// How often, for having published more than its share of a shard that has too much to do.
+    pub held_by_load: u64,
+}
+
+/// Messages that some receiver did not get, in the order of [`DropReason::ALL`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DropFigures([u64; DropReason::ALL.len()]);
+
+impl DropFigures {
+    /// How many for this reason.
+    #[must_use]
+    pub const fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+}
+
 /// The numbers of all shards together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
@@ -130,6 +192,12 @@ pub struct Figures {
     pub retained: RetainedFigures,
     /// What outlives the process.
     pub storage: StorageFigures,
+    /// Clients that were held to their limits.
+    pub limited: LimitFigures,
+    /// Messages that some receiver did not get.
+    pub dropped: DropFigures,
+    /// Connections that the broker has ended.
+    pub ended: Ended,
 }
 
 impl Figures {
@@ -187,6 +255,24 @@ impl fmt::Display for StorageFigures {
     }
 }
 
+impl fmt::Display for LimitFigures {
+    /// One line of `name=number`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { filters_refused, held_by_rate, held_by_load } = self;
+        write!(f, "limits: filters_refused={filters_refused} held_by_rate={held_by_rate} ")?;
+        write!(f, "held_by_load={held_by_load}")
+    }
+}
+
+impl fmt::Display for DropFigures {
+    /// One line of `name=number`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("dropped:")?;
+        let mut all = DropReason::ALL.iter().zip(self.0);
+        all.try_for_each(|(reason, count)| write!(f, " {}={count}", Name(reason)))
+    }
+}
+
 struct Line<F>(F);
 
 impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
@@ -227,6 +313,11 @@ impl Watch {
             all.storage.in_trouble = all.storage.in_trouble.max(one.storage.in_trouble);
             all.storage.troubles = all.storage.troubles.max(one.storage.troubles);
             all.storage.refused += one.storage.refused;
+            all.limited.filters_refused += one.limited.filters_refused;
+            all.limited.held_by_rate += one.limited.held_by_rate;
+            all.limited.held_by_load += one.limited.held_by_load;
+            all.dropped.0.iter_mut().zip(one.dropped.0).for_each(|(sum, more)| *sum += more);
+            all.ended.add(&one.ended);
         }
         all
     }
@@ -234,6 +325,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
+    use petrel_proto::ReasonCode;
+
     use super::*;
 
     #[test]
@@ -243,8 +336,19 @@ mod tests {
         for counters in &counters {
             let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
             let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4 };
-            let decided = Decided { admitted: 7, refused: 2 };
-            counters.publish(&census, decided, 100, retained, storage);
+            let limited = LimitFigures { filters_refused: 2, held_by_rate: 1, held_by_load: 3 };
+            let mut ended = Ended::default();
+            ended.count(ReasonCode::PacketTooLarge);
+            counters.publish(Counted {
+                census: &census,
+                decided: Decided { admitted: 7, refused: 2 },
+                sessions: 100,
+                retained,
+                storage,
+                limited,
+                dropped: Drops::default(),
+                ended,
+            });
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
         }
@@ -267,6 +371,16 @@ mod tests {
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");
+        assert_eq!(
+            figures.limited.to_string(),
+            "limits: filters_refused=4 held_by_rate=2 held_by_load=6"
+        );
+        assert_eq!(figures.ended.to_string(), "ended: packet_too_large=2");
+        assert_eq!(
+            figures.dropped.to_string(),
+            "dropped: queue_full=0 slow_reader=0 not_connected=0 too_large=0 expired=0 \
+             no_group_member=0 retained_full=0 storage_full=0 not_authorized=0 memory_full=0"
+        );
     }
 
     #[test]
@@ -274,8 +388,16 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let plain = Stage::ALL.len() + State::Plain as usize;
         let census = Census::from_numbers((0..).map(|at| if at == plain { 40 } else { 0 }));
-        let (retained, storage) = (RetainedFigures::default(), StorageFigures::default());
-        counters.publish(&census, Decided::default(), 100, retained, storage);
+        counters.publish(Counted {
+            census: &census,
+            decided: Decided::default(),
+            sessions: 100,
+            retained: RetainedFigures::default(),
+            storage: StorageFigures::default(),
+            limited: LimitFigures::default(),
+            dropped: Drops::default(),
+            ended: Ended::default(),
+        });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);
     }
 }

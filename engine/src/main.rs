@@ -118,13 +118,16 @@ fn reload(running: &mut Running, file: Option<&Path>) {
     running.reins().reloaded(&said);
 }
 
-/// What has been counted, and what is there now, in six lines; one more where there are certificates.
+/// What has been counted, and what is there now, a line for each kind.
 fn write_figures(running: &Running, watch: &Watch) {
     let figures = watch.figures();
     log::info(figures.stages());
     log::info(figures.connections());
     log::info(figures.retained);
     log::info(figures.storage);
+    log::info(figures.limited);
+    log::info(figures.dropped);
+    log::info(figures.ended);
     let levels: Vec<_> = running.levels().map(|level| level.to_string()).collect();
     log::info(format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
     if let Some(ends_in_s) = figures.certificate_ends_in_s {

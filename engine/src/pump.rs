@@ -32,7 +32,7 @@ use petrel_shard::{
 
 use crate::auth::AuthMethods;
 use crate::doorway::{Causes, Doorway};
-use crate::figures::{Counters, RetainedFigures, StorageFigures};
+use crate::figures::{Counted, Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::guard::{Guard, Seat, Target};
 use crate::keeper::StorageEnd;
@@ -437,8 +437,16 @@ impl Pump {
         let lanes = self.parts.storage.as_ref().map(StorageEnd::troubles);
         let (in_trouble, troubles) = lanes.unwrap_or_default();
         let storage = StorageFigures { in_trouble, troubles, refused: self.report.not_kept() };
-        let sessions = self.shard.sessions();
-        self.parts.counters.publish(census, decided, sessions, retained, storage);
+        self.parts.counters.publish(Counted {
+            census,
+            decided,
+            sessions: self.shard.sessions(),
+            retained,
+            storage,
+            limited: self.report.limited(),
+            dropped: self.report.all_dropped(),
+            ended: self.report.ended(),
+        });
     }
 
     /// True if the last turn had more to do than a few packets.
@@ -741,12 +749,16 @@ impl Pump {
         // At the end of the turn: the shard may sleep now, and nobody would ask again.
         let takes = self.takes_from_peers();
         self.parts.mesh.set_room(if takes { self.load.room() } else { 0 });
-        let Self { held, parts, shard, now, rates, rate_owed, .. } = self;
+        let Self { held, parts, shard, now, rates, rate_owed, overload, next_tick_ms, .. } = self;
         let Parts { wire, mesh, storage, .. } = parts;
         let has_sent_most = wire.staged_bytes() <= STAGED_BYTES_MAX / 4;
         let mut owing = std::mem::take(rate_owed);
         // Who waited for something else may have published more than its share as well.
-        let mut read_again = |conn| match rates.waits_until(conn, now.mono_ms) {
+        let waits_until = |conn| {
+            let owes = || overload.has_had_its_share(conn).then_some(*next_tick_ms);
+            rates.waits_until(conn, now.mono_ms).or_else(owes)
+        };
+        let mut read_again = |conn| match waits_until(conn) {
             Some(until_ms) => owing.push((conn, until_ms)),
             None => wire.resume(conn),
         };
@@ -803,6 +815,7 @@ impl Pump {
                 }
             }
             self.report.dropped(&std::mem::take(&mut self.outbox.drops));
+            self.report.refused_filters(std::mem::take(&mut self.outbox.filters_refused));
             for question in std::mem::take(&mut self.outbox.questions) {
                 self.answer(question);
             }

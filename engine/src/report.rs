@@ -13,7 +13,7 @@ use petrel_net::tls::TlsError;
 use petrel_proto::{DecodeError, ReasonCode, Text};
 use petrel_shard::{DropReason, Drops, EndedBy, Event, ShardIndex};
 
-use crate::figures::Decided;
+use crate::figures::{Decided, Ended, LimitFigures};
 use crate::guard::Denied;
 use crate::log::{self, Escaped};
 
@@ -59,6 +59,8 @@ pub struct Report {
     dropped: Drops,
     dropped_before: Drops,
     decided: Decided,
+    ended: Ended,
+    limited: LimitFigures,
     /// Connections refused for what is counted, as far as they were reported.
     turned_away: [u64; TURNED_AWAY.len()],
     summed_since_ms: u64,
@@ -67,6 +69,9 @@ pub struct Report {
 impl Report {
     /// Reports what a shard says.
     pub fn event(&mut self, now_ms: u64, event: &Event) {
+        if let Event::Disconnected { by: EndedBy::Broker, reason, .. } = event {
+            self.ended.count(*reason);
+        }
         match event {
             Event::Refused { client_id, reason, .. } => {
                 self.decided.refused += 1;
@@ -96,6 +101,39 @@ impl Report {
     /// Counts messages that some receiver does not get.
     pub fn dropped(&mut self, drops: &Drops) {
         self.dropped.add(drops);
+    }
+
+    /// Counts filters that were refused.
+    pub const fn refused_filters(&mut self, count: u64) {
+        self.limited.filters_refused += count;
+    }
+
+    /// Counts a client that is not read, for its own rate or for the load of the shard.
+    pub const fn held(&mut self, by_rate: bool) {
+        match by_rate {
+            true => self.limited.held_by_rate += 1,
+            false => self.limited.held_by_load += 1,
+        }
+    }
+
+    /// Clients that were held to their limits so far.
+    #[must_use]
+    pub const fn limited(&self) -> LimitFigures {
+        self.limited
+    }
+
+    /// Connections that the broker has ended so far.
+    #[must_use]
+    pub const fn ended(&self) -> Ended {
+        self.ended
+    }
+
+    /// Messages so far that some receiver does not get.
+    #[must_use]
+    pub fn all_dropped(&self) -> Drops {
+        let mut all = self.dropped;
+        all.add(&self.dropped_before);
+        all
     }
 
     /// What became of CONNECTs so far.

@@ -43,6 +43,8 @@ pub struct Outbox {
     pub events: Vec<Event>,
     /// Messages that some receiver does not get; the caller takes the numbers.
     pub drops: Drops,
+    /// Filters of SUBSCRIBE that were refused; the caller takes the number.
+    pub filters_refused: u64,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
     payloads: Vec<Bytes>,
@@ -134,6 +136,7 @@ impl Outbox {
         self.urgent = false;
         self.events.clear();
         self.drops = Drops::default();
+        self.filters_refused = 0;
     }
 
     /// Forgets the writes only.

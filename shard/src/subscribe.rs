@@ -40,10 +40,12 @@ impl Shard {
             };
             if let Some(refused) = refused {
                 reasons.push(refused);
+                turn.out.filters_refused += 1;
                 continue;
             }
             let Some(most) = self.may_subscribe(index, &asked.filter) else {
                 reasons.push(ReasonCode::NotAuthorized);
+                turn.out.filters_refused += 1;
                 continue;
             };
             let options = SubscriptionOptions { qos: asked.options.qos.min(most), ..asked.options };

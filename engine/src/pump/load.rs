@@ -140,14 +140,21 @@ impl Load {
 
     #[cold]
     fn is_greedy(&mut self, conn: ConnKey) -> bool {
-        let own = self.published.entry(conn).or_default();
-        *own += 1;
+        *self.published.entry(conn).or_default() += 1;
+        self.has_had_its_share(conn)
+    }
+
+    /// Whether a client has published as much as it may in this tick.
+    pub(super) fn has_had_its_share(&self, conn: ConnKey) -> bool {
         let all = match self.level {
+            0 => return false,
             1 => self.capacity,
             2 => self.capacity / 2,
-            _ => return true,
+            _ => 0,
         };
-        *own >= (all / self.publishers as u32).max(SHARE_MIN)
+        let least = if self.level > 2 { 1 } else { SHARE_MIN };
+        let share = (all / self.publishers as u32).max(least);
+        self.published.get(&conn).is_some_and(|&own| own >= share)
     }
 
     /// A tick has come. The level and its cause if it has changed.
@@ -282,5 +289,10 @@ mod tests {
         process.set_memory_permille(950);
         tick(&mut load);
         assert_eq!(tick(&mut load), [1; 10]);
+        // Until the next tick, whatever else it waits for.
+        assert!(load.published(conn(3)) && load.has_had_its_share(conn(3)));
+        assert!(!load.has_had_its_share(conn(4)));
+        load.tick(Signals::default());
+        assert!(!load.has_had_its_share(conn(3)));
     }
 }

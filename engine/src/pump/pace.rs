@@ -23,7 +23,14 @@ impl Pump {
             false => Pace::GoOn,
         };
         match pace {
-            Pace::GoOn if has_had_its_share => Pace::WaitUntil(self.next_tick_ms),
+            Pace::GoOn if has_had_its_share => {
+                self.report.held(false);
+                Pace::WaitUntil(self.next_tick_ms)
+            }
+            Pace::WaitUntil(_) => {
+                self.report.held(true);
+                pace
+            }
             pace => pace,
         }
     }
