@@ -106,6 +106,12 @@ pub enum Sabotage {
     ExchangeForgotten,
     /// What a group lends goes out before all is known that the client has been sent.
     LentBeforeLoaded,
+    /// What was found out of one client's right to publish is taken for another topic's.
+    RightsMixedUp,
+    /// A subscription is granted whatever rules deny.
+    DenialIgnored,
+    /// Nobody asks whether the author of a retained message still may.
+    AuthorIgnored,
     /// Each message asks for memory once more; seen by counters, not by a client.
     AllocationPerMessage,
     /// Each connection leaves 64 bytes behind; seen by counters, not by a client.
@@ -121,7 +127,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see.
-        pub const ALL: [Self; 25] = [
+        pub const ALL: [Self; 28] = [
             Self::PacketIdReused,
             Self::PubRelForgotten,
             Self::ReceiveMaximumOffByOne,
@@ -147,6 +153,9 @@ mod switch {
             Self::DueOvertaken,
             Self::PartLost,
             Self::DueInherited,
+            Self::RightsMixedUp,
+            Self::DenialIgnored,
+            Self::AuthorIgnored,
         ];
     }
 

@@ -16,6 +16,7 @@ pub mod label;
 pub mod link;
 pub mod model;
 pub mod oracle;
+pub mod policy;
 pub mod rng;
 pub mod sabotage;
 pub mod scenario;

@@ -15,6 +15,7 @@ use petrel_proto::{
 use petrel_shard::{ConnId, Limits, SlotMap};
 
 use crate::label::Label;
+use crate::policy::Policy;
 
 /// A point of a run: every input of every shard is one step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -67,6 +68,8 @@ pub struct Model {
     pub stopping: bool,
     /// Messages between shards that were sent and not handled yet, by sender and receiver.
     pub under_way: BTreeMap<(u16, u16), usize>,
+    /// The rules, and since which step they hold; the last are in force.
+    policies: Vec<(u64, Policy)>,
 }
 
 /// A message that sets out from a shard.
@@ -443,7 +446,27 @@ impl Model {
             auth_due: None,
             stopping: false,
             under_way: BTreeMap::new(),
+            policies: Vec::new(),
         }
+    }
+
+    /// Other rules from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policies.push((self.at.step, policy));
+    }
+
+    /// The rules that hold.
+    pub(crate) fn policy(&self) -> &Policy {
+        match self.policies.last() {
+            Some((_, policy)) => policy,
+            None => panic!("there are always rules, even if they deny nothing"),
+        }
+    }
+
+    /// All rules that have held since a step.
+    pub(crate) fn policies_since(&self, step: u64) -> impl Iterator<Item = &Policy> {
+        let over = self.policies.iter().rposition(|(since, _)| *since < step).unwrap_or(0);
+        self.policies[over..].iter().map(|(_, policy)| policy)
     }
 
     /// The shard that owns a name.

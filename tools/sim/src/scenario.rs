@@ -5,7 +5,7 @@ use petrel_proto::Version;
 use petrel_shard::{Limits, QueueFull, SlotMap};
 
 use crate::oracle::delivery::RECEIVERS_MANY;
-
+use crate::policy::Policy;
 use crate::rng::Rng;
 
 /// Everything about a run that is decided before its first event.
@@ -39,6 +39,8 @@ pub struct Scenario {
     pub filters: Vec<&'static str>,
     /// Shared filters; each client keeps to one, so that the copies it gets can be told apart.
     pub shared: Vec<&'static str>,
+    /// Rules, which come one after the other; none for everybody may do everything.
+    pub policies: Vec<Policy>,
 }
 
 /// What one client is like for the whole run.
@@ -130,6 +132,7 @@ impl Scenario {
             topics: topics(rng),
             filters: some(rng, FILTERS, 3),
             shared: vec![*rng.pick(SHARED), *rng.pick(SHARED)],
+            policies: Policy::all_of(seed),
             clients,
         }
     }

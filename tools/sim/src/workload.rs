@@ -87,7 +87,7 @@ impl World {
             }
             97 => return self.kick_somebody(),
             98 => self.authenticate_again(link),
-            _ => {}
+            _ => return self.change_the_rules(),
         }
         Ok(())
     }
@@ -103,6 +103,21 @@ impl World {
         let abrupt = self.rng.percent(70);
         self.close_link(link, abrupt);
         self.clients[client].on_link_lost();
+    }
+
+    /// The next rules hold for all shards at once.
+    fn change_the_rules(&mut self) -> Checked {
+        if self.scenario.policies.len() < 2 {
+            return Ok(());
+        }
+        self.scenario.policies.rotate_left(1);
+        let policy = self.scenario.policies[0].clone();
+        let rules = Some(std::sync::Arc::new(policy.rules()));
+        self.model.set_policy(policy);
+        for shard in 0..self.shards() {
+            self.feed(shard, Input::Rules(rules.clone()), &Hint::default())?;
+        }
+        Ok(())
     }
 
     fn kick_somebody(&mut self) -> Checked {

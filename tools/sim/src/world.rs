@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::link::{Link, Server};
 use crate::model::{Key, Model, Moment};
 use crate::oracle::{Hint, Output, Tag};
+use crate::policy::Policy;
 use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
@@ -130,7 +131,7 @@ impl World {
                 slots: slots.clone(),
                 limits: scenario.limits.clone(),
                 auth_methods: vec!["sim".into()],
-                access: Default::default(),
+                access: Policy::access(scenario.policies.first()),
                 seed: rng.bits(),
                 hash_key,
                 keeping: None,
@@ -146,7 +147,8 @@ impl World {
         let cores = cores.collect();
         let clients = scenario.clients.iter().enumerate();
         let clients = clients.map(|(n, habits)| Client::new(n as u32, habits.clone())).collect();
-        let model = Model::new(scenario.limits.clone(), slots, scenario.short_queues);
+        let mut model = Model::new(scenario.limits.clone(), slots, scenario.short_queues);
+        model.set_policy(scenario.policies.first().cloned().unwrap_or_default());
         let mut world = Self {
             rng,
             now_ms: 0,

@@ -68,16 +68,30 @@ impl Model {
             }
         }
         let publisher = conn.client_id.clone();
+        let version = conn.version;
         let id = publish.packet_id.map_or(0, petrel_proto::PacketId::get);
+        let may = self.policy().may_publish(&publisher, topic.text().as_str());
+        let answer = match (may, version) {
+            (false, Version::V5) => vec![ReasonCode::NotAuthorized],
+            _ => accepted(),
+        };
         match publish.qos {
             Qos::AtMostOnce => {}
-            Qos::AtLeastOnce => self.owe(key, Kind::PubAck, id, accepted()),
+            Qos::AtLeastOnce => self.owe(key, Kind::PubAck, id, answer),
             Qos::ExactlyOnce => {
-                self.owe(key, Kind::PubRec, id, accepted());
-                if !self.sessions[session].in_qos2.insert(id) {
+                let in_qos2 = &mut self.sessions[session].in_qos2;
+                if in_qos2.contains(&id) {
+                    self.owe(key, Kind::PubRec, id, accepted());
                     return Ok(());
                 }
+                if may {
+                    in_qos2.insert(id);
+                }
+                self.owe(key, Kind::PubRec, id, answer);
             }
+        }
+        if !may {
+            return Ok(());
         }
         let Some(label) = Label::of(&publish.payload) else { return Ok(()) };
         let expiry_s = publish.properties.message_expiry_interval_s;
@@ -154,8 +168,16 @@ impl Model {
             let options = wanted.options;
             let written = wanted.filter.text().as_str().to_owned();
             let shared = wanted.filter.shared();
+            let filter = shared.as_ref().map_or(&wanted.filter, |shared| &shared.filter);
+            let client_id = &self.sessions[session].client_id;
+            if !self.policy().may_subscribe(client_id, filter.text().as_str()) {
+                let v5 = self.conns.get(&key).is_some_and(|conn| conn.version == Version::V5);
+                let (told, before) = (ReasonCode::NotAuthorized, ReasonCode::UnspecifiedError);
+                owed.reasons.push(if v5 { told } else { before });
+                continue;
+            }
             let sub = Sub {
-                filter: shared.as_ref().map_or(&wanted.filter, |shared| &shared.filter).clone(),
+                filter: filter.clone(),
                 share: shared.map(|shared| shared.share.text().as_str().to_owned()),
                 qos: options.qos,
                 no_local: options.no_local,

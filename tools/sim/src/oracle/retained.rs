@@ -1,6 +1,7 @@
 //! Oracle *retained*: what a topic retains, who gets it, and that it never goes back in time.
 //!
-//! [MQTT5-3.3.1-5] to -11, [MQTT311-3.3.1-5] to -11, [MQTT5-3.8.4-4].
+//! [MQTT5-3.3.1-5] to -11, [MQTT311-3.3.1-5] to -11, [MQTT5-3.8.4-4]. What its author may not publish any more is
+//! held back.
 
 use petrel_proto::{Publish, Qos, TopicFilter};
 
@@ -78,6 +79,9 @@ impl Model {
         let since = (asked.iter().filter(open))
             .rfind(|asked| asked.allows(&answer, message))
             .map_or(self.at, |asked| asked.at);
+        let first = (asked.iter().filter(open))
+            .find(|asked| asked.allows(&answer, message))
+            .map_or(self.at, |asked| asked.at);
         let mut tried = vec![false; asked.len()];
         if !attribute(asked, &self.instances, topic, answer, &mut tried) {
             return Err(violated!(
@@ -89,6 +93,12 @@ impl Model {
                 self.sessions[session].asked
             ));
         }
+        let author = &self.instances[instance].publisher;
+        hold!(
+            self.policies_since(first.step).any(|policy| policy.may_publish(author, topic)),
+            ORACLE,
+            "{who:?} was sent {label:?}, which {topic:?} retains, and {author:?} may not publish it any more"
+        );
         let view = &mut self.sessions[session];
         view.retained_sent.push((self.at.step, topic.to_owned()));
         self.check_not_stale(session, (label, publish.qos), topic, (place, since))?;
@@ -175,6 +185,9 @@ impl Model {
                 && message.expires_ms > self.at.now_ms
                 && message.fits(view.packet_bytes_min, asked.id.as_slice())
                 && !(asked.no_local && message.publisher == view.client_id)
+                && self
+                    .policies_since(asked.at.step)
+                    .all(|policy| policy.may_publish(&message.publisher, topic))
                 && !self.lossy_queues
                 && (asked.qos.min(message.qos) > Qos::AtMostOnce
                     || self.limits.outgoing_bytes_maximum > 100_000)
