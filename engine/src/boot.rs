@@ -9,12 +9,13 @@
 //! bells, the courier's sockets. After that a descriptor is used by the thread that opened it and by
 //! no other.
 
-use std::fmt;
+mod error;
+mod seed;
+
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
@@ -23,32 +24,31 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use petrel_access::journal::Journal;
 use petrel_access::scram::{self, Scram};
-use petrel_access::{Desk, Notice, Office as Inquiries, Outside};
-use petrel_mesh::{MeshEnd, PostOffice, mesh};
+use petrel_access::{Notice, Office as Inquiries, Outside};
+use petrel_mesh::{PostOffice, mesh};
 use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
-use petrel_net::proxy::Proxies;
-use petrel_net::tls::{RandomUnavailable, SecretFileError, TicketSecret, TlsConfigError};
-use petrel_net::{Bell, Listener, Protocol, ShutOut, Wire, WireLimits};
+use petrel_net::tls::TicketSecret;
+use petrel_net::{Bell, Protocol};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
-use petrel_storage::StoreError;
 
+pub use self::error::BootError;
+use self::seed::{CALLED_OFF, Order, Place, Seed, wire_limits};
 use crate::auth::AuthMethods;
 use crate::certificates::Certificates;
 use crate::config::{self, Config};
 use crate::control::Control;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
-use crate::grace::{Marks, OwnMark};
+use crate::grace::Marks;
 use crate::guard::{Guard, Target};
-use crate::keeper::{self, Keeper, StorageEnd};
+use crate::keeper::{self, Keeper};
 use crate::log;
 use crate::memory::MemoryWatch;
 use crate::preflight::{self, Runtime};
 use crate::pump::load::ProcessLoad;
-use crate::pump::rate::PublishRate;
-use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
+use crate::pump::{Clock, Command, LetsIn};
 use crate::reins::{Reins, Tell};
 use crate::storage;
 use crate::watchdog::{Pulse, Watchdog};
@@ -61,76 +61,6 @@ const START_LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the last wills may take to be given away.
 const LAST_WILLS_WITHIN: Duration = Duration::from_secs(2);
-
-/// Why a broker did not start. Displays as one sentence without its full stop.
-#[derive(Debug)]
-pub enum BootError {
-    /// A certificate or key cannot be used.
-    Tls(TlsConfigError),
-    /// The secret of session tickets cannot be used.
-    Secret(SecretFileError),
-    /// An address cannot be listened on.
-    Listen(SocketAddr, io::Error),
-    /// The system refuses what the configuration or the runtime needs.
-    Refused(String),
-    /// A shard did not come up.
-    Shard(io::Error),
-    /// What outlives the process cannot be used.
-    Storage(PathBuf, StoreError),
-    /// The system gives no random numbers.
-    Random,
-}
-
-impl fmt::Display for BootError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tls(error) => error.fmt(f),
-            Self::Secret(error) => error.fmt(f),
-            Self::Listen(address, error) => match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    write!(f, "{address} is in use; another program listens there")
-                }
-                io::ErrorKind::PermissionDenied => write!(
-                    f,
-                    "listening on {address} is not permitted; ports below 1024 need \
-                     CAP_NET_BIND_SERVICE"
-                ),
-                io::ErrorKind::AddrNotAvailable => {
-                    write!(f, "{} is not an address of this machine", address.ip())
-                }
-                _ => write!(f, "cannot listen on {address}: {error}"),
-            },
-            Self::Refused(sentence) => f.write_str(sentence),
-            Self::Shard(error) if error.kind() == io::ErrorKind::WouldBlock => f.write_str(
-                "a shard did not come up: the system allows no more threads; raise it with \
-                 `ulimit -u` or TasksMax= in the systemd unit",
-            ),
-            Self::Shard(error) => write!(f, "a shard did not come up: {error}"),
-            Self::Storage(path, error) => write!(f, "storage in {}: {error}", path.display()),
-            Self::Random => f.write_str("the system gives no random numbers"),
-        }
-    }
-}
-
-impl std::error::Error for BootError {}
-
-impl From<TlsConfigError> for BootError {
-    fn from(error: TlsConfigError) -> Self {
-        Self::Tls(error)
-    }
-}
-
-impl From<SecretFileError> for BootError {
-    fn from(error: SecretFileError) -> Self {
-        Self::Secret(error)
-    }
-}
-
-impl From<RandomUnavailable> for BootError {
-    fn from(_: RandomUnavailable) -> Self {
-        Self::Random
-    }
-}
 
 /// A broker that runs.
 pub struct Running {
@@ -495,26 +425,6 @@ const fn lets_in(listener: &config::Listener) -> LetsIn {
     LetsIn { anonymous: listener.allow_anonymous, asks: !listener.authentication.is_empty() }
 }
 
-/// What a shard that comes up is told, in this order. The end of the channel calls it off.
-enum Order {
-    /// All shards have their threads: make what is this shard's own.
-    Prepare,
-    /// Open these listeners, and say on which addresses.
-    Listen(Vec<Place>, mpsc::Sender<Opened>),
-    /// Begin.
-    Serve,
-}
-
-/// A listener as each shard opens it.
-struct Place {
-    address: SocketAddr,
-    protocol: Protocol,
-    proxies: Option<Arc<Proxies>>,
-}
-
-/// The addresses of a shard's listeners, or which could not be opened.
-type Opened = Result<Vec<SocketAddr>, (SocketAddr, io::Error)>;
-
 type Orders = Vec<mpsc::Sender<Order>>;
 
 /// What shards are started with, beside the configuration.
@@ -704,124 +614,6 @@ fn first_failure(shards: Vec<RunningShard>) -> io::Error {
     let called_off = |error: &io::Error| error.to_string() == CALLED_OFF;
     let mut failed = shards.into_iter().filter_map(|shard| shard.thread.join().err());
     failed.find(|error| !called_off(error)).unwrap_or_else(|| io::ErrorKind::TimedOut.into())
-}
-
-const CALLED_OFF: &str = "the start was called off";
-
-/// Everything that a shard's thread needs to build its pump.
-struct Seed {
-    index: ShardIndex,
-    slots: SlotMap,
-    mind: Shard,
-    /// What the shard wants done before it serves.
-    begun: Outbox,
-    storage: Option<StorageEnd>,
-    limits: WireLimits,
-    /// One for all shards.
-    buckets: Option<Arc<Buckets>>,
-    guard: Arc<Guard>,
-    rate: PublishRate,
-    process_load: Arc<ProcessLoad>,
-    /// The thread gets a file table of its own.
-    own_table: bool,
-    /// The folder whose files are the lanes'.
-    kept_in: Option<PathBuf>,
-    mesh: MeshEnd,
-    mark: OwnMark,
-    commands: crossbeam_channel::Receiver<Command>,
-    handle: ShardHandle,
-    lets_in: Vec<LetsIn>,
-    desk: Option<Desk>,
-    auth: AuthMethods,
-    scram: Option<Scram>,
-    clock: Clock,
-}
-
-impl Seed {
-    /// Builds the pump on its own thread, step by step as ordered.
-    fn grow(self, ready: &mpsc::Sender<()>, orders: &mpsc::Receiver<Order>) -> io::Result<Pump> {
-        let called_off = || io::Error::other(CALLED_OFF);
-        let Ok(Order::Prepare) = orders.recv() else { return Err(called_off()) };
-        if self.own_table {
-            preflight::own_fd_table()?;
-            // It costs room on the disk at worst.
-            if let Some(Err(error)) = self.kept_in.as_deref().map(preflight::let_go_of) {
-                log::warn(format_args!("files of the store stay open in a shard: {error}"));
-            }
-        }
-        let now_ms = self.clock.now().mono_ms;
-        let mut wire = Wire::new(self.limits, Arc::clone(&self.handle.bell), now_ms)?;
-        if let Some(buckets) = self.buckets {
-            wire.limit_sources(buckets);
-        }
-        let guard = Arc::clone(&self.guard);
-        wire.set_shut_out(ShutOut(Arc::new(move |address, now_ms| {
-            guard.shuts_out(address, now_ms)
-        })));
-        let parts = Parts {
-            index: self.index,
-            slots: self.slots,
-            wire,
-            mesh: self.mesh,
-            bell: self.handle.bell,
-            commands: self.commands,
-            lets_in: self.lets_in,
-            desk: self.desk,
-            auth: self.auth,
-            scram: self.scram,
-            guard: self.guard,
-            rate: self.rate,
-            process_load: self.process_load,
-            counters: self.handle.counters,
-            mark: self.mark,
-            pulse: self.handle.pulse,
-            clock: self.clock,
-            storage: self.storage,
-            begun: self.begun,
-        };
-        let mut pump = Pump::new(self.mind, parts);
-        ready.send(()).map_err(|_| called_off())?;
-        loop {
-            match orders.recv().map_err(|_| called_off())? {
-                Order::Prepare => {}
-                Order::Listen(listeners, opened) => {
-                    // Whoever asked may have given up meanwhile, and then calls it off.
-                    let _ = opened.send(listen(pump.wire_mut(), listeners));
-                }
-                Order::Serve => return Ok(pump),
-            }
-        }
-    }
-}
-
-/// Opens the listeners of one shard, on its own thread.
-fn listen(wire: &mut Wire, listeners: Vec<Place>) -> Opened {
-    let open = |(index, place): (usize, Place)| {
-        let Place { address, protocol, proxies } = place;
-        let opened = Listener::open(address, protocol, index as u16).and_then(|mut listener| {
-            if let Some(proxies) = proxies {
-                listener = listener.with_proxies(proxies);
-            }
-            let bound = listener.local_address()?;
-            wire.listen(listener)?;
-            Ok(bound)
-        });
-        opened.map_err(|error| (address, error))
-    };
-    listeners.into_iter().enumerate().map(open).collect()
-}
-
-fn wire_limits(config: &Config) -> WireLimits {
-    let ms = |seconds: u32| u64::from(seconds) * 1000;
-    WireLimits {
-        packet_bytes_max: config.limits.maximum_packet_size_bytes,
-        connect_timeout_ms: ms(config.network.connect_timeout_s),
-        handshake_timeout_ms: ms(config.network.handshake_timeout_s),
-        packet_timeout_ms: ms(config.network.packet_timeout_s),
-        write_timeout_ms: ms(config.network.write_timeout_s),
-        handshakes_max: config.network.handshakes_in_flight_maximum as usize,
-        read_stop_bytes: 2 * config.limits.outgoing_bytes_maximum as usize,
-    }
 }
 
 /// What limits how often one address may connect, if the configuration wants that.
