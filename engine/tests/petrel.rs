@@ -278,8 +278,11 @@ fn figures_are_written_on_sigusr1_and_at_the_end() {
     let begin = Instant::now();
     loop {
         broker.signal(Signal::USR1);
-        let [stages, connections, retained, storage, refused, memory] =
-            [(); 6].map(|()| broker.line());
+        let [stages, connections, retained, storage, limits, dropped, ended, refused, memory] =
+            [(); 9].map(|()| broker.line());
+        assert_eq!(figure(&limits, "filters_refused"), 0);
+        assert_eq!(figure(&dropped, "queue_full"), 0);
+        assert!(ended.ends_with("ended:"), "{ended}");
         assert_eq!(figure(&refused, "busy"), 0);
         assert_eq!(figure(&retained, "messages"), 0);
         assert_eq!(figure(&storage, "in_trouble"), 0);
