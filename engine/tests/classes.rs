@@ -4,6 +4,9 @@
 
 mod common;
 
+#[path = "classes/rights.rs"]
+mod rights;
+
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 

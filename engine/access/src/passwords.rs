@@ -350,6 +350,20 @@ mod tests {
         assert!(hash(b"", Cost::default()).unwrap().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
     }
 
+    /// Who is not there costs what the dearest hash of those who are costs.
+    #[test]
+    fn password_timing() {
+        let dear = hash(b"secret", Cost { memory_kib: 128, passes: 2 }).unwrap();
+        let cheap = hash(b"secret", CHEAP).unwrap();
+        let users = Passwords::parse(&format!("alice:{cheap}\nbob:{dear}")).unwrap();
+        assert_eq!(users.dearest.as_deref(), Some("bob"));
+        for (number, nobody) in ["", "carol", "Alice", "bob\0"].iter().enumerate() {
+            assert_eq!(users.check(nobody, b"secret"), Checked::Unknown);
+            let taken = users.taken.load(std::sync::atomic::Ordering::Acquire);
+            assert_eq!(taken as usize, number + 1, "a hash is computed for {nobody:?}");
+        }
+    }
+
     /// The hashes were made by `mosquitto_passwd` 2.0.11: `-b FILE roger lamp`, with `-H sha512` and without.
     #[test]
     fn hashes_of_mosquitto_are_understood() {
