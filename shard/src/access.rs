@@ -306,13 +306,13 @@ impl Rules {
 
     /// Whether a client that has published a retained message to a topic might do it by these rules, whatever
     /// its QoS. Where it was counts for nothing: an allowance for some places is taken as given, and what
-    /// is denied to some places is not. `had_own` if it had rights of its own.
+    /// is denied to some places is not. `by_own` if rights of its own allowed it.
     ///
     /// *Cost*: as [`Self::publishable`].
-    pub(crate) fn publishable_still(&self, who: &Who<'_>, had_own: bool, topic: &str) -> bool {
+    pub(crate) fn publishable_still(&self, who: &Who<'_>, by_own: bool, topic: &str) -> bool {
         let action = Action::Published;
         let may = || self.allows_publishing(who, topic, action).allows(Qos::AtMostOnce, true);
-        (had_own || may()) && !self.denies(who, topic, action)
+        (by_own || may()) && !self.denies(who, topic, action)
     }
 
     fn allows_publishing(&self, who: &Who<'_>, topic: &str, action: Action) -> Publishable {

@@ -86,7 +86,7 @@ impl Shard {
             }
             Verdict::Accept { data, identity } if live => {
                 auth.running = false;
-                if !self.proves_again(conn, identity) {
+                if !self.proves_again(turn, conn, identity) {
                     let what = "it has proved to be another user";
                     return self.violate(
                         turn,

@@ -84,7 +84,7 @@ impl Shard {
             if counts && owner != own {
                 self.keep.sent(owner);
             }
-            let author = author.and_then(|session| self.author(session));
+            let author = author.and_then(|session| self.author(session, &message.topic));
             self.tell(turn, owner, PeerMessage::Retain(Arc::clone(&message), author));
         }
         if remote {

@@ -251,21 +251,31 @@ impl Shard {
         publishable
     }
 
-    /// Who publishes what a session has retained, for the time when the rules are others. Of a session that was
-    /// brought back nobody knows in which groups its client was.
+    /// Who publishes what a session retains to a topic, for the time when the rules are others; `None` where there
+    /// is nothing that it could have lost. Of a session that was brought back nobody knows in which groups its
+    /// client was.
     #[cold]
     #[inline(never)]
-    pub(crate) fn author(&mut self, index: u32) -> Option<Arc<Author>> {
+    pub(crate) fn author(&mut self, index: u32, topic: &TopicName) -> Option<Arc<Author>> {
         let epoch = self.rules_epoch;
+        let has_rules = self.config.access.rules.is_some();
         let session = self.sessions.get_mut(index).filter(|_| self.config.access.is_on)?;
         let Session { client_id, standing: Some(standing), .. } = session else { return None };
-        if standing.listener == NOWHERE {
+        if standing.listener == NOWHERE || !has_rules && standing.identity.is_none() {
             return None;
         }
+        let client_id = client_id.as_str();
+        let by_own = standing.own().is_some_and(|own| {
+            let who = standing.who(client_id);
+            own.publishable(&who, None, topic.text().as_str()).allows(Qos::AtMostOnce, true)
+        });
         let Standing { identity, learned, .. } = &mut **standing;
-        let of = || Arc::new(Author::new(epoch, client_id.as_str(), identity.as_deref()));
+        let of = || Arc::new(Author::new(epoch, client_id, identity.as_deref(), by_own));
         match learned.as_deref_mut().filter(|learned| learned.epoch == epoch) {
-            Some(learned) => Some(Arc::clone(learned.author.get_or_insert_with(of))),
+            Some(learned) => {
+                learned.author.take_if(|author| author.is_by_own() != by_own);
+                Some(Arc::clone(learned.author.get_or_insert_with(of)))
+            }
             None => Some(of()),
         }
     }
@@ -315,7 +325,12 @@ impl Shard {
 
     /// A client that is connected has proved once more who it is. False if it is somebody else now, which it must
     /// not become: its session belongs to the user whose it is.
-    pub(crate) fn proves_again(&mut self, conn: ConnId, identity: Option<Arc<Identity>>) -> bool {
+    pub(crate) fn proves_again(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        identity: Option<Arc<Identity>>,
+    ) -> bool {
         let Some(identity) = identity else { return true };
         let index = self.session_of(conn);
         let session = index.and_then(|index| self.sessions.get_mut(index));
@@ -326,6 +341,8 @@ impl Shard {
         if is_same {
             standing.ends_at = Tick::after(identity.ends_at_ms);
             (standing.identity, standing.learned) = (Some(identity), None);
+            // It may be in fewer groups than before.
+            index.inspect(|&index| self.review(turn, index));
         }
         is_same
     }

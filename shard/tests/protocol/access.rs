@@ -417,6 +417,108 @@ fn what_was_retained_by_an_author_who_lost_the_right_is_held_back() {
     });
 }
 
+/// Rights of its own count as kept where they allowed the message, and only there.
+#[test]
+fn rights_of_an_authors_own_hold_for_what_they_allowed() {
+    versions(|net, version| {
+        let subscribers = || rule(&[], ALLOW, "subscribe", &["#"]);
+        begin(net, Some(rules([subscribers(), rule(&[], ALLOW, "publish", &["s/#"])])));
+        for (user, own) in [
+            ("none", None),
+            ("empty", Some(rules([]))),
+            ("other", Some(rules([rule(&[], ALLOW, "publish", &["up/#"])]))),
+            ("reads", Some(rules([rule(&[], ALLOW, "subscribe", &["s/#"])]))),
+            ("right", Some(rules([rule(&[], ALLOW, "publish", &["s/%u"])]))),
+        ] {
+            let client = net.connect(by_password(connect(version, user), user));
+            let identity = Identity { user: text(user), own, ..Identity::default() };
+            let identity = Some(Arc::new(identity));
+            net.verdict(client, Verdict::Accept { data: None, identity });
+            assert_eq!(net.connack(client).reason, R::Success);
+            let topic = format!("s/{user}");
+            net.send(client, message(&topic, &topic).retained().qos1(1));
+            if user == "right" {
+                net.send(client, message("s/x", "s/x").retained().qos1(2));
+            }
+            net.run();
+            net.drop(client);
+        }
+        net.set_rules(rules([subscribers()]));
+        let reader = online_as(net, connect(version, "reader"), "reader");
+        net.subscribe(reader, "s/#", QOS1);
+        assert_eq!(net.settled(reader), ["s/right"]);
+        net.drop(reader);
+        net.set_rules(rules([rule(&[], ALLOW, "both", &["#"])]));
+        let cleaner = online_as(net, connect(version, "cleaner"), "cleaner");
+        for topic in ["none", "empty", "other", "reads", "right", "x"] {
+            net.send(cleaner, message(&format!("s/{topic}"), "").retained());
+        }
+        net.run();
+        net.drop(cleaner);
+    });
+}
+
+/// Where nobody had to prove anything and nothing was denied there is nothing to lose.
+#[test]
+fn nobody_is_the_author_of_what_was_retained_before_there_were_rules() {
+    versions(|net, version| {
+        net.begin_with(Access { is_on: true, ..Access::default() });
+        let a = net.online(connect(version, "a"));
+        net.send(a, message("t", "m").retained().qos1(1));
+        net.run();
+        net.drop(a);
+        net.set_rules(rules([rule(&[], ALLOW, "subscribe", &["#"])]));
+        let reader = net.online(connect(version, "reader"));
+        net.subscribe(reader, "#", QOS1);
+        assert_eq!(net.settled(reader), ["m"]);
+        net.drop(reader);
+        net.set_rules(rules([rule(&[], ALLOW, "both", &["#"])]));
+        let cleaner = net.online(connect(version, "cleaner"));
+        net.send(cleaner, message("t", "").retained());
+        net.run();
+        net.drop(cleaner);
+    });
+}
+
+/// Whoever proves once more who it is may have lost a group meanwhile.
+#[test]
+fn subscriptions_are_looked_at_when_a_client_has_proved_again_who_it_is() {
+    across(|net| {
+        let mut staff = rule(&[], ALLOW, "subscribe", &["s/#"]);
+        staff.subjects.groups = vec![text("staff")];
+        let open = rule(&[], ALLOW, "both", &["open"]);
+        let all = rule(&["root"], ALLOW, "both", &["#"]);
+        begin(net, Some(rules([staff, open, all])));
+        let of = |groups: &[&str]| {
+            let groups = groups.iter().map(|group| text(group)).collect();
+            let identity = Identity { user: text("alice"), groups, ..Identity::default() };
+            Verdict::Accept { data: None, identity: Some(Arc::new(identity)) }
+        };
+        let a = net.connect(connect(Version::V5, "a").with(|c| {
+            c.properties.authentication_method = Some(text("TEST"));
+        }));
+        net.verdict(a, of(&["staff"]));
+        assert_eq!(net.connack(a).reason, R::Success);
+        for filter in ["s/x", "$share/g/s/x", "open"] {
+            net.subscribe(a, filter, QOS1);
+        }
+        let root = online_as(net, connect(Version::V5, "root"), "root");
+        for (groups, expected) in [(&["staff"][..], &["m", "m", "m"][..]), (&[], &["m"])] {
+            net.send(a, auth(R::ReAuthenticate, "TEST", ""));
+            net.run();
+            net.verdict(a, of(groups));
+            assert!(matches!(net.next(a), Some(Packet::Auth(it)) if it.reason == R::Success));
+            for topic in ["s/x", "open"] {
+                net.send(root, message(topic, "m"));
+            }
+            net.run();
+            assert_eq!(net.settled(a), expected, "{groups:?}");
+        }
+        net.drop(root);
+        net.drop(a);
+    });
+}
+
 #[test]
 fn a_client_that_cannot_be_told_may_be_disconnected_instead() {
     versions(|net, version| {

@@ -51,11 +51,11 @@ const LOST: &str = "has lost it";
 
 fn author(topic: &TopicName) -> Option<Author> {
     let client_id = ["", LOST, "has it"][topic.as_bytes().len() % 3];
-    (!client_id.is_empty()).then(|| Author::new(5, client_id, None))
+    (!client_id.is_empty()).then(|| Author::new(5, client_id, None, false))
 }
 
 fn has_lost(topic: &TopicName) -> bool {
-    author(topic) == Some(Author::new(5, LOST, None))
+    author(topic) == Some(Author::new(5, LOST, None, false))
 }
 
 fn levels(topic: &[u8]) -> Vec<String> {
