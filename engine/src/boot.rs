@@ -535,7 +535,7 @@ fn start_shards(
             desk: desks.next(),
             auth: auth.clone(),
             scram: match has_scram {
-                true => Some(Scram::new(users.clone()).ok_or(BootError::Random)?),
+                true => Some(Scram::new(users.clone(), hash_key)),
                 false => None,
             },
             clock,

@@ -19,6 +19,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use petrel_proto::Text;
 use petrel_shard::Identity;
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::back_end::{Failure, Heard, Inquiry};
@@ -233,8 +234,8 @@ fn question(inquiry: &Inquiry<'_>) -> Vec<u8> {
 /// something away.
 fn heard(answer: &[u8], inquiry: &Inquiry<'_>) -> Result<Heard, String> {
     const KEYS: [&str; 6] = ["result", "user", "groups", "rights", "expires_s", "known_s"];
-    let answer: Map<String, Value> =
-        serde_json::from_slice(answer).map_err(|_| "it is no JSON object".to_owned())?;
+    let Once(answer) = serde_json::from_slice(answer)
+        .map_err(|_| "it is no JSON object, or has a key twice".to_owned())?;
     if let Some(other) = answer.keys().find(|key| !KEYS.contains(&key.as_str())) {
         return Err(format!("it has \"{}\", which means nothing", said(other)));
     }
@@ -277,6 +278,33 @@ fn heard(answer: &[u8], inquiry: &Inquiry<'_>) -> Result<Heard, String> {
     };
     let ends_at_ms = ms("expires_s")?.saturating_add(inquiry.now_ms);
     Ok(Heard::Is(Arc::new(Identity { user, groups, own, ends_at_ms }), known_ms))
+}
+
+/// An object in which no key stands twice: who reads the first and who reads the last must not differ.
+struct Once(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> Visitor<'de> for Keys {
+            type Value = Once;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Once, A::Error> {
+                let mut all = Map::new();
+                while let Some((key, value)) = entries.next_entry::<String, Value>()? {
+                    if all.insert(key, value).is_some() {
+                        return Err(A::Error::custom("a key stands twice"));
+                    }
+                }
+                Ok(Once(all))
+            }
+        }
+        from.deserialize_map(Keys)
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Directories: a client is who it says if it can bind with its password.
 //!
 //! What a client says goes into names and filters only escaped. A bind with an empty password succeeds at many
-//! directories and proves nothing, so none is ever asked with one.
+//! directories and proves nothing, so none is ever asked with one. A directory takes many spellings for one name; a
+//! client is let in only by the one that stands in its entry, or rules and bans would not know it by the others.
 
 mod wire;
 
@@ -66,9 +67,22 @@ impl fmt::Debug for Directory {
     }
 }
 
+/// No user of a directory has a name that is longer, in bytes; some end a connection for what is too long.
+const USER_BYTES_MAX: usize = 1024;
+
+/// Where a user name stands in an entry: an attribute, and what is before and behind the name in its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Spelling {
+    attribute: String,
+    before: String,
+    behind: String,
+}
+
 /// A directory that is asked.
 pub struct Ldap {
     directory: Directory,
+    /// Where users' names stand; nowhere if the name that is bound with is no entry's.
+    spellings: Vec<Spelling>,
     host: String,
     port: u16,
     tls: Option<Arc<ClientConfig>>,
@@ -143,9 +157,18 @@ impl Ldap {
             }
             Find::Name(_) => {}
         }
+        let spellings = match &directory.find {
+            Find::Name(template) => spellings(template, &[',', '+']),
+            Find::Search { filter, .. } => spellings(filter, &['(', ')']),
+        };
+        let has_star = |it: &Spelling| it.before.contains('*') || it.behind.contains('*');
+        if spellings.iter().any(has_star) {
+            return Err("`search_filter` has a * beside %u, so that a user would have many names"
+                .to_owned());
+        }
         let tls = is_encrypted.then(|| trust::tls(directory.ca.as_deref())).transpose()?;
         let host = host.to_owned();
-        Ok(Self { directory, host, port, tls })
+        Ok(Self { directory, spellings, host, port, tls })
     }
 
     pub(crate) async fn ask(&self, asker: &Asker) -> Result<Heard, Failure> {
@@ -153,8 +176,12 @@ impl Ldap {
         else {
             return Ok(Heard::Next(u64::MAX));
         };
-        if user.is_empty() {
+        if user.is_empty() || user.len() > USER_BYTES_MAX {
             return Ok(Heard::Next(u64::MAX));
+        }
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase();
+        if self.spellings.is_empty() && !user.as_str().bytes().all(is_plain) {
+            return Ok(Heard::IsNot(u64::MAX));
         }
         // Passwords of directories are text, and one that is empty would be a bind as nobody, which succeeds.
         let Some(password) = std::str::from_utf8(password).ok().filter(|it| !it.is_empty()) else {
@@ -166,7 +193,7 @@ impl Ldap {
             let ms = self.directory.connect_timeout_ms;
             Err(Failure(format!("there was no connection within {ms} ms")))
         })?;
-        let (dn, mut groups) = match &self.directory.find {
+        let (dn, mut own) = match &self.directory.find {
             Find::Name(template) => (name_of(template, user.as_str()), None),
             Find::Search { base, filter, as_whom } => {
                 if let Some((dn, password)) = as_whom {
@@ -188,10 +215,7 @@ impl Ldap {
                 let mut entries = entries.into_iter();
                 match (entries.next(), entries.next()) {
                     (None, _) => return Ok(Heard::Next(u64::MAX)),
-                    (Some(entry), None) if !entry.dn.is_empty() => {
-                        let groups = self.groups(&entry);
-                        (entry.dn, Some(groups))
-                    }
+                    (Some(entry), None) if !entry.dn.is_empty() => (entry.dn.clone(), Some(entry)),
                     _ => {
                         return Err(Failure(
                             "the search finds several entries for one user; it \
@@ -207,15 +231,15 @@ impl Ldap {
             Bound::Wrong => return Ok(Heard::IsNot(u64::MAX)),
             Bound::Nobody => return Ok(Heard::Next(u64::MAX)),
         }
-        if groups.is_none() && self.directory.groups_attribute.is_some() {
-            let own = self.search(&mut talk, &dn, Scope::Base, EVERY_ENTRY).await?;
-            groups = own.first().map(|entry| self.groups(entry));
+        if own.is_none() && !self.wanted().is_empty() {
+            let found = self.search(&mut talk, &dn, Scope::Base, EVERY_ENTRY).await?;
+            own = found.into_iter().next();
         }
-        let identity = Identity {
-            user: user.clone(),
-            groups: groups.unwrap_or_default(),
-            ..Identity::default()
-        };
+        if !self.spellings.is_empty() && !self.is_spelled_so(own.as_ref(), user.as_str())? {
+            return Ok(Heard::IsNot(u64::MAX));
+        }
+        let groups = own.map(|entry| self.groups(&entry)).unwrap_or_default();
+        let identity = Identity { user: user.clone(), groups, ..Identity::default() };
         Ok(Heard::Is(Arc::new(identity), u64::MAX))
     }
 
@@ -244,8 +268,11 @@ impl Ldap {
         const SIZE_LIMIT_EXCEEDED: u32 = 4;
         const NO_SUCH_OBJECT: u32 = 32;
         // No attribute but those that are named; "1.1" is the name of none.
-        let wanted = self.directory.groups_attribute.as_deref().unwrap_or("1.1");
-        let (entries, ended) = talk.search(base, scope, filter, wanted).await?;
+        let mut wanted = self.wanted();
+        if wanted.is_empty() {
+            wanted.push("1.1");
+        }
+        let (entries, ended) = talk.search(base, scope, filter, &wanted).await?;
         match ended {
             Some(ended) if !matches!(ended.code, 0 | SIZE_LIMIT_EXCEEDED) => match scope {
                 Scope::Base if ended.code == NO_SUCH_OBJECT => Ok(entries),
@@ -255,12 +282,57 @@ impl Ldap {
         }
     }
 
+    /// The attributes that are looked at.
+    fn wanted(&self) -> Vec<&str> {
+        let names = self.spellings.iter().map(|spelling| spelling.attribute.as_str());
+        names.chain(self.directory.groups_attribute.as_deref()).collect()
+    }
+
+    /// Whether a user name is written as in the entry.
+    fn is_spelled_so(&self, entry: Option<&Entry>, user: &str) -> Result<bool, Failure> {
+        let mut is_shown = false;
+        for Spelling { attribute, before, behind } in &self.spellings {
+            let named = entry.into_iter().flat_map(|entry| &entry.attributes);
+            let named = named.filter(|(name, _)| name.eq_ignore_ascii_case(attribute));
+            let expected = format!("{before}{user}{behind}");
+            for value in named.flat_map(|(_, values)| values) {
+                is_shown = true;
+                if *value == expected {
+                    return Ok(true);
+                }
+            }
+        }
+        if is_shown {
+            return Ok(false);
+        }
+        let names: Vec<_> = self.spellings.iter().map(|it| it.attribute.as_str()).collect();
+        Err(Failure(format!(
+            "the entry of a user does not show its `{}`, so nobody knows how the name is written; let Petrel \
+             read that attribute",
+            names.join("`, `")
+        )))
+    }
+
     /// The groups of an entry, as they stand there. One that can be none in MQTT is none.
     fn groups(&self, entry: &Entry) -> Vec<Text> {
         let Some(wanted) = &self.directory.groups_attribute else { return Vec::new() };
         let named = entry.attributes.iter().filter(|(name, _)| name.eq_ignore_ascii_case(wanted));
         named.flat_map(|(_, values)| values).filter_map(|value| text(value)).collect()
     }
+}
+
+/// Where `%u` stands in a template of `attribute=value` between these signs.
+fn spellings(template: &str, between: &[char]) -> Vec<Spelling> {
+    let parts = template.split(between).filter(|part| part.contains("%u"));
+    let spelling = |part: &str| {
+        let (attribute, value) = part.split_once('=')?;
+        // Other ways to match, as in `~=` and `:rule:=`.
+        let attribute = attribute.split([':', '~', '<', '>']).next()?.trim();
+        let (before, behind) = value.split_once("%u")?;
+        let (attribute, before, behind) = (attribute.into(), before.into(), behind.into());
+        Some(Spelling { attribute, before, behind })
+    };
+    parts.filter_map(spelling).collect()
 }
 
 /// The name of a user's entry (RFC 4514).

@@ -177,6 +177,9 @@ impl Postgresql {
             match rows(&connection, parameters).await {
                 // The database has ended it meanwhile, which says nothing about a new one.
                 Err(error) if error.is_closed() || connection.client.is_closed() => {}
+                Err(error) if is_about_what_was_said(&error) => {
+                    answer = Some((connection, Vec::new()))
+                }
                 Err(error) => return Err(why(&error)),
                 Ok(rows) => answer = Some((connection, rows)),
             }
@@ -185,7 +188,10 @@ impl Postgresql {
             Some(answer) => answer,
             None => {
                 let connection = self.connect().await?;
-                let rows = rows(&connection, parameters).await.map_err(|error| why(&error))?;
+                let rows = match rows(&connection, parameters).await {
+                    Err(error) if is_about_what_was_said(&error) => Vec::new(),
+                    rows => rows.map_err(|error| why(&error))?,
+                };
                 (connection, rows)
             }
         };
@@ -234,6 +240,13 @@ impl Postgresql {
         }
         Ok(Connection { client, statement, task })
     }
+}
+
+/// Whether an error is about the data of a query (class 22), such as a name that the database's encoding has no
+/// letters for: then there is no such user, and the database is well. Else whoever says such a name could have it
+/// left alone.
+fn is_about_what_was_said(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|state| state.code().starts_with("22"))
 }
 
 /// What a query gives: two rows at most, for that is one too many.

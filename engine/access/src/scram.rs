@@ -3,7 +3,8 @@
 //!
 //! A file of users has a line `user:verifier` or `user:verifier:group,group` for each. From a verifier the password
 //! cannot be told, nor can somebody pose as the user. A step takes a few hashes, so the shard does it itself.
-//! Whether there is a user is not told: a stranger gets a salt that is always the same, and is refused at the end.
+//! Whether there is a user is not told: a stranger gets a salt that is always the same, whichever shard it comes to
+//! and, where something outlives the process, after a restart; and is refused at the end.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -52,6 +53,8 @@ impl fmt::Debug for Verifier {
 #[derive(Debug, Clone, Default)]
 pub struct Users {
     all: HashMap<Box<str>, User>,
+    /// What a stranger's password would be hashed with: as that of most users.
+    usual_iterations: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -178,7 +181,13 @@ impl Users {
                 Err(why) => wrong.push((at + 1, why)),
             }
         }
-        if wrong.is_empty() { Ok(Self { all }) } else { Err(wrong) }
+        let mut counts: HashMap<u32, usize> = HashMap::new();
+        for User { verifier, .. } in all.values() {
+            *counts.entry(verifier.iterations).or_default() += 1;
+        }
+        let usual = counts.into_iter().max_by_key(|&(iterations, users)| (users, iterations));
+        let usual_iterations = usual.map(|(iterations, _)| iterations);
+        if wrong.is_empty() { Ok(Self { all, usual_iterations }) } else { Err(wrong) }
     }
 
     /// How many there are.
@@ -213,13 +222,22 @@ fn user_of(line: &str) -> Result<(Box<str>, User), String> {
 struct Wrong;
 
 impl Scram {
-    /// For these users; `None` if the system has no random numbers.
+    /// For these users. All shards have the same secret, which nobody else must know.
     #[must_use]
-    pub fn new(listeners: ByListener) -> Option<Self> {
-        let mut secret = [0; KEY_BYTES];
-        getrandom::fill(&mut secret).ok()?;
-        let secret = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-        Some(Self { listeners, begun: HashMap::new(), secret, nonce: random_nonce })
+    pub fn new(listeners: ByListener, secret: [u64; 2]) -> Self {
+        let secret = secret.map(u64::to_le_bytes).concat();
+        let secret = hmac::Key::new(hmac::HMAC_SHA256, &hmac(&secret, b"salts of strangers"));
+        Self { listeners, begun: HashMap::new(), secret, nonce: random_nonce }
+    }
+
+    /// A connection has ended, in the middle of its exchange perhaps.
+    pub fn forget(&mut self, conn: ConnId) {
+        if self.begun.get(&conn.index).is_some_and(|it| it.generation == conn.generation) {
+            self.begun.remove(&conn.index);
+        }
+        if self.begun.is_empty() && self.begun.capacity() > 0 {
+            self.begun = HashMap::new();
+        }
     }
 
     /// Other users from now on. Who is in the middle of an exchange goes on with what there was.
@@ -274,7 +292,7 @@ impl Scram {
         let known = users.all.get(user.as_str());
         let (verifier, groups) = match known {
             Some(User { verifier, groups }) => (Arc::clone(verifier), groups.clone()),
-            None => (Arc::new(self.strange(user.as_str())), Vec::new()),
+            None => (Arc::new(self.strange(users, user.as_str())), Vec::new()),
         };
         let own = (self.nonce)().ok_or(Wrong)?;
         let nonce = format!("{client_nonce}{}", STANDARD.encode(own));
@@ -326,10 +344,11 @@ impl Scram {
     }
 
     /// What stands for a user who is none: the same each time.
-    fn strange(&self, user: &str) -> Verifier {
+    fn strange(&self, users: &Users, user: &str) -> Verifier {
         let key: [u8; KEY_BYTES] = first(hmac::sign(&self.secret, user.as_bytes()).as_ref());
         let salt = key[..SALT_BYTES].to_vec();
-        Verifier { iterations: ITERATIONS, salt, stored_key: key, server_key: key }
+        let iterations = users.usual_iterations.unwrap_or(ITERATIONS);
+        Verifier { iterations, salt, stored_key: key, server_key: key }
     }
 }
 

@@ -136,6 +136,10 @@ impl Tokens {
     #[must_use]
     pub fn read(&self, user_name: Option<&str>, password: &[u8], now_ms: u64) -> Read {
         let Some(header) = header(password) else { return Read::NoToken };
+        // RFC 7515, section 4.1.11: extensions that have to be understood, and we understand none.
+        if header.crit.is_some() {
+            return Read::Wrong;
+        }
         // One that names a key is for that key, and for those that have no name.
         let named = |key: &&Key| match (&header.kid, &key.id) {
             (Some(named), Some(id)) => named == id,

@@ -156,6 +156,11 @@ fn whatever_is_no_answer_is_a_failure_and_no_denial() {
         (200, "<html>", "it is no JSON object"),
         (200, "[]", "it is no JSON object"),
         (200, "{}", "`result` must be"),
+        (
+            200,
+            r#"{"result": "deny", "result": "allow"}"#,
+            "it is no JSON object, or has a key twice",
+        ),
         (200, r#"{"result": true}"#, "`result` must be"),
         (200, r#"{"result": "allowed"}"#, "`result` must be"),
         (200, r#"{"result": "allow", "right": {}}"#, "it has \"right\", which means nothing"),

@@ -131,6 +131,13 @@ fn users_bind(slapd: &Slapd) {
             ("alice+cn=Alice", "a", BAD),
             ("x)(|(uid=alice", "a", BAD),
             ("", "a", BAD),
+            // The directory takes these for the same name, and rules would not.
+            ("ALICE", "a", BAD),
+            (" alice", "a", BAD),
+            ("alice ", "a", BAD),
+            ("al\u{ad}ice", "a", BAD),
+            // So long that a directory ends the connection, which would count against it.
+            (&"\"".repeat(65_535), "a", BAD),
             // She has no password.
             ("carol", "x", BAD),
             ("carol", "", BAD),
@@ -231,6 +238,21 @@ fn an_empty_password_is_refused_without_asking() {
     assert_eq!(ask(&mut desk, 0, of("alice", "a")), (false, UNAVAILABLE));
     drop(desk);
     office.stop();
+}
+
+#[test]
+fn where_a_name_stands_is_read_from_the_template() {
+    let all = |template: &str, between: &[char]| -> Vec<_> {
+        let all = spellings(template, between).into_iter();
+        all.map(|it| format!("{} {}%{}", it.attribute, it.before, it.behind)).collect()
+    };
+    assert_eq!(all("uid=%u,ou=people,dc=example", &[',', '+']), ["uid %"]);
+    assert_eq!(all("cn=x + mail=%u@example.org,dc=example", &[',', '+']), ["mail %@example.org"]);
+    assert_eq!(all("%u@example.org", &[',', '+']), [""; 0]);
+    let filter = "(&(objectClass=person)(|(uid=%u)(cn:caseExactMatch:=Dr. %u)))";
+    assert_eq!(all(filter, &['(', ')']), ["uid %", "cn Dr. %"]);
+    let starred = directory(389, by_search("(uid=*%u)", "s3cret"));
+    assert!(Ldap::new(starred).is_err_and(|why| why.contains("a * beside %u")));
 }
 
 #[test]

@@ -112,8 +112,10 @@ impl Talk {
         base: &str,
         scope: Scope,
         filter: &[u8],
-        attribute: &str,
+        attributes: &[&str],
     ) -> Result<(Vec<Entry>, Option<Ended>), Failure> {
+        let attributes: Vec<_> =
+            attributes.iter().map(|attribute| tlv(OCTETS, attribute.as_bytes())).collect();
         let request = [
             tlv(OCTETS, base.as_bytes()),
             tlv(ENUMERATED, &[scope as u8]),
@@ -123,7 +125,7 @@ impl Talk {
             tlv(INTEGER, &[0]),
             tlv(BOOLEAN, &[0]),
             filter.to_vec(),
-            tlv(SEQUENCE, &tlv(OCTETS, attribute.as_bytes())),
+            tlv(SEQUENCE, &attributes.concat()),
         ];
         self.send(SEARCH, &request.concat()).await?;
         let mut entries = Vec::new();

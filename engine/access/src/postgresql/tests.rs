@@ -157,6 +157,7 @@ fn a_real_database_says_whose_password_it_is() {
     };
     let admin = Admin::new(&postgres);
     hashes_are_held_against_passwords(&postgres);
+    a_name_that_is_no_data_is_nobody(&postgres);
     queries_look_at_what_they_want(&postgres);
     connections_are_few_and_come_back(&postgres, &admin);
     over_tls_its_certificate_is_checked(&postgres);
@@ -222,6 +223,23 @@ fn queries_look_at_what_they_want(postgres: &Postgres) {
 }
 
 const OURS: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'petrel'";
+
+/// What a client says can be no data for the query; that is nobody, and no fault of the database.
+fn a_name_that_is_no_data_is_nobody(postgres: &Postgres) {
+    let query = format!("{BY_NAME} AND 1 / (CASE WHEN $1 = 'zero' THEN 0 ELSE 1 END) = 1");
+    let (outside, lines) = outside();
+    let chain = vec![check(&database(postgres.port, &query), terms())];
+    let (office, mut desk) = start_with(Settings::default(), vec![chain], outside);
+    for number in 0..20 {
+        let asked = of("zero", &number.to_string());
+        assert_eq!(ask(&mut desk, 0, asked), (false, BAD));
+    }
+    assert_eq!(ask(&mut desk, 0, of("alice", "a")), (false, is("alice")));
+    drop(desk);
+    office.stop();
+    let written = written(&lines);
+    assert!(!written.contains("failed") && !written.contains("left alone"), "{written}");
+}
 
 fn connections_are_few_and_come_back(postgres: &Postgres, admin: &Admin) {
     until("the connections before have ended", || admin.number(OURS) == 0);

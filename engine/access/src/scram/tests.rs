@@ -11,7 +11,7 @@ fn verifier(password: &str) -> Verifier {
 
 fn scram(lines: &str) -> Scram {
     let users = Users::parse(lines).unwrap();
-    Scram::new(vec![None, Some(Arc::new(users))]).unwrap()
+    Scram::new(vec![None, Some(Arc::new(users))], [1, 2])
 }
 
 /// What a client sends last, whatever it knows.
@@ -47,6 +47,41 @@ fn exchange(scram: &mut Scram, first: &str, password: &str) -> Result<String, Re
         Verdict::Refuse { reason } => Err(reason),
         other => panic!("{other:?}"),
     }
+}
+
+/// Nothing that a stranger is told differs from what a user is told, at any shard and after a restart.
+#[test]
+fn a_stranger_looks_like_a_user() {
+    let lines = format!("alice:{}", verifier("pencil"));
+    let told = |scram: &mut Scram, user: &str| {
+        let challenge = challenge(scram, CONN, &format!("n,,n={user},r=abc")).unwrap();
+        challenge.split_once(",s=").unwrap().1.to_owned()
+    };
+    let mut shards = [scram(&lines), scram(&lines)];
+    let each: Vec<_> = shards.iter_mut().map(|shard| told(shard, "nobody")).collect();
+    assert_eq!(each[0], each[1]);
+    assert!(each[0].ends_with(",i=4096"), "{each:?}");
+    assert_ne!(told(&mut shards[0], "somebody"), each[0]);
+    let users = shards[0].listeners.clone();
+    assert_ne!(told(&mut Scram::new(users, [1, 3]), "nobody"), each[0], "it is secret");
+}
+
+/// Half an exchange goes with its connection, and with nobody else's.
+#[test]
+fn who_goes_in_the_middle_leaves_nothing() {
+    let mut scram = scram(&format!("alice:{}", verifier("pencil")));
+    for index in 0..1000 {
+        let conn = ConnId { index, generation: 2 };
+        challenge(&mut scram, conn, "n,,n=alice,r=abc").unwrap();
+    }
+    for index in 0..1000 {
+        scram.forget(ConnId { index, generation: 1 });
+    }
+    assert_eq!(scram.begun.len(), 1000);
+    for index in 0..1000 {
+        scram.forget(ConnId { index, generation: 2 });
+    }
+    assert_eq!((scram.begun.len(), scram.begun.capacity()), (0, 0));
 }
 
 /// The example of RFC 7677, section 3. Its server's nonce is no base64, so its end is put in behind our own.

@@ -116,6 +116,17 @@ fn the_header_does_not_choose_how_a_token_is_checked() {
     assert_eq!(user(tokens.read(None, token.as_bytes(), 0)), None);
 }
 
+/// What has to be understood and is not makes a token worth nothing (RFC 7515, section 4.1.11).
+#[test]
+fn extensions_that_nobody_understands() {
+    let (algorithm, file, key) = pairs().remove(0);
+    for (crit, expected) in [(None, Some("alice")), (Some(vec!["x".to_owned()]), None)] {
+        let header = Header { crit, ..Header::new(algorithm) };
+        let token = encode(&header, &claims(), &key).unwrap();
+        assert_eq!(user(tokens(&file).read(None, token.as_bytes(), 0)).as_deref(), expected);
+    }
+}
+
 #[test]
 fn claims_have_to_be_what_is_asked_for() {
     let tokens = tokens(SECRET);
