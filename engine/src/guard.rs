@@ -161,8 +161,9 @@ pub struct Comer<'a> {
     pub client_id: &'a Text,
     /// Who it says it is.
     pub user: Option<&'a Text>,
-    /// Somebody is in with this client identifier, whose connection would end.
-    pub takes_over: bool,
+    /// Somebody is in with this client identifier, whose connection would end: its listener and its address,
+    /// as far as that is counted.
+    pub takes_over: Option<(u16, Option<IpAddr>)>,
 }
 
 impl Guard {
@@ -218,8 +219,12 @@ impl Guard {
         now_ms: u64,
     ) -> Result<Option<Box<Seat>>, Denied> {
         let &Comer { listener, address, client_id, user, takes_over } = comer;
-        // Whose connection it takes has a place still: one more is the same number in the end.
-        let more = u32::from(takes_over);
+        // Whose connection it takes has a place still: one more is the same number in the end, if it is the same
+        // listener's and source's.
+        let more = u32::from(takes_over.is_some_and(|(of, _)| of == listener));
+        let source = address.map(source_of);
+        let more_of_source =
+            u32::from(takes_over.is_some_and(|(_, of)| of.map(source_of) == source));
         let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
         if !self.bans.is_empty()
             && (self.bans.has_client_id(client_id, now_ms)
@@ -240,13 +245,19 @@ impl Guard {
             .map_err(|_| Denied::ListenerFull)?;
         // From here on it is given back.
         let guard = Arc::clone(self);
-        let mut seat =
-            Box::new(Seat { guard, listener, address, is_counted: false, user: None, takes_over });
+        let mut seat = Box::new(Seat {
+            guard,
+            listener,
+            address,
+            is_counted: false,
+            user: None,
+            takes_over: takes_over.is_some(),
+        });
         if limits.source_clients_maximum > 0
-            && let Some(address) = address
+            && let Some(source) = source
         {
-            let most = limits.source_clients_maximum.saturating_add(more);
-            if !self.sources.take(&source_of(address), most) {
+            let most = limits.source_clients_maximum.saturating_add(more_of_source);
+            if !self.sources.take(&source, most) {
                 return Err(Denied::SourceFull);
             }
             seat.is_counted = true;
@@ -345,6 +356,14 @@ impl Seat {
     #[must_use]
     pub const fn address(&self) -> Option<IpAddr> {
         self.address
+    }
+}
+
+impl Seat {
+    /// Its listener, and its address if it counts for its source.
+    #[must_use]
+    pub fn place(&self) -> (u16, Option<IpAddr>) {
+        (self.listener, self.address.filter(|_| self.is_counted))
     }
 }
 

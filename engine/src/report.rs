@@ -154,9 +154,14 @@ impl Report {
         self.dropped.of(DropReason::RetainedFull) + self.dropped_before.of(DropReason::RetainedFull)
     }
 
-    /// Reports somebody who may not come: a client or a user.
+    /// Reports a client who may not come.
     pub fn denied(&mut self, now_ms: u64, who: &Text, denied: Denied) {
         self.decided.refused += 1;
+        self.turned_down(now_ms, who, denied);
+    }
+
+    /// Says why a user may not come whom the shard refuses then, which is counted there.
+    pub fn turned_down(&mut self, now_ms: u64, who: &Text, denied: Denied) {
         let who = Escaped(who.as_bytes());
         self.line(now_ms, format_args!("'{who}' is refused: {}", denied.what()));
     }

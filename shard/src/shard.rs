@@ -226,9 +226,8 @@ impl Shard {
 
     /// Whether somebody with this client identifier is connected here.
     #[must_use]
-    pub fn is_online(&self, client_id: &ClientId) -> bool {
-        let session = self.find_session(client_id).and_then(|index| self.sessions.get(index));
-        session.is_some_and(Session::is_online)
+    pub fn connection_of(&self, client_id: &ClientId) -> Option<ConnId> {
+        self.conn_of(self.find_session(client_id)?)
     }
 
     fn set_shed(&mut self, sheds: bool) {

@@ -25,7 +25,7 @@ fn enter(
 ) -> Result<Option<Box<Seat>>, Denied> {
     let client_id = &text(id);
     let comer =
-        Comer { listener, address: Some(ip(address)), client_id, user: None, takes_over: false };
+        Comer { listener, address: Some(ip(address)), client_id, user: None, takes_over: None };
     guard.enter(&comer, now_ms)
 }
 
@@ -113,7 +113,7 @@ fn who_is_banned_is_shut_out_until_its_time_is_over() {
     assert!(enter(&guard, (0, "10.3.0.1", "user"), 0).is_ok());
     let (id, user) = (text("x"), text("user"));
     let comer =
-        Comer { listener: 0, address: None, client_id: &id, user: Some(&user), takes_over: false };
+        Comer { listener: 0, address: None, client_id: &id, user: Some(&user), takes_over: None };
     assert_eq!(guard.enter(&comer, 0).unwrap_err(), Denied::Banned);
     assert_eq!(guard.enter_as(None, &user, 0).unwrap_err(), Denied::Banned);
     assert_eq!(guard.figures().banned, 4);
@@ -187,30 +187,41 @@ fn what_is_remembered_of_offences_is_bounded() {
     assert!(offences.len() <= 64 * 1024);
 }
 
-/// A device that lost its network comes back before its old connection is known to be gone.
+/// A device that lost its network comes back before its old connection is known to be gone; by the same way, or
+/// by another, which must have room.
 #[test]
 fn whoever_takes_over_its_own_connection_gets_in_at_the_bound() {
     let limits = GuardLimits {
-        listeners: vec![1],
+        listeners: vec![1, 1],
         source_clients_maximum: 1,
         user_clients_maximum: 1,
         ..GuardLimits::default()
     };
     let guard = guard(limits);
-    let come = |id: &str, takes_over| {
-        let client_id = &text(id);
-        let address = Some(ip("10.0.0.1"));
-        guard.enter(&Comer { listener: 0, address, client_id, user: None, takes_over }, 0)
+    type Place = Option<(u16, Option<IpAddr>)>;
+    let place = |seat: &Option<Box<Seat>>| seat.as_deref().map(Seat::place);
+    let come_to = |listener, id: &str, address: &str, takes_over: Place| {
+        let (client_id, address) = (&text(id), Some(ip(address)));
+        guard.enter(&Comer { listener, address, client_id, user: None, takes_over }, 0)
     };
-    let mut old = come("a", false).unwrap();
+    let come = |id: &str, takes_over| come_to(0, id, "10.0.0.1", takes_over);
+    let mut old = come("a", None).unwrap();
     guard.enter_as(old.as_deref_mut(), &text("user"), 0).unwrap();
-    assert!(come("b", false).is_err());
-    let mut new = come("a", true).unwrap();
+    assert!(come("b", None).is_err());
+    let mut new = come("a", place(&old)).unwrap();
     guard.enter_as(new.as_deref_mut(), &text("user"), 0).unwrap();
     // Not one more with each that tries.
-    assert!(come("a", true).is_err());
+    assert!(come("a", place(&old)).is_err());
     drop(old);
-    assert!(come("b", false).is_err());
+    assert!(come("b", None).is_err());
+    // A connection elsewhere leaves no place here.
+    let there = come_to(1, "c", "10.0.0.2", None).unwrap();
+    assert!(matches!(come("c", place(&there)), Err(Denied::ListenerFull)));
+    let other_source = come_to(1, "a", "10.0.0.2", place(&there));
+    assert!(matches!(other_source, Ok(Some(_))));
+    drop(other_source);
+    drop(there);
+    assert!(matches!(come_to(1, "a", "10.0.0.1", None), Err(Denied::SourceFull)));
     drop(new);
-    assert!(come("b", false).is_ok());
+    assert!(come("b", None).is_ok());
 }

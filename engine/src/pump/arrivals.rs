@@ -44,7 +44,7 @@ impl Pump {
             let seat = self.seats.get_mut(&key_of(conn)).map(|seat| &mut **seat);
             let entered = self.parts.guard.enter_as(seat, &identity.user, self.now.mono_ms);
             if let Err(denied) = entered {
-                self.report.denied(self.now.mono_ms, &identity.user, denied);
+                self.report.turned_down(self.now.mono_ms, &identity.user, denied);
                 verdict = Verdict::Refuse { reason: denied.reason() };
             }
         }
@@ -109,7 +109,8 @@ impl Pump {
         let address = peer.address.map(|address| address.ip());
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
         let user = user.or(peer.user.as_ref());
-        let takes_over = self.shard.is_online(client_id);
+        let taken = self.shard.connection_of(client_id).map(key_of);
+        let takes_over = taken.and_then(|conn| self.seats.get(&conn)).map(|seat| seat.place());
         let comer = Comer { listener, address, client_id, user, takes_over };
         match self.parts.guard.enter(&comer, self.now.mono_ms) {
             Ok(None) => {}
