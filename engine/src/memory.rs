@@ -119,6 +119,9 @@ impl Memory {
 
 /// How often the memory of the process is looked at while it is bounded.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often where the process has so many thousandths of its memory.
+const LOOK_EVERY_NEAR: Duration = Duration::from_millis(10);
+const NEAR_PERMILLE: u64 = 700;
 
 /// What a process may have that says nothing else: eight tenths of what there is.
 const PART_OF_ALL: (u64, u64) = (8, 10);
@@ -139,9 +142,11 @@ impl MemoryWatch {
         let Some(bytes_max) = bytes_max else { return Ok(Self { stop: None, thread: None }) };
         let (stop, stopped) = channel::<()>();
         let look = move || {
-            while stopped.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let mut every = LOOK_EVERY;
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 let permille = resident_bytes().saturating_mul(1000) / bytes_max.max(1);
                 load.set_memory_permille(u32::try_from(permille).unwrap_or(u32::MAX));
+                every = if permille < NEAR_PERMILLE { LOOK_EVERY } else { LOOK_EVERY_NEAR };
             }
         };
         let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(look)?;

@@ -376,6 +376,8 @@ impl Pump {
                 memory::give_back(back);
             }
             self.publish();
+        } else {
+            self.look_at_the_memory();
         }
         if ticked {
             self.rates.rest(self.now.mono_ms);
@@ -734,6 +736,9 @@ impl Pump {
         }
         if self.rates.is_on() {
             self.rates.forget(conn);
+        }
+        if let Some(scram) = &mut self.parts.scram {
+            scram.forget(id_of(conn));
         }
     }
 

@@ -97,6 +97,8 @@ pub(super) struct Load {
     /// times, and of each client only above level 0.
     published: HashMap<ConnKey, u32>,
     published_all: u32,
+    /// All together in the tick before.
+    published_before: u32,
     /// What was published in the tick before level 1 began, and by how many lately.
     capacity: u32,
     publishers: usize,
@@ -112,6 +114,7 @@ impl Load {
             at: 0,
             published: HashMap::new(),
             published_all: 0,
+            published_before: 0,
             capacity: 0,
             publishers: 1,
         }
@@ -178,18 +181,36 @@ impl Load {
         }
         self.publishers = self.published.len().max(1);
         self.published.clear();
-        self.published_all = 0;
+        self.published_before = std::mem::take(&mut self.published_all);
         if self.level == 0 {
             self.published = HashMap::new();
         }
         (self.level != before).then_some((self.level, cause))
     }
 
+    /// Memory is looked at in every turn, since it may be gone before the next tick. The level if it has risen.
+    #[inline]
+    pub(super) fn rise(&mut self) -> Option<(Level, Cause)> {
+        let wanted = self.memory_level();
+        if wanted <= self.level {
+            return None;
+        }
+        if self.level == 0 {
+            self.capacity = self.published_before.max(self.published_all);
+        }
+        (self.level, self.calm) = (wanted, 0);
+        Some((wanted, Cause::Memory))
+    }
+
+    fn memory_level(&self) -> Level {
+        let permille = self.process.memory_permille();
+        MEMORY.iter().filter(|&&step| permille >= step).count() as Level
+    }
+
     fn wanted(&self) -> (Level, Cause) {
         let level_of = |steps: &[u64], value: u64| {
             steps.iter().filter(|&&step| value >= step).count() as Level
         };
-        let memory = level_of(&MEMORY.map(u64::from), self.process.memory_permille().into());
         let turns_ms: u64 = self.lately.iter().map(|it| it.turns_ms).sum();
         let turns: u64 = self.lately.iter().map(|it| u64::from(it.turns)).sum();
         let turns = level_of(&TURN_MS, turns_ms.checked_div(turns).unwrap_or(0));
@@ -199,7 +220,7 @@ impl Load {
             (storage, Cause::Storage),
             (queues, Cause::Queues),
             (turns, Cause::Turns),
-            (memory, Cause::Memory),
+            (self.memory_level(), Cause::Memory),
         ];
         // Of several causes of one level the last.
         let most = causes.into_iter().max_by_key(|(level, _)| *level);
@@ -239,6 +260,18 @@ mod tests {
         process.set_memory_permille(0);
         let left = (0..CALM_TICKS).find_map(|_| load.tick(Signals::default()));
         assert_eq!(left, Some((0, Cause::Nothing)));
+    }
+
+    #[test]
+    fn memory_raises_a_level_between_ticks_and_lowers_none() {
+        let (mut load, process) = load(799);
+        assert_eq!(load.rise(), None);
+        process.set_memory_permille(900);
+        assert_eq!(load.rise(), Some((2, Cause::Memory)));
+        assert_eq!(load.rise(), None);
+        process.set_memory_permille(0);
+        assert_eq!(load.rise(), None);
+        assert_eq!(load.level(), 2);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use petrel_proto::ReasonCode;
 use petrel_shard::Input;
 use rustix::time::{ClockId, clock_gettime};
 
-use super::load::Signals;
+use super::load::{Cause, Level, Signals};
 use super::rate::Pace;
 use super::{GIVE_BACK_MS, LEVEL_THAT_SHEDS, Pump, TICK_MS, id_of};
 use crate::keeper::StorageEnd;
@@ -35,6 +35,44 @@ impl Pump {
         }
     }
 
+    fn set_level(&mut self, before: Level, level: Level, cause: Cause) {
+        self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
+        self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
+        let sheds = level >= LEVEL_THAT_SHEDS;
+        if sheds != (before >= LEVEL_THAT_SHEDS) {
+            self.feed(Input::Shed(sheds));
+        }
+    }
+
+    /// Sees whether there is less memory than a turn before: a publisher may fill hundreds of megabytes from one tick
+    /// to the next. That there is more again is seen at the next tick.
+    #[inline]
+    pub(super) fn look_at_the_memory(&mut self) {
+        let before = self.overload.level();
+        if let Some((level, cause)) = self.overload.rise() {
+            self.set_level(before, level, cause);
+        }
+        if !self.full {
+            self.see_whether_memory_is_full();
+        }
+    }
+
+    /// Takes nothing more once the process has all the memory that it may have, and again when there is room.
+    fn see_whether_memory_is_full(&mut self) {
+        let full = self.overload.is_full();
+        if full == std::mem::replace(&mut self.full, full) {
+            return;
+        }
+        self.feed(Input::Full(full));
+        if !full {
+            // They send again what was not acknowledged.
+            for conn in std::mem::take(&mut self.unanswered) {
+                let reason = ReasonCode::QuotaExceeded;
+                self.feed(Input::Kick { conn: id_of(conn), reason });
+            }
+        }
+    }
+
     /// Sees how much there is to do, and does something about it.
     pub(super) fn look_at_the_load(&mut self) {
         // Of this thread alone: what others do with its core is no work of its own.
@@ -47,26 +85,11 @@ impl Pump {
             ..std::mem::take(&mut self.signals)
         };
         self.next_tick_ms = self.now.mono_ms + TICK_MS;
-        let sheds_before = self.overload.level() >= LEVEL_THAT_SHEDS;
+        let before = self.overload.level();
         if let Some((level, cause)) = self.overload.tick(signals) {
-            self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
-            self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
-            let sheds = level >= LEVEL_THAT_SHEDS;
-            if sheds != sheds_before {
-                self.feed(Input::Shed(sheds));
-            }
+            self.set_level(before, level, cause);
         }
-        let full = self.overload.is_full();
-        if full != std::mem::replace(&mut self.full, full) {
-            self.feed(Input::Full(full));
-            if !full {
-                // They send again what was not acknowledged.
-                for conn in std::mem::take(&mut self.unanswered) {
-                    let reason = ReasonCode::QuotaExceeded;
-                    self.feed(Input::Kick { conn: id_of(conn), reason });
-                }
-            }
-        }
+        self.see_whether_memory_is_full();
         if self.overload.wants_memory() && self.now.mono_ms >= self.gave_back_ms + GIVE_BACK_MS {
             // What was freed counts as long as the allocator has it.
             self.gave_back_ms = self.now.mono_ms;
