@@ -174,12 +174,9 @@ impl Postgresql {
         let idle = lock(&self.idle).pop();
         let mut answer = None;
         if let Some(connection) = idle {
-            match rows(&connection, parameters).await {
+            match rows(&connection, parameters, &odd).await {
                 // The database has ended it meanwhile, which says nothing about a new one.
                 Err(error) if error.is_closed() || connection.client.is_closed() => {}
-                Err(error) if is_about_what_was_said(&error) => {
-                    answer = Some((connection, Vec::new()))
-                }
                 Err(error) => return Err(why(&error)),
                 Ok(rows) => answer = Some((connection, rows)),
             }
@@ -188,11 +185,8 @@ impl Postgresql {
             Some(answer) => answer,
             None => {
                 let connection = self.connect().await?;
-                let rows = match rows(&connection, parameters).await {
-                    Err(error) if is_about_what_was_said(&error) => Vec::new(),
-                    rows => rows.map_err(|error| why(&error))?,
-                };
-                (connection, rows)
+                let rows = rows(&connection, parameters, &odd).await;
+                (connection, rows.map_err(|error| why(&error))?)
             }
         };
         let stored = match &rows[..] {
@@ -242,15 +236,27 @@ impl Postgresql {
     }
 }
 
-/// Whether an error is about the data of a query (class 22), such as a name that the database's encoding has no
-/// letters for: then there is no such user, and the database is well. Else whoever says such a name could have it
-/// left alone.
-fn is_about_what_was_said(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|state| state.code().starts_with("22"))
+/// What a query gives. An error about its data (class 22), such as a name that the database's encoding has no
+/// letters for, says that there is no such user and that the database is well; else whoever says such a name could
+/// have it left alone.
+async fn rows(
+    connection: &Connection,
+    parameters: &[&(dyn ToSql + Sync)],
+    odd: &impl Fn(&str),
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let rows = all_rows(connection, parameters).await;
+    let state = rows.as_ref().err().and_then(tokio_postgres::Error::code);
+    match state.filter(|state| state.code().starts_with("22")) {
+        Some(state) => {
+            odd(&format!("what a client said was no data for the query ({})", state.code()));
+            Ok(Vec::new())
+        }
+        None => rows,
+    }
 }
 
-/// What a query gives: two rows at most, for that is one too many.
-async fn rows(
+/// Two rows at most, for that is one too many.
+async fn all_rows(
     connection: &Connection,
     parameters: &[&(dyn ToSql + Sync)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {

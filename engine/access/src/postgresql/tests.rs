@@ -238,6 +238,7 @@ fn a_name_that_is_no_data_is_nobody(postgres: &Postgres) {
     drop(desk);
     office.stop();
     let written = written(&lines);
+    assert!(written.contains("was no data for the query (22012)"), "{written}");
     assert!(!written.contains("failed") && !written.contains("left alone"), "{written}");
 }
 
