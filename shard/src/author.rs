@@ -13,8 +13,8 @@ const HAS_USER: u8 = 1;
 const BY_OWN: u8 = 2;
 const NAMELESS: u8 = 4;
 
-/// An author whose names take more is kept without them, and may nothing once the rules are others: they would be
-/// kept with each of its messages, and read for each that is judged.
+/// An author whose names take more is kept without them, and may nothing once the rules are others or the process
+/// is: they would be kept with each of its messages, and read for each that is judged.
 const NAMES_BYTES_MAX: usize = 1024;
 
 /// The client that published a retained message, as it was then.
