@@ -290,17 +290,9 @@ const FIRST: &str = "n,,n=alice,r=fyko+d2lbbFgONRv9qkxdawL";
 
 /// A broker that knows alice by SCRAM, who may publish to `of/alice`.
 fn with_scram(runtime: RuntimeChoice) -> (Running, tempfile::TempDir) {
-    let folder = tempfile::tempdir().expect("a folder");
     let verifier = petrel_access::scram::Verifier::make(b"pencil").expect("random numbers");
-    std::fs::write(folder.path().join("users"), format!("alice:{verifier}\n")).expect("written");
     let rules = "[[rule]]\nallow = \"publish\"\ntopics = [\"of/%u\"]\n";
-    std::fs::write(folder.path().join("rules"), rules).expect("written");
-    let text = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
-                address = \"127.0.0.1:0\"\nauthentication = [\"scram\"]\n[[authenticator]]\nname = \"scram\"\n\
-                kind = \"scram\"\nfile = \"users\"\n[access]\nrules = \"rules\"\n";
-    let mut config = Config::parse(text, folder.path()).expect("nothing is wrong");
-    config.engine.runtime = runtime;
-    (start(config), folder)
+    common::with_users(runtime, "scram", &format!("alice:{verifier}\n"), rules)
 }
 
 fn scram_step(reason: ReasonCode, data: String) -> Packet {

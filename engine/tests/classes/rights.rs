@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use petrel_access::passwords::{Cost, hash};
-use petrel_engine::config::{Config, RuntimeChoice};
+use petrel_engine::config::RuntimeChoice;
 use petrel_proto::{PublishProperties, Qos, TopicName, Will};
 use tempfile::TempDir;
 
@@ -19,17 +19,9 @@ fn write_rules(folder: &Path, rules: &str) {
 
 /// A broker whose users all have the password "pw", with rules.
 fn with_rules(runtime: RuntimeChoice, rules: &str) -> (Running, TempDir) {
-    let folder = tempfile::tempdir().expect("a folder");
     let hashed = hash(b"pw", Cost { memory_kib: 64, passes: 1 }).expect("it is in bounds");
     let users: String = USERS.iter().map(|user| format!("{user}:{hashed}\n")).collect();
-    fs::write(folder.path().join("users"), users).expect("written");
-    write_rules(folder.path(), rules);
-    let text = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
-                address = \"127.0.0.1:0\"\nauthentication = [\"users\"]\n[[authenticator]]\nname = \"users\"\n\
-                kind = \"passwords\"\nfile = \"users\"\n[access]\nrules = \"rules\"\n";
-    let mut config = Config::parse(text, folder.path()).expect("nothing is wrong");
-    config.engine.runtime = runtime;
-    (start(config), folder)
+    common::with_users(runtime, "passwords", &users, rules)
 }
 
 /// A client that has said who it is, and what it was told.

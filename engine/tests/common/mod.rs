@@ -70,6 +70,28 @@ pub fn broker(shards: u16, runtime: RuntimeChoice) -> Running {
     start(config(shards, runtime))
 }
 
+/// A broker with one listener whose clients are in this file of users, as this kind of authenticator reads it, and
+/// have these rights; and the folder in which `users` and `rules` are.
+pub fn with_users(
+    runtime: RuntimeChoice,
+    kind: &str,
+    users: &str,
+    rules: &str,
+) -> (Running, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    for (name, content) in [("users", users), ("rules", rules)] {
+        std::fs::write(folder.path().join(name), content).expect("written");
+    }
+    let text = format!(
+        "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
+         address = \"127.0.0.1:0\"\nauthentication = [\"users\"]\n[[authenticator]]\nname = \"users\"\n\
+         kind = \"{kind}\"\nfile = \"users\"\n[access]\nrules = \"rules\"\n"
+    );
+    let mut config = Config::parse(&text, folder.path()).expect("nothing is wrong");
+    config.engine.runtime = runtime;
+    (start(config), folder)
+}
+
 pub fn text(text: &str) -> Text {
     Text::try_from(text).expect("valid text")
 }
