@@ -74,7 +74,7 @@ pub struct Running {
     reins: Arc<Reins>,
     control: Option<Control>,
     _watchdog: Watchdog,
-    _memory_watch: MemoryWatch,
+    memory_watch: MemoryWatch,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
     _office: Option<PostOffice>,
 }
@@ -183,7 +183,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         reins: Arc::new(reins),
         control: None,
         _watchdog: watchdog,
-        _memory_watch: memory_watch,
+        memory_watch,
         _office: office,
     };
     match claim_and_open(&running.config, &protocols, &orders) {
@@ -373,6 +373,7 @@ impl Running {
         let (taken, left) = self.config.taking_on(new);
         self.reload()?;
         self.guard().set_limits(taken.guard_limits());
+        self.memory_watch.set_bound(taken.memory_bytes());
         for shard in &self.shards {
             shard.handle.tell(Command::SetRate(taken.rate));
             shard.handle.tell(Command::SetLimits(Box::new(taken.limits.clone())));

@@ -129,34 +129,48 @@ const PART_OF_ALL: (u64, u64) = (8, 10);
 /// A thread that says how much memory the process has; it ends when this is dropped.
 #[derive(Debug)]
 pub struct MemoryWatch {
-    stop: Option<Sender<()>>,
+    bounds: Option<Sender<Option<u64>>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl MemoryWatch {
-    /// Begins to look, if there is a bound.
+    /// Begins to look, and to compare with a bound in bytes if there is one.
     ///
     /// # Errors
     /// The thread cannot be made.
     pub fn start(bytes_max: Option<u64>, load: Arc<ProcessLoad>) -> io::Result<Self> {
-        let Some(bytes_max) = bytes_max else { return Ok(Self { stop: None, thread: None }) };
-        let (stop, stopped) = channel::<()>();
+        let (bounds, new_bounds) = channel();
         let look = move || {
-            let mut every = LOOK_EVERY;
-            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
-                let permille = resident_bytes().saturating_mul(1000) / bytes_max.max(1);
+            let (mut bytes_max, mut every) = (bytes_max, LOOK_EVERY);
+            loop {
+                match new_bounds.recv_timeout(every) {
+                    Ok(bound) => bytes_max = bound,
+                    Err(RecvTimeoutError::Timeout) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
+                let permille = bytes_max.map_or(0, |bytes_max| {
+                    resident_bytes().saturating_mul(1000) / bytes_max.max(1)
+                });
                 load.set_memory_permille(u32::try_from(permille).unwrap_or(u32::MAX));
                 every = if permille < NEAR_PERMILLE { LOOK_EVERY } else { LOOK_EVERY_NEAR };
             }
         };
         let thread = std::thread::Builder::new().name("memory".to_owned()).spawn(look)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { bounds: Some(bounds), thread: Some(thread) })
+    }
+
+    /// Compares with this from now on.
+    pub fn set_bound(&self, bytes_max: Option<u64>) {
+        if let Some(bounds) = &self.bounds {
+            // It takes them for as long as this lives.
+            let _ = bounds.send(bytes_max);
+        }
     }
 }
 
 impl Drop for MemoryWatch {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        drop(self.bounds.take());
         if let Some(thread) = self.thread.take() {
             // One that panicked has aborted the process.
             let _ = thread.join();

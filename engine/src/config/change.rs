@@ -30,6 +30,7 @@ const LIVE: &[&str] = &[
     "ban_after_connects",
     "ban_within_s",
     "ban_s",
+    "memory_bytes",
     "publish_messages_per_s",
     "publish_messages_burst",
     "publish_bytes_per_s",
