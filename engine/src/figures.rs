@@ -3,17 +3,17 @@
 //! Each shard counts for itself in plain numbers and puts them into its [`Counters`] at every tick, so
 //! no counting is shared between cores; what is read here is a quarter of a second old at most.
 
-mod ended;
+mod by_reason;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage, State};
-use petrel_shard::{DropReason, Drops};
+use petrel_shard::{DropReason, Drops, Limit, Limited};
 
-pub use self::ended::Ended;
-use self::ended::Name;
+pub use self::by_reason::ByReason;
+use self::by_reason::Name;
 use crate::certificates::Ends;
 
 /// Where a shard puts what it has counted.
@@ -28,13 +28,13 @@ pub struct Counters {
     /// How much the shard has to do: 0 to 3.
     pub level: AtomicU64,
     admitted: AtomicU64,
-    refused: AtomicU64,
     sessions: AtomicU64,
     retained: Numbers<3>,
     storage: Numbers<3>,
-    limited: Numbers<3>,
+    limited: Numbers<{ Limit::ALL.len() }>,
     dropped: Numbers<{ DropReason::ALL.len() }>,
-    ended: Numbers<{ Ended::NUMBERS }>,
+    denied: Numbers<{ ByReason::NUMBERS }>,
+    ended: Numbers<{ ByReason::NUMBERS }>,
     census: Numbers<{ Census::NUMBERS }>,
 }
 
@@ -73,12 +73,12 @@ pub struct Counted<'a> {
     pub retained: RetainedFigures,
     /// What outlives the process.
     pub storage: StorageFigures,
-    /// Clients that were held to their limits.
-    pub limited: LimitFigures,
+    /// Limits that clients have met.
+    pub limited: Limited,
     /// Messages that some receiver did not get.
     pub dropped: Drops,
     /// Connections that the broker has ended.
-    pub ended: Ended,
+    pub ended: ByReason,
 }
 
 impl Counters {
@@ -88,12 +88,12 @@ impl Counters {
             counted;
         self.census.store(census.numbers());
         self.admitted.store(decided.admitted, Ordering::Relaxed);
-        self.refused.store(decided.refused, Ordering::Relaxed);
+        self.denied.store(*decided.denied.numbers());
         self.sessions.store(sessions as u64, Ordering::Relaxed);
         self.retained.store([retained.messages, retained.bytes, retained.dropped]);
         self.storage.store([storage.in_trouble, storage.troubles, storage.refused]);
-        self.limited.store([limited.filters_refused, limited.held_by_rate, limited.held_by_load]);
-        self.dropped.store(DropReason::ALL.map(|reason| dropped.of(reason)));
+        self.limited.store(limited.numbers());
+        self.dropped.store(dropped.numbers());
         self.ended.store(*ended.numbers());
     }
 
@@ -101,19 +101,19 @@ impl Counters {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let [messages, bytes, not_retained] = self.retained.load();
         let [in_trouble, troubles, refused] = self.storage.load();
-        let [filters_refused, held_by_rate, held_by_load] = self.limited.load();
+        let denied = ByReason::from_numbers(self.denied.load().into_iter());
         Figures {
             certificate_ends_in_s: None,
             census: Census::from_numbers(self.census.load()),
-            decided: Decided { admitted: get(&self.admitted), refused: get(&self.refused) },
+            decided: Decided { admitted: get(&self.admitted), denied },
             adopted: get(&self.adopted),
             stranded: get(&self.stranded),
             sessions: get(&self.sessions),
             retained: RetainedFigures { messages, bytes, dropped: not_retained },
             storage: StorageFigures { in_trouble, troubles, refused },
-            limited: LimitFigures { filters_refused, held_by_rate, held_by_load },
-            dropped: DropFigures(self.dropped.load()),
-            ended: Ended::from_numbers(self.ended.load().into_iter()),
+            limited: Limited::from_numbers(self.limited.load()),
+            dropped: Drops::from_numbers(self.dropped.load()),
+            ended: ByReason::from_numbers(self.ended.load().into_iter()),
         }
     }
 }
@@ -124,7 +124,7 @@ pub struct Decided {
     /// Let in.
     pub admitted: u64,
     /// Refused with a reason, such as a missing authorisation.
-    pub refused: u64,
+    pub denied: ByReason,
 }
 
 /// Retained messages.
@@ -149,29 +149,6 @@ pub struct StorageFigures {
     pub refused: u64,
 }
 
-/// Clients that were held to their limits and stayed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct LimitFigures {
-    /// Filters of SUBSCRIBE that were refused, for want of a right as well.
-    pub filters_refused: u64,
-    /// How often a client was not read for having published more than its rate.
-    pub held_by_rate: u64,
-    /// How often, for having published more than its share of a shard that has too much to do.
-    pub held_by_load: u64,
-}
-
-/// Messages that some receiver did not get, in the order of [`DropReason::ALL`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DropFigures([u64; DropReason::ALL.len()]);
-
-impl DropFigures {
-    /// How many for this reason.
-    #[must_use]
-    pub const fn of(&self, reason: DropReason) -> u64 {
-        self.0[reason as usize]
-    }
-}
-
 /// The numbers of all shards together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Figures {
@@ -192,12 +169,12 @@ pub struct Figures {
     pub retained: RetainedFigures,
     /// What outlives the process.
     pub storage: StorageFigures,
-    /// Clients that were held to their limits.
-    pub limited: LimitFigures,
+    /// Limits that clients have met.
+    pub limited: Limited,
     /// Messages that some receiver did not get.
-    pub dropped: DropFigures,
+    pub dropped: Drops,
     /// Connections that the broker has ended.
-    pub ended: Ended,
+    pub ended: ByReason,
 }
 
 impl Figures {
@@ -218,8 +195,8 @@ impl Figures {
             for stage in Stage::ALL {
                 write!(f, " {}={}", stage.name(), census.stage(stage))?;
             }
-            let Decided { admitted, refused } = decided;
-            write!(f, " connect_denied={refused} admitted={admitted}")?;
+            let Decided { admitted, denied } = &decided;
+            write!(f, " connect_denied={} admitted={admitted}", denied.all())?;
             write!(f, " adopted={adopted} stranded={stranded}")?;
             write!(f, " handshakes_in_flight_most={}", census.handshakes_most)
         })
@@ -237,6 +214,38 @@ impl Figures {
             write!(f, "sessions_offline={}", this.sessions_offline())
         })
     }
+
+    /// CONNECTs that were refused, by reason, in one line of `name=number`.
+    pub fn denied(&self) -> impl fmt::Display {
+        let denied = self.decided.denied;
+        Line(move |f: &mut fmt::Formatter<'_>| write!(f, "denied:{denied}"))
+    }
+
+    /// Limits that clients have met, in one line of `name=number`.
+    pub fn limits(&self) -> impl fmt::Display {
+        let limited = self.limited;
+        Line(move |f: &mut fmt::Formatter<'_>| {
+            f.write_str("limits:")?;
+            let mut all = Limit::ALL.into_iter();
+            all.try_for_each(|limit| write!(f, " {}={}", Name(limit), limited.of(limit)))
+        })
+    }
+
+    /// Messages that some receiver did not get, by reason, in one line of `name=number`.
+    pub fn drops(&self) -> impl fmt::Display {
+        let dropped = self.dropped;
+        Line(move |f: &mut fmt::Formatter<'_>| {
+            f.write_str("dropped:")?;
+            let mut all = DropReason::ALL.into_iter();
+            all.try_for_each(|reason| write!(f, " {}={}", Name(reason), dropped.of(reason)))
+        })
+    }
+
+    /// Connections that the broker has ended, by reason, in one line of `name=number`.
+    pub fn ends(&self) -> impl fmt::Display {
+        let ended = self.ended;
+        Line(move |f: &mut fmt::Formatter<'_>| write!(f, "ended:{ended}"))
+    }
 }
 
 impl fmt::Display for RetainedFigures {
@@ -252,24 +261,6 @@ impl fmt::Display for StorageFigures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { in_trouble, troubles, refused } = self;
         write!(f, "storage: in_trouble={in_trouble} troubles={troubles} refused={refused}")
-    }
-}
-
-impl fmt::Display for LimitFigures {
-    /// One line of `name=number`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { filters_refused, held_by_rate, held_by_load } = self;
-        write!(f, "limits: filters_refused={filters_refused} held_by_rate={held_by_rate} ")?;
-        write!(f, "held_by_load={held_by_load}")
-    }
-}
-
-impl fmt::Display for DropFigures {
-    /// One line of `name=number`.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("dropped:")?;
-        let mut all = DropReason::ALL.iter().zip(self.0);
-        all.try_for_each(|(reason, count)| write!(f, " {}={count}", Name(reason)))
     }
 }
 
@@ -302,7 +293,7 @@ impl Watch {
             let one = shard.figures();
             all.census.add(&one.census);
             all.decided.admitted += one.decided.admitted;
-            all.decided.refused += one.decided.refused;
+            all.decided.denied.add(&one.decided.denied);
             all.adopted += one.adopted;
             all.stranded += one.stranded;
             all.sessions += one.sessions;
@@ -313,10 +304,8 @@ impl Watch {
             all.storage.in_trouble = all.storage.in_trouble.max(one.storage.in_trouble);
             all.storage.troubles = all.storage.troubles.max(one.storage.troubles);
             all.storage.refused += one.storage.refused;
-            all.limited.filters_refused += one.limited.filters_refused;
-            all.limited.held_by_rate += one.limited.held_by_rate;
-            all.limited.held_by_load += one.limited.held_by_load;
-            all.dropped.0.iter_mut().zip(one.dropped.0).for_each(|(sum, more)| *sum += more);
+            all.limited.add(&one.limited);
+            all.dropped.add(&one.dropped);
             all.ended.add(&one.ended);
         }
         all
@@ -336,12 +325,14 @@ mod tests {
         for counters in &counters {
             let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
             let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4 };
-            let limited = LimitFigures { filters_refused: 2, held_by_rate: 1, held_by_load: 3 };
-            let mut ended = Ended::default();
+            let limited = Limited::from_numbers([1, 2, 3, 4, 5, 6, 7, 8]);
+            let (mut denied, mut ended) = (ByReason::default(), ByReason::default());
+            denied.count(ReasonCode::Banned);
+            denied.count(ReasonCode::ServerBusy);
             ended.count(ReasonCode::PacketTooLarge);
             counters.publish(Counted {
                 census: &census,
-                decided: Decided { admitted: 7, refused: 2 },
+                decided: Decided { admitted: 7, denied },
                 sessions: 100,
                 retained,
                 storage,
@@ -371,13 +362,16 @@ mod tests {
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");
+        assert_eq!(figures.denied().to_string(), "denied: server_busy=2 banned=2");
         assert_eq!(
-            figures.limited.to_string(),
-            "limits: filters_refused=4 held_by_rate=2 held_by_load=6"
+            figures.limits().to_string(),
+            "limits: filters_refused=2 client_ids_refused=4 keep_alives_refused=6 \
+             keep_alives_changed=8 session_expiries_capped=10 inflight_full=12 held_by_rate=14 \
+             held_by_load=16"
         );
-        assert_eq!(figures.ended.to_string(), "ended: packet_too_large=2");
+        assert_eq!(figures.ends().to_string(), "ended: packet_too_large=2");
         assert_eq!(
-            figures.dropped.to_string(),
+            figures.drops().to_string(),
             "dropped: queue_full=0 slow_reader=0 not_connected=0 too_large=0 expired=0 \
              no_group_member=0 retained_full=0 storage_full=0 not_authorized=0 memory_full=0"
         );
@@ -394,9 +388,9 @@ mod tests {
             sessions: 100,
             retained: RetainedFigures::default(),
             storage: StorageFigures::default(),
-            limited: LimitFigures::default(),
+            limited: Limited::default(),
             dropped: Drops::default(),
-            ended: Ended::default(),
+            ended: ByReason::default(),
         });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);
     }

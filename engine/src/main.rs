@@ -125,9 +125,10 @@ fn write_figures(running: &Running, watch: &Watch) {
     log::info(figures.connections());
     log::info(figures.retained);
     log::info(figures.storage);
-    log::info(figures.limited);
-    log::info(figures.dropped);
-    log::info(figures.ended);
+    log::info(figures.denied());
+    log::info(figures.limits());
+    log::info(figures.drops());
+    log::info(figures.ends());
     let levels: Vec<_> = running.levels().map(|level| level.to_string()).collect();
     log::info(format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
     if let Some(ends_in_s) = figures.certificate_ends_in_s {

@@ -820,7 +820,7 @@ impl Pump {
                 }
             }
             self.report.dropped(&std::mem::take(&mut self.outbox.drops));
-            self.report.refused_filters(std::mem::take(&mut self.outbox.filters_refused));
+            self.report.met(&std::mem::take(&mut self.outbox.limited));
             for question in std::mem::take(&mut self.outbox.questions) {
                 self.answer(question);
             }

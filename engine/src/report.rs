@@ -11,9 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use petrel_net::stages::{Census, Stage};
 use petrel_net::tls::TlsError;
 use petrel_proto::{DecodeError, ReasonCode, Text};
-use petrel_shard::{DropReason, Drops, EndedBy, Event, ShardIndex};
+use petrel_shard::{DropReason, Drops, EndedBy, Event, Limit, Limited, ShardIndex};
 
-use crate::figures::{Decided, Ended, LimitFigures};
+use crate::figures::{ByReason, Decided};
 use crate::guard::Denied;
 use crate::log::{self, Escaped};
 
@@ -59,8 +59,8 @@ pub struct Report {
     dropped: Drops,
     dropped_before: Drops,
     decided: Decided,
-    ended: Ended,
-    limited: LimitFigures,
+    ended: ByReason,
+    limited: Limited,
     /// Connections refused for what is counted, as far as they were reported.
     turned_away: [u64; TURNED_AWAY.len()],
     summed_since_ms: u64,
@@ -74,7 +74,7 @@ impl Report {
         }
         match event {
             Event::Refused { client_id, reason, .. } => {
-                self.decided.refused += 1;
+                self.decided.denied.count(*reason);
                 let client = Escaped(client_id.as_bytes());
                 self.line(now_ms, format_args!("client '{client}' is refused: {}", Code(*reason)));
             }
@@ -103,28 +103,25 @@ impl Report {
         self.dropped.add(drops);
     }
 
-    /// Counts filters that were refused.
-    pub const fn refused_filters(&mut self, count: u64) {
-        self.limited.filters_refused += count;
+    /// Counts limits that the shard has held clients to.
+    pub fn met(&mut self, limited: &Limited) {
+        self.limited.add(limited);
     }
 
-    /// Counts a client that is not read, for its own rate or for the load of the shard.
-    pub const fn held(&mut self, by_rate: bool) {
-        match by_rate {
-            true => self.limited.held_by_rate += 1,
-            false => self.limited.held_by_load += 1,
-        }
+    /// Counts a client that is held to a limit.
+    pub const fn held(&mut self, limit: Limit) {
+        self.limited.count(limit);
     }
 
-    /// Clients that were held to their limits so far.
+    /// Limits that clients have met so far.
     #[must_use]
-    pub const fn limited(&self) -> LimitFigures {
+    pub const fn limited(&self) -> Limited {
         self.limited
     }
 
     /// Connections that the broker has ended so far.
     #[must_use]
-    pub const fn ended(&self) -> Ended {
+    pub const fn ended(&self) -> ByReason {
         self.ended
     }
 
@@ -156,7 +153,7 @@ impl Report {
 
     /// Reports a client who may not come.
     pub fn denied(&mut self, now_ms: u64, who: &Text, denied: Denied) {
-        self.decided.refused += 1;
+        self.decided.denied.count(denied.reason());
         self.turned_down(now_ms, who, denied);
     }
 

@@ -278,8 +278,19 @@ fn figures_are_written_on_sigusr1_and_at_the_end() {
     let begin = Instant::now();
     loop {
         broker.signal(Signal::USR1);
-        let [stages, connections, retained, storage, limits, dropped, ended, refused, memory] =
-            [(); 9].map(|()| broker.line());
+        let [
+            stages,
+            connections,
+            retained,
+            storage,
+            denied,
+            limits,
+            dropped,
+            ended,
+            refused,
+            memory,
+        ] = [(); 10].map(|()| broker.line());
+        assert!(denied.ends_with("denied:"), "{denied}");
         assert_eq!(figure(&limits, "filters_refused"), 0);
         assert_eq!(figure(&dropped, "queue_full"), 0);
         assert!(ended.ends_with("ended:"), "{ended}");

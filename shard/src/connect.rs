@@ -11,7 +11,7 @@ use petrel_proto::{
 use smallvec::SmallVec;
 
 use crate::connection::{AuthExchange, AwaitedConnAck, Connection, PendingConnect, Violation};
-use crate::event::{EndedBy, Event};
+use crate::event::{EndedBy, Event, Limit};
 use crate::level_hash::HashKey;
 use crate::outbox::{Asks, Credentials, Question};
 use crate::sabotage::{self, Sabotage};
@@ -51,7 +51,7 @@ impl Shard {
     ) {
         connect.client_id = connect.client_id.to_owned_text();
         let assigned = connect.client_id.is_empty();
-        if let Err(violation) = self.check_connect(&connect, &origin) {
+        if let Err(violation) = self.check_connect(turn, &connect, &origin) {
             return refuse(turn.out, conn, &connect, violation);
         }
         if assigned {
@@ -67,7 +67,12 @@ impl Shard {
         }
     }
 
-    fn check_connect(&self, connect: &Connect, origin: &Origin) -> Result<(), Violation> {
+    fn check_connect(
+        &self,
+        turn: &mut Turn<'_>,
+        connect: &Connect,
+        origin: &Origin,
+    ) -> Result<(), Violation> {
         use ReasonCode as R;
         let limits = self.limits();
         let id_bytes = connect.client_id.len();
@@ -89,6 +94,7 @@ impl Shard {
             }
         }
         if id_bytes > usize::from(limits.client_id_bytes_maximum) {
+            turn.out.limited.count(Limit::ClientIdsRefused);
             let what = "the client identifier is longer than client_id_bytes_maximum";
             return Err(Violation::new(R::ClientIdentifierNotValid, what));
         }
@@ -97,6 +103,7 @@ impl Shard {
             && limits.keep_alive_max_s > 0
             && (keep_alive_s == 0 || keep_alive_s > limits.keep_alive_max_s)
         {
+            turn.out.limited.count(Limit::KeepAlivesRefused);
             let what = "the keep alive is longer than keep_alive_max_s";
             return Err(Violation::new(R::QuotaExceeded, what));
         }
@@ -307,6 +314,12 @@ impl Shard {
         // What was routed before the client came is not for its new connection, or waits with the rest.
         self.give_due(turn, index);
         let (keep_alive_s, _) = self.effective_keep_alive_s(connect);
+        if keep_alive_s != connect.keep_alive_s {
+            turn.out.limited.count(Limit::KeepAlivesChanged);
+        }
+        if expiry_s > expiry_max {
+            turn.out.limited.count(Limit::SessionExpiriesCapped);
+        }
         if let Some(connection) = self.connection_mut(conn) {
             connection.silence_ms_max = u32::from(keep_alive_s) * 1500;
             connection.heard(turn.now_ms);

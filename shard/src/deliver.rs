@@ -7,7 +7,7 @@ use petrel_proto::{MessageProperties, PacketId, PublishHead, Qos, ReasonCode};
 use crate::alias::{OutgoingAliases, TopicForm};
 use crate::config::QueueFull;
 use crate::connection::Connection;
-use crate::event::DropReason;
+use crate::event::{DropReason, Limit};
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::forms::Forms;
 use crate::level_hash::HashKey;
@@ -144,6 +144,9 @@ impl Shard {
             self.admit(turn, session, &mut delivery, provided);
             return self.send_delivery(turn, session, delivery);
         }
+        if self.has_window_full(session, &delivery.message) {
+            turn.out.limited.count(Limit::InflightFull);
+        }
         let held = delivery.qos == Qos::ExactlyOnce && self.keep.is_on();
         self.enqueue(turn, session, delivery, provided);
         if held {
@@ -182,6 +185,14 @@ impl Shard {
             && (held == 0
                 || held + message.cost_bytes() as u64
                     <= self.limits().outgoing_inflight_bytes_maximum)
+    }
+
+    /// True if the client is there and has as much in flight as it may have.
+    fn has_window_full(&self, index: u32, message: &Message) -> bool {
+        let flow = self.sessions.get(index).and_then(|session| session.flow.as_deref());
+        let conn = self.conn_of(index).and_then(|conn| self.connection(conn));
+        conn.is_some_and(|conn| conn.send_quota == 0)
+            || conn.is_some() && flow.is_some_and(|flow| !self.window_takes(flow, message))
     }
 
     fn socket_takes(&self, conn: ConnId) -> bool {

@@ -7,7 +7,7 @@ use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
 use crate::ConnId;
 use crate::connect::{client_hash, fit};
 use crate::connection::{Connection, Violation};
-use crate::event::EndedBy;
+use crate::event::{EndedBy, Limit};
 use crate::peer::PeerMessage;
 use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
@@ -37,7 +37,12 @@ impl Shard {
                         "DISCONNECT must not raise a Session Expiry Interval of 0 (3.14.2.2.2)";
                     return Err(Violation::protocol(what));
                 }
-                Some(expiry_s) => session.expiry_interval_s = expiry_s.min(expiry_max),
+                Some(expiry_s) => {
+                    if expiry_s > expiry_max {
+                        turn.out.limited.count(Limit::SessionExpiriesCapped);
+                    }
+                    session.expiry_interval_s = expiry_s.min(expiry_max);
+                }
                 None => {}
             }
             let any = sabotage::on(Sabotage::WillRemovedByAnyDisconnect);

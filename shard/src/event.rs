@@ -101,10 +101,92 @@ impl Drops {
         self.0.iter_mut().zip(others.0).for_each(|(sum, more)| *sum += more);
     }
 
+    /// All numbers, in the order of [`DropReason::ALL`].
+    #[must_use]
+    pub const fn numbers(&self) -> [u64; DropReason::ALL.len()] {
+        self.0
+    }
+
+    /// From what [`Self::numbers`] gave.
+    #[must_use]
+    pub const fn from_numbers(numbers: [u64; DropReason::ALL.len()]) -> Self {
+        Self(numbers)
+    }
+
     /// Those that came after `before`.
     #[must_use]
     pub fn since(&self, before: &Self) -> Self {
         Self(std::array::from_fn(|at| self.0[at] - before.0[at]))
+    }
+}
+
+/// A limit that a client met and that it was told of, or that made it wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Limit {
+    /// A filter of SUBSCRIBE was refused, for want of a right as well.
+    FiltersRefused,
+    /// A CONNECT was refused, its client identifier being too long.
+    ClientIdsRefused,
+    /// A CONNECT was refused whose Keep Alive is too long, and whose client cannot be given another.
+    KeepAlivesRefused,
+    /// A client was given another Keep Alive than it has asked for.
+    KeepAlivesChanged,
+    /// A session is to end earlier after its connection than its client has asked for.
+    SessionExpiriesCapped,
+    /// A message had to wait in the session's queue, since as much was in flight as may be.
+    InflightFull,
+    /// A client was not read for a while, having published more than its rate.
+    HeldByRate,
+    /// A client was not read for a while, having published its share of a shard that has too much to do.
+    HeldByLoad,
+}
+
+impl Limit {
+    /// All of them, in order.
+    pub const ALL: [Self; 8] = [
+        Self::FiltersRefused,
+        Self::ClientIdsRefused,
+        Self::KeepAlivesRefused,
+        Self::KeepAlivesChanged,
+        Self::SessionExpiriesCapped,
+        Self::InflightFull,
+        Self::HeldByRate,
+        Self::HeldByLoad,
+    ];
+}
+
+/// How often clients have met their limits, by limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limited([u64; Limit::ALL.len()]);
+
+impl Limited {
+    /// Counts one.
+    #[inline]
+    pub const fn count(&mut self, limit: Limit) {
+        self.0[limit as usize] += 1;
+    }
+
+    /// How often it was this limit.
+    #[must_use]
+    pub const fn of(&self, limit: Limit) -> u64 {
+        self.0[limit as usize]
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, others: &Self) {
+        self.0.iter_mut().zip(others.0).for_each(|(sum, more)| *sum += more);
+    }
+
+    /// All numbers, in the order of [`Limit::ALL`].
+    #[must_use]
+    pub const fn numbers(&self) -> [u64; Limit::ALL.len()] {
+        self.0
+    }
+
+    /// From what [`Self::numbers`] gave.
+    #[must_use]
+    pub const fn from_numbers(numbers: [u64; Limit::ALL.len()]) -> Self {
+        Self(numbers)
     }
 }
 

@@ -73,7 +73,7 @@ pub use census::Census;
 pub use config::{Access, Limits, QueueFull, ShardConfig};
 pub use connect::refusal;
 pub use count::Waiting;
-pub use event::{DropReason, Drops, EndedBy, Event};
+pub use event::{DropReason, Drops, EndedBy, Event, Limit, Limited};
 pub use ids::{ConnId, SessionRef, ShardIndex, Slot, SlotMap};
 pub use input::{Banned, Input, Now, Origin, Verdict};
 pub use interest::{Interest, InterestWriter, ShardMask};

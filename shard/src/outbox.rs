@@ -5,7 +5,7 @@ use petrel_proto::{
     ClientId, Packet, PacketId, PublishHead, SharedHead, Text, Version, encode, encoded_len,
 };
 
-use crate::event::Drops;
+use crate::event::{Drops, Limited};
 use crate::input::Origin;
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
@@ -43,8 +43,8 @@ pub struct Outbox {
     pub events: Vec<Event>,
     /// Messages that some receiver does not get; the caller takes the numbers.
     pub drops: Drops,
-    /// Filters of SUBSCRIBE that were refused; the caller takes the number.
-    pub filters_refused: u64,
+    /// Limits that clients have met; the caller takes the numbers.
+    pub limited: Limited,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
     payloads: Vec<Bytes>,
@@ -136,7 +136,7 @@ impl Outbox {
         self.urgent = false;
         self.events.clear();
         self.drops = Drops::default();
-        self.filters_refused = 0;
+        self.limited = Limited::default();
     }
 
     /// Forgets the writes only.

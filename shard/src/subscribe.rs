@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::ConnId;
 use crate::connection::Violation;
+use crate::event::Limit;
 use crate::keep::Needs;
 use crate::peer::{GroupKey, PeerMessage};
 use crate::record::{Incarnation, Record, SubscriptionRecord};
@@ -40,12 +41,12 @@ impl Shard {
             };
             if let Some(refused) = refused {
                 reasons.push(refused);
-                turn.out.filters_refused += 1;
+                turn.out.limited.count(Limit::FiltersRefused);
                 continue;
             }
             let Some(most) = self.may_subscribe(index, &asked.filter) else {
                 reasons.push(ReasonCode::NotAuthorized);
-                turn.out.filters_refused += 1;
+                turn.out.limited.count(Limit::FiltersRefused);
                 continue;
             };
             let options = SubscriptionOptions { qos: asked.options.qos.min(most), ..asked.options };

@@ -1,4 +1,4 @@
-//! Connections that the broker has ended, by reason.
+//! What the broker has counted by reason code.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ const FIRST: u8 = 0x80;
 
 /// How many there were for each reason code that is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended([u64; Ended::NUMBERS]);
+pub struct ByReason([u64; ByReason::NUMBERS]);
 
-impl Default for Ended {
+impl Default for ByReason {
     fn default() -> Self {
         Self([0; Self::NUMBERS])
     }
 }
 
-impl Ended {
+impl ByReason {
     /// Reason codes that are errors; the last is 0xa2.
     pub const NUMBERS: usize = 0xa3 - FIRST as usize;
 
@@ -36,6 +36,12 @@ impl Ended {
         at.and_then(|at| self.0.get(at)).copied().unwrap_or(0)
     }
 
+    /// How many in all.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
     /// All numbers, by reason code.
     pub(super) const fn numbers(&self) -> &[u64; Self::NUMBERS] {
         &self.0
@@ -48,16 +54,15 @@ impl Ended {
 
     /// From what [`Self::numbers`] gave.
     pub(super) fn from_numbers(numbers: impl Iterator<Item = u64>) -> Self {
-        let mut ended = Self::default();
-        ended.0.iter_mut().zip(numbers).for_each(|(into, number)| *into = number);
-        ended
+        let mut counts = Self::default();
+        counts.0.iter_mut().zip(numbers).for_each(|(into, number)| *into = number);
+        counts
     }
 }
 
-/// One line of `name=number`, without those of which there were none.
-impl fmt::Display for Ended {
+/// A `name=number` behind a space for each reason, without those of which there were none.
+impl fmt::Display for ByReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ended:")?;
         for (code, count) in (FIRST..).zip(self.0) {
             if let Some(reason) = ReasonCode::from_u8(code).filter(|_| count > 0) {
                 write!(f, " {}={count}", Name(reason))?;
@@ -88,19 +93,19 @@ mod tests {
 
     #[test]
     fn what_was_counted_stands_under_its_name() {
-        let mut ended = Ended::default();
-        assert_eq!(ended.to_string(), "ended:");
+        let mut counts = ByReason::default();
+        assert_eq!(counts.to_string(), "");
         for reason in [ReasonCode::PacketTooLarge, ReasonCode::PacketTooLarge, ReasonCode::Success]
         {
-            ended.count(reason);
+            counts.count(reason);
         }
-        ended.count(ReasonCode::UnspecifiedError);
-        ended.count(ReasonCode::WildcardSubscriptionsNotSupported);
+        counts.count(ReasonCode::UnspecifiedError);
+        counts.count(ReasonCode::WildcardSubscriptionsNotSupported);
         assert_eq!(
-            ended.to_string(),
-            "ended: unspecified_error=1 packet_too_large=2 wildcard_subscriptions_not_supported=1"
+            counts.to_string(),
+            " unspecified_error=1 packet_too_large=2 wildcard_subscriptions_not_supported=1"
         );
-        assert_eq!(ended.of(ReasonCode::PacketTooLarge), 2);
-        assert_eq!(Ended::from_numbers(ended.numbers().iter().copied()), ended);
+        assert_eq!(counts.of(ReasonCode::PacketTooLarge), 2);
+        assert_eq!(ByReason::from_numbers(counts.numbers().iter().copied()), counts);
     }
 }

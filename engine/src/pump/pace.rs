@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use petrel_net::ConnKey;
 use petrel_proto::ReasonCode;
-use petrel_shard::Input;
+use petrel_shard::{Input, Limit};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::load::{Cause, Level, Signals};
@@ -24,11 +24,11 @@ impl Pump {
         };
         match pace {
             Pace::GoOn if has_had_its_share => {
-                self.report.held(false);
+                self.report.held(Limit::HeldByLoad);
                 Pace::WaitUntil(self.next_tick_ms)
             }
             Pace::WaitUntil(_) => {
-                self.report.held(true);
+                self.report.held(Limit::HeldByRate);
                 pace
             }
             pace => pace,
