@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage, State};
-use petrel_shard::{DropReason, Drops, Limit, Limited};
+use petrel_shard::{DropReason, Ledger, Limit, Limited};
 
 pub use self::by_reason::ByReason;
 use self::by_reason::Name;
@@ -32,7 +32,7 @@ pub struct Counters {
     retained: Numbers<3>,
     storage: Numbers<3>,
     limited: Numbers<{ Limit::ALL.len() }>,
-    dropped: Numbers<{ DropReason::ALL.len() }>,
+    ledger: Numbers<{ Ledger::NUMBERS }>,
     denied: Numbers<{ ByReason::NUMBERS }>,
     ended: Numbers<{ ByReason::NUMBERS }>,
     census: Numbers<{ Census::NUMBERS }>,
@@ -75,8 +75,8 @@ pub struct Counted<'a> {
     pub storage: StorageFigures,
     /// Limits that clients have met.
     pub limited: Limited,
-    /// Messages that some receiver did not get.
-    pub dropped: Drops,
+    /// What has become of messages.
+    pub ledger: &'a Ledger,
     /// Connections that the broker has ended.
     pub ended: ByReason,
 }
@@ -84,7 +84,7 @@ pub struct Counted<'a> {
 impl Counters {
     /// Makes the numbers of the shard known.
     pub fn publish(&self, counted: Counted<'_>) {
-        let Counted { census, decided, sessions, retained, storage, limited, dropped, ended } =
+        let Counted { census, decided, sessions, retained, storage, limited, ledger, ended } =
             counted;
         self.census.store(census.numbers());
         self.admitted.store(decided.admitted, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl Counters {
         self.retained.store([retained.messages, retained.bytes, retained.dropped]);
         self.storage.store([storage.in_trouble, storage.troubles, storage.refused]);
         self.limited.store(limited.numbers());
-        self.dropped.store(dropped.numbers());
+        self.ledger.store(ledger.numbers());
         self.ended.store(*ended.numbers());
     }
 
@@ -112,7 +112,7 @@ impl Counters {
             retained: RetainedFigures { messages, bytes, dropped: not_retained },
             storage: StorageFigures { in_trouble, troubles, refused },
             limited: Limited::from_numbers(self.limited.load()),
-            dropped: Drops::from_numbers(self.dropped.load()),
+            ledger: Ledger::from_numbers(self.ledger.load()),
             ended: ByReason::from_numbers(self.ended.load().into_iter()),
         }
     }
@@ -171,8 +171,8 @@ pub struct Figures {
     pub storage: StorageFigures,
     /// Limits that clients have met.
     pub limited: Limited,
-    /// Messages that some receiver did not get.
-    pub dropped: Drops,
+    /// What has become of messages.
+    pub ledger: Ledger,
     /// Connections that the broker has ended.
     pub ended: ByReason,
 }
@@ -231,9 +231,25 @@ impl Figures {
         })
     }
 
-    /// Messages that some receiver did not get, by reason, in one line of `name=number`.
+    /// What has become of messages, in one line of `name=number`.
+    pub fn ledger(&self) -> impl fmt::Display {
+        let ledger = self.ledger;
+        Line(move |f: &mut fmt::Formatter<'_>| {
+            let Ledger { received, wills, refused, unmatched, due, restored, .. } = ledger;
+            let Ledger { taken, handed, dropped, replaced, .. } = ledger;
+            let received: u64 = received.iter().sum();
+            let delivered: u64 = ledger.delivered.iter().sum();
+            write!(f, "ledger: received={received} wills={wills} refused={refused} ")?;
+            write!(f, "unmatched={unmatched} routed={} due={due} ", ledger.routed())?;
+            write!(f, "restored={restored} delivered={delivered} dropped={dropped} ")?;
+            write!(f, "replaced={replaced} ")?;
+            write!(f, "handed={handed} taken={taken} held={}", ledger.held())
+        })
+    }
+
+    /// Why messages were refused, not retained, or not delivered to some receiver, in one line of `name=number`.
     pub fn drops(&self) -> impl fmt::Display {
-        let dropped = self.dropped;
+        let dropped = self.ledger.drops;
         Line(move |f: &mut fmt::Formatter<'_>| {
             f.write_str("dropped:")?;
             let mut all = DropReason::ALL.into_iter();
@@ -305,7 +321,7 @@ impl Watch {
             all.storage.troubles = all.storage.troubles.max(one.storage.troubles);
             all.storage.refused += one.storage.refused;
             all.limited.add(&one.limited);
-            all.dropped.add(&one.dropped);
+            all.ledger.add(&one.ledger);
             all.ended.add(&one.ended);
         }
         all
@@ -315,6 +331,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use petrel_proto::ReasonCode;
+    use petrel_shard::Drops;
 
     use super::*;
 
@@ -326,6 +343,21 @@ mod tests {
             let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
             let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4 };
             let limited = Limited::from_numbers([1, 2, 3, 4, 5, 6, 7, 8]);
+            let ledger = Ledger {
+                received: [10, 4, 2],
+                delivered: [9, 3, 1],
+                wills: 1,
+                refused: 2,
+                unmatched: 3,
+                due: 20,
+                restored: 2,
+                taken: 1,
+                handed: 1,
+                dropped: 4,
+                replaced: 1,
+                not_retained: 0,
+                drops: Drops::from_numbers(std::array::from_fn(|at| at as u64)),
+            };
             let (mut denied, mut ended) = (ByReason::default(), ByReason::default());
             denied.count(ReasonCode::Banned);
             denied.count(ReasonCode::ServerBusy);
@@ -337,7 +369,7 @@ mod tests {
                 retained,
                 storage,
                 limited,
-                dropped: Drops::default(),
+                ledger: &ledger,
                 ended,
             });
             counters.adopted.store(3, Ordering::Relaxed);
@@ -372,8 +404,14 @@ mod tests {
         assert_eq!(figures.ends().to_string(), "ended: packet_too_large=2");
         assert_eq!(
             figures.drops().to_string(),
-            "dropped: queue_full=0 slow_reader=0 not_connected=0 too_large=0 expired=0 \
-             no_group_member=0 retained_full=0 storage_full=0 not_authorized=0 memory_full=0"
+            "dropped: queue_full=0 slow_reader=2 not_connected=4 too_large=6 expired=8 \
+             no_group_member=10 retained_full=12 storage_full=14 not_authorized=16 memory_full=18 \
+             session_ended=20"
+        );
+        assert_eq!(
+            figures.ledger().to_string(),
+            "ledger: received=32 wills=2 refused=4 unmatched=6 routed=24 due=40 restored=4 \
+             delivered=26 dropped=8 replaced=2 handed=2 taken=2 held=8"
         );
     }
 
@@ -389,7 +427,7 @@ mod tests {
             retained: RetainedFigures::default(),
             storage: StorageFigures::default(),
             limited: Limited::default(),
-            dropped: Drops::default(),
+            ledger: &Ledger::default(),
             ended: ByReason::default(),
         });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);

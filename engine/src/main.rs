@@ -126,6 +126,7 @@ fn write_figures(running: &Running, watch: &Watch) {
     log::info(figures.retained);
     log::info(figures.storage);
     log::info(figures.denied());
+    log::info(figures.ledger());
     log::info(figures.limits());
     log::info(figures.drops());
     log::info(figures.ends());

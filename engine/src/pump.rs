@@ -27,7 +27,7 @@ use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Packet, ReasonCode};
 use petrel_shard::access::Rules;
 use petrel_shard::{
-    ConnId, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
+    ConnId, DropReason, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
 };
 
 use crate::auth::AuthMethods;
@@ -367,7 +367,7 @@ impl Pump {
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
-            self.report.tick(self.now.mono_ms, self.parts.wire.census());
+            self.report.tick(self.now.mono_ms, self.parts.wire.census(), &self.outbox.ledger.drops);
             self.parts.mesh.rest();
             self.outbox.rest();
             self.load.tick();
@@ -434,19 +434,23 @@ impl Pump {
     fn publish(&self) {
         let (census, decided) = (self.parts.wire.census(), self.report.decided());
         let (messages, bytes) = self.shard.retained();
-        let (messages, dropped) = (messages as u64, self.report.not_retained());
+        let ledger = &self.outbox.ledger;
+        let (messages, dropped) = (messages as u64, ledger.not_retained);
         let retained = RetainedFigures { messages, bytes, dropped };
         let lanes = self.parts.storage.as_ref().map(StorageEnd::troubles);
         let (in_trouble, troubles) = lanes.unwrap_or_default();
-        let storage = StorageFigures { in_trouble, troubles, refused: self.report.not_kept() };
+        let refused = ledger.drops.of(DropReason::StorageFull);
+        let storage = StorageFigures { in_trouble, troubles, refused };
+        let mut limited = self.report.limited();
+        limited.add(&self.outbox.limited);
         self.parts.counters.publish(Counted {
             census,
             decided,
             sessions: self.shard.sessions(),
             retained,
             storage,
-            limited: self.report.limited(),
-            dropped: self.report.all_dropped(),
+            limited,
+            ledger,
             ended: self.report.ended(),
         });
     }
@@ -466,13 +470,13 @@ impl Pump {
     #[inline]
     fn work_on(&mut self, handle: impl FnOnce(&mut Shard, Now, &mut Outbox)) {
         self.handled += 1;
-        let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.drops.all());
+        let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.ledger.dropped);
         handle(&mut self.shard, self.now, &mut self.outbox);
         let after = self.outbox.writes.len();
         if after - before > FANOUT_LARGE {
             self.fanouts.push(before..after);
         }
-        let dropped = self.outbox.drops.all() - dropped_before;
+        let dropped = self.outbox.ledger.dropped - dropped_before;
         let work = (after - before + dropped as usize) / RECEIVERS_OF_A_PACKET;
         self.receivers_work += work;
         self.load.did(work);
@@ -819,8 +823,6 @@ impl Pump {
                     too_often.push(client_id);
                 }
             }
-            self.report.dropped(&std::mem::take(&mut self.outbox.drops));
-            self.report.met(&std::mem::take(&mut self.outbox.limited));
             for question in std::mem::take(&mut self.outbox.questions) {
                 self.answer(question);
             }

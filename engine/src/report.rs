@@ -55,8 +55,7 @@ pub struct Report {
     left_out: u64,
     /// Failed accepts that nobody has been told of.
     accepts_failed: u64,
-    /// Messages that were dropped since the last sum, and before.
-    dropped: Drops,
+    /// Messages that had been dropped at the last sum.
     dropped_before: Drops,
     decided: Decided,
     ended: ByReason,
@@ -98,22 +97,12 @@ impl Report {
         }
     }
 
-    /// Counts messages that some receiver does not get.
-    pub fn dropped(&mut self, drops: &Drops) {
-        self.dropped.add(drops);
-    }
-
-    /// Counts limits that the shard has held clients to.
-    pub fn met(&mut self, limited: &Limited) {
-        self.limited.add(limited);
-    }
-
     /// Counts a client that is held to a limit.
     pub const fn held(&mut self, limit: Limit) {
         self.limited.count(limit);
     }
 
-    /// Limits that clients have met so far.
+    /// Limits that clients have met so far, beside those that the shard knows of.
     #[must_use]
     pub const fn limited(&self) -> Limited {
         self.limited
@@ -125,30 +114,10 @@ impl Report {
         self.ended
     }
 
-    /// Messages so far that some receiver does not get.
-    #[must_use]
-    pub fn all_dropped(&self) -> Drops {
-        let mut all = self.dropped;
-        all.add(&self.dropped_before);
-        all
-    }
-
     /// What became of CONNECTs so far.
     #[must_use]
     pub const fn decided(&self) -> Decided {
         self.decided
-    }
-
-    /// Messages so far that were refused since they could not be kept.
-    #[must_use]
-    pub const fn not_kept(&self) -> u64 {
-        self.dropped.of(DropReason::StorageFull) + self.dropped_before.of(DropReason::StorageFull)
-    }
-
-    /// Messages so far that were delivered but not retained, for want of room.
-    #[must_use]
-    pub const fn not_retained(&self) -> u64 {
-        self.dropped.of(DropReason::RetainedFull) + self.dropped_before.of(DropReason::RetainedFull)
     }
 
     /// Reports a client who may not come.
@@ -209,7 +178,7 @@ impl Report {
     }
 
     /// Writes what has been summed up, from time to time.
-    pub fn tick(&mut self, now_ms: u64, census: &Census) {
+    pub fn tick(&mut self, now_ms: u64, census: &Census, dropped: &Drops) {
         if now_ms - self.summed_since_ms < SUM_MS {
             return;
         }
@@ -218,10 +187,10 @@ impl Report {
         if again > 0 {
             log::warn(format_args!("accepting failed {again} times more in ten seconds"));
         }
-        if self.dropped.all() > 0 {
-            log::warn(format_args!("{}", summed(&self.dropped)));
-            self.dropped_before.add(&self.dropped);
-            self.dropped = Drops::default();
+        let lately = dropped.since(&self.dropped_before);
+        if lately.all() > 0 {
+            log::warn(format_args!("{}", summed(&lately)));
+            self.dropped_before = *dropped;
         }
         for ((stage, why), before) in TURNED_AWAY.into_iter().zip(&mut self.turned_away) {
             let upto = census.stage(stage);

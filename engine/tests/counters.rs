@@ -112,6 +112,7 @@ impl Place {
             figures.stages().to_string(),
             figures.denied().to_string(),
             figures.limits().to_string(),
+            figures.ledger().to_string(),
             figures.drops().to_string(),
             figures.ends().to_string(),
             format!("{} levels={}", self.broker.guard().figures(), levels.join(",")),

@@ -284,13 +284,15 @@ fn figures_are_written_on_sigusr1_and_at_the_end() {
             retained,
             storage,
             denied,
+            ledger,
             limits,
             dropped,
             ended,
             refused,
             memory,
-        ] = [(); 10].map(|()| broker.line());
+        ] = [(); 11].map(|()| broker.line());
         assert!(denied.ends_with("denied:"), "{denied}");
+        assert_eq!(figure(&ledger, "received"), 0);
         assert_eq!(figure(&limits, "filters_refused"), 0);
         assert_eq!(figure(&dropped, "queue_full"), 0);
         assert!(ended.ends_with("ended:"), "{ended}");

@@ -49,13 +49,16 @@ impl Shard {
             }
             let record = match flow.inflight.get(at) {
                 Some(Inflight { stage: Stage::Released { record, .. }, .. }) => *record,
-                Some(Inflight { stage, .. }) => match stage.place().recorded() {
-                    Some(sequence) => {
-                        self.record_released(turn, index, sequence);
-                        self.keep.position()
+                Some(Inflight { stage, .. }) => {
+                    turn.out.ledger.delivered[2] += 1;
+                    match stage.place().recorded() {
+                        Some(sequence) => {
+                            self.record_released(turn, index, sequence);
+                            self.keep.position()
+                        }
+                        None => 0,
                     }
-                    None => 0,
-                },
+                }
                 None => 0,
             };
             position = record;
@@ -102,7 +105,10 @@ impl Shard {
         }
         let entry = flow.remove_inflight(at);
         match entry.as_ref().map(|entry| &entry.stage) {
-            Some(Stage::Published(delivery)) => self.done_with(turn, index, delivery),
+            Some(Stage::Published(delivery)) => {
+                turn.out.ledger.delivered[delivery.qos as usize] += 1;
+                self.done_with(turn, index, delivery);
+            }
             Some(Stage::Released { place, .. }) => {
                 if let Some(sequence) = place.recorded() {
                     self.record_done(turn, index, sequence);

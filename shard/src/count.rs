@@ -116,7 +116,10 @@ impl Shard {
             };
             let Some(kept) = kept.filter(|kept| kept.incarnation == incarnation) else { continue };
             if !sabotage::on(Sabotage::CountForgotten) {
-                kept.count_in(waits, with_runs);
+                let restored = kept.count_in(waits, with_runs);
+                if !sabotage::on(Sabotage::RestoredUncounted) {
+                    turn.out.ledger.restored += restored;
+                }
             }
         }
         match count.last {
@@ -163,17 +166,17 @@ impl Kept {
     }
 
     /// So much waits from before this process; `None` if nothing does. What has been read into memory
-    /// meanwhile is among it.
-    fn count_in(&mut self, waits: Option<Waits>, with_runs: bool) {
+    /// meanwhile is among it. Returns how much is not.
+    fn count_in(&mut self, waits: Option<Waits>, with_runs: bool) -> u64 {
         let from = std::mem::replace(&mut self.uncounted_from, u64::MAX);
         if from == u64::MAX {
-            return;
+            return 0;
         }
         let Some(mut waits) = waits else {
             if self.stored == 0 && !self.loading {
                 self.stored_from = u64::MAX;
             }
-            return;
+            return 0;
         };
         let count = |waits: &Waits| waits.runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
         let all = count(&waits);
@@ -191,6 +194,7 @@ impl Kept {
             runs.extend(waits.runs);
             runs.make_contiguous().sort_unstable_by_key(|run| run.first);
         }
+        left
     }
 }
 

@@ -10,6 +10,7 @@ use crate::connection::Connection;
 use crate::event::{DropReason, Limit};
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::forms::Forms;
+use crate::ledger::drop_message;
 use crate::level_hash::HashKey;
 use crate::message::remaining_s;
 use crate::record::Provided;
@@ -114,9 +115,11 @@ impl Shard {
         let outgoing = Outgoing { message, qos, retain, dup, packet_id, identifiers };
         let conn = ConnId { index, generation: connection.generation };
         let forms = &mut scratch.forms;
-        forms
+        let is_sent = forms
             .send(turn, (conn, connection), &outgoing)
-            .unwrap_or_else(|| encode(key, forms, turn, (conn, connection), &outgoing))
+            .unwrap_or_else(|| encode(key, forms, turn, (conn, connection), &outgoing));
+        turn.out.ledger.delivered[0] += u64::from(is_sent);
+        is_sent
     }
 
     /// Delivers at QoS 1 or 2 what a group has lent: now if the client has room, else through the session's
@@ -629,9 +632,4 @@ fn encode<B: Body>(
     connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);
     turn.out.send(conn, &encoded, outgoing.packet_id);
     true
-}
-
-/// Counts a message that one receiver does not get.
-pub(crate) fn drop_message(turn: &mut Turn<'_>, reason: DropReason) {
-    turn.out.drops.count(reason);
 }

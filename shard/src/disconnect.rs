@@ -7,7 +7,8 @@ use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
 use crate::ConnId;
 use crate::connect::{client_hash, fit};
 use crate::connection::{Connection, Violation};
-use crate::event::{EndedBy, Limit};
+use crate::event::{DropReason, EndedBy, Limit};
+use crate::ledger::drop_message;
 use crate::peer::PeerMessage;
 use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
@@ -165,7 +166,11 @@ impl Shard {
     fn leave_groups(&mut self, turn: &mut Turn<'_>, index: u32) {
         let member = self.session_ref(index);
         let Some(session) = self.sessions.get_mut(index) else { return };
+        let held = session.held();
         let orphans = crate::share::take_orphans(session);
+        for _ in orphans.len() as u64..held {
+            drop_message(turn, DropReason::SessionEnded);
+        }
         let shared = session.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.shared));
         for group in shared.into_iter().flat_map(BTreeMap::into_keys) {
             let owner = self.group_owner(&group);

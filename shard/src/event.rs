@@ -38,11 +38,13 @@ pub enum DropReason {
     NotAuthorized,
     /// The process has all the memory that it may have.
     MemoryFull,
+    /// The session that it waited for, or whose client had not acknowledged it, has ended.
+    SessionEnded,
 }
 
 impl DropReason {
     /// All of them, in order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::QueueFull,
         Self::SlowReader,
         Self::NotConnected,
@@ -53,6 +55,7 @@ impl DropReason {
         Self::StorageFull,
         Self::NotAuthorized,
         Self::MemoryFull,
+        Self::SessionEnded,
     ];
 
     /// What it is called in a line of the log.
@@ -69,6 +72,7 @@ impl DropReason {
             Self::StorageFull => "not kept",
             Self::NotAuthorized => "not authorised",
             Self::MemoryFull => "no memory",
+            Self::SessionEnded => "session ended",
         }
     }
 }
@@ -79,7 +83,6 @@ pub struct Drops([u64; DropReason::ALL.len()]);
 
 impl Drops {
     /// Counts one.
-    #[inline]
     pub(crate) const fn count(&mut self, reason: DropReason) {
         self.0[reason as usize] += 1;
     }

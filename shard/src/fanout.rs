@@ -10,8 +10,8 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::Message;
-use crate::deliver::drop_message;
 use crate::event::DropReason;
+use crate::ledger::drop_message;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::wanted::{Several, Wanted};
@@ -109,6 +109,12 @@ impl Fanouts {
         None
     }
 
+    /// Receivers that are still to get something, each as often as it is.
+    pub(crate) fn held(&self) -> u64 {
+        let left = self.under_way.iter().flat_map(|fanout| &fanout.receivers[fanout.done..]);
+        left.filter(|one| one.session != GONE).count() as u64
+    }
+
     /// The oldest message that is due to a session, which it does not get again.
     fn take(&mut self, session: u32) -> Option<Due> {
         let due = self.due.get_mut(session as usize).filter(|due| **due > 0)?;
@@ -144,6 +150,7 @@ impl Shard {
         let spare = std::mem::take(&mut self.fanouts.spare);
         let receivers = std::mem::replace(&mut self.scratch.wanted.sessions, spare);
         let several = std::mem::take(&mut self.scratch.wanted.identifiers);
+        turn.out.ledger.due += receivers.len() as u64;
         self.fanouts.begin(message, receivers, several);
         self.carry_on(turn);
     }

@@ -4,8 +4,9 @@ use petrel_proto::Qos;
 use smallvec::SmallVec;
 
 use crate::connection::Connection;
-use crate::deliver::{Outgoing, drop_message};
+use crate::deliver::Outgoing;
 use crate::event::DropReason;
+use crate::ledger::drop_message;
 use crate::outbox::Encoded;
 use crate::shard::Turn;
 use crate::{ConnId, Message};

@@ -19,10 +19,11 @@ use std::sync::Arc;
 use petrel_proto::Qos;
 
 use crate::config::QueueFull;
-use crate::deliver::{MEMORY_QUEUE_MAX, READY_QUEUE_MAX, drop_message};
+use crate::deliver::{MEMORY_QUEUE_MAX, READY_QUEUE_MAX};
 use crate::event::DropReason;
 use crate::input::Loaded;
 use crate::keep::{Hold, Then};
+use crate::ledger::drop_message;
 use crate::outbox::Load;
 use crate::peer::{
     Asked, GROUP_ATTEMPTS_MAX, GroupClaim, GroupDelivery, GroupKey, Lent, PeerMessage,
@@ -351,6 +352,7 @@ impl Shard {
             if dropped.binary_search(&sequence).is_ok() {
                 continue;
             }
+            turn.out.ledger.restored += u64::from(!counts(sequence));
             if let Some(kept) = group.kept.as_deref_mut().filter(|_| counts(sequence)) {
                 let bytes = record.message.cost_bytes() as u64;
                 kept.stored = kept.stored.saturating_sub(1);

@@ -5,8 +5,9 @@ use petrel_proto::{
     ClientId, Packet, PacketId, PublishHead, SharedHead, Text, Version, encode, encoded_len,
 };
 
-use crate::event::{Drops, Limited};
+use crate::event::Limited;
 use crate::input::Origin;
+use crate::ledger::Ledger;
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
@@ -41,9 +42,9 @@ pub struct Outbox {
     pub counts: Vec<Count>,
     /// What happened, for logs and counters.
     pub events: Vec<Event>,
-    /// Messages that some receiver does not get; the caller takes the numbers.
-    pub drops: Drops,
-    /// Limits that clients have met; the caller takes the numbers.
+    /// What has become of messages, until the caller takes the numbers.
+    pub ledger: Ledger,
+    /// Limits that clients have met, until the caller takes the numbers.
     pub limited: Limited,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
@@ -124,7 +125,7 @@ impl Outbox {
         self.arena.len()
     }
 
-    /// Forgets everything, keeping the memory for the next turn.
+    /// Forgets everything but what is counted, keeping the memory for the next turn.
     pub fn clear(&mut self) {
         self.clear_writes();
         self.peers.clear();
@@ -135,8 +136,6 @@ impl Outbox {
         self.counts.clear();
         self.urgent = false;
         self.events.clear();
-        self.drops = Drops::default();
-        self.limited = Limited::default();
     }
 
     /// Forgets the writes only.

@@ -3,10 +3,10 @@
 use petrel_proto::{Ack, Packet, PacketId, Publish, Qos, ReasonCode, Text, TopicName, Version};
 
 use crate::connection::{Connection, Violation};
-use crate::deliver::drop_message;
 use crate::event::DropReason;
 use crate::flow::Incoming;
 use crate::keep::Needs;
+use crate::ledger::refuse_message;
 use crate::record::{Provided, Record};
 use crate::sabotage::{self, Sabotage};
 use crate::session::Session;
@@ -54,12 +54,13 @@ impl Shard {
         if self.keep.is_on() {
             self.check_owed(index, conn, qos)?;
         }
+        turn.out.ledger.received[qos as usize] += 1;
         let since = self.keep.begin();
         let mut provided = None;
         let refused = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);
         let reason = match self.check_publish_topic(&topic) {
             Ok(()) if !self.may_publish(index, &topic, qos, publish.retain) => {
-                drop_message(turn, DropReason::NotAuthorized);
+                refuse_message(turn, DropReason::NotAuthorized);
                 if self.config.access.disconnects
                     && (qos == Qos::AtMostOnce || !self.can_refuse(conn))
                 {
@@ -69,7 +70,7 @@ impl Shard {
                 ReasonCode::NotAuthorized
             }
             Ok(()) if self.full => {
-                drop_message(turn, DropReason::MemoryFull);
+                refuse_message(turn, DropReason::MemoryFull);
                 if qos > Qos::AtMostOnce && !self.can_refuse(conn) {
                     if let Some(packet_id) = packet_id.filter(|_| qos == Qos::ExactlyOnce) {
                         self.forget_receipt(index, packet_id);
@@ -79,7 +80,7 @@ impl Shard {
                 ReasonCode::QuotaExceeded
             }
             Ok(()) if refused => {
-                drop_message(turn, DropReason::StorageFull);
+                refuse_message(turn, DropReason::StorageFull);
                 ReasonCode::QuotaExceeded
             }
             Ok(()) => {
@@ -88,10 +89,18 @@ impl Shard {
                 }
                 let message = Message::from_publish(publish, topic, publisher, turn.now_ms);
                 let matched = self.route(turn, message, provided, Some(index));
-                if matched { ReasonCode::Success } else { ReasonCode::NoMatchingSubscribers }
+                if matched {
+                    ReasonCode::Success
+                } else {
+                    turn.out.ledger.unmatched += 1;
+                    ReasonCode::NoMatchingSubscribers
+                }
             }
             // [MQTT311-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.
-            Err(violation) => violation.reason,
+            Err(violation) => {
+                refuse_message(turn, DropReason::NotAuthorized);
+                violation.reason
+            }
         };
         let Some(packet_id) = packet_id else { return Ok(()) };
         if qos == Qos::ExactlyOnce && reason.is_error() {

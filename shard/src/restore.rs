@@ -6,10 +6,10 @@ use std::sync::Arc;
 use petrel_proto::{PacketId, Will};
 
 use crate::connect::client_hash;
-use crate::deliver::drop_message;
 use crate::event::DropReason;
 use crate::flow::Incoming;
 use crate::keep::Then;
+use crate::ledger::refuse_message;
 use crate::message::will_message;
 use crate::peer::PeerMessage;
 use crate::record::{Incarnation, Record, SessionRecord, SubscriptionRecord};
@@ -93,11 +93,13 @@ impl Shard {
             kept.leaving.get_or_insert_default().push((number, *pending.will));
         }
         let since = self.keep.begin();
+        turn.out.ledger.wills += 1;
         // It may have lost the right since its CONNECT.
         if self.may_leave_will(index, &message.topic, message.qos, message.retain) {
-            self.route(turn, message, None, Some(index));
+            let matched = self.route(turn, message, None, Some(index));
+            turn.out.ledger.unmatched += u64::from(!matched);
         } else {
-            drop_message(turn, DropReason::NotAuthorized);
+            refuse_message(turn, DropReason::NotAuthorized);
         }
         if is_kept {
             let needs = self.keep.needs(since);
@@ -298,7 +300,9 @@ impl Shard {
             for will in record.leaving.iter().chain(record.will.as_deref()) {
                 let publisher = self.key.hash(record.client_id.as_bytes());
                 let message = will_message(will, publisher, turn.now_ms);
-                self.route(turn, message, None, None);
+                turn.out.ledger.wills += 1;
+                let matched = self.route(turn, message, None, None);
+                turn.out.ledger.unmatched += u64::from(!matched);
             }
             let needs = self.keep.needs(since);
             self.after(turn, &needs, Then::Ended(record.incarnation));

@@ -13,7 +13,7 @@ use petrel_proto::{SubscriptionOptions, TopicFilter, TopicName};
 
 pub use self::store::{Answer, Applied, Judge, Retained, Room};
 
-use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::deliver::READY_QUEUE_MAX;
 use crate::event::DropReason;
 use crate::flow::Delivery;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
@@ -44,7 +44,8 @@ impl Shard {
         };
         let applied = self.retained.apply(message, author.as_deref(), turn.now_ms, room);
         if applied == Applied::NoRoom {
-            drop_message(turn, DropReason::RetainedFull);
+            turn.out.ledger.not_retained += 1;
+            turn.out.ledger.drops.count(DropReason::RetainedFull);
         }
         if self.keep.is_on() && !sabotage::on(Sabotage::RetainedUnrecorded) {
             let record = match applied {
@@ -165,6 +166,9 @@ impl Shard {
             pull.sources.retain(|source| source.shard != from);
         }
         let finished = pull.sources.is_empty().then(|| rare.retained.remove(at)).flatten();
+        if !sabotage::on(Sabotage::ReplyUncounted) {
+            turn.out.ledger.due += deliveries.len() as u64;
+        }
         for mut delivery in deliveries {
             self.admit(turn, index, &mut delivery, None);
             self.queue_up(index, delivery);
@@ -189,6 +193,7 @@ impl Shard {
         if let Some(flow) = flow {
             let overtaken = flow.queue.extract_stored(topic);
             self.settle(index);
+            turn.out.ledger.replaced += overtaken.len() as u64;
             for delivery in overtaken {
                 self.drop_waiting(turn, index, &delivery);
             }

@@ -135,6 +135,7 @@ impl Shard {
         {
             let identifier = [receiver.identifier()];
             let identifiers = if identifier == [0] { &[][..] } else { &identifier };
+            turn.out.ledger.due += 1;
             self.deliver_at_most_once(turn, session, message, false, identifiers);
             return true;
         }
@@ -263,6 +264,7 @@ impl Shard {
         if wanted.sessions.len() > 1 {
             self.scratch.forms.begin(message);
         }
+        turn.out.ledger.due += wanted.sessions.len() as u64;
         for one in &wanted.sessions {
             if !alone {
                 self.give_due(turn, one.session);
@@ -292,6 +294,7 @@ impl Shard {
                 self.scratch.forms.begin(message);
             }
             let alone = self.fanouts.is_empty();
+            turn.out.ledger.due += wanted.sessions.len() as u64;
             for one in &wanted.sessions {
                 if !alone {
                     self.give_due(turn, one.session);

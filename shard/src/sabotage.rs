@@ -56,6 +56,12 @@ pub enum Sabotage {
     PartLost,
     /// What was due to a session that has ended goes to the next one in its place.
     DueInherited,
+    /// A copy that is dropped is not in the ledger.
+    DropUncounted,
+    /// A retained message for a new subscription is not in the ledger.
+    ReplyUncounted,
+    /// What waited when the process began is not in the ledger.
+    RestoredUncounted,
     /// Nobody waits for a record to be kept.
     KeptIgnored,
     /// Nobody waits for what other shards have to keep.
@@ -127,7 +133,7 @@ mod switch {
 
     impl Sabotage {
         /// All faults that a client could see.
-        pub const ALL: [Self; 28] = [
+        pub const ALL: [Self; 30] = [
             Self::PacketIdReused,
             Self::PubRelForgotten,
             Self::ReceiveMaximumOffByOne,
@@ -156,12 +162,14 @@ mod switch {
             Self::RightsMixedUp,
             Self::DenialIgnored,
             Self::AuthorIgnored,
+            Self::DropUncounted,
+            Self::ReplyUncounted,
         ];
     }
 
     impl Sabotage {
         /// All faults that a client could see of a broker that crashes.
-        pub const ALL_OF_KEEPING: [Self; 25] = [
+        pub const ALL_OF_KEEPING: [Self; 26] = [
             Self::KeptIgnored,
             Self::PeersIgnored,
             Self::HoldIgnored,
@@ -187,6 +195,7 @@ mod switch {
             Self::GroupLeftAlone,
             Self::ExchangeForgotten,
             Self::LentBeforeLoaded,
+            Self::RestoredUncounted,
         ];
     }
 

@@ -384,6 +384,13 @@ impl Session {
         self.flow.as_deref().map_or(0, |flow| flow.queue.len())
     }
 
+    /// Messages for the client that it does not have: those that wait, and those in flight that it has not said to
+    /// have.
+    pub(crate) fn held(&self) -> u64 {
+        let in_flight = self.flow.as_deref().map_or(0, Flow::published);
+        (self.queued() + in_flight) as u64
+    }
+
     /// Outgoing QoS 1 and 2 deliveries that are not finished.
     pub(crate) fn inflight(&self) -> usize {
         self.flow.as_deref().map_or(0, |flow| flow.inflight.len())

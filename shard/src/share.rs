@@ -12,10 +12,11 @@ use std::sync::Arc;
 use petrel_proto::Qos;
 
 use crate::config::QueueFull;
-use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::deliver::READY_QUEUE_MAX;
 use crate::event::DropReason;
 use crate::flow::{Delivery, Stage};
 use crate::keep::{Needs, Then};
+use crate::ledger::drop_message;
 use crate::matcher::FilterId;
 use crate::peer::{
     Asked, GROUP_ATTEMPTS_MAX, GroupDelivery, GroupKey, Lent, PeerMessage, Readiness,
@@ -227,6 +228,7 @@ impl Shard {
         message: &Arc<Message>,
         provided: Option<Provided>,
     ) {
+        turn.out.ledger.due += 1;
         if message.qos > Qos::AtMostOnce && self.groups.is_kept(index) {
             self.keep_for_group(turn, index, message, provided);
         } else {
@@ -274,6 +276,7 @@ impl Shard {
         if let Some(lent) = lent.filter(|_| sabotage::on(Sabotage::LentForgotten)) {
             self.on_lent_done(turn, lent);
         }
+        turn.out.ledger.handed += 1;
         let asked = Asked::Nothing;
         let delivery = GroupDelivery { group, member, message, attempt, more, lent, asked };
         self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
@@ -346,6 +349,7 @@ impl Shard {
     }
 
     fn take_group_message(&mut self, turn: &mut Turn<'_>, delivery: Box<GroupDelivery>) {
+        turn.out.ledger.taken += 1;
         let queue_max = MEMBER_QUEUE_MAX.min(self.member_queue_max());
         let taker = self.resolve(delivery.member).filter(|&index| {
             self.sessions.get(index).is_some_and(|session| {
@@ -363,6 +367,7 @@ impl Shard {
                 self.tell_groups(turn, index);
             }
             let owner = self.group_owner(&delivery.group);
+            turn.out.ledger.handed += 1;
             return self.tell(turn, owner, PeerMessage::GroupReturn(delivery));
         };
         let message = Arc::clone(&delivery.message);
@@ -388,6 +393,7 @@ impl Shard {
         if sabotage::on(Sabotage::GroupReturnLost) {
             return;
         }
+        turn.out.ledger.taken += 1;
         match self.groups.find(&delivery.group) {
             Some((index, group)) if group.kept.is_some() => {
                 self.take_back(turn, index, delivery);
@@ -459,6 +465,7 @@ impl Shard {
             let Some(mut returned) = group else { continue };
             (returned.member, returned.attempt, returned.more) = (member, 1, false);
             let owner = self.group_owner(&returned.group);
+            turn.out.ledger.handed += 1;
             self.tell(turn, owner, PeerMessage::GroupReturn(returned));
         }
     }

@@ -8,11 +8,12 @@ use petrel_proto::{Ack, Packet, PacketId, Qos, ReasonCode};
 
 use crate::ConnId;
 use crate::config::QueueFull;
-use crate::deliver::{READY_QUEUE_MAX, drop_message};
+use crate::deliver::READY_QUEUE_MAX;
 use crate::event::DropReason;
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::input::Loaded;
 use crate::keep::{Hold, Needs};
+use crate::ledger::drop_message;
 use crate::outbox::Load;
 use crate::record::{DeliveryRecord, Provided, Record, Stored};
 use crate::sabotage::{self, Sabotage};
@@ -339,6 +340,7 @@ impl Shard {
                 continue;
             }
             let is_counted = counts(sequence);
+            turn.out.ledger.restored += u64::from(!is_counted);
             kept.stored = kept.stored.saturating_sub(u32::from(is_counted));
             let bytes = record.message.cost_bytes() as u64;
             kept.stored_bytes =

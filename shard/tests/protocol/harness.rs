@@ -716,7 +716,7 @@ impl Net {
         }
         self.questions.append(&mut out.questions);
         self.events.append(&mut out.events);
-        self.drops.add(&out.drops);
+        self.drops.add(&out.ledger.drops);
         written.sort_unstable();
         written.dedup();
         for client in written {

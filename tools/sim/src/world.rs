@@ -24,8 +24,8 @@ use crate::rng::Rng;
 use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
 use crate::trace::Trace;
-use crate::violated;
 use crate::violation::Checked;
+use crate::{hold, violated};
 
 /// How often shards are told that time has passed, in milliseconds.
 const TICK_MS: u64 = 250;
@@ -276,7 +276,7 @@ impl World {
         let core = &mut self.cores[usize::from(shard)];
         let (writes, peers) = (core.out.writes.len(), core.out.peers.len());
         let (closes, events) = (core.out.closes.len(), core.out.events.len());
-        let drops = core.out.drops;
+        let drops = core.out.ledger.drops;
         let lost = self.sabotage.is_some_and(|fault| fault.swallows(&input, self.step));
         if !lost {
             core.shard.handle(Now { mono_ms: self.now_ms }, input, &mut core.out);
@@ -291,9 +291,10 @@ impl World {
                 .collect(),
             closes: core.out.closes[closes..].to_vec(),
             events: core.out.events[events..].to_vec(),
-            drops: core.out.drops.since(&drops),
+            drops: core.out.ledger.drops.since(&drops),
         };
         self.trace.output(at, shard, &output);
+        check_ledger(&core.shard, &core.out)?;
         let tags = self.model.after(shard, timer, &output)?;
         self.cores[usize::from(shard)].tags.extend(tags);
         Ok(())
@@ -713,4 +714,12 @@ fn packets(
         }
     }
     Ok(packets)
+}
+
+/// What has become of messages adds up, and what is held is what the ledger says.
+pub(crate) fn check_ledger(shard: &Shard, out: &Outbox) -> Checked {
+    let (ledger, held) = (&out.ledger, shard.held());
+    let said = ledger.held();
+    hold!(said == held, "ledger", "{held} copies are held, and the ledger says {said}: {ledger:?}");
+    Ok(())
 }

@@ -25,6 +25,7 @@ use super::client::{Client, Habits, MessageId, Unfinished, Wants};
 use super::oracle::{Oracle, Published};
 use crate::rng::Rng;
 use crate::violation::Checked;
+use crate::world::check_ledger;
 use crate::{hold, violated};
 
 /// The topic of wills, and that of retained messages.
@@ -465,6 +466,7 @@ impl World {
             }
         }
         out.clear();
+        check_ledger(&self.process.shards[at], &out)?;
         self.process.outs[at] = out;
         Ok(())
     }
