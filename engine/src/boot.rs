@@ -16,9 +16,8 @@ use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -30,6 +29,7 @@ use petrel_net::bucket::{Buckets, Rate};
 use petrel_net::listener::{self, StartLock};
 use petrel_net::tls::TicketSecret;
 use petrel_net::{Bell, Protocol};
+use petrel_shard::access::Rules;
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 
@@ -92,6 +92,8 @@ pub enum FdTables {
 struct Staff {
     keeper: Option<Keeper>,
     inquiries: Option<Inquiries>,
+    /// What clients may do, as the shards have been told.
+    rules: Mutex<Option<Arc<Rules>>>,
 }
 
 struct RunningShard {
@@ -352,10 +354,13 @@ impl Running {
             let set = inquiries.set_checks(checks);
             set.map_err(|error| BootError::Refused(error.to_string()))?;
         }
-        if self.config.access.rules.is_some() {
+        let mut told = self.staff.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was decided by the same rules need not be decided again.
+        if self.config.access.rules.is_some() && *told != rules {
             for shard in &self.shards {
                 shard.handle.tell(Command::SetRules(rules.clone()));
             }
+            *told = rules;
         }
         turn.take(fresh, |index, protocol| {
             for shard in &self.shards {
@@ -453,6 +458,7 @@ fn start_shards(
         None => [random()?, random()?],
     };
     let access = config.shard_access(config.read_rules().map_err(BootError::Refused)?);
+    let rules = Mutex::new(access.rules.clone());
     let interest = Arc::new(Interest::new(HashKey::new(hash_key)));
     let slots = SlotMap::even(count);
     let checks = config.read_checks().map_err(BootError::Refused)?;
@@ -479,7 +485,7 @@ fn start_shards(
         Some(mut opened) => {
             let begun = restore(config, &mut opened, &mut minds, &slots, clock)?;
             let (keeper, ends) =
-                keeper::start(opened.lanes, &bells, opened.sync_every, &opened.room)
+                keeper::start(opened.lanes, &bells, opened.sync_every, &opened.room, process_load)
                     .map_err(BootError::Shard)?;
             (begun, ends, Some(keeper))
         }
@@ -561,7 +567,7 @@ fn start_shards(
             return Err(BootError::Shard(first_failure(shards)));
         }
     }
-    Ok((shards, orders, Staff { keeper, inquiries }))
+    Ok((shards, orders, Staff { keeper, inquiries, rules }))
 }
 
 fn open_storage(config: &Config, clock: Clock) -> Result<Option<storage::Opened>, BootError> {

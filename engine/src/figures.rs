@@ -385,12 +385,13 @@ mod tests {
              handshake_timed_out=24 handshake_refused=26 handshake_gone=28 \
              handshake_full=30 handshake_resumed=32 handshake_retried=34 \
              connect_timed_out=36 connect_gone=38 connect_refused=40 connect=42 \
-             connect_denied=4 admitted=14 adopted=6 stranded=8 handshakes_in_flight_most=30"
+             write_timed_out=44 connect_denied=4 admitted=14 adopted=6 stranded=8 \
+             handshakes_in_flight_most=31"
         );
         assert_eq!(
             figures.connections().to_string(),
-            "connections: handshaking=44 greeting=46 plain=48 tls=50 tls_compact=52 ws=54 \
-             wss=56 closing=58 sessions=200 sessions_offline=0"
+            "connections: handshaking=46 greeting=48 plain=50 tls=52 tls_compact=54 ws=56 \
+             wss=58 closing=60 sessions=200 sessions_offline=0"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");

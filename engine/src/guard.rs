@@ -147,7 +147,8 @@ pub struct Seat {
     /// Among those of its source.
     is_counted: bool,
     user: Option<Text>,
-    takes_over: bool,
+    /// The user whose connection it takes over.
+    takes_over: Option<Text>,
 }
 
 /// Who comes.
@@ -161,9 +162,8 @@ pub struct Comer<'a> {
     pub client_id: &'a Text,
     /// Who it says it is.
     pub user: Option<&'a Text>,
-    /// Somebody is in with this client identifier, whose connection would end: its listener and its address,
-    /// as far as that is counted.
-    pub takes_over: Option<(u16, Option<IpAddr>)>,
+    /// The place of somebody who is in with this client identifier, whose connection would end.
+    pub takes_over: Option<&'a Seat>,
 }
 
 impl Guard {
@@ -221,10 +221,9 @@ impl Guard {
         let &Comer { listener, address, client_id, user, takes_over } = comer;
         // Whose connection it takes has a place still: one more is the same number in the end, if it is the same
         // listener's and source's.
-        let more = u32::from(takes_over.is_some_and(|(of, _)| of == listener));
+        let more = u32::from(takes_over.is_some_and(|of| of.listener == listener));
         let source = address.map(source_of);
-        let more_of_source =
-            u32::from(takes_over.is_some_and(|(_, of)| of.map(source_of) == source));
+        let more_of_source = u32::from(takes_over.is_some_and(|of| of.source() == source));
         let limits = self.limits.read().unwrap_or_else(PoisonError::into_inner);
         if !self.bans.is_empty()
             && (self.bans.has_client_id(client_id, now_ms)
@@ -251,7 +250,7 @@ impl Guard {
             address,
             is_counted: false,
             user: None,
-            takes_over: takes_over.is_some(),
+            takes_over: takes_over.and_then(|of| of.user.clone()),
         });
         if limits.source_clients_maximum > 0
             && let Some(source) = source
@@ -285,7 +284,7 @@ impl Guard {
             && most > 0
             && seat.user.is_none()
         {
-            let most = most.saturating_add(u32::from(seat.takes_over));
+            let most = most.saturating_add(u32::from(seat.takes_over.as_ref() == Some(user)));
             match self.users.take(user, most) {
                 true => {
                     seat.user = Some(user.clone());
@@ -357,13 +356,10 @@ impl Seat {
     pub const fn address(&self) -> Option<IpAddr> {
         self.address
     }
-}
 
-impl Seat {
-    /// Its listener, and its address if it counts for its source.
-    #[must_use]
-    pub fn place(&self) -> (u16, Option<IpAddr>) {
-        (self.listener, self.address.filter(|_| self.is_counted))
+    /// The source among whose clients it counts.
+    fn source(&self) -> Option<IpAddr> {
+        self.address.filter(|_| self.is_counted).map(source_of)
     }
 }
 

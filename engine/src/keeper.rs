@@ -24,6 +24,8 @@ use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Wri
 use crate::config::WhenFull;
 use crate::doorway::Causes;
 use crate::log;
+use crate::memory::{self, Back};
+use crate::pump::load::ProcessLoad;
 use crate::storage::Room;
 
 /// Turns of shards that wait for a lane, at most.
@@ -55,6 +57,11 @@ const LOADS_MAX: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Messages that a lane counts at once: less than a millisecond, by which an order may be late.
 const COUNT_MAX: u32 = 512;
+
+/// What a lane has of its log in memory while the process has most of the memory that it may have.
+const LOG_BYTES_SMALL: usize = 4 << 20;
+/// How often a lane gives back what it has freed meanwhile.
+const GIVE_BACK_EVERY: Duration = Duration::from_secs(1);
 
 /// What lanes say to shards without a message.
 #[derive(Debug)]
@@ -126,6 +133,7 @@ pub fn start<S: Store + Send + 'static>(
     bells: &[Arc<Bell>],
     sync_every: Option<Duration>,
     room: &Room,
+    process_load: &Arc<ProcessLoad>,
 ) -> io::Result<(Keeper, Vec<StorageEnd>)> {
     let count = lanes.len();
     let board = Arc::new(Board {
@@ -162,6 +170,8 @@ pub fn start<S: Store + Send + 'static>(
             is_full: false,
             shrunk_at: None,
             gathered_bytes: 0,
+            process_load: Arc::clone(process_load),
+            gave_back_at: None,
         };
         let name = format!("storage-{index}");
         threads.push(std::thread::Builder::new().name(name).spawn(move || worker.run())?);
@@ -468,6 +478,10 @@ struct Worker<S> {
     is_full: bool,
     /// When the disk was given back what is over, while there was no room.
     shrunk_at: Option<Instant>,
+    /// Whether the process has most of the memory that it may have.
+    process_load: Arc<ProcessLoad>,
+    /// When memory was given back last.
+    gave_back_at: Option<Instant>,
 }
 
 impl<S: Store> Worker<S> {
@@ -478,6 +492,12 @@ impl<S: Store> Worker<S> {
             }
             if self.looked_at.elapsed() >= LOOK_EVERY {
                 self.look_for_room();
+            }
+            if self.process_load.wants_memory()
+                && self.gave_back_at.is_none_or(|at| at.elapsed() >= GIVE_BACK_EVERY)
+            {
+                memory::give_back(Back::All);
+                self.gave_back_at = Some(Instant::now());
             }
         }
         // Everybody has gone: what is left is kept, and survives.
@@ -646,9 +666,11 @@ impl<S: Store> Worker<S> {
         self.ring();
     }
 
-    /// True if the log is too long, or has to go since there is no room for it.
+    /// True if the log is too long, or has to go since there is no room for it, on the disk or in memory.
     fn wants_folding(&self) -> bool {
-        self.lane.wants_folding() || self.is_full && self.lane.has_log()
+        self.lane.wants_folding()
+            || self.is_full && self.lane.has_log()
+            || self.lane.log_bytes() > LOG_BYTES_SMALL && self.process_load.wants_memory()
     }
 
     /// Counts some of what waits from before this process.

@@ -720,6 +720,7 @@ impl Pump {
                 self.feed(Input::Violation { conn: id_of(conn), error });
             }
             WireEvent::Closed { conn } => {
+                self.unanswered.remove(&conn);
                 self.forget(conn);
                 self.feed(Input::Closed { conn: id_of(conn) });
             }

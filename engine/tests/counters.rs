@@ -286,6 +286,32 @@ const LIMITS: &[Limit] = &[
             Exactly(1)
         },
     ),
+    limit(
+        "ended:implementation_specific_error",
+        "protocol = \"mqtt\"\n[limits]\npacket_timeout_s = 1\n",
+        |place| {
+            let mut client = place.client("slow");
+            client.send_bytes(&[0x30, 9]);
+            client.expect_end();
+            Exactly(1)
+        },
+    ),
+    limit(
+        "stages:write_timed_out",
+        "protocol = \"mqtt\"\n[limits]\nwrite_timeout_s = 1\n",
+        |place| {
+            place.subscribe("deaf");
+            let mut client = place.client("publisher");
+            let long = |publish: &mut Publish| publish.payload = vec![0; 100_000].into();
+            let long = message(Qos::AtMostOnce, long);
+            let begin = Instant::now();
+            while place.figures()["stages:write_timed_out"] == 0 {
+                assert!(begin.elapsed() < PATIENCE, "the socket takes everything");
+                client.send(&long);
+            }
+            Exactly(1)
+        },
+    ),
     limit("stages:refused_by_ban", "protocol = \"mqtt\"\n", |place| {
         place.ban(Subject::Address("127.0.0.1".into()));
         Client::open(place.address()).expect_end();
@@ -599,8 +625,8 @@ const LIMITS: &[Limit] = &[
         while place.figures()["limits:held_by_load"] == 0 {
             assert!(begin.elapsed() < PATIENCE, "{:?}", place.figures());
             has_memory_by_its_bound(place, 87);
-            // More than a share of nothing, which is 16 messages in a tick.
-            client.send_bytes(&one.repeat(200));
+            // More than its share of a tick, whatever that is.
+            client.send_bytes(&one.repeat(10_000));
             client.send(&Packet::PingReq);
             assert_eq!(client.receive(), Some(Packet::PingResp));
         }

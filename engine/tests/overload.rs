@@ -129,3 +129,40 @@ fn nothing_is_taken_while_the_process_has_its_memory_and_all_goes_on_when_there_
         assert_eq!(code, Some(0));
     }
 }
+
+/// What waits in storage is not in memory for good: who comes anew comes in, whoever has what waits.
+#[test]
+fn the_log_of_storage_gives_way_when_memory_is_wanted() {
+    const LITTLE: u64 = 128 << 20;
+    let config = format!(
+        "[engine]\nshards = 2\n{}[limits]\nmemory_bytes = {LITTLE}\nsession_queue_messages = 1000000\n\
+         session_queue_bytes = 100000000000\n[storage]\npath = \"data\"\n",
+        listener("mqtt", 0)
+    );
+    let folder = folder(&config);
+    let mut command = petrel();
+    with_config(&mut command, &folder);
+    let mut broker = Running::start(&mut command);
+    let address = broker.address();
+    let mut away = Client::open(address);
+    let Packet::Connect(mut connect) = connect_packet("away", Version::V5) else { panic!() };
+    connect.properties.session_expiry_interval_s = Some(3600);
+    connect.clean_start = false;
+    away.send(&Packet::Connect(connect));
+    assert!(matches!(away.receive(), Some(Packet::ConnAck(_))));
+    away.subscribe("t", Qos::AtLeastOnce);
+    drop(away);
+    let mut publisher = Client::connect(address, "publisher", Version::V5);
+    let begin = Instant::now();
+    let mut taken = 0;
+    while taken < 150 {
+        assert!(begin.elapsed() < PATIENCE, "{taken} are taken, {} bytes", resident(&broker));
+        taken += u32::from(publish(&mut publisher) != ReasonCode::QuotaExceeded);
+    }
+    let begin = Instant::now();
+    while connack(address, "new") != ReasonCode::Success {
+        assert!(begin.elapsed() < PATIENCE, "{} bytes are taken", resident(&broker));
+    }
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
+}

@@ -52,11 +52,13 @@ pub enum Stage {
     ConnectRefused,
     /// A good CONNECT; whether it is let in is not decided here.
     Connect,
+    /// A connection that had sent its CONNECT took nothing of what waited for it, for as long as that may be.
+    WriteTimedOut,
 }
 
 impl Stage {
     /// All of them, in the order of a connection's way.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Accepted,
         Self::RefusedByRate,
         Self::RefusedByBan,
@@ -78,6 +80,7 @@ impl Stage {
         Self::ConnectGone,
         Self::ConnectRefused,
         Self::Connect,
+        Self::WriteTimedOut,
     ];
 
     /// Its name for people and machines.
@@ -105,6 +108,7 @@ impl Stage {
             Self::ConnectGone => "connect_gone",
             Self::ConnectRefused => "connect_refused",
             Self::Connect => "connect",
+            Self::WriteTimedOut => "write_timed_out",
         }
     }
 }

@@ -86,7 +86,7 @@ pub struct Rule {
 /// All rules of a broker, or those that come with a client.
 ///
 /// *Bounds*: some 100 bytes for each filter of a rule and level that others do not share.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Rules {
     rules: Vec<Compiled>,
     allow: Tree,
@@ -98,7 +98,7 @@ pub struct Rules {
 pub struct Publishable(u8);
 
 /// A rule without what the trees know.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Compiled {
     subjects: Subjects,
     effect: Effect,

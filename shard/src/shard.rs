@@ -217,6 +217,9 @@ impl Shard {
             Input::Kick { conn, reason } => {
                 let what = match reason {
                     ReasonCode::MessageRateTooHigh => "it publishes more than its rate",
+                    ReasonCode::QuotaExceeded => {
+                        "what it published while there was no memory is to be sent again"
+                    }
                     _ => "ended by the operator",
                 };
                 self.violate(turn, conn, Violation::new(reason, what));

@@ -84,7 +84,15 @@ impl Config {
         is_left(self.access != new.access, "[access]");
         is_left(self.authenticators != new.authenticators, "[[authenticator]]");
         if self.listeners.len() == new.listeners.len() {
-            for (one, wanted) in taken.listeners.iter_mut().zip(&new.listeners) {
+            for (at, one) in taken.listeners.iter_mut().enumerate() {
+                // They may stand in another order; several may be for any port.
+                let is_same = |wanted: &&Listener| wanted.address == one.address;
+                let in_place = new.listeners.get(at).filter(is_same);
+                let wanted = in_place.or_else(|| new.listeners.iter().find(is_same));
+                let Some(wanted) = wanted else {
+                    is_left(true, &format!("[[listener]] {}", one.name));
+                    continue;
+                };
                 let live =
                     Listener { connections_maximum: wanted.connections_maximum, ..one.clone() };
                 is_left(live != *wanted, &format!("[[listener]] {}", one.name));

@@ -589,3 +589,25 @@ fn a_listener_names_who_is_asked_for_its_clients() {
         assert!(!said.contains("hunter2"), "{said}");
     }
 }
+
+/// What listeners have taken on is theirs, wherever they stand in the file.
+#[test]
+fn listeners_in_another_order_keep_their_own_bounds() {
+    let listener = |port: u16, most: u32| {
+        format!(
+            "[[listener]]\nprotocol = \"mqtt\"\naddress = \"127.0.0.1:{port}\"\n\
+             connections_maximum = {most}\n"
+        )
+    };
+    let parse = |text: String| Config::parse(&text, Path::new("/etc/petrel")).unwrap();
+    let before = parse(listener(1001, 3) + &listener(1002, 1));
+    let most = |config: &Config| -> Vec<(u16, u32)> {
+        let listeners = config.listeners.iter();
+        listeners.map(|it| (it.address.port(), it.connections_maximum)).collect()
+    };
+    let (taken, left) = before.taking_on(&parse(listener(1002, 5) + &listener(1001, 3)));
+    assert_eq!((most(&taken), left.len()), (vec![(1001, 3), (1002, 5)], 0));
+    let (taken, left) = before.taking_on(&parse(listener(1001, 4) + &listener(1003, 9)));
+    assert_eq!(most(&taken), [(1001, 4), (1002, 1)]);
+    assert_eq!(left, ["[[listener]] 127.0.0.1:1002"]);
+}

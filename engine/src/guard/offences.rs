@@ -45,13 +45,14 @@ impl<K: Hash> Offences<K> {
         let hash = self.hasher.hash_one(key);
         let mut part = self.part(hash);
         if part.len() >= ENTRIES_MAX && !part.contains_key(&hash) {
-            part.retain(|_, count| now_s - count.since_s < within_s);
+            part.retain(|_, count| now_s.saturating_sub(count.since_s) < within_s);
             if part.len() >= ENTRIES_MAX {
                 part.clear();
             }
         }
         let count = part.entry(hash).or_insert(Count { since_s: now_s, count: 0 });
-        if now_s - count.since_s >= within_s {
+        // Another shard may be a little ahead.
+        if now_s.saturating_sub(count.since_s) >= within_s {
             *count = Count { since_s: now_s, count: 0 };
         }
         count.count += 1;

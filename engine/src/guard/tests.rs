@@ -187,6 +187,18 @@ fn what_is_remembered_of_offences_is_bounded() {
     assert!(offences.len() <= 64 * 1024);
 }
 
+/// A client comes that takes over a connection.
+fn come_to(
+    guard: &Arc<Guard>,
+    listener: u16,
+    id: &str,
+    address: &str,
+    takes_over: Option<&Seat>,
+) -> Result<Option<Box<Seat>>, Denied> {
+    let (client_id, address) = (&text(id), Some(ip(address)));
+    guard.enter(&Comer { listener, address, client_id, user: None, takes_over }, 0)
+}
+
 /// A device that lost its network comes back before its old connection is known to be gone; by the same way, or
 /// by another, which must have room.
 #[test]
@@ -198,30 +210,42 @@ fn whoever_takes_over_its_own_connection_gets_in_at_the_bound() {
         ..GuardLimits::default()
     };
     let guard = guard(limits);
-    type Place = Option<(u16, Option<IpAddr>)>;
-    let place = |seat: &Option<Box<Seat>>| seat.as_deref().map(Seat::place);
-    let come_to = |listener, id: &str, address: &str, takes_over: Place| {
-        let (client_id, address) = (&text(id), Some(ip(address)));
-        guard.enter(&Comer { listener, address, client_id, user: None, takes_over }, 0)
-    };
-    let come = |id: &str, takes_over| come_to(0, id, "10.0.0.1", takes_over);
-    let mut old = come("a", None).unwrap();
+    let mut old = come_to(&guard, 0, "a", "10.0.0.1", None).unwrap();
     guard.enter_as(old.as_deref_mut(), &text("user"), 0).unwrap();
-    assert!(come("b", None).is_err());
-    let mut new = come("a", place(&old)).unwrap();
+    assert!(come_to(&guard, 0, "b", "10.0.0.1", None).is_err());
+    let mut new = come_to(&guard, 0, "a", "10.0.0.1", old.as_deref()).unwrap();
     guard.enter_as(new.as_deref_mut(), &text("user"), 0).unwrap();
     // Not one more with each that tries.
-    assert!(come("a", place(&old)).is_err());
+    assert!(come_to(&guard, 0, "a", "10.0.0.1", old.as_deref()).is_err());
     drop(old);
-    assert!(come("b", None).is_err());
+    assert!(come_to(&guard, 0, "b", "10.0.0.1", None).is_err());
     // A connection elsewhere leaves no place here.
-    let there = come_to(1, "c", "10.0.0.2", None).unwrap();
-    assert!(matches!(come("c", place(&there)), Err(Denied::ListenerFull)));
-    let other_source = come_to(1, "a", "10.0.0.2", place(&there));
+    let there = come_to(&guard, 1, "c", "10.0.0.2", None).unwrap();
+    assert!(matches!(
+        come_to(&guard, 0, "c", "10.0.0.1", there.as_deref()),
+        Err(Denied::ListenerFull)
+    ));
+    let other_source = come_to(&guard, 1, "a", "10.0.0.2", there.as_deref());
     assert!(matches!(other_source, Ok(Some(_))));
     drop(other_source);
     drop(there);
-    assert!(matches!(come_to(1, "a", "10.0.0.1", None), Err(Denied::SourceFull)));
+    assert!(matches!(come_to(&guard, 1, "a", "10.0.0.1", None), Err(Denied::SourceFull)));
     drop(new);
-    assert!(come("b", None).is_ok());
+    assert!(come_to(&guard, 0, "b", "10.0.0.1", None).is_ok());
+}
+
+/// Who takes over the connection of somebody else, or of nobody, leaves its user's other connections as they are.
+#[test]
+fn whoever_takes_over_somebody_elses_connection_is_one_more_of_its_user() {
+    let guard = guard(GuardLimits { user_clients_maximum: 1, ..GuardLimits::default() });
+    let mut first = come_to(&guard, 0, "x", "10.0.0.1", None).unwrap();
+    guard.enter_as(first.as_deref_mut(), &text("alice"), 0).unwrap();
+    let mut other = come_to(&guard, 0, "y", "10.0.0.1", None).unwrap();
+    let mut taken = come_to(&guard, 0, "y", "10.0.0.1", other.as_deref()).unwrap();
+    let full = guard.enter_as(taken.as_deref_mut(), &text("alice"), 0);
+    assert_eq!(full.unwrap_err(), Denied::UserFull);
+    guard.enter_as(other.as_deref_mut(), &text("bob"), 0).unwrap();
+    let mut taken = come_to(&guard, 0, "y", "10.0.0.1", other.as_deref()).unwrap();
+    let full = guard.enter_as(taken.as_deref_mut(), &text("alice"), 0);
+    assert_eq!(full.unwrap_err(), Denied::UserFull);
 }

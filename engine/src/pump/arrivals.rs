@@ -110,7 +110,7 @@ impl Pump {
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
         let user = user.or(peer.user.as_ref());
         let taken = self.shard.connection_of(client_id).map(key_of);
-        let takes_over = taken.and_then(|conn| self.seats.get(&conn)).map(|seat| seat.place());
+        let takes_over = taken.and_then(|conn| self.seats.get(&conn)).map(|seat| &**seat);
         let comer = Comer { listener, address, client_id, user, takes_over };
         match self.parts.guard.enter(&comer, self.now.mono_ms) {
             Ok(None) => {}

@@ -1,6 +1,6 @@
 //! How much a shard has to do, in levels, and what it does about it.
 //!
-//! - **Level 1**: who publishes more than its share of what the shard handled when it got there is not read until
+//! - **Level 1**: who publishes more than its share of what the shard can handle is not read until
 //!   the next tick, the greediest first.
 //! - **Level 2**: the same with half of that; and new sessions are refused, 0x89 (Server busy).
 //! - **Level 3**: every publisher has one message in a tick; and QoS 0 messages to slow readers are dropped
@@ -31,6 +31,12 @@ impl ProcessLoad {
     /// Says how much memory the process has, in thousandths of what it may have.
     pub fn set_memory_permille(&self, permille: u32) {
         self.memory_permille.store(permille, Ordering::Relaxed);
+    }
+
+    /// Whether the process has so much of the memory that it may have that what is not needed is to go.
+    #[must_use]
+    pub fn wants_memory(&self) -> bool {
+        self.memory_permille() >= MEMORY[0]
     }
 
     fn memory_permille(&self) -> u32 {
@@ -84,6 +90,9 @@ const CALM_TICKS: u32 = 8;
 
 /// Messages that a client may publish in a tick at level 1 and 2, whatever its share is.
 const SHARE_MIN: u32 = 16;
+/// What all clients may publish in a tick at level 1, if the shard has handled less lately: it may have been idle,
+/// which says nothing of what it can handle.
+const CAPACITY_MIN: u32 = 4_096;
 
 /// The load of one shard.
 #[derive(Debug)]
@@ -97,9 +106,10 @@ pub(super) struct Load {
     /// times, and of each client only above level 0.
     published: HashMap<ConnKey, u32>,
     published_all: u32,
-    /// All together in the tick before.
-    published_before: u32,
-    /// What was published in the tick before level 1 began, and by how many lately.
+    /// The most that was published in a tick lately; what is longer ago counts less, half of it after some eleven
+    /// seconds.
+    peak: u32,
+    /// What it was when level 1 began, and how many have published lately.
     capacity: u32,
     publishers: usize,
 }
@@ -114,7 +124,7 @@ impl Load {
             at: 0,
             published: HashMap::new(),
             published_all: 0,
-            published_before: 0,
+            peak: 0,
             capacity: 0,
             publishers: 1,
         }
@@ -131,7 +141,7 @@ impl Load {
 
     /// Whether the memory of the process is what makes the level.
     pub(super) fn wants_memory(&self) -> bool {
-        self.process.memory_permille() >= MEMORY[0]
+        self.process.wants_memory()
     }
 
     /// A client has published a message. True if it has had its share of this tick.
@@ -168,7 +178,7 @@ impl Load {
         let before = self.level;
         if wanted > before {
             if before == 0 {
-                self.capacity = self.published_all;
+                self.note_capacity();
             }
             (self.level, self.calm) = (wanted, 0);
         } else if wanted < before {
@@ -181,8 +191,9 @@ impl Load {
         }
         self.publishers = self.published.len().max(1);
         self.published.clear();
-        self.published_before = std::mem::take(&mut self.published_all);
+        let published = std::mem::take(&mut self.published_all);
         if self.level == 0 {
+            self.peak = (self.peak - self.peak.div_ceil(64)).max(published);
             self.published = HashMap::new();
         }
         (self.level != before).then_some((self.level, cause))
@@ -196,10 +207,14 @@ impl Load {
             return None;
         }
         if self.level == 0 {
-            self.capacity = self.published_before.max(self.published_all);
+            self.note_capacity();
         }
         (self.level, self.calm) = (wanted, 0);
         Some((wanted, Cause::Memory))
+    }
+
+    fn note_capacity(&mut self) {
+        self.capacity = self.peak.max(self.published_all).max(CAPACITY_MIN);
     }
 
     fn memory_level(&self) -> Level {
@@ -260,6 +275,29 @@ mod tests {
         process.set_memory_permille(0);
         let left = (0..CALM_TICKS).find_map(|_| load.tick(Signals::default()));
         assert_eq!(left, Some((0, Cause::Nothing)));
+    }
+
+    #[test]
+    fn a_shard_that_was_idle_has_a_share_for_everybody_all_the_same() {
+        let (mut load, process) = load(0);
+        let until_held = |load: &mut Load| (1..100_000).find(|_| load.published(conn(1)));
+        // It was busy some seconds ago, and idle since.
+        for _ in 0..20_000 {
+            load.published(conn(1));
+        }
+        for _ in 0..20 {
+            load.tick(Signals::default());
+        }
+        process.set_memory_permille(800);
+        load.rise();
+        load.tick(Signals::default());
+        let held = until_held(&mut load).unwrap();
+        assert!((14_000..20_000).contains(&held), "{held}");
+        // It has never been busy.
+        let (mut load, process) = self::load(0);
+        process.set_memory_permille(800);
+        load.tick(Signals::default());
+        assert_eq!(until_held(&mut load), Some(CAPACITY_MIN));
     }
 
     #[test]

@@ -128,7 +128,8 @@ impl Rates {
             buckets.waits_since_ms = now_ms.max(1);
         }
         let most_ms = u64::from(rate.publish_wait_max_s) * 1000;
-        let is_over = most_ms > 0 && now_ms - buckets.waits_since_ms >= most_ms;
+        let waits_ms = now_ms.saturating_sub(buckets.waits_since_ms);
+        let is_over = most_ms > 0 && waits_ms >= most_ms;
         if is_over || wait_us > WAIT_US_MAX {
             return Pace::End;
         }
@@ -173,6 +174,18 @@ mod tests {
 
     fn rates(rate: PublishRate) -> Rates {
         Rates { rate, ..Rates::default() }
+    }
+
+    /// The clock of a process begins at 0.
+    #[test]
+    fn somebody_waits_in_the_first_millisecond() {
+        let rate = PublishRate {
+            publish_bytes_per_s: 1,
+            publish_bytes_burst: 1,
+            publish_wait_max_s: 1,
+            ..PublishRate::default()
+        };
+        assert_eq!(rates(rate).published(CONN, 2, 0), Pace::WaitUntil(1000));
     }
 
     #[test]

@@ -194,6 +194,42 @@ fn retained_after_its_author_lost_the_right() {
     }
 }
 
+/// Files are read again for other reasons, as for a new certificate: with the same rules nothing is judged anew, also
+/// of an author whose names are too long to be kept with what it retained.
+#[test]
+fn rules_that_are_the_same_take_nothing_back() {
+    let groups: Vec<_> =
+        (0..24).map(|n| format!("a-group-with-a-very-long-name-number-{n:020}")).collect();
+    let cheap = petrel_access::passwords::Cost { memory_kib: 64, passes: 1 };
+    let hash = petrel_access::passwords::hash(b"word", cheap).expect("random numbers");
+    let users = format!("alice:{hash}:{}\n", groups.join(","));
+    let rules = "[[rule]]\nallow = \"both\"\ntopics = [\"#\"]\n";
+    for runtime in RUNTIMES {
+        let (broker, _folder) = common::with_users(runtime, "passwords", &users, rules);
+        let come = |id: &str| {
+            let mut client = Client::open(broker.addresses()[0]);
+            let Packet::Connect(mut connect) = common::connect_packet(id, Version::V5) else {
+                panic!()
+            };
+            (connect.username, connect.password) =
+                (Some(common::text("alice")), Some("word".into()));
+            client.send(&Packet::Connect(connect));
+            assert!(matches!(client.receive(), Some(Packet::ConnAck(it)) if it.reason as u8 == 0));
+            client
+        };
+        let mut author = come("author");
+        assert_eq!(published(&mut author, "t", true), ReasonCode::NoMatchingSubscribers);
+        broker.reload().expect("the rules are good");
+        for n in 0..10 {
+            let mut reader = come(&format!("reader-{n}"));
+            reader.subscribe("t", Qos::AtMostOnce);
+            assert_eq!(reader.receive_publish().topic.text().as_str(), "t");
+        }
+        drop(author);
+        broker.stop().expect("it stops");
+    }
+}
+
 /// [MQTT5-3.1.4-2] A will is a message of its client: without the right to it nobody comes in.
 #[test]
 fn will_without_acl() {

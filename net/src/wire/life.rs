@@ -85,7 +85,7 @@ pub(super) enum End {
 }
 
 impl End {
-    /// How far a connection had come, if it had not sent its CONNECT and has not been counted yet.
+    /// How far a connection had come, if that has not been counted yet.
     fn stage(self, conn: &Conn) -> Option<Stage> {
         let begun = conn.flags.has(Flags::HANDSHAKE);
         Some(match (conn.state, self) {
@@ -103,6 +103,8 @@ impl End {
             (State::Handshaking, Self::TimedOut) => Stage::Silent,
             (State::Greeting, Self::Gone) => Stage::ConnectGone,
             (State::Greeting, Self::TimedOut) => Stage::ConnectTimedOut,
+            (State::Closing, _) => return None,
+            (_, Self::TimedOut) if !conn.flags.has(Flags::DEAF) => Stage::WriteTimedOut,
             _ => return None,
         })
     }

@@ -9,7 +9,7 @@ use super::filters::{Level, Template};
 use super::{Subjects, Who};
 
 /// Rules by whom they name and by their filters.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Tree {
     /// Where a value cannot be put into a template, that matches any level instead of none.
     strict: bool,
@@ -26,7 +26,7 @@ pub(super) struct Tree {
 }
 
 /// By what a rule is found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Principal {
     User(Text),
     Group(Text),
@@ -34,7 +34,7 @@ pub(super) enum Principal {
     Everybody,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct Node {
     /// The child by `+`, if that is not 0, which is none.
     any: u32,

@@ -57,6 +57,12 @@ impl<S: Store> Lane<S> {
         self.window.bytes() > self.settings.window_bytes_max
     }
 
+    /// Bytes of the log, which are in memory.
+    #[must_use]
+    pub const fn log_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
     /// True if anything stands in the log.
     #[must_use]
     pub const fn has_log(&self) -> bool {
