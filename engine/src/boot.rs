@@ -16,7 +16,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,8 @@ use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 
 pub use self::error::BootError;
 use self::seed::{CALLED_OFF, Order, Place, Seed, wire_limits};
+#[cfg(feature = "admin")]
+use crate::admin::{Admin, Source};
 use crate::auth::AuthMethods;
 use crate::certificates::Certificates;
 use crate::config::{self, Config};
@@ -73,6 +75,10 @@ pub struct Running {
     staff: Staff,
     reins: Arc<Reins>,
     control: Option<Control>,
+    #[cfg(feature = "admin")]
+    admin: Option<Admin>,
+    /// Clients are let in.
+    serves: Arc<AtomicBool>,
     _watchdog: Watchdog,
     memory_watch: MemoryWatch,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
@@ -184,6 +190,9 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         staff,
         reins: Arc::new(reins),
         control: None,
+        #[cfg(feature = "admin")]
+        admin: None,
+        serves: Arc::default(),
         _watchdog: watchdog,
         memory_watch,
         _office: office,
@@ -191,12 +200,19 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     match claim_and_open(&running.config, &protocols, &orders) {
         Ok(addresses) => {
             running.control = open_control(&running);
+            if let Err(error) = running.open_admin() {
+                drop(orders);
+                // They end because their start was called off, which is no news.
+                let _ = running.join_all();
+                return Err(error);
+            }
             running.watch_certificates();
             running.addresses = addresses;
             for order in &orders {
                 // A shard that ended meanwhile says why when it is joined.
                 let _ = order.send(Order::Serve);
             }
+            running.serves.store(true, Ordering::Relaxed);
             Ok(running)
         }
         Err(error) => {
@@ -264,6 +280,42 @@ fn fd_tables(config: &Config) -> Result<FdTables, BootError> {
 }
 
 impl Running {
+    /// Listens for those who ask about the broker, if the configuration says where.
+    #[cfg(feature = "admin")]
+    fn open_admin(&mut self) -> Result<(), BootError> {
+        let Some(address) = self.config.admin else { return Ok(()) };
+        let source = Source {
+            watch: self.watch(),
+            guard: Arc::clone(self.guard()),
+            pulses: self.shards.iter().map(|it| Arc::clone(&it.handle.pulse)).collect(),
+            serves: Arc::clone(&self.serves),
+        };
+        let admin =
+            Admin::start(address, source).map_err(|error| BootError::Listen(address, error))?;
+        self.admin = Some(admin);
+        Ok(())
+    }
+
+    #[cfg(not(feature = "admin"))]
+    fn open_admin(&mut self) -> Result<(), BootError> {
+        match self.config.admin {
+            None => Ok(()),
+            Some(_) => Err(BootError::Refused(
+                "[admin] names an address, and this petrel was built without the feature `admin`"
+                    .into(),
+            )),
+        }
+    }
+
+    /// Where the admin interface listens, if it does.
+    #[must_use]
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        #[cfg(feature = "admin")]
+        return self.admin.as_ref().map(Admin::address);
+        #[cfg(not(feature = "admin"))]
+        return None;
+    }
+
     /// Where it listens, in the order of the configuration, with the ports that were taken.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -392,6 +444,7 @@ impl Running {
     /// # Errors
     /// A shard had ended before its time, with this.
     pub fn stop(mut self) -> io::Result<()> {
+        self.serves.store(false, Ordering::Relaxed);
         if let Some(control) = self.control.take() {
             control.close();
         }

@@ -56,6 +56,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// One per `[[authenticator]]`.
     pub authenticators: Vec<Authenticator>,
+    /// `[admin]` `address`: where the admin interface listens, if it does.
+    pub admin: Option<SocketAddr>,
 }
 
 /// `[engine]`: how the process runs.
@@ -274,6 +276,7 @@ impl Default for Config {
             storage: StorageConfig::default(),
             access: AccessConfig::default(),
             authenticators: Vec::new(),
+            admin: None,
         }
     }
 }

@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use petrel_net::stages::{Census, Stage, State};
 use petrel_shard::{DropReason, Ledger, Limit, Limited};
 
-pub use self::by_reason::ByReason;
-use self::by_reason::Name;
+pub use self::by_reason::{ByReason, Name};
 use crate::certificates::Ends;
 
 /// Where a shard puts what it has counted.
@@ -288,6 +287,17 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
     }
 }
 
+/// Some numbers of one shard.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardFigures {
+    /// Connections.
+    pub connections: u64,
+    /// How much it has to do: 0 to 3.
+    pub level: u64,
+    /// What has become of messages.
+    pub ledger: Ledger,
+}
+
 /// Reads the figures of a broker, also after it has ended.
 #[derive(Debug, Clone)]
 pub struct Watch {
@@ -298,6 +308,15 @@ pub struct Watch {
 impl Watch {
     pub(crate) fn new(shards: impl IntoIterator<Item = Arc<Counters>>, ends: Ends) -> Self {
         Self { shards: shards.into_iter().collect(), ends }
+    }
+
+    /// Some numbers of each shard, a quarter of a second old at most.
+    pub fn shards(&self) -> impl Iterator<Item = ShardFigures> {
+        self.shards.iter().map(|shard| ShardFigures {
+            connections: shard.connections.load(Ordering::Relaxed),
+            level: shard.level.load(Ordering::Relaxed),
+            ledger: Ledger::from_numbers(shard.ledger.load()),
+        })
     }
 
     /// The numbers of all shards together, a quarter of a second old at most.

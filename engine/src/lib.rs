@@ -1,6 +1,8 @@
 //! Petrel's composition: what runs in one process and how its parts are joined.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 pub mod auth;
 pub mod boot;
 pub mod certificates;

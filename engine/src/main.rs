@@ -152,6 +152,9 @@ fn announce(running: &Running, listeners: &[Listener]) {
             ));
         }
     }
+    if let Some(address) = running.admin_address() {
+        log::info(format_args!("admin interface: http://{address}"));
+    }
     if running.is_forgetful() {
         log::info("storage: none, so nothing outlives the process; [storage] path names a folder");
     }

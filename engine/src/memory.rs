@@ -179,10 +179,19 @@ impl Drop for MemoryWatch {
 }
 
 /// Resident pages of this process; 0 if nobody says. *Cost*: counters that the kernel has, some microseconds.
-fn resident_bytes() -> u64 {
+pub(crate) fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// When this process was started, in seconds since its machine was.
+#[cfg(feature = "admin")]
+pub(crate) fn started_after_boot_s() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The name in parentheses may hold anything; the state follows it, and this is the twentieth after that.
+    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
 /// What a process may have if nobody says: most of what its machine has, or its control group allows. `None` if

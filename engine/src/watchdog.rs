@@ -53,6 +53,12 @@ impl Pulse {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker);
     }
 
+    /// Turns that the pump has had.
+    #[must_use]
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
     /// Times that the pump was found forgotten.
     #[must_use]
     pub fn stalls(&self) -> u64 {

@@ -82,6 +82,7 @@ impl Config {
         is_left(self.engine != new.engine, "[engine]");
         is_left(self.storage != new.storage, "[storage]");
         is_left(self.access != new.access, "[access]");
+        is_left(self.admin != new.admin, "[admin]");
         is_left(self.authenticators != new.authenticators, "[[authenticator]]");
         if self.listeners.len() == new.listeners.len() {
             for (at, one) in taken.listeners.iter_mut().enumerate() {

@@ -62,6 +62,12 @@ pub(super) struct AllLimits {
     pub memory_bytes: u64,
 }
 
+/// `[admin]` as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct RawAdmin {
+    pub address: Option<String>,
+}
+
 /// A `[[listener]]` as it stands in the file, before its rules are checked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RawListener {
@@ -377,6 +383,13 @@ pub(super) const CERTIFICATE: &[Key<RawCertificate>] = &[
 
 /// Threads that check passwords; each takes a check's memory.
 const THREADS_MAX: u64 = 64;
+
+/// The keys of `[admin]`.
+pub(super) const ADMIN: &[Key<RawAdmin>] = &[Key {
+    name: "address",
+    unit: "",
+    kind: Kind::Text { set: |admin, text| admin.address = Some(text.into()) },
+}];
 
 pub(super) const ACCESS: &[Key<AccessConfig>] = &[
     Key {

@@ -1,6 +1,7 @@
 //! TOML to values: finds unknown keys, wrong types and values out of range, all in one pass.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use petrel_net::tls::TicketSecret;
@@ -12,15 +13,16 @@ use super::access::{self, AccessConfig};
 use super::authenticator::{self, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
 use super::keys::{
-    ACCESS, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
-    RawListener, STORAGE,
+    ACCESS, ADMIN, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
+    RawAdmin, RawListener, STORAGE,
 };
 use super::problem::{Problem, Problems, nearest};
 use super::security::{PlacedCertificate, RawCertificate};
 use super::{Config, EngineConfig, StorageConfig, default_listeners};
 
 /// The sections of the file.
-const SECTIONS: &[&str] = &["engine", "listener", "limits", "storage", "access", "authenticator"];
+const SECTIONS: &[&str] =
+    &["engine", "listener", "limits", "storage", "access", "authenticator", "admin"];
 
 /// More listeners than anybody needs, fewer than descriptors run out for.
 const LISTENERS_MAX: usize = 64;
@@ -50,6 +52,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut access = AccessConfig::default();
     let mut rules_at = 0;
     let mut authenticators = Vec::new();
+    let mut admin = None;
     for (name, value) in document.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Table(table)) => {
@@ -73,6 +76,12 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 let places = section(table, "[access]", ACCESS, &mut access, &mut problems);
                 rules_at = places.get("rules").copied().unwrap_or(0);
             }
+            ("admin", DeValue::Table(table)) => {
+                let mut raw = RawAdmin::default();
+                let places = section(table, "[admin]", ADMIN, &mut raw, &mut problems);
+                let at = places.get("address").copied().unwrap_or(0);
+                admin = raw.address.and_then(|text| admin_address(&text, at, &mut problems));
+            }
             ("authenticator", DeValue::Array(array)) => {
                 authenticators = read_authenticators(array, &mut problems);
             }
@@ -84,7 +93,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 name.span().start,
                 "a listener is written with two brackets, [[listener]], as there may be several",
             ),
-            (known @ ("engine" | "limits" | "storage" | "access"), _) => problems.add(
+            (known @ ("engine" | "limits" | "storage" | "access" | "admin"), _) => problems.add(
                 name.span().start,
                 format!("`{known}` is a section, written [{known}], not a value"),
             ),
@@ -140,10 +149,33 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             storage,
             access,
             authenticators,
+            admin,
         })
     } else {
         Err(problems.into_sorted())
     }
+}
+
+/// Where the admin interface listens: on loopback, since it asks nobody who they are.
+fn admin_address(text: &str, at: usize, problems: &mut Problems) -> Option<SocketAddr> {
+    let shown = crate::log::Escaped(text.as_bytes());
+    let Ok(address) = text.parse::<SocketAddr>() else {
+        let text = format!(
+            "\"{shown}\" is not an address to listen on; write an IP address and a port, as in \
+             \"127.0.0.1:9180\""
+        );
+        problems.add(at, text);
+        return None;
+    };
+    if !address.ip().to_canonical().is_loopback() {
+        let text = format!(
+            "`address` is {shown}, which others than this machine may reach; the admin interface asks \
+             nobody who they are, so it listens on loopback only, as in \"127.0.0.1:9180\""
+        );
+        problems.add(at, text);
+        return None;
+    }
+    Some(address)
 }
 
 /// Refuses a limit that could be reached for ever though nothing is kept.
@@ -351,7 +383,7 @@ fn unknown_at_top(name: &str, is_section: bool) -> String {
         Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
         _ => format!(
             "{start}; the file has the sections [engine], [[listener]], [limits], [storage], \
-             [access] and [[authenticator]]"
+             [access], [[authenticator]] and [admin]"
         ),
     }
 }

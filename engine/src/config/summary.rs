@@ -49,6 +49,9 @@ impl fmt::Display for Summary<'_> {
             }
             writeln!(f)?;
         }
+        if let Some(address) = config.admin {
+            writeln!(f, "admin interface: http://{address}")?;
+        }
         match &config.access.rules {
             Some(path) => writeln!(f, "rules: {}", path.display())?,
             None => writeln!(f, "rules: none, whoever comes in may do everything")?,

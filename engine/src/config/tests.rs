@@ -2,8 +2,8 @@
 
 use super::authenticator::RawAuthenticator;
 use super::keys::{
-    ACCESS, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener, STORAGE,
-    value_text,
+    ACCESS, ADMIN, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener,
+    STORAGE, value_text,
 };
 use super::*;
 
@@ -128,7 +128,7 @@ fn an_unknown_section_gets_a_suggestion() {
             "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
             "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
             "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits], \
-             [storage], [access] and [[authenticator]]",
+             [storage], [access], [[authenticator]] and [admin]",
         ],
     );
 }
@@ -453,6 +453,7 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
     rows.extend(STORAGE.iter().map(|key| row::<StorageConfig>(key, &[("path", "none")])));
     rows.extend(ACCESS.iter().map(|key| row::<AccessConfig>(key, &[("rules", "none")])));
+    rows.extend(ADMIN.iter().map(|key| row(key, &[("address", "none")])));
     let defaults = [
         ("name", "required"),
         ("kind", "required"),
@@ -610,4 +611,27 @@ fn listeners_in_another_order_keep_their_own_bounds() {
     let (taken, left) = before.taking_on(&parse(listener(1001, 4) + &listener(1003, 9)));
     assert_eq!(most(&taken), [(1001, 4), (1002, 1)]);
     assert_eq!(left, ["[[listener]] 127.0.0.1:1002"]);
+}
+
+#[test]
+fn the_admin_interface_listens_on_loopback_only() {
+    let parse = |text: &str| Config::parse(text, Path::new("/etc/petrel")).map(|it| it.admin);
+    let loopback = parse("[admin]\naddress = \"[::1]:9180\"\n").unwrap();
+    assert_eq!(loopback.map(|address| address.port()), Some(9180));
+    assert_eq!(parse("").unwrap(), None);
+    refused(
+        "[admin]\naddress = \"0.0.0.0:9180\"\n",
+        &[
+            "p.toml:2:11: `address` is 0.0.0.0:9180, which others than this machine may reach; the admin \
+           interface asks nobody who they are, so it listens on loopback only, as in \
+           \"127.0.0.1:9180\"",
+        ],
+    );
+    refused(
+        "[admin]\naddress = \"localhost\"\n",
+        &[
+            "p.toml:2:11: \"localhost\" is not an address to listen on; write an IP address and a port, \
+           as in \"127.0.0.1:9180\"",
+        ],
+    );
 }

@@ -36,6 +36,12 @@ impl ByReason {
         at.and_then(|at| self.0.get(at)).copied().unwrap_or(0)
     }
 
+    /// How many there were for each reason, those of which there were none as well.
+    pub fn by_name(&self) -> impl Iterator<Item = (Name<ReasonCode>, u64)> {
+        let counts = (FIRST..).zip(self.0);
+        counts.filter_map(|(code, count)| Some((Name(ReasonCode::from_u8(code)?), count)))
+    }
+
     /// How many in all.
     #[must_use]
     pub fn all(&self) -> u64 {
@@ -63,17 +69,14 @@ impl ByReason {
 /// A `name=number` behind a space for each reason, without those of which there were none.
 impl fmt::Display for ByReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (code, count) in (FIRST..).zip(self.0) {
-            if let Some(reason) = ReasonCode::from_u8(code).filter(|_| count > 0) {
-                write!(f, " {}={count}", Name(reason))?;
-            }
-        }
-        Ok(())
+        let mut counted = self.by_name().filter(|(_, count)| *count > 0);
+        counted.try_for_each(|(name, count)| write!(f, " {name}={count}"))
     }
 }
 
 /// What something is called whose variant is called so, as in `queue_full` of `QueueFull`.
-pub(super) struct Name<T>(pub T);
+#[derive(Debug, Clone, Copy)]
+pub struct Name<T>(pub T);
 
 impl<T: fmt::Debug> fmt::Display for Name<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

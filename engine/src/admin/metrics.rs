@@ -1,0 +1,260 @@
+//! The numbers of a broker as Prometheus and OpenMetrics want them.
+//!
+//! Names begin with `petrel_`, those of the process with `process_`; counters end with `_total`, and what is measured
+//! stands in the name, in base units. Labels have few values, none of which a client chooses.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use petrel_net::stages::{Stage, State};
+use petrel_shard::{DropReason, Ledger, Limit};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Source;
+use crate::figures::{Figures, Name, ShardFigures};
+use crate::guard::GuardFigures;
+use crate::memory;
+
+/// All numbers of one moment.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    figures: Figures,
+    shards: Vec<ShardFigures>,
+    guard: GuardFigures,
+    stalls: u64,
+    serves: bool,
+}
+
+impl Metrics {
+    /// The numbers that shards have made known last.
+    pub(super) fn of(source: &Source) -> Self {
+        Self {
+            figures: source.watch.figures(),
+            shards: source.watch.shards().collect(),
+            guard: source.guard.figures(),
+            stalls: source.pulses.iter().map(|pulse| pulse.stalls()).sum(),
+            serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
+        }
+    }
+
+    /// As text, in the format of OpenMetrics 1.0.
+    pub(super) fn text(self) -> Result<String, fmt::Error> {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+}
+
+/// Writes metrics, one family after the other.
+struct Writer<'a>(DescriptorEncoder<'a>);
+
+impl Writer<'_> {
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        let of = self.0.encode_descriptor(name, help, None, counter.metric_type())?;
+        counter.encode(of)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let gauge = ConstGauge::new(value);
+        let of = self.0.encode_descriptor(name, help, None, gauge.metric_type())?;
+        gauge.encode(of)
+    }
+
+    /// A counter for each value of a label.
+    fn counters(
+        &mut self,
+        (name, help, label): (&str, &str, &str),
+        values: impl IntoIterator<Item = (String, u64)>,
+    ) -> fmt::Result {
+        let mut of = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value, number) in values {
+            let labels = [(label, value)];
+            ConstCounter::new(number).encode(of.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+
+    /// A gauge for each value of a label.
+    fn gauges(
+        &mut self,
+        (name, help, label): (&str, &str, &str),
+        values: impl IntoIterator<Item = (String, u64)>,
+    ) -> fmt::Result {
+        let mut of = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (value, number) in values {
+            let labels = [(label, value)];
+            ConstGauge::new(number).encode(of.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The three levels of QoS.
+fn by_qos(numbers: [u64; 3]) -> impl Iterator<Item = (String, u64)> {
+    numbers.into_iter().enumerate().map(|(qos, number)| (qos.to_string(), number))
+}
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut writer = Writer(encoder);
+        self.process(&mut writer)?;
+        self.connections(&mut writer)?;
+        self.messages(&mut writer)?;
+        self.limits(&mut writer)?;
+        self.shards(&mut writer)
+    }
+}
+
+impl Metrics {
+    fn process(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let labels = [("version", env!("CARGO_PKG_VERSION"))];
+        let help = "What runs; always 1";
+        let mut of =
+            writer.0.encode_descriptor("petrel_build_info", help, None, MetricType::Gauge)?;
+        ConstGauge::new(1_u64).encode(of.encode_family(&labels)?)?;
+        let help = "Whether clients are let in: 1, or 0 while it starts and stops";
+        writer.gauge("petrel_ready", help, f64::from(u8::from(self.serves)))?;
+        let cpu = clock_gettime(ClockId::ProcessCPUTime);
+        let cpu_s = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
+        let counter = ConstCounter::new(cpu_s);
+        let help = "User and system time that the process has taken";
+        let of =
+            writer.0.encode_descriptor("process_cpu_seconds", help, None, MetricType::Counter)?;
+        counter.encode(of)?;
+        let help = "Resident pages of the process";
+        let resident = memory::resident_bytes() as f64;
+        writer.gauge("process_resident_memory_bytes", help, resident)?;
+        let help = "When the process was started, in seconds since 1970";
+        let up = clock_gettime(ClockId::Boottime);
+        let since_boot_s = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now_s = now.map_or(0.0, |now| now.as_secs_f64());
+        if let Some(after_boot_s) = memory::started_after_boot_s() {
+            let started_s = now_s - since_boot_s + after_boot_s;
+            writer.gauge("process_start_time_seconds", help, started_s.round())?;
+        }
+        if let Some(ends_in_s) = self.figures.certificate_ends_in_s {
+            let help = "Until the certificate ends that ends first of those that clients are shown; below 0 if it has";
+            writer.gauge("petrel_certificate_ends_in_seconds", help, ends_in_s as f64)?;
+        }
+        Ok(())
+    }
+
+    fn connections(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let figures = &self.figures;
+        let states = State::ALL.map(|state| (state.name().to_owned(), figures.census.state(state)));
+        let help = "Connections by what they are: still to say CONNECT, connected by transport, or closing";
+        writer.gauges(("petrel_connections", help, "state"), states)?;
+        let help = "Sessions, with a connection or without";
+        writer.gauge("petrel_sessions", help, figures.sessions as f64)?;
+        let help = "Sessions whose client is away";
+        writer.gauge("petrel_sessions_offline", help, figures.sessions_offline() as f64)?;
+        let stages = Stage::ALL.map(|stage| (stage.name().to_owned(), figures.census.stage(stage)));
+        let help = "How far connections have come on their way to CONNECT";
+        writer.counters(("petrel_connection_stages", help, "stage"), stages)?;
+        let help = "CONNECTs that were accepted";
+        writer.counter("petrel_connects_accepted", help, figures.decided.admitted)?;
+        let reasons = |all: &crate::figures::ByReason| -> Vec<(String, u64)> {
+            all.by_name().map(|(name, count)| (name.to_string(), count)).collect()
+        };
+        let help = "CONNECTs that were refused, by reason code";
+        let denied = reasons(&figures.decided.denied);
+        writer.counters(("petrel_connects_denied", help, "reason"), denied)?;
+        let help = "Connections that the broker has ended, by reason code";
+        writer
+            .counters(("petrel_disconnects_by_broker", help, "reason"), reasons(&figures.ended))?;
+        let help =
+            "Connections that moved from the shard that accepted them to that of their session";
+        writer.counter("petrel_connections_moved", help, figures.adopted)?;
+        let help = "Connections that were lost on the way there, for want of a descriptor";
+        writer.counter("petrel_connections_stranded", help, figures.stranded)
+    }
+
+    fn messages(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let ledger: &Ledger = &self.figures.ledger;
+        let help = "Messages that clients have published, by QoS";
+        writer.counters(("petrel_messages_received", help, "qos"), by_qos(ledger.received))?;
+        let help = "Wills that were published";
+        writer.counter("petrel_wills_published", help, ledger.wills)?;
+        let help =
+            "Messages and wills that went no further; petrel_messages_dropped_total says why";
+        writer.counter("petrel_messages_refused", help, ledger.refused)?;
+        let help = "Messages and wills that no subscription matches";
+        writer.counter("petrel_messages_unmatched", help, ledger.unmatched)?;
+        let help = "Messages and wills that went on their way to somebody";
+        writer.counter("petrel_messages_routed", help, ledger.routed())?;
+        let help = "Copies of messages, one for each receiver";
+        writer.counter("petrel_copies_due", help, ledger.due)?;
+        let help = "Copies that waited in storage when the process began, as far as they have been counted";
+        writer.counter("petrel_copies_restored", help, ledger.restored)?;
+        let help = "Copies that receivers have, by the QoS of the delivery: sent at QoS 0, acknowledged otherwise";
+        writer.counters(("petrel_copies_delivered", help, "qos"), by_qos(ledger.delivered))?;
+        let help = "Copies that a receiver does not get; petrel_messages_dropped_total says why";
+        writer.counter("petrel_copies_dropped", help, ledger.dropped)?;
+        let help =
+            "Retained messages that gave way to newer ones of their topics before they were sent";
+        writer.counter("petrel_copies_replaced", help, ledger.replaced)?;
+        let help = "Copies that are queued, in flight, in a shared group, or in storage";
+        let on_the_way = ledger.handed.wrapping_sub(ledger.taken);
+        writer.gauge("petrel_copies_held", help, ledger.held().wrapping_add(on_the_way) as f64)?;
+        let help =
+            "Messages that were refused, not retained, or not delivered to one receiver, by reason";
+        let drops = DropReason::ALL.map(|why| (Name(why).to_string(), ledger.drops.of(why)));
+        writer.counters(("petrel_messages_dropped", help, "reason"), drops)?;
+        let retained = self.figures.retained;
+        let help = "Retained messages";
+        writer.gauge("petrel_retained_messages", help, retained.messages as f64)?;
+        let help = "Topics, payloads and properties of retained messages";
+        writer.gauge("petrel_retained_bytes", help, retained.bytes as f64)?;
+        let storage = self.figures.storage;
+        let help = "Lanes whose disk fails or has no room";
+        writer.gauge("petrel_storage_lanes_in_trouble", help, storage.in_trouble as f64)?;
+        let help = "Times that a lane's disk began to fail or had no room";
+        writer.counter("petrel_storage_troubles", help, storage.troubles)
+    }
+
+    fn limits(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let limited = &self.figures.limited;
+        let limits = Limit::ALL.map(|limit| (Name(limit).to_string(), limited.of(limit)));
+        let help = "Times that clients have met a limit and went on, or were refused a part of what they wanted";
+        writer.counters(("petrel_limits_met", help, "limit"), limits)?;
+        let GuardFigures { banned, full: [listener, source, user], busy, bans } = self.guard;
+        let refused = [
+            ("banned", banned),
+            ("listener_full", listener),
+            ("source_full", source),
+            ("user_full", user),
+            ("busy", busy),
+        ];
+        let refused = refused.map(|(cause, count)| (cause.to_owned(), count));
+        let help = "CONNECTs that were refused for what was there already, or for a ban, by cause";
+        writer.counters(("petrel_connects_turned_away", help, "cause"), refused)?;
+        let help = "Bans of sources and client identifiers that the broker has made itself";
+        writer.counter("petrel_bans", help, bans)
+    }
+
+    fn shards(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let each = |number: fn(&ShardFigures) -> u64| {
+            let shards = self.shards.iter().enumerate();
+            shards.map(move |(shard, it)| (shard.to_string(), number(it))).collect::<Vec<_>>()
+        };
+        let help = "Connections of each shard";
+        writer.gauges(("petrel_shard_connections", help, "shard"), each(|it| it.connections))?;
+        let help = "How much each shard has to do: 0, or a level up to 3";
+        writer.gauges(("petrel_shard_load_level", help, "shard"), each(|it| it.level))?;
+        let help = "Messages that clients of each shard have published";
+        let received = each(|it| it.ledger.received.iter().sum());
+        writer.counters(("petrel_shard_messages_received", help, "shard"), received)?;
+        let help = "Times that an executor had forgotten its shard; more than 0 is a fault";
+        writer.counter("petrel_shard_stalls", help, self.stalls)
+    }
+}

@@ -1,0 +1,130 @@
+//! What a broker answers over HTTP about itself.
+
+#![cfg(feature = "admin")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
+
+use common::{Client, PATIENCE, RUNTIMES, config, publish_packet, start};
+use petrel_engine::boot::Running;
+use petrel_proto::{Packet, Qos, Version};
+
+/// The status and the body of an answer.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: petrel\r\nConnection: close\r\n\r\n")
+        .expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.expect("a status"), body.to_owned())
+}
+
+/// A broker with an admin interface, and its address.
+fn with_admin(shards: u16, runtime: petrel_engine::config::RuntimeChoice) -> (Running, SocketAddr) {
+    let mut config = config(shards, runtime);
+    config.admin = Some("127.0.0.1:0".parse().expect("an address"));
+    let broker = start(config);
+    let address = broker.admin_address().expect("it listens");
+    (broker, address)
+}
+
+/// All samples, by their names with labels.
+fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
+    let (status, text) = get(address, "/metrics");
+    assert_eq!(status, 200);
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, number) = line.rsplit_once(' ').expect("a number");
+            (name.to_owned(), number.parse().expect("a number"))
+        })
+        .collect()
+}
+
+#[test]
+fn numbers_are_those_of_the_broker_and_add_up() {
+    for runtime in RUNTIMES {
+        let (broker, admin) = with_admin(2, runtime);
+        let address = broker.addresses()[0];
+        let mut clients: Vec<_> =
+            ["a", "b", "c"].map(|id| Client::connect(address, id, Version::V5)).into();
+        clients[0].subscribe("t", Qos::AtLeastOnce);
+        clients[1].subscribe("t", Qos::AtMostOnce);
+        for (topic, qos, id) in
+            [("t", Qos::AtMostOnce, 0), ("t", Qos::AtLeastOnce, 1), ("nobody", Qos::AtLeastOnce, 2)]
+        {
+            clients[2].send(&publish_packet(topic, "m", qos, id));
+        }
+        let acks = [(); 2].map(|()| clients[2].receive());
+        assert!(acks.iter().all(|ack| matches!(ack, Some(Packet::PubAck(_)))));
+        for _ in 0..2 {
+            clients[0].receive_publish();
+            clients[1].receive_publish();
+        }
+        let wanted = [
+            ("petrel_connections{state=\"plain\"}", 3.0),
+            ("petrel_sessions", 3.0),
+            ("petrel_connects_accepted_total", 3.0),
+            ("petrel_messages_received_total{qos=\"0\"}", 1.0),
+            ("petrel_messages_received_total{qos=\"1\"}", 2.0),
+            ("petrel_messages_unmatched_total", 1.0),
+            ("petrel_messages_routed_total", 2.0),
+            ("petrel_copies_due_total", 4.0),
+            ("petrel_copies_delivered_total{qos=\"0\"}", 3.0),
+            ("petrel_copies_delivered_total{qos=\"1\"}", 1.0),
+            ("petrel_copies_held", 0.0),
+            ("petrel_ready", 1.0),
+        ];
+        // Shards make known what they count four times a second.
+        let begin = Instant::now();
+        let differs = |samples: &BTreeMap<String, f64>| {
+            wanted.into_iter().find(|(name, number)| samples.get(*name) != Some(number))
+        };
+        let found = loop {
+            let samples = samples(admin);
+            let Some((name, number)) = differs(&samples) else { break samples };
+            let found = samples.get(name);
+            assert!(begin.elapsed() < PATIENCE, "{name} is {found:?} and not {number}");
+        };
+        let each = ["0", "1"].map(|shard| {
+            let name = format!("petrel_shard_connections{{shard=\"{shard}\"}}");
+            found[&name]
+        });
+        assert_eq!(each[0] + each[1], 3.0);
+        assert!(found["process_resident_memory_bytes"] > 1e6);
+        assert!(found["process_start_time_seconds"] > 1.7e9);
+        drop(clients);
+        broker.stop().expect("it stops");
+    }
+}
+
+#[test]
+fn health_is_told_and_what_is_not_there_is_not_found() {
+    for runtime in RUNTIMES {
+        let (broker, admin) = with_admin(1, runtime);
+        assert_eq!(get(admin, "/health/live"), (200, "live\n".to_owned()));
+        assert_eq!(get(admin, "/health/ready"), (200, "ready\n".to_owned()));
+        assert_eq!(get(admin, "/nothing").0, 404);
+        broker.stop().expect("it stops");
+        assert!(TcpStream::connect(admin).is_err(), "it does not listen any more");
+    }
+}
+
+/// The address of another program is told as that of a listener is.
+#[test]
+fn an_address_in_use_is_an_error_and_nothing_runs() {
+    let (broker, admin) = with_admin(1, RUNTIMES[1]);
+    let mut second = config(1, RUNTIMES[1]);
+    second.admin = Some(admin);
+    let error = petrel_engine::boot::start(second, &Default::default()).err().expect("no second");
+    assert_eq!(error.to_string(), format!("{admin} is in use; another program listens there"));
+    broker.stop().expect("it stops");
+}
