@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use petrel_net::stages::{Census, Stage, State};
-use petrel_shard::{DropReason, Ledger, Limit, Limited};
+use petrel_shard::{DropReason, Ledger, Limit, Limited, Totals};
 
 pub use self::by_reason::{ByReason, Name};
 use crate::certificates::Ends;
@@ -28,6 +28,7 @@ pub struct Counters {
     pub level: AtomicU64,
     admitted: AtomicU64,
     sessions: AtomicU64,
+    totals: Numbers<3>,
     retained: Numbers<3>,
     storage: Numbers<3>,
     limited: Numbers<{ Limit::ALL.len() }>,
@@ -68,6 +69,8 @@ pub struct Counted<'a> {
     pub decided: Decided,
     /// Sessions, with a connection or without.
     pub sessions: usize,
+    /// What sessions have.
+    pub totals: Totals,
     /// Retained messages.
     pub retained: RetainedFigures,
     /// What outlives the process.
@@ -83,12 +86,22 @@ pub struct Counted<'a> {
 impl Counters {
     /// Makes the numbers of the shard known.
     pub fn publish(&self, counted: Counted<'_>) {
-        let Counted { census, decided, sessions, retained, storage, limited, ledger, ended } =
-            counted;
+        let Counted {
+            census,
+            decided,
+            sessions,
+            totals,
+            retained,
+            storage,
+            limited,
+            ledger,
+            ended,
+        } = counted;
         self.census.store(census.numbers());
         self.admitted.store(decided.admitted, Ordering::Relaxed);
         self.denied.store(*decided.denied.numbers());
         self.sessions.store(sessions as u64, Ordering::Relaxed);
+        self.totals.store([totals.subscriptions, totals.queued, totals.inflight]);
         self.retained.store([retained.messages, retained.bytes, retained.dropped]);
         self.storage.store([storage.in_trouble, storage.troubles, storage.refused]);
         self.limited.store(limited.numbers());
@@ -99,6 +112,7 @@ impl Counters {
     fn figures(&self) -> Figures {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let [messages, bytes, not_retained] = self.retained.load();
+        let [subscriptions, queued, inflight] = self.totals.load();
         let [in_trouble, troubles, refused] = self.storage.load();
         let denied = ByReason::from_numbers(self.denied.load().into_iter());
         Figures {
@@ -108,6 +122,7 @@ impl Counters {
             adopted: get(&self.adopted),
             stranded: get(&self.stranded),
             sessions: get(&self.sessions),
+            totals: Totals { subscriptions, queued, inflight },
             retained: RetainedFigures { messages, bytes, dropped: not_retained },
             storage: StorageFigures { in_trouble, troubles, refused },
             limited: Limited::from_numbers(self.limited.load()),
@@ -164,6 +179,8 @@ pub struct Figures {
     pub stranded: u64,
     /// Sessions, with a connection or without.
     pub sessions: u64,
+    /// What they have, where they are many as of some seconds or minutes ago.
+    pub totals: Totals,
     /// Retained messages.
     pub retained: RetainedFigures,
     /// What outlives the process.
@@ -210,7 +227,9 @@ impl Figures {
                 write!(f, " {}={}", state.name(), this.census.state(state))?;
             }
             write!(f, " sessions={} ", this.sessions)?;
-            write!(f, "sessions_offline={}", this.sessions_offline())
+            write!(f, "sessions_offline={} ", this.sessions_offline())?;
+            let Totals { subscriptions, queued, inflight } = this.totals;
+            write!(f, "subscriptions={subscriptions} queued={queued} inflight={inflight}")
         })
     }
 
@@ -332,6 +351,9 @@ impl Watch {
             all.adopted += one.adopted;
             all.stranded += one.stranded;
             all.sessions += one.sessions;
+            all.totals.subscriptions += one.totals.subscriptions;
+            all.totals.queued += one.totals.queued;
+            all.totals.inflight += one.totals.inflight;
             all.retained.messages += one.retained.messages;
             all.retained.bytes += one.retained.bytes;
             all.retained.dropped += one.retained.dropped;
@@ -385,6 +407,7 @@ mod tests {
                 census: &census,
                 decided: Decided { admitted: 7, denied },
                 sessions: 100,
+                totals: Totals { subscriptions: 30, queued: 3, inflight: 1 },
                 retained,
                 storage,
                 limited,
@@ -410,7 +433,8 @@ mod tests {
         assert_eq!(
             figures.connections().to_string(),
             "connections: handshaking=46 greeting=48 plain=50 tls=52 tls_compact=54 ws=56 \
-             wss=58 closing=60 sessions=200 sessions_offline=0"
+             wss=58 closing=60 sessions=200 sessions_offline=0 \
+             subscriptions=60 queued=6 inflight=2"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
         assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");
@@ -444,6 +468,7 @@ mod tests {
             census: &census,
             decided: Decided::default(),
             sessions: 100,
+            totals: Totals::default(),
             retained: RetainedFigures::default(),
             storage: StorageFigures::default(),
             limited: Limited::default(),

@@ -28,6 +28,7 @@ use petrel_proto::{Packet, ReasonCode};
 use petrel_shard::access::Rules;
 use petrel_shard::{
     ConnId, DropReason, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
+    Totals, Walk,
 };
 
 use crate::auth::AuthMethods;
@@ -92,6 +93,8 @@ const LEVEL_THAT_SHEDS: Level = 3;
 
 /// How often a shard gives memory back while the process has most of what it may have.
 const GIVE_BACK_MS: u64 = 1_000;
+/// Sessions that are looked at in a tick, to know what all of them have. *Cost*: some 0.1 ms.
+const SESSIONS_PER_WALK: u32 = 2_048;
 
 /// How long a shard that stops takes what others still have for its clients.
 const LAST_PARCELS_MS_MAX: u64 = 1_000;
@@ -263,6 +266,9 @@ pub struct Pump {
     stop_after: Option<(Stamp, u64)>,
     packet: BytesMut,
     report: Report,
+    /// A walk over all sessions, and what the last one has found.
+    walk: Walk,
+    totals: Totals,
     /// Until when a shard that stops waits.
     stop_at_ms: Option<u64>,
 }
@@ -309,6 +315,8 @@ impl Pump {
             stop_after: None,
             packet: BytesMut::new(),
             report: Report::default(),
+            walk: Walk::default(),
+            totals: Totals::default(),
             stop_at_ms: None,
         }
     }
@@ -431,7 +439,9 @@ impl Pump {
     }
 
     /// Shows what has been counted to those who watch.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        let walked = self.shard.walk_on(&mut self.walk, SESSIONS_PER_WALK);
+        self.totals = walked.unwrap_or(self.totals);
         let (census, decided) = (self.parts.wire.census(), self.report.decided());
         let (messages, bytes) = self.shard.retained();
         let ledger = &self.outbox.ledger;
@@ -447,6 +457,7 @@ impl Pump {
             census,
             decided,
             sessions: self.shard.sessions(),
+            totals: self.totals,
             retained,
             storage,
             limited,

@@ -81,6 +81,9 @@ fn numbers_are_those_of_the_broker_and_add_up() {
             ("petrel_copies_delivered_total{qos=\"0\"}", 3.0),
             ("petrel_copies_delivered_total{qos=\"1\"}", 1.0),
             ("petrel_copies_held", 0.0),
+            ("petrel_subscriptions", 2.0),
+            ("petrel_queued_messages", 0.0),
+            ("petrel_inflight_messages", 0.0),
             ("petrel_ready", 1.0),
         ];
         // Shards make known what they count four times a second.

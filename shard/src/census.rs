@@ -34,7 +34,44 @@ pub struct Census {
     pub parked: usize,
 }
 
+/// What all sessions and shared groups have, as a walk over them has found it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Subscriptions, shared ones included.
+    pub subscriptions: u64,
+    /// Messages that wait: in sessions and groups, in memory or in storage, or on their way to many.
+    pub queued: u64,
+    /// Messages in flight that clients have not said to have.
+    pub inflight: u64,
+}
+
+/// A walk over all sessions, some at a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Walk {
+    at: u32,
+    totals: Totals,
+}
+
 impl Shard {
+    /// Goes on with a walk, for so many sessions. The totals when it has come to the end, and begins anew; of a
+    /// shard with so few sessions they are of one moment. Cost: a look at each of them.
+    pub fn walk_on(&self, walk: &mut Walk, sessions_max: u32) -> Option<Totals> {
+        let end = self.sessions.end();
+        let upto = walk.at.saturating_add(sessions_max).min(end);
+        for session in (walk.at..upto).filter_map(|index| self.sessions.get(index)) {
+            let totals = &mut walk.totals;
+            totals.subscriptions += (session.subscriptions.len() + session.shared_count()) as u64;
+            totals.queued += session.queued() as u64;
+            totals.inflight += session.held() - session.queued() as u64;
+        }
+        walk.at = upto;
+        (upto == end).then(|| {
+            let mut totals = std::mem::take(walk).totals;
+            totals.queued += self.groups.queued() as u64 + self.fanouts.held();
+            totals
+        })
+    }
+
     /// Counts what the shard holds. Cost: a walk over all sessions.
     #[must_use]
     pub fn census(&self) -> Census {

@@ -12,7 +12,6 @@
 //!
 //! *Cost*: four additions for a message to one receiver.
 
-use crate::Shard;
 use crate::event::{DropReason, Drops};
 use crate::sabotage::{self, Sabotage};
 use crate::shard::Turn;
@@ -147,15 +146,6 @@ pub(crate) fn drop_message(turn: &mut Turn<'_>, reason: DropReason) {
 pub(crate) fn refuse_message(turn: &mut Turn<'_>, reason: DropReason) {
     turn.out.ledger.refused += 1;
     turn.out.ledger.drops.count(reason);
-}
-
-impl Shard {
-    /// Copies that the shard holds, counted one by one; what its ledger says. Cost: a walk over all sessions.
-    #[must_use]
-    pub fn held(&self) -> u64 {
-        let sessions: u64 = self.sessions.iter().map(|(_, session)| session.held()).sum();
-        sessions + self.groups.queued() as u64 + self.fanouts.held()
-    }
 }
 
 #[cfg(test)]

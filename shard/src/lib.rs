@@ -70,7 +70,7 @@ mod wanted;
 pub mod wheel;
 
 pub use author::Author;
-pub use census::Census;
+pub use census::{Census, Totals, Walk};
 pub use config::{Access, Limits, QueueFull, ShardConfig};
 pub use connect::refusal;
 pub use count::Waiting;

@@ -19,6 +19,7 @@ PROTOCOLS = ("mqtt", "mqtts", "ws", "wss")
 WS_PATH = "/mqtt"
 
 BOUND = re.compile(r"\b(mqtts?|wss?)\b.*?(127\.0\.0\.1|\[::1\]):(\d+)")
+ADMIN = re.compile(r"admin interface: (http://\S+)")
 READY = re.compile(r"\bready\b")
 
 
@@ -77,6 +78,7 @@ class Broker:
 
     def _config(self, shards, runtime, limits):
         lines = ["[engine]", f"shards = {shards}", f'runtime = "{runtime}"', ""]
+        lines += ["[admin]", 'address = "127.0.0.1:0"', ""]
         addresses = [(protocol, "127.0.0.1:0") for protocol in PROTOCOLS]
         if has_ipv6():
             addresses.append(("mqtt", "[::1]:0"))
@@ -124,6 +126,12 @@ class Broker:
         """The listener of `protocol`; None if the machine has no IPv6 and it was asked for."""
         found = (e for e in self.endpoints if (e.protocol, e.host) == (protocol, host))
         return next(found, None)
+
+    @property
+    def admin(self):
+        """Where the admin interface is; None if there is none."""
+        found = (ADMIN.search(line) for line in self.lines)
+        return next((match.group(1) for match in found if match), None)
 
     @property
     def pid(self):

@@ -3,8 +3,10 @@
 import signal
 import ssl
 import time
+import urllib.request
 
 import trustme
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from lab import V5, V31, V311, WAIT_S, Suite, Will
 
@@ -52,6 +54,41 @@ def connected_once_trusted(lab, trust):
             return client
         except ssl.SSLError:
             assert time.monotonic() < deadline, "the certificate is not used"
+
+
+@SUITE.check(versions=(V5,), transports=("mqtt",), alone=True)
+def metrics_can_be_read_and_add_up(lab):
+    """After all other checks: the format is OpenMetrics, names follow its conventions, and what is held by
+    the ledger is what a walk over all sessions finds."""
+    if not lab.broker.admin:
+        return
+    lab.client("shown").publish(lab.topic("x"), "counted", 1)
+    families, deadline = scraped(lab), time.monotonic() + WAIT_S
+    while True:
+        numbers = {}
+        for family in families:
+            for sample in family.samples:
+                numbers[sample.name] = numbers.get(sample.name, 0) + sample.value
+        number = lambda name: numbers[f"petrel_{name}"]
+        found = number("queued_messages") + number("inflight_messages")
+        # Each shard makes known what it has counted at a time of its own.
+        if number("copies_held") == found:
+            break
+        assert time.monotonic() < deadline, (found, numbers)
+        families = scraped(lab)
+    assert number("messages_received_total") > 0 and number("copies_delivered_total") > 0
+    for family in families:
+        assert family.name.startswith(("petrel_", "process_")), family.name
+        assert family.documentation and family.type in ("counter", "gauge"), family
+        assert len(family.samples) <= 64, f"{family.name} has {len(family.samples)} samples"
+
+
+def scraped(lab):
+    """All families of metrics, by a parser that takes nothing that is not in the standard."""
+    with urllib.request.urlopen(f"{lab.broker.admin}/metrics", timeout=WAIT_S) as answer:
+        assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
+        text = answer.read().decode()
+    return list(text_string_to_metric_families(text))
 
 
 @SUITE.check(versions=(V5,), transports=("mqtt",), alone=True)

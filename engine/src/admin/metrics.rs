@@ -158,6 +158,13 @@ impl Metrics {
         writer.gauge("petrel_sessions", help, figures.sessions as f64)?;
         let help = "Sessions whose client is away";
         writer.gauge("petrel_sessions_offline", help, figures.sessions_offline() as f64)?;
+        let totals = figures.totals;
+        let help = "Subscriptions, shared ones included; a shard counts 8,192 sessions in a second";
+        writer.gauge("petrel_subscriptions", help, totals.subscriptions as f64)?;
+        let help = "Messages that wait in sessions and shared groups, in memory or in storage; counted as subscriptions are";
+        writer.gauge("petrel_queued_messages", help, totals.queued as f64)?;
+        let help = "Messages that clients have been sent and not acknowledged; counted as subscriptions are";
+        writer.gauge("petrel_inflight_messages", help, totals.inflight as f64)?;
         let stages = Stage::ALL.map(|stage| (stage.name().to_owned(), figures.census.stage(stage)));
         let help = "How far connections have come on their way to CONNECT";
         writer.counters(("petrel_connection_stages", help, "stage"), stages)?;

@@ -13,6 +13,7 @@ use petrel_proto::{Frame, Packet, ReasonCode, decode, encode, frame};
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{
     ConnId, Input, Interest, Now, Outbox, PeerMessage, Shard, ShardConfig, ShardIndex, SlotMap,
+    Walk,
 };
 
 use crate::client::Client;
@@ -718,7 +719,9 @@ fn packets(
 
 /// What has become of messages adds up, and what is held is what the ledger says.
 pub(crate) fn check_ledger(shard: &Shard, out: &Outbox) -> Checked {
-    let (ledger, held) = (&out.ledger, shard.held());
+    let ledger = &out.ledger;
+    let totals = shard.walk_on(&mut Walk::default(), u32::MAX).unwrap_or_default();
+    let held = totals.queued + totals.inflight;
     let said = ledger.held();
     hold!(said == held, "ledger", "{held} copies are held, and the ledger says {said}: {ledger:?}");
     Ok(())
