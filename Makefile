@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients ledger conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -71,6 +71,12 @@ $(NODE_DIR)/ready: tools/clients/package.json tools/clients/package-lock.json
 clients: $(VENV)/ready $(NODE_DIR)/ready
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-tools
 	$(VENV)/bin/python tools/clients/run.py
+	$(VENV)/bin/python tools/clients/ledger.py --seconds 10
+
+## The ledger against what clients have counted, in a mixed run of five minutes: ARGS="--seconds 300 --shards 2".
+ledger: $(VENV)/ready
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-tools
+	$(VENV)/bin/python tools/clients/ledger.py $(ARGS)
 
 ## Writes docs/CONFORMANCE.md again from the tags in the tree.
 conformance:

@@ -216,13 +216,22 @@ mod tests {
         assert!(memory.private_bytes > 0 && memory.pss_bytes > 0);
     }
 
+    /// Of a process with one thread: those of this one come and go with its tests.
     #[test]
-    fn what_this_process_has_run_and_slept_is_counted() {
-        let this = Process(std::process::id());
-        let before = this.sleeps().expect("readable");
-        std::thread::yield_now();
-        assert!(this.ran().expect("readable") > Duration::ZERO);
-        assert!(this.sleeps().expect("readable") >= before);
+    fn what_a_process_has_run_and_slept_is_counted() {
+        let mut child = Command::new("bash").arg("-c").arg("read").stdin(Stdio::piped()).spawn();
+        let child = child.as_mut().expect("started");
+        let process = Process(child.id());
+        let begin = std::time::Instant::now();
+        while process.sleeps().expect("readable") == 0 {
+            assert!(
+                begin.elapsed() < Duration::from_secs(30),
+                "it waits for a line and does not sleep"
+            );
+        }
+        assert!(process.ran().expect("readable") > Duration::ZERO);
+        drop(child.stdin.take());
+        child.wait().expect("ended");
     }
 
     #[test]
