@@ -9,11 +9,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hdrhistogram::Histogram;
 use petrel_net::stages::{Census, Stage, State};
+use petrel_net::traffic::Traffic;
 use petrel_shard::{DropReason, Ledger, Limit, Limited, Totals};
 
 pub use self::by_reason::{ByReason, Name};
 use crate::certificates::Ends;
+use crate::pump::turns::TurnTimes;
 
 /// Where a shard puts what it has counted.
 #[derive(Debug, Default)]
@@ -29,6 +32,10 @@ pub struct Counters {
     admitted: AtomicU64,
     sessions: AtomicU64,
     totals: Numbers<3>,
+    traffic: Numbers<{ Traffic::NUMBERS }>,
+    gone: Numbers<3>,
+    /// How long turns have taken.
+    pub turns: TurnTimes,
     retained: Numbers<3>,
     storage: Numbers<3>,
     limited: Numbers<{ Limit::ALL.len() }>,
@@ -81,12 +88,18 @@ pub struct Counted<'a> {
     pub ledger: &'a Ledger,
     /// Connections that the broker has ended.
     pub ended: ByReason,
+    /// Connections that have ended, by who ended them: client, broker, network.
+    pub gone: [u64; 3],
+    /// Packets and bytes.
+    pub traffic: &'a Traffic,
 }
 
 impl Counters {
     /// Makes the numbers of the shard known.
     pub fn publish(&self, counted: Counted<'_>) {
         let Counted {
+            gone,
+            traffic,
             census,
             decided,
             sessions,
@@ -107,6 +120,8 @@ impl Counters {
         self.limited.store(limited.numbers());
         self.ledger.store(ledger.numbers());
         self.ended.store(*ended.numbers());
+        self.gone.store(gone);
+        self.traffic.store(traffic.numbers());
     }
 
     fn figures(&self) -> Figures {
@@ -128,6 +143,8 @@ impl Counters {
             limited: Limited::from_numbers(self.limited.load()),
             ledger: Ledger::from_numbers(self.ledger.load()),
             ended: ByReason::from_numbers(self.ended.load().into_iter()),
+            gone: self.gone.load(),
+            traffic: Traffic::from_numbers(self.traffic.load()),
         }
     }
 }
@@ -191,6 +208,10 @@ pub struct Figures {
     pub ledger: Ledger,
     /// Connections that the broker has ended.
     pub ended: ByReason,
+    /// Connections that have ended, by who ended them: client, broker, network.
+    pub gone: [u64; 3],
+    /// Packets and bytes.
+    pub traffic: Traffic,
 }
 
 impl Figures {
@@ -329,6 +350,11 @@ impl Watch {
         Self { shards: shards.into_iter().collect(), ends }
     }
 
+    /// How long the turns of each shard have taken, in microseconds.
+    pub fn turns(&self) -> impl Iterator<Item = Histogram<u64>> {
+        self.shards.iter().map(|shard| shard.turns.all())
+    }
+
     /// Some numbers of each shard, a quarter of a second old at most.
     pub fn shards(&self) -> impl Iterator<Item = ShardFigures> {
         self.shards.iter().map(|shard| ShardFigures {
@@ -364,6 +390,8 @@ impl Watch {
             all.limited.add(&one.limited);
             all.ledger.add(&one.ledger);
             all.ended.add(&one.ended);
+            all.gone.iter_mut().zip(one.gone).for_each(|(sum, more)| *sum += more);
+            all.traffic.add(&one.traffic);
         }
         all
     }
@@ -413,6 +441,8 @@ mod tests {
                 limited,
                 ledger: &ledger,
                 ended,
+                gone: [1, 2, 3],
+                traffic: &Traffic::default(),
             });
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
@@ -474,6 +504,8 @@ mod tests {
             limited: Limited::default(),
             ledger: &Ledger::default(),
             ended: ByReason::default(),
+            gone: [0; 3],
+            traffic: &Traffic::default(),
         });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);
     }

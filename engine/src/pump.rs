@@ -10,6 +10,7 @@ pub mod load;
 mod pace;
 mod peers;
 pub mod rate;
+pub mod turns;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -45,6 +46,7 @@ use held::{Held, Why};
 use load::{Level, Load, ProcessLoad, Signals};
 use peers::PeerLoad;
 use rate::{Pace, PublishRate, Rates};
+use turns::Turns;
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
@@ -269,6 +271,7 @@ pub struct Pump {
     /// A walk over all sessions, and what the last one has found.
     walk: Walk,
     totals: Totals,
+    turns: Turns,
     /// Until when a shard that stops waits.
     stop_at_ms: Option<u64>,
 }
@@ -317,6 +320,7 @@ impl Pump {
             report: Report::default(),
             walk: Walk::default(),
             totals: Totals::default(),
+            turns: Turns::default(),
             stop_at_ms: None,
         }
     }
@@ -366,6 +370,7 @@ impl Pump {
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
+        self.turns.begin();
         self.gives_back.did(self.handled);
         (self.handled, self.receivers_work) = (0, 0);
         self.parts.bell.disarm();
@@ -430,6 +435,7 @@ impl Pump {
             return Ok(Turned::Over);
         }
         let waiting = !self.questions.is_empty();
+        self.turns.end();
         Ok(match (self.has_work(), happened) {
             (true, _) => Turned::Busy,
             (false, _) if waiting => Turned::Waiting,
@@ -442,6 +448,7 @@ impl Pump {
     fn publish(&mut self) {
         let walked = self.shard.walk_on(&mut self.walk, SESSIONS_PER_WALK);
         self.totals = walked.unwrap_or(self.totals);
+        self.turns.publish(&self.parts.counters.turns);
         let (census, decided) = (self.parts.wire.census(), self.report.decided());
         let (messages, bytes) = self.shard.retained();
         let ledger = &self.outbox.ledger;
@@ -463,6 +470,8 @@ impl Pump {
             limited,
             ledger,
             ended: self.report.ended(),
+            gone: self.report.gone(),
+            traffic: self.parts.wire.traffic(),
         });
     }
 

@@ -59,6 +59,8 @@ pub struct Report {
     dropped_before: Drops,
     decided: Decided,
     ended: ByReason,
+    /// By who ended them: client, broker, network.
+    gone: [u64; 3],
     limited: Limited,
     /// Connections refused for what is counted, as far as they were reported.
     turned_away: [u64; TURNED_AWAY.len()],
@@ -68,8 +70,11 @@ pub struct Report {
 impl Report {
     /// Reports what a shard says.
     pub fn event(&mut self, now_ms: u64, event: &Event) {
-        if let Event::Disconnected { by: EndedBy::Broker, reason, .. } = event {
-            self.ended.count(*reason);
+        if let Event::Disconnected { by, reason, .. } = event {
+            self.gone[*by as usize] += 1;
+            if *by == EndedBy::Broker {
+                self.ended.count(*reason);
+            }
         }
         match event {
             Event::Refused { client_id, reason, .. } => {
@@ -112,6 +117,12 @@ impl Report {
     #[must_use]
     pub const fn ended(&self) -> ByReason {
         self.ended
+    }
+
+    /// Connections that have ended so far, by who ended them: client, broker, network.
+    #[must_use]
+    pub const fn gone(&self) -> [u64; 3] {
+        self.gone
     }
 
     /// What became of CONNECTs so far.

@@ -18,6 +18,7 @@ pub mod runtime;
 mod slab;
 pub mod stages;
 pub mod tls;
+pub mod traffic;
 mod transport;
 pub mod websocket;
 pub mod wire;

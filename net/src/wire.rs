@@ -40,6 +40,7 @@ use crate::poller::{EVENTS_PER_WAIT_MAX, Happened, Poller, Readiness};
 use crate::slab::Slab;
 use crate::stages::{Census, State};
 use crate::tls::TlsError;
+use crate::traffic::Traffic;
 use crate::transport::Between;
 use crate::{Bell, ConnKey, Listener};
 
@@ -213,6 +214,7 @@ pub struct Wire {
     /// Who is shut out, if anybody may be.
     shut_out: Option<ShutOut>,
     census: Census,
+    traffic: Traffic,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
     ticked: bool,
@@ -275,6 +277,7 @@ impl Wire {
             buckets: None,
             shut_out: None,
             census: Census::default(),
+            traffic: Traffic::default(),
             events: VecDeque::new(),
             current: None,
             ticked: false,
@@ -535,6 +538,12 @@ impl Wire {
     #[must_use]
     pub const fn census(&self) -> &Census {
         &self.census
+    }
+
+    /// Packets since the start.
+    #[must_use]
+    pub const fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     /// Counts a connection as in another state.

@@ -26,7 +26,8 @@ from broker import Broker, Certificates
 from lab import V5, Client, Will
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMITS = {"session_queue_messages": 60, "outgoing_bytes_maximum": 65536, "outgoing_inflight_maximum": 20}
+LIMITS = {"session_queue_messages": 60, "outgoing_bytes_maximum": 65536, "outgoing_inflight_maximum": 20,
+          "write_timeout_s": 3600}
 TOPICS = 12
 SETTLED_S = 30
 

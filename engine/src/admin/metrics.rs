@@ -4,12 +4,14 @@
 //! stands in the name, in base units. Labels have few values, none of which a client chooses.
 
 use std::fmt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use hdrhistogram::Histogram;
 use petrel_net::stages::{Stage, State};
+use petrel_net::traffic::{OneWay, Traffic};
 use petrel_shard::{DropReason, Ledger, Limit};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -20,12 +22,30 @@ use super::Source;
 use crate::figures::{Figures, Name, ShardFigures};
 use crate::guard::GuardFigures;
 use crate::memory;
+use crate::pump::turns;
+
+/// Bounds of what turns are counted by.
+const TURN_BOUNDS: [Duration; 12] = [
+    Duration::from_micros(10),
+    Duration::from_micros(25),
+    Duration::from_micros(50),
+    Duration::from_micros(100),
+    Duration::from_micros(250),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+    Duration::from_micros(2_500),
+    Duration::from_millis(10),
+    Duration::from_millis(50),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
 
 /// All numbers of one moment.
 #[derive(Debug)]
 pub(super) struct Metrics {
     figures: Figures,
     shards: Vec<ShardFigures>,
+    turns: Vec<Histogram<u64>>,
     guard: GuardFigures,
     stalls: u64,
     serves: bool,
@@ -37,6 +57,7 @@ impl Metrics {
         Self {
             figures: source.watch.figures(),
             shards: source.watch.shards().collect(),
+            turns: source.watch.turns().collect(),
             guard: source.guard.figures(),
             stalls: source.pulses.iter().map(|pulse| pulse.stalls()).sum(),
             serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
@@ -108,6 +129,7 @@ impl Collector for Metrics {
         let mut writer = Writer(encoder);
         self.process(&mut writer)?;
         self.connections(&mut writer)?;
+        self.packets(&mut writer)?;
         self.messages(&mut writer)?;
         self.limits(&mut writer)?;
         self.shards(&mut writer)
@@ -179,11 +201,32 @@ impl Metrics {
         let help = "Connections that the broker has ended, by reason code";
         writer
             .counters(("petrel_disconnects_by_broker", help, "reason"), reasons(&figures.ended))?;
+        let origins = ["client", "broker", "network"].map(str::to_owned);
+        let help = "Connections that have ended after their CONNECT, by who ended them";
+        let gone = origins.into_iter().zip(figures.gone);
+        writer.counters(("petrel_disconnects", help, "origin"), gone)?;
         let help =
             "Connections that moved from the shard that accepted them to that of their session";
         writer.counter("petrel_connections_moved", help, figures.adopted)?;
         let help = "Connections that were lost on the way there, for want of a descriptor";
         writer.counter("petrel_connections_stranded", help, figures.stranded)
+    }
+
+    fn packets(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        let Traffic { received, sent } = &self.figures.traffic;
+        let help = "MQTT Control Packets that clients have sent, by type";
+        let named = |way: &OneWay| -> Vec<(String, u64)> {
+            way.packets().map(|(name, count)| (name.to_owned(), count)).collect()
+        };
+        writer.counters(("petrel_packets_received", help, "type"), named(received))?;
+        let help = "MQTT Control Packets that clients were sent, by type";
+        writer.counters(("petrel_packets_sent", help, "type"), named(sent))?;
+        let help =
+            "Bytes of MQTT Control Packets that clients have sent, without TLS and WebSocket";
+        writer.counter("petrel_packet_bytes_received", help, received.bytes())?;
+        let help =
+            "Bytes of MQTT Control Packets that clients were sent, without TLS and WebSocket";
+        writer.counter("petrel_packet_bytes_sent", help, sent.bytes())
     }
 
     fn messages(&self, writer: &mut Writer<'_>) -> fmt::Result {
@@ -261,6 +304,21 @@ impl Metrics {
         let help = "Messages that clients of each shard have published";
         let received = each(|it| it.ledger.received.iter().sum());
         writer.counters(("petrel_shard_messages_received", help, "shard"), received)?;
+        let help = "How long the turns of each shard took, from what came to what was sent: what a packet is \
+                    in the broker at most, on one shard";
+        let mut of = writer.0.encode_descriptor(
+            "petrel_shard_turn_seconds",
+            help,
+            None,
+            MetricType::Histogram,
+        )?;
+        for (shard, turns) in self.turns.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            let buckets = turns::buckets(turns, &TURN_BOUNDS);
+            let sum_s = turns.mean() * turns.len() as f64 / 1e6;
+            let mut of = of.encode_family(&labels)?;
+            of.encode_histogram::<NoLabelSet>(sum_s, turns.len(), &buckets, None)?;
+        }
         let help = "Times that an executor had forgotten its shard; more than 0 is a fault";
         writer.counter("petrel_shard_stalls", help, self.stalls)
     }

@@ -284,6 +284,7 @@ impl Wire {
             Ok(Frame::Complete(length)) => {
                 // The clock of the packet that was incomplete ends with it.
                 conn.inbox = None;
+                self.traffic.received.count(current.chunk.first(), length);
                 let result = decode_front(&current.chunk, length, conn.version).map_err(|error| {
                     (error, connect_version(current.chunk.get(..length).unwrap_or_default()))
                 });

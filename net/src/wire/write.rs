@@ -54,6 +54,7 @@ impl Wire {
         }
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
         let bytes = head.bytes.len() + payload.len();
+        self.traffic.sent.count(head.bytes.first(), bytes);
         let Some(stage) = self.stage(key, urgency) else { return };
         stage.bytes += bytes;
         head.put(&mut stage.small);
