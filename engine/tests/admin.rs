@@ -134,3 +134,68 @@ fn an_address_in_use_is_an_error_and_nothing_runs() {
     assert_eq!(error.to_string(), format!("{admin} is in use; another program listens there"));
     broker.stop().expect("it stops");
 }
+
+/// The families of metrics: name, type, and what it means, as the broker says.
+fn families(text: &str) -> BTreeMap<&str, (&str, &str)> {
+    let of = |kind: &str| {
+        let lines = text.lines().filter_map(move |line| line.strip_prefix(kind)?.split_once(' '));
+        lines.collect::<BTreeMap<_, _>>()
+    };
+    let (types, helps) = (of("# TYPE "), of("# HELP "));
+    assert!(types.keys().eq(helps.keys()), "each has both");
+    types
+        .into_iter()
+        .map(|(name, kind)| (name, (kind, helps[name].trim_end_matches('.'))))
+        .collect()
+}
+
+/// The names in a text that look like metrics.
+fn names(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let words = text.split(move |letter| !is_part(letter));
+    words.filter(|word| word.starts_with("petrel_") || word.starts_with("process_"))
+}
+
+/// What operators read and build on are the metrics that there are.
+#[test]
+fn the_document_the_alerts_and_the_dashboard_have_the_metrics_that_there_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (files, _) = common::layers::certificate(folder.path());
+    let mut config = config(1, RUNTIMES[1]);
+    config.admin = Some("127.0.0.1:0".parse().expect("an address"));
+    config.listeners.push(petrel_engine::config::Listener {
+        tls: Some(files),
+        ..common::listener(petrel_engine::config::Protocol::Mqtts)
+    });
+    let broker = start(config);
+    let (_, text) = get(broker.admin_address().expect("it listens"), "/metrics");
+    let families = families(&text);
+    let document = include_str!("../../docs/operate/METRICS.md");
+    for (name, (kind, meaning)) in &families {
+        let shown = if *kind == "counter" { format!("{name}_total") } else { (*name).to_owned() };
+        let begin = format!("| `{shown}` | {kind} | ");
+        let row = document.lines().find(|row| row.starts_with(&begin));
+        let row = row.unwrap_or_else(|| panic!("no row in METRICS.md begins with {begin}"));
+        assert!(row.ends_with(&format!(" | {meaning} |")), "{row}: {meaning}");
+    }
+    let rows = document
+        .lines()
+        .filter(|row| row.starts_with("| `petrel_") || row.starts_with("| `process_"));
+    assert_eq!(rows.count(), families.len(), "METRICS.md has rows of metrics that are not there");
+    let samples: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let files = [
+        include_str!("../../docs/operate/alerts.yml"),
+        include_str!("../../docs/operate/grafana.json"),
+    ];
+    let mut used = 0;
+    for name in files.into_iter().flat_map(names) {
+        assert!(samples.contains(&name), "{name} is not there");
+        used += 1;
+    }
+    assert!(used > 30, "{used}");
+    broker.stop().expect("it stops");
+}
