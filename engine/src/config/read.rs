@@ -60,7 +60,8 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 secret_at = places.get("ticket_secret").copied().unwrap_or(0);
             }
             ("limits", DeValue::Table(table)) => {
-                section(table, "[limits]", LIMITS, &mut limits, &mut problems);
+                let places = section(table, "[limits]", LIMITS, &mut limits, &mut problems);
+                check_keep_alive(&limits, &places, &mut problems);
             }
             ("storage", DeValue::Table(table)) => {
                 let places = section(table, "[storage]", STORAGE, &mut storage, &mut problems);
@@ -154,6 +155,20 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     } else {
         Err(problems.into_sorted())
     }
+}
+
+/// Refuses bounds of which one would never hold.
+fn check_keep_alive(limits: &AllLimits, places: &Places, problems: &mut Problems) {
+    let (least, most) = (limits.protocol.keep_alive_min_s, limits.protocol.keep_alive_max_s);
+    if most == 0 || least <= most {
+        return;
+    }
+    let at = places.get("keep_alive_min_s").or(places.get("keep_alive_max_s"));
+    let text = format!(
+        "`keep_alive_min_s` is {least} and `keep_alive_max_s` is {most}; the shortest keep alive must not be \
+         longer than the longest"
+    );
+    problems.add(at.copied().unwrap_or(0), text);
 }
 
 /// Where the admin interface listens: on loopback, since it asks nobody who they are.

@@ -635,3 +635,16 @@ fn the_admin_interface_listens_on_loopback_only() {
         ],
     );
 }
+
+#[test]
+fn bounds_of_the_keep_alive_that_exclude_each_other_are_refused() {
+    refused(
+        "[limits]\nkeep_alive_min_s = 100\nkeep_alive_max_s = 10\n",
+        &[
+            "p.toml:2:20: `keep_alive_min_s` is 100 and `keep_alive_max_s` is 10; the shortest keep alive must \
+           not be longer than the longest",
+        ],
+    );
+    let fine = Config::parse("[limits]\nkeep_alive_min_s = 100\n", Path::new("/etc/petrel"));
+    assert_eq!(fine.unwrap().limits.keep_alive_min_s, 100);
+}
