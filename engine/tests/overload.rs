@@ -136,7 +136,7 @@ fn the_log_of_storage_gives_way_when_memory_is_wanted() {
     const LITTLE: u64 = 128 << 20;
     let config = format!(
         "[engine]\nshards = 2\n{}[limits]\nmemory_bytes = {LITTLE}\nsession_queue_messages = 1000000\n\
-         session_queue_bytes = 100000000000\n[storage]\npath = \"data\"\n",
+         session_queue_bytes = 100000000000\n[storage]\npath = \"data\"\ndisk_limit_bytes = 10000000000\n",
         listener("mqtt", 0)
     );
     let folder = folder(&config);
