@@ -282,7 +282,7 @@ impl Figures {
             write!(f, "unmatched={unmatched} routed={} due={due} ", ledger.routed())?;
             write!(f, "restored={restored} delivered={delivered} dropped={dropped} ")?;
             write!(f, "replaced={replaced} ")?;
-            write!(f, "handed={handed} taken={taken} held={}", ledger.held())
+            write!(f, "handed={handed} taken={taken} held={}", ledger.held_by_all())
         })
     }
 

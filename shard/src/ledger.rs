@@ -55,16 +55,24 @@ impl Ledger {
     #[must_use]
     pub fn routed(&self) -> u64 {
         let received: u64 = self.received.iter().sum();
-        (received + self.wills).wrapping_sub(self.refused + self.unmatched)
+        (received + self.wills).saturating_sub(self.refused + self.unmatched)
     }
 
     /// Copies that are held: queued, in flight, in a shared group or in storage. What has been handed over and not
-    /// been taken yet is in none of two ledgers.
+    /// been taken yet is in none of two ledgers. Never below 0, though numbers of several moments may say so.
     #[must_use]
     pub fn held(&self) -> u64 {
         let come = self.due + self.restored + self.taken;
         let delivered: u64 = self.delivered.iter().sum();
-        come.wrapping_sub(delivered + self.dropped + self.replaced + self.handed)
+        come.saturating_sub(delivered + self.dropped + self.replaced + self.handed)
+    }
+
+    /// The same of all shards together, with what is on its way from one to the other.
+    #[must_use]
+    pub fn held_by_all(&self) -> u64 {
+        let delivered: u64 = self.delivered.iter().sum();
+        let over = delivered + self.dropped + self.replaced;
+        (self.due + self.restored).saturating_sub(over)
     }
 
     /// All numbers, in an order of their own.
@@ -159,5 +167,14 @@ mod tests {
         assert_eq!(ledger.numbers(), numbers);
         ledger.add(&Ledger::from_numbers(numbers));
         assert_eq!(ledger.numbers(), numbers.map(|number| 2 * number));
+    }
+
+    #[test]
+    fn what_is_held_is_never_below_zero() {
+        let one = Ledger { due: 3, taken: 1, handed: 2, delivered: [1, 0, 0], ..Ledger::default() };
+        assert_eq!((one.held(), one.held_by_all()), (1, 2));
+        // Another shard has said earlier what was due, and this one what it has delivered since.
+        let later = Ledger { delivered: [9, 0, 0], refused: 1, ..one };
+        assert_eq!((later.held(), later.held_by_all(), later.routed()), (0, 0, 0));
     }
 }

@@ -254,8 +254,7 @@ impl Metrics {
             "Retained messages that gave way to newer ones of their topics before they were sent";
         writer.counter("petrel_copies_replaced", help, ledger.replaced)?;
         let help = "Copies that are queued, in flight, in a shared group, or in storage";
-        let on_the_way = ledger.handed.wrapping_sub(ledger.taken);
-        writer.gauge("petrel_copies_held", help, ledger.held().wrapping_add(on_the_way) as f64)?;
+        writer.gauge("petrel_copies_held", help, ledger.held_by_all() as f64)?;
         let help =
             "Messages that were refused, not retained, or not delivered to one receiver, by reason";
         let drops = DropReason::ALL.map(|why| (Name(why).to_string(), ledger.drops.of(why)));
