@@ -141,13 +141,13 @@ class Run:
     def deaf(self, settled):
         """Reads nothing until the end, of QoS 0."""
         count = self.counted()
-        with socket.create_connection((self.endpoint.host, self.endpoint.port)) as connection:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with socket.socket() as connection:
+            # Before it connects, and not less: a window that is small once grows no more.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)
+            connection.connect((self.endpoint.host, self.endpoint.port))
             connection.sendall(wire.connect("deaf", 5) + wire.subscribe("any/#"))
             self.ready.release()
             self.over.wait()
-            # As fast as it can from now on.
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
             connection.settimeout(2)
             received = bytearray()
             while True:
