@@ -95,7 +95,7 @@ const LEVEL_THAT_SHEDS: Level = 3;
 
 /// How often a shard gives memory back while the process has most of what it may have.
 const GIVE_BACK_MS: u64 = 1_000;
-/// Sessions that are looked at in a tick, to know what all of them have. *Cost*: some 0.1 ms.
+/// Sessions that are looked at in a tick, to know what all of them have.
 const SESSIONS_PER_WALK: u32 = 2_048;
 
 /// How long a shard that stops takes what others still have for its clients.

@@ -50,7 +50,7 @@ impl Turns {
         self.since = Instant::now();
     }
 
-    /// It has ended. *Cost*: with its begin two looks at the clock and some twenty nanoseconds.
+    /// It has ended. *Cost*: with its begin two looks at the clock, and a count.
     #[inline]
     pub(super) fn end(&mut self) {
         let us = u64::try_from(self.since.elapsed().as_micros()).unwrap_or(LONGEST_US);
