@@ -29,6 +29,19 @@ fn connack(address: SocketAddr, client_id: &str) -> ReasonCode {
     }
 }
 
+/// Has a session subscribe whose client goes and may come back, with this CONNECT.
+fn subscribed_and_gone(address: SocketAddr) -> Packet {
+    let mut away = Client::open(address);
+    let Packet::Connect(mut connect) = connect_packet("away", Version::V5) else { panic!() };
+    connect.properties.session_expiry_interval_s = Some(3600);
+    connect.clean_start = false;
+    let connect = Packet::Connect(connect);
+    away.send(&connect);
+    assert!(matches!(away.receive(), Some(Packet::ConnAck(_))));
+    away.subscribe("t", Qos::AtLeastOnce);
+    connect
+}
+
 /// What one message of QoS 1 is acknowledged with.
 fn publish(client: &mut Client) -> ReasonCode {
     client.send(&publish_packet("t", vec![7; 900_000], Qos::AtLeastOnce, 1));
@@ -52,15 +65,7 @@ fn nothing_is_taken_while_the_process_has_its_memory_and_all_goes_on_when_there_
         with_config(&mut command, &folder);
         let mut broker = Running::start(&mut command);
         let address = broker.address();
-        let mut away = Client::open(address);
-        let Packet::Connect(mut connect) = connect_packet("away", Version::V5) else { panic!() };
-        connect.properties.session_expiry_interval_s = Some(3600);
-        connect.clean_start = false;
-        let connect = Packet::Connect(connect);
-        away.send(&connect);
-        assert!(matches!(away.receive(), Some(Packet::ConnAck(_))));
-        away.subscribe("t", Qos::AtLeastOnce);
-        drop(away);
+        let connect = subscribed_and_gone(address);
         let mut old = Client::connect(address, "old", Version::V3_1_1);
         let mut publisher = Client::connect(address, "publisher", Version::V5);
         let mut accepted = 0;
@@ -144,14 +149,7 @@ fn the_log_of_storage_gives_way_when_memory_is_wanted() {
     with_config(&mut command, &folder);
     let mut broker = Running::start(&mut command);
     let address = broker.address();
-    let mut away = Client::open(address);
-    let Packet::Connect(mut connect) = connect_packet("away", Version::V5) else { panic!() };
-    connect.properties.session_expiry_interval_s = Some(3600);
-    connect.clean_start = false;
-    away.send(&Packet::Connect(connect));
-    assert!(matches!(away.receive(), Some(Packet::ConnAck(_))));
-    away.subscribe("t", Qos::AtLeastOnce);
-    drop(away);
+    subscribed_and_gone(address);
     let mut publisher = Client::connect(address, "publisher", Version::V5);
     let begin = Instant::now();
     let mut taken = 0;
