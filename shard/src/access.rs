@@ -97,6 +97,15 @@ pub struct Rules {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Publishable(u8);
 
+/// Which rules of a file decide about a topic or filter: the first of each kind, counted from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Verdicts {
+    /// One that allows something of it.
+    pub allowing: Option<u32>,
+    /// One that denies it.
+    pub denying: Option<u32>,
+}
+
 /// A rule without what the trees know.
 #[derive(Debug, PartialEq)]
 struct Compiled {
@@ -302,6 +311,35 @@ impl Rules {
         let allowed = own.and_then(of).max(of(self))?;
         let denies = |rules: &Self| rules.denies(who, filter, Action::Subscribe);
         (!denies(self) && !own.is_some_and(denies)).then_some(allowed)
+    }
+
+    /// Which rules decide what a client may do with a topic or filter, for people who ask why.
+    ///
+    /// *Cost*: as [`Self::publishable`].
+    #[must_use]
+    pub fn verdicts(&self, who: &Who<'_>, filter: &str, publish: bool) -> Verdicts {
+        let action = if publish { Action::Publish } else { Action::Subscribe };
+        let mut verdicts = Verdicts::default();
+        let first = |found: &mut Option<u32>, rule: u32| {
+            *found = Some(found.map_or(rule, |before| before.min(rule)));
+        };
+        self.allow.covering(who, filter, &mut |rule| {
+            if self.applies(rule, who, action).is_some() {
+                first(&mut verdicts.allowing, rule);
+            }
+        });
+        let denying = std::cell::Cell::new(None);
+        // False of each, so that all of them are seen.
+        self.deny.meets(who, filter, &|rule| {
+            if self.applies(rule, who, action).is_some() {
+                let mut found = denying.get();
+                first(&mut found, rule);
+                denying.set(found);
+            }
+            false
+        });
+        verdicts.denying = denying.get();
+        verdicts
     }
 
     /// Whether a client that has published a retained message to a topic might do it by these rules, whatever

@@ -10,8 +10,8 @@ use crate::connection::Connection;
 use crate::event::{DropReason, Limit};
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::forms::Forms;
-use crate::ledger::drop_message;
 use crate::level_hash::HashKey;
+use crate::losses::lose;
 use crate::message::remaining_s;
 use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
@@ -100,15 +100,15 @@ impl Shard {
         let online = sessions.get(session).filter(|session| session.is_online());
         let conn = online.and_then(|session| Some((session.conn, conns.get_mut(session.conn)?)));
         let Some((index, connection)) = conn else {
-            drop_message(turn, DropReason::NotConnected);
+            lose(turn, session, message.topic(), DropReason::NotConnected);
             return false;
         };
         if !connection.takes(*at_most_once_bytes_max) {
-            drop_message(turn, DropReason::SlowReader);
+            lose(turn, session, message.topic(), DropReason::SlowReader);
             return false;
         }
         if message.expires_at_ms() <= turn.now_ms {
-            drop_message(turn, DropReason::Expired);
+            lose(turn, session, message.topic(), DropReason::Expired);
             return false;
         }
         let (qos, dup, packet_id) = (Qos::AtMostOnce, false, None);
@@ -141,7 +141,7 @@ impl Shard {
     ) {
         if self.has_room(session, &delivery) {
             if delivery.message.expired(turn.now_ms) {
-                drop_message(turn, DropReason::Expired);
+                lose(turn, session, delivery.message.topic.as_bytes(), DropReason::Expired);
                 return self.done_with(turn, session, &delivery);
             }
             self.admit(turn, session, &mut delivery, provided);
@@ -249,7 +249,7 @@ impl Shard {
         let (mut gone, mut stored_gone) = (Vec::new(), Vec::new());
         if full(queue.len(), queue.bytes) {
             for expired in queue.extract_expired(turn.now_ms, sent_upto) {
-                drop_message(turn, DropReason::Expired);
+                lose(turn, index, expired.message.topic.as_bytes(), DropReason::Expired);
                 gone.push(expired);
             }
         }
@@ -259,7 +259,7 @@ impl Shard {
             && full(queue.len(), queue.bytes)
             && let Some(oldest) = queue.pop()
         {
-            drop_message(turn, DropReason::QueueFull);
+            lose(turn, index, oldest.message.topic.as_bytes(), DropReason::QueueFull);
             gone.push(oldest);
         }
         let (len, held) = (queue.len(), queue.bytes);
@@ -270,7 +270,7 @@ impl Shard {
             while !fits(session.stored())
                 && let Some(oldest) = session.kept_whole().and_then(Kept::drop_oldest)
             {
-                drop_message(turn, DropReason::QueueFull);
+                lose(turn, index, b"", DropReason::QueueFull);
                 stored_gone.push(oldest);
             }
         }
@@ -287,7 +287,7 @@ impl Shard {
             self.drop_stored(turn, index, dropped);
         }
         if is_full {
-            drop_message(turn, DropReason::QueueFull);
+            lose(turn, index, delivery.message.topic.as_bytes(), DropReason::QueueFull);
             return self.drop_waiting(turn, index, &delivery);
         }
         self.admit(turn, index, &mut delivery, provided);
@@ -364,7 +364,8 @@ impl Shard {
                 && !self.has_sent(index, place)
             {
                 let lost = DropReason::NotAuthorized;
-                drop_message(turn, if is_expired { DropReason::Expired } else { lost });
+                let reason = if is_expired { DropReason::Expired } else { lost };
+                lose(turn, index, delivery.message.topic.as_bytes(), reason);
                 self.drop_waiting(turn, index, &delivery);
             } else if delivery.qos == Qos::AtMostOnce {
                 let Delivery { message, retain, identifiers, .. } = delivery;
@@ -440,7 +441,8 @@ impl Shard {
                     };
                     let lost = self.has_lost(index, &delivery.message.topic);
                     if lost {
-                        drop_message(turn, DropReason::NotAuthorized);
+                        let topic = delivery.message.topic.as_bytes();
+                        lose(turn, index, topic, DropReason::NotAuthorized);
                     }
                     if lost || !self.send_publish(turn, conn, &outgoing) {
                         self.give_up(turn, (index, conn), (at, packet_id), &delivery);
@@ -622,7 +624,7 @@ fn encode<B: Body>(
         encoded = turn.out.publish(version, &head, (payload, whole), bytes_max);
     }
     let Some(encoded) = encoded else {
-        drop_message(turn, DropReason::TooLarge);
+        lose(turn, connection.session, message.topic(), DropReason::TooLarge);
         return false;
     };
     if let (TopicForm::Introduced(alias), Some(_)) = (form, head.topic_alias) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use petrel_proto::{Disconnect, Packet, ReasonCode, ReasonProperties, Text};
+use petrel_proto::{ClientId, Disconnect, Packet, ReasonCode, ReasonProperties, Text};
 
 use crate::ConnId;
 use crate::connect::{client_hash, fit};
@@ -144,6 +144,19 @@ impl Shard {
         self.arm_session(turn, index);
     }
 
+    /// The operator ends a session.
+    pub(crate) fn on_end_session(&mut self, turn: &mut Turn<'_>, client_id: &ClientId) {
+        let conn = self.find_session(client_id).and_then(|index| self.conn_of(index));
+        if let Some(conn) = conn {
+            let what = "the operator has ended its session";
+            self.violate(turn, conn, Violation::new(ReasonCode::AdministrativeAction, what));
+        }
+        // It may have ended with its connection.
+        if let Some(index) = self.find_session(client_id) {
+            self.end_session(turn, index);
+        }
+    }
+
     /// Ends a session: its will is published if it has not been ([MQTT5-3.1.2-8]), its state goes.
     pub(crate) fn end_session(&mut self, turn: &mut Turn<'_>, index: u32) {
         self.record_end(turn, index);
@@ -160,6 +173,8 @@ impl Shard {
         let (key, sessions) = (&self.key, &self.sessions);
         self.by_client.remove(hash, index, |other| client_hash(key, sessions, other));
         self.sessions.remove(index);
+        turn.out.losses.forget(index);
+        turn.out.refusals.forget(index);
     }
 
     /// Leaves every group, giving back what it had not started to send.

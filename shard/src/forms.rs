@@ -4,9 +4,9 @@ use petrel_proto::Qos;
 use smallvec::SmallVec;
 
 use crate::connection::Connection;
-use crate::deliver::Outgoing;
+use crate::deliver::{Body, Outgoing};
 use crate::event::DropReason;
-use crate::ledger::drop_message;
+use crate::losses::lose;
 use crate::outbox::Encoded;
 use crate::shard::Turn;
 use crate::{ConnId, Message};
@@ -46,7 +46,7 @@ impl Forms {
     /// Sends the message at hand in a form that there is. Says whether it was sent, or was too large and is
     /// dropped; `None` if it has to be encoded.
     #[inline]
-    pub(crate) fn send<B>(
+    pub(crate) fn send<B: Body>(
         &self,
         turn: &mut Turn<'_>,
         (conn, connection): (ConnId, &mut Connection),
@@ -55,7 +55,7 @@ impl Forms {
         let form = self.form(connection, outgoing)?;
         let (_, encoded) = self.encoded.iter().find(|(other, _)| *other == form)?;
         if encoded.packet_bytes > connection.maximum_packet_size as usize {
-            drop_message(turn, DropReason::TooLarge);
+            lose(turn, connection.session, outgoing.message.topic(), DropReason::TooLarge);
             return Some(false);
         }
         connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);

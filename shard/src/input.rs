@@ -117,6 +117,8 @@ pub enum Input {
     Shutdown,
     /// Whoever this is about is disconnected, with 0x98. That nobody comes back is for others to see to.
     Ban(Banned),
+    /// The operator ends a session, with its connection if it has one; its will is published.
+    EndSession(petrel_proto::ClientId),
     /// The operator ends one connection.
     Kick {
         /// This connection.

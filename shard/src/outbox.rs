@@ -8,6 +8,7 @@ use petrel_proto::{
 use crate::event::Limited;
 use crate::input::Origin;
 use crate::ledger::Ledger;
+use crate::losses::Losses;
 use crate::record::{Incarnation, Record};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
@@ -46,6 +47,10 @@ pub struct Outbox {
     pub ledger: Ledger,
     /// Limits that clients have met, until the caller takes the numbers.
     pub limited: Limited,
+    /// What sessions have lately lost.
+    pub losses: Losses,
+    /// What they have lately published that was refused.
+    pub refusals: Losses,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
     payloads: Vec<Bytes>,

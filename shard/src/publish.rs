@@ -7,6 +7,7 @@ use crate::event::DropReason;
 use crate::flow::Incoming;
 use crate::keep::Needs;
 use crate::ledger::refuse_message;
+use crate::losses::refused;
 use crate::record::{Provided, Record};
 use crate::sabotage::{self, Sabotage};
 use crate::session::Session;
@@ -57,10 +58,11 @@ impl Shard {
         turn.out.ledger.received[qos as usize] += 1;
         let since = self.keep.begin();
         let mut provided = None;
-        let refused = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);
+        let cannot_keep = self.refuses && qos != Qos::AtMostOnce && self.can_refuse(conn);
         let reason = match self.check_publish_topic(&topic) {
             Ok(()) if !self.may_publish(index, &topic, qos, publish.retain) => {
                 refuse_message(turn, DropReason::NotAuthorized);
+                refused(turn, index, topic.as_bytes(), DropReason::NotAuthorized);
                 if self.config.access.disconnects
                     && (qos == Qos::AtMostOnce || !self.can_refuse(conn))
                 {
@@ -71,6 +73,7 @@ impl Shard {
             }
             Ok(()) if self.full => {
                 refuse_message(turn, DropReason::MemoryFull);
+                refused(turn, index, topic.as_bytes(), DropReason::MemoryFull);
                 if qos > Qos::AtMostOnce && !self.can_refuse(conn) {
                     if let Some(packet_id) = packet_id.filter(|_| qos == Qos::ExactlyOnce) {
                         self.forget_receipt(index, packet_id);
@@ -79,8 +82,9 @@ impl Shard {
                 }
                 ReasonCode::QuotaExceeded
             }
-            Ok(()) if refused => {
+            Ok(()) if cannot_keep => {
                 refuse_message(turn, DropReason::StorageFull);
+                refused(turn, index, topic.as_bytes(), DropReason::StorageFull);
                 ReasonCode::QuotaExceeded
             }
             Ok(()) => {
@@ -99,6 +103,7 @@ impl Shard {
             // [MQTT311-3.3.5-2]: an acknowledgement says it; QoS 0 and MQTT 3 cannot be told.
             Err(violation) => {
                 refuse_message(turn, DropReason::NotAuthorized);
+                refused(turn, index, topic.as_bytes(), DropReason::NotAuthorized);
                 violation.reason
             }
         };

@@ -214,6 +214,7 @@ impl Shard {
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
             Input::Ban(banned) => self.on_ban(turn, banned),
+            Input::EndSession(client_id) => self.on_end_session(turn, &client_id),
             Input::Kick { conn, reason } => {
                 let what = match reason {
                     ReasonCode::MessageRateTooHigh => "it publishes more than its rate",

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use petrel_proto::{Connect, Qos, ReasonCode, Text, TopicFilter, TopicName};
 
-use crate::access::{Publishable, Rules, Who};
+use crate::access::{Publishable, Rules, Verdicts, Who};
 use crate::config::Access;
 use crate::connection::Violation;
 use crate::event::Event;
 use crate::input::{Banned, Origin};
+use crate::look::Rights;
 use crate::record::Record;
 use crate::sabotage::{self, Sabotage};
 use crate::session::Session;
@@ -100,6 +101,16 @@ impl Standing {
         self.identity.as_deref().map(|identity| &identity.user)
     }
 
+    /// Its groups.
+    pub(crate) fn groups(&self) -> &[Text] {
+        self.identity.as_deref().map_or(&[], |identity| &identity.groups)
+    }
+
+    /// Where it came from and to which listener; `None` if it was brought back and has not come yet.
+    pub(crate) fn origin(&self) -> Option<(IpAddr, u16)> {
+        (self.listener != NOWHERE).then_some((self.address, self.listener))
+    }
+
     fn is_of(&self, banned: &Banned) -> bool {
         match banned {
             Banned::ClientId(_) => false,
@@ -179,6 +190,10 @@ impl Access {
         // Whoever gets a part of it may get all of it.
         let filter = shared.as_ref().map_or(filter, |shared| &shared.filter);
         let filter = std::str::from_utf8(filter.as_bytes()).unwrap_or_default();
+        self.subscribable_text(client_id, standing, filter)
+    }
+
+    fn subscribable_text(&self, client_id: &str, standing: &Standing, filter: &str) -> Option<Qos> {
         let who = standing.who(client_id);
         match (&self.rules, standing.own()) {
             (None, None) => Some(Qos::ExactlyOnce),
@@ -234,6 +249,27 @@ impl Shard {
         let known =
             standing.and_then(|standing| standing.known(self.rules_epoch, topic.as_bytes()));
         known.unwrap_or_else(|| self.look_up(index, topic)).allows(qos, retain)
+    }
+
+    /// What the client of a session may do with a topic, or with a filter, and which rules say so.
+    pub(crate) fn rights_of(&self, index: u32, filter: &str) -> Option<Rights> {
+        let access = &self.config.access;
+        let session = self.sessions.get(index)?;
+        let id = session.client_id.as_str();
+        let standing = session.standing.as_deref().filter(|_| access.is_on);
+        let Some(standing) = standing else { return Some(Rights::EVERYTHING) };
+        let who = standing.who(id);
+        let rules = access.rules.as_deref();
+        let of =
+            |publish| rules.map_or_else(Verdicts::default, |it| it.verdicts(&who, filter, publish));
+        Some(Rights {
+            publish: access.publishable(id, standing, filter),
+            subscribe: access.subscribable_text(id, standing, filter),
+            publish_rules: of(true),
+            subscribe_rules: of(false),
+            are_rules: rules.is_some(),
+            has_own: standing.own().is_some(),
+        })
     }
 
     /// What the client of a session may publish to a topic.

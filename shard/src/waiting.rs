@@ -13,7 +13,7 @@ use crate::event::DropReason;
 use crate::flow::{Delivery, Flow, Inflight, Place, Stage};
 use crate::input::Loaded;
 use crate::keep::{Hold, Needs};
-use crate::ledger::drop_message;
+use crate::losses::lose;
 use crate::outbox::Load;
 use crate::record::{DeliveryRecord, Provided, Record, Stored};
 use crate::sabotage::{self, Sabotage};
@@ -365,7 +365,7 @@ impl Shard {
         {
             // What has expired where it was kept.
             for _ in 0..std::mem::take(&mut kept.stored) {
-                drop_message(turn, DropReason::Expired);
+                lose(turn, index, b"", DropReason::Expired);
             }
             kept.stored_bytes = 0;
         }

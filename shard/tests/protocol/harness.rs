@@ -17,8 +17,8 @@ use petrel_shard::record::{
 };
 use petrel_shard::{
     Access, Author, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping,
-    Limits, Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig, ShardIndex,
-    Slot, SlotMap, Verdict, refusal,
+    Limits, Losses, Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig,
+    ShardIndex, Slot, SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -72,6 +72,8 @@ pub struct Net {
     pub holds_counts: bool,
     /// What else the records say.
     records: Records,
+    /// By shard, what sessions have lost, and what was refused.
+    lost: Vec<(Losses, Losses)>,
 }
 
 /// What comes back after a restart, beside what waits.
@@ -171,6 +173,7 @@ impl Net {
             is_urgent: false,
             retained_asked: 0,
             records: Records::default(),
+            lost: (0..shards).map(|_| Default::default()).collect(),
             interest,
             slots,
             limits,
@@ -620,6 +623,20 @@ impl Net {
         self.handle(shard, Input::Closed { conn });
     }
 
+    /// The shard where a client identifier, or a topic, is at home, the time, and what was lost there.
+    pub fn home_of(&mut self, name: &str, look: impl FnOnce(&Shard, Now, &Outbox)) {
+        let home = usize::from(self.slots.home_of(name.as_bytes()).0);
+        let mut out = Outbox::new();
+        (out.losses, out.refusals) = std::mem::take(&mut self.lost[home]);
+        look(&self.shards[home], Now { mono_ms: self.now_ms }, &out);
+        self.lost[home] = (out.losses, out.refusals);
+    }
+
+    /// All shards.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
     /// Gives a shard an input.
     pub fn handle_on(&mut self, shard: u16, input: Input) {
         self.handle(shard, input);
@@ -683,8 +700,11 @@ impl Net {
 
     fn handle(&mut self, shard: u16, input: Input) {
         let mut out = Outbox::new();
+        (out.losses, out.refusals) = std::mem::take(&mut self.lost[usize::from(shard)]);
         let now = Now { mono_ms: self.now_ms };
         self.shards[usize::from(shard)].handle(now, input, &mut out);
+        self.lost[usize::from(shard)] =
+            (std::mem::take(&mut out.losses), std::mem::take(&mut out.refusals));
         self.carry_out(shard, out);
     }
 

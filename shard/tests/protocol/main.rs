@@ -18,6 +18,7 @@ mod keep_alive;
 mod kept;
 mod lend;
 mod limits;
+mod look;
 mod mesh;
 mod oldest;
 mod publish;

@@ -115,6 +115,7 @@ impl Model {
             | Input::Counted(_)
             | Input::Refuse(_)
             | Input::Ban(_)
+            | Input::EndSession(_)
             | Input::Shed(_)
             | Input::Full(_)
             | Input::Limits(_)

@@ -1,0 +1,131 @@
+//! What clients have lately lost: the answer to why a message did not come.
+//!
+//! Owns a few lines for each of some sessions, in a table of a fixed size in which a session that loses something
+//! takes the place of another that falls on the same line; so that a flood of drops costs one line of memory each
+//! and nothing grows. The exact numbers of all drops are the [`crate::Ledger`]'s.
+
+use crate::event::{DropReason, Drops};
+use crate::ledger::drop_message;
+use crate::shard::Turn;
+
+/// Lines of the table, once anything was lost.
+const LINES: usize = 1_024;
+/// Bytes of a topic that a line keeps.
+const TOPIC_BYTES: usize = 64;
+
+/// What sessions have lost, and what was refused that they published.
+#[derive(Debug, Default)]
+pub struct Losses {
+    lines: Vec<Loss>,
+}
+
+/// What one session has lost since it is in the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// Position of the session; [`u32::MAX`] for none.
+    session: u32,
+    /// What and how much.
+    pub drops: Drops,
+    /// Why it lost the last message.
+    pub last: DropReason,
+    /// When, on the monotonic clock.
+    pub last_ms: u64,
+    topic: [u8; TOPIC_BYTES],
+    topic_bytes: u16,
+}
+
+impl Loss {
+    const NONE: Self = Self {
+        session: u32::MAX,
+        drops: Drops::from_numbers([0; DropReason::ALL.len()]),
+        last: DropReason::QueueFull,
+        last_ms: 0,
+        topic: [0; TOPIC_BYTES],
+        topic_bytes: 0,
+    };
+
+    /// Position of the session.
+    pub(crate) const fn session(&self) -> u32 {
+        self.session
+    }
+
+    /// The topic of the last message, or its beginning; empty if it is not known any more. True if it is whole.
+    #[must_use]
+    pub fn topic(&self) -> (&[u8], bool) {
+        let kept = usize::from(self.topic_bytes).min(TOPIC_BYTES);
+        (&self.topic[..kept], kept == usize::from(self.topic_bytes))
+    }
+}
+
+impl Losses {
+    fn note(&mut self, session: u32, reason: DropReason, topic: &[u8], now_ms: u64) {
+        if self.lines.is_empty() {
+            self.lines = vec![Loss::NONE; LINES];
+        }
+        let Some(line) = self.lines.get_mut(session as usize % LINES) else { return };
+        if line.session != session {
+            *line = Loss { session, ..Loss::NONE };
+        }
+        line.drops.count(reason);
+        (line.last, line.last_ms) = (reason, now_ms);
+        let kept = topic.len().min(TOPIC_BYTES);
+        line.topic[..kept].copy_from_slice(&topic[..kept]);
+        line.topic_bytes = u16::try_from(topic.len()).unwrap_or(u16::MAX);
+    }
+
+    /// What a session has lost, as far as that is known.
+    pub(crate) fn of(&self, session: u32) -> Option<&Loss> {
+        self.lines.get(session as usize % LINES).filter(|line| line.session == session)
+    }
+
+    /// All that is known.
+    pub(crate) fn lines(&self) -> impl Iterator<Item = &Loss> {
+        self.lines.iter().filter(|line| line.session != u32::MAX)
+    }
+
+    /// The session has ended; its position is another's then.
+    pub(crate) fn forget(&mut self, session: u32) {
+        if let Some(line) = self.lines.get_mut(session as usize % LINES)
+            && line.session == session
+        {
+            *line = Loss::NONE;
+        }
+    }
+}
+
+/// Counts a copy that a session does not get, and keeps why.
+pub(crate) fn lose(turn: &mut Turn<'_>, session: u32, topic: &[u8], reason: DropReason) {
+    drop_message(turn, reason);
+    turn.out.losses.note(session, reason, topic, turn.now_ms);
+}
+
+/// Keeps why a message that a session has published goes no further. Whoever calls has counted it.
+pub(crate) fn refused(turn: &mut Turn<'_>, session: u32, topic: &[u8], reason: DropReason) {
+    turn.out.refusals.note(session, reason, topic, turn.now_ms);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_has_what_it_lost_until_another_takes_its_line_or_it_ends() {
+        let mut losses = Losses::default();
+        assert!(losses.of(7).is_none());
+        losses.note(7, DropReason::QueueFull, b"a/b", 10);
+        losses.note(7, DropReason::SlowReader, &[b'x'; 100], 20);
+        let loss = losses.of(7).expect("noted");
+        assert_eq!((loss.drops.of(DropReason::QueueFull), loss.drops.all()), (1, 2));
+        assert_eq!((loss.last, loss.last_ms), (DropReason::SlowReader, 20));
+        assert_eq!(loss.topic(), (&[b'x'; TOPIC_BYTES][..], false));
+        losses.note(7, DropReason::Expired, b"a", 30);
+        assert_eq!(losses.of(7).expect("noted").topic(), (&b"a"[..], true));
+        let other = 7 + LINES as u32;
+        losses.forget(other);
+        assert!(losses.of(7).is_some());
+        losses.note(other, DropReason::Expired, b"c", 40);
+        assert!(losses.of(7).is_none());
+        losses.forget(other);
+        assert!(losses.of(other).is_none());
+    }
+}
