@@ -1,60 +1,92 @@
-//! What people and machines ask a running broker, over HTTP.
+//! What people and machines ask a running broker, and have it do, over HTTP.
 //!
 //! One thread with a runtime of its own, beside the shards: it reads what they have made known a quarter of a second
-//! ago at most, and never waits for them. It listens where `[admin] address` says, on loopback only, for it asks
-//! nobody who they are.
+//! ago at most, or asks them between two of their inputs, and never makes them wait. [`gate`] says who may do what.
+//! What has to wait for a shard does so on a few threads for that.
 
+mod answer;
+mod broker;
+mod clients;
+mod gate;
+mod messages;
 mod metrics;
+mod serve;
+mod why;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
-use tokio::sync::oneshot;
+use axum::{Json, Router, middleware};
+use petrel_net::tls;
+use tokio::sync::{Semaphore, oneshot};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::answer::Problem;
+use self::gate::Gate;
 use self::metrics::Metrics;
+use crate::config::AdminConfig;
 use crate::figures::Watch;
 use crate::guard::Guard;
-use crate::watchdog::Pulse;
+use crate::log;
+use crate::reins::Reins;
+use crate::shards::Shards;
 
 /// What the admin interface knows the broker by.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Source {
     /// What the shards count.
     pub watch: Watch,
     /// Who is refused.
     pub guard: Arc<Guard>,
-    /// Signs of life of the shards.
-    pub pulses: Vec<Arc<Pulse>>,
+    /// The shards themselves.
+    pub shards: Shards,
+    /// What an operator may do.
+    pub reins: Arc<Reins>,
     /// Clients are let in.
     pub serves: Arc<AtomicBool>,
+    /// Names of the listeners, in the order of the configuration.
+    pub listeners: Arc<[String]>,
+    /// What drives the shards.
+    pub runtime: String,
+    /// Where `petrelctl` finds its token, if anywhere.
+    pub folder: Option<PathBuf>,
 }
 
 /// A shard that has had no turn for so long is stuck; an idle one has four in a second.
 const STUCK_AFTER: Duration = Duration::from_secs(5);
 /// How often that is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Questions to shards at once.
+const ASKED_AT_ONCE: usize = 4;
 
 /// What those who answer know.
 struct Known {
     source: Source,
+    gate: Gate,
+    begun: Instant,
+    asking: Arc<Semaphore>,
     /// By shard: its turns, and when they were fewer.
     turns: Mutex<Vec<(u64, Instant)>>,
 }
 
 impl Known {
-    fn new(source: Source) -> Self {
+    fn new(source: Source, gate: Gate) -> Self {
         let now = Instant::now();
-        let turns = source.pulses.iter().map(|pulse| (pulse.turns(), now)).collect();
-        Self { source, turns: Mutex::new(turns) }
+        let turns = source.shards.pulses().map(|pulse| (pulse.turns(), now)).collect();
+        let asking = Arc::new(Semaphore::new(ASKED_AT_ONCE));
+        Self { source, gate, begun: now, asking, turns: Mutex::new(turns) }
     }
 
     /// Looks which shards have had a turn, from time to time, for ever.
@@ -63,7 +95,7 @@ impl Known {
             tokio::time::sleep(LOOK_EVERY).await;
             let now = Instant::now();
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            for ((before, at), pulse) in turns.iter_mut().zip(&self.source.pulses) {
+            for ((before, at), pulse) in turns.iter_mut().zip(self.source.shards.pulses()) {
                 if std::mem::replace(before, pulse.turns()) != *before {
                     *at = now;
                 }
@@ -78,48 +110,136 @@ impl Known {
     }
 }
 
+/// Does something that waits, for a shard or a disk, beside the runtime.
+async fn asked<T: Send + 'static>(
+    known: &Arc<Known>,
+    what: impl FnOnce(&Known) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let stops = || Problem(StatusCode::SERVICE_UNAVAILABLE, "the broker stops".to_owned());
+    let place = Arc::clone(&known.asking).acquire_owned().await.map_err(|_| stops())?;
+    let known = Arc::clone(known);
+    let done = tokio::task::spawn_blocking(move || {
+        let done = what(&known);
+        drop(place);
+        done
+    });
+    done.await.map_err(|_| stops())?
+}
+
+/// The description of everything that can be asked.
+#[derive(OpenApi)]
+#[openapi(info(
+    title = "Petrel",
+    description = "What people and machines ask a running broker, and have it do."
+))]
+struct Description;
+
 /// Answers until it is dropped.
-#[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    known: Arc<Known>,
+    tls: serve::Tls,
+    config: AdminConfig,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// What it reads from files.
+struct Files {
+    bearers: petrel_access::bearer::Bearers,
+    tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>,
+}
+
+impl Files {
+    fn read(config: &AdminConfig) -> Result<Self, String> {
+        let bearers = config.tokens.as_deref().map(gate::read_tokens).transpose()?;
+        let tls = config.tls.as_ref().map(|(cert, key)| tls::for_streams(cert, key));
+        let tls = tls.transpose().map_err(|error| error.to_string())?;
+        Ok(Self { bearers: bearers.unwrap_or_default(), tls })
+    }
+}
+
+/// Says what is wrong with the files that the configuration names.
+///
+/// # Errors
+/// A sentence.
+pub fn check(config: &AdminConfig) -> Result<(), String> {
+    Files::read(config).map(drop)
 }
 
 impl Admin {
     /// Listens and answers from now on.
     ///
     /// # Errors
-    /// The address cannot be listened on, or the system gives no thread.
-    pub fn start(address: SocketAddr, source: Source) -> io::Result<Self> {
-        let listener = TcpListener::bind(address)?;
+    /// The address cannot be listened on, its files are no good, or the system gives no thread.
+    pub fn start(config: &AdminConfig, source: Source) -> io::Result<Self> {
+        let files = Files::read(config).map_err(io::Error::other)?;
+        let listener = TcpListener::bind(config.address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(ASKED_AT_ONCE)
+            .thread_name("admin")
+            .enable_all()
+            .build()?;
+        if config.is_open() && files.tls.is_none() {
+            log::warn(format_args!(
+                "the admin interface speaks plain HTTP on {address}, so whoever can read the network can read \
+                 tokens; [admin] `cert` and `key` make it HTTPS"
+            ));
+        }
+        let folder = source.folder.clone();
+        let url = config.url(address);
+        let gate =
+            Gate::new(files.bearers, &url, folder.as_deref().map(Path::new), config.is_open());
+        let known = Arc::new(Known::new(source, gate));
+        let tls: serve::Tls = Arc::new(RwLock::new(files.tls));
         let (stop, stopped) = oneshot::channel::<()>();
-        let known = Arc::new(Known::new(source));
+        let (router, given) = (routes(Arc::clone(&known)), Arc::clone(&tls));
+        let looking = Arc::clone(&known);
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::select! {
-                done = axum::serve(listener, routes(Arc::clone(&known))).into_future() => done,
-                () = known.look() => Ok(()),
+                () = serve::serve(listener, given, router) => {},
+                () = looking.look() => {},
                 // Whoever is being answered hears no end of it.
-                _ = stopped => Ok(()),
+                _ = stopped => {},
             }
+            io::Result::Ok(())
         };
         let run = move || {
             if let Err(error) = runtime.block_on(serve) {
-                crate::log::error(format_args!("the admin interface has ended: {error}"));
+                log::error(format_args!("the admin interface has ended: {error}"));
             }
+            // What waits for a shard that has ended waits in vain.
+            runtime.shutdown_background();
         };
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(run)?;
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        let config = config.clone();
+        Ok(Self { address, known, tls, config, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How its URLs begin.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.config.url(self.address)
+    }
+
+    /// Reads tokens and certificate again.
+    ///
+    /// # Errors
+    /// What is wrong with them; then nothing has changed.
+    pub fn reload(&self) -> Result<(), String> {
+        let files = Files::read(&self.config)?;
+        self.known.gate.set(files.bearers);
+        *self.tls.write().unwrap_or_else(PoisonError::into_inner) = files.tls;
+        Ok(())
     }
 }
 
@@ -135,11 +255,46 @@ impl Drop for Admin {
 
 /// What is asked and answered.
 fn routes(known: Arc<Known>) -> Router {
-    Router::new()
+    let (router, mut description) = OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(broker::version))
+        .routes(routes!(broker::overview))
+        .routes(routes!(broker::bans, broker::ban, broker::unban))
+        .routes(routes!(broker::reload))
+        .routes(routes!(broker::audit))
+        .routes(routes!(clients::list))
+        .routes(routes!(clients::show, clients::end))
+        .routes(routes!(clients::disconnect))
+        .routes(routes!(clients::subscriptions))
+        .routes(routes!(clients::queue))
+        .routes(routes!(why::why))
+        .routes(routes!(messages::list))
+        .routes(routes!(messages::show))
+        .routes(routes!(messages::receivers))
+        .routes(routes!(messages::groups))
+        .split_for_parts();
+    let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+    description.components.get_or_insert_default().add_security_scheme("token", token);
+    let description = Json(description);
+    router
+        .route("/api/openapi.json", get(move || async move { description.clone() }))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .route("/metrics", get(metrics))
+        .fallback(nothing)
+        .method_not_allowed_fallback(not_so)
+        .layer(middleware::from_fn_with_state(Arc::clone(&known), gate::gate))
         .with_state(known)
+}
+
+/// There is nothing at this path.
+async fn nothing() -> Problem {
+    Problem::missing("there is nothing at this path; /api/openapi.json lists what there is")
+}
+
+/// There is something, and not by this method.
+async fn not_so() -> Problem {
+    let text = "this path has no such method; /api/openapi.json lists what there is";
+    Problem(StatusCode::METHOD_NOT_ALLOWED, text.to_owned())
 }
 
 /// Whether the process does what it is for, or should be started anew.

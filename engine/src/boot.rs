@@ -16,11 +16,11 @@ use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use petrel_access::journal::Journal;
 use petrel_access::scram::{self, Scram};
 use petrel_access::{Notice, Office as Inquiries, Outside};
@@ -44,14 +44,15 @@ use crate::control::Control;
 use crate::executor::{ShardThread, spawn};
 use crate::figures::{Counters, Watch};
 use crate::grace::Marks;
-use crate::guard::{Guard, Target};
+use crate::guard::Guard;
 use crate::keeper::{self, Keeper};
 use crate::log;
 use crate::memory::MemoryWatch;
 use crate::preflight::{self, Runtime};
 use crate::pump::load::ProcessLoad;
 use crate::pump::{Clock, Command, LetsIn};
-use crate::reins::{Reins, Tell};
+use crate::reins::Reins;
+use crate::shards::{ShardHandle, Shards};
 use crate::storage;
 use crate::watchdog::{Pulse, Watchdog};
 
@@ -72,6 +73,7 @@ pub struct Running {
     tables: FdTables,
     addresses: Vec<SocketAddr>,
     shards: Vec<RunningShard>,
+    handles: Shards,
     staff: Staff,
     reins: Arc<Reins>,
     control: Option<Control>,
@@ -105,35 +107,6 @@ struct Staff {
 struct RunningShard {
     thread: ShardThread,
     handle: ShardHandle,
-}
-
-/// How the process speaks to a shard.
-#[derive(Debug, Clone)]
-struct ShardHandle {
-    commands: Sender<Command>,
-    bell: Arc<Bell>,
-    counters: Arc<Counters>,
-    pulse: Arc<Pulse>,
-}
-
-impl ShardHandle {
-    fn tell(&self, command: Command) {
-        // A shard that has ended needs no telling.
-        if self.commands.send(command).is_ok() {
-            self.bell.ring();
-        }
-    }
-}
-
-/// All shards.
-struct Handles(Vec<ShardHandle>);
-
-impl Tell for Handles {
-    fn ban(&self, target: &Target) {
-        for handle in &self.0 {
-            handle.tell(Command::Ban(target.clone()));
-        }
-    }
 }
 
 /// Starts a broker. It serves when this returns.
@@ -176,8 +149,9 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         process_load: &process_load,
     };
     let (shards, orders, staff) = start_shards(&config, &beside)?;
-    let handles = Handles(shards.iter().map(|shard| shard.handle.clone()).collect());
-    let reins = Reins::new(guard, Box::new(handles), clock, config.control_folder());
+    let slots = SlotMap::even(config.shard_count());
+    let handles = Shards::new(shards.iter().map(|shard| shard.handle.clone()), slots);
+    let reins = Reins::new(guard, Box::new(handles.clone()), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
     let mut running = Running {
@@ -187,6 +161,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         runtime,
         tables,
         shards,
+        handles,
         staff,
         reins: Arc::new(reins),
         control: None,
@@ -283,22 +258,26 @@ impl Running {
     /// Listens for those who ask about the broker, if the configuration says where.
     #[cfg(feature = "admin")]
     fn open_admin(&mut self) -> Result<(), BootError> {
-        let Some(address) = self.config.admin else { return Ok(()) };
+        let Some(config) = &self.config.admin else { return Ok(()) };
         let source = Source {
             watch: self.watch(),
             guard: Arc::clone(self.guard()),
-            pulses: self.shards.iter().map(|it| Arc::clone(&it.handle.pulse)).collect(),
+            shards: self.handles.clone(),
+            reins: Arc::clone(&self.reins),
             serves: Arc::clone(&self.serves),
+            listeners: self.config.listeners.iter().map(|it| it.name.clone()).collect(),
+            runtime: self.runtime.to_string(),
+            folder: self.control.as_ref().and(self.config.control_folder()).map(Path::to_owned),
         };
-        let admin =
-            Admin::start(address, source).map_err(|error| BootError::Listen(address, error))?;
+        let admin = Admin::start(config, source)
+            .map_err(|error| BootError::Listen(config.address, error))?;
         self.admin = Some(admin);
         Ok(())
     }
 
     #[cfg(not(feature = "admin"))]
     fn open_admin(&mut self) -> Result<(), BootError> {
-        match self.config.admin {
+        match &self.config.admin {
             None => Ok(()),
             Some(_) => Err(BootError::Refused(
                 "[admin] names an address, and this petrel was built without the feature `admin`"
@@ -312,6 +291,15 @@ impl Running {
     pub fn admin_address(&self) -> Option<SocketAddr> {
         #[cfg(feature = "admin")]
         return self.admin.as_ref().map(Admin::address);
+        #[cfg(not(feature = "admin"))]
+        return None;
+    }
+
+    /// How the URLs of the admin interface begin, if there is one.
+    #[must_use]
+    pub fn admin_url(&self) -> Option<String> {
+        #[cfg(feature = "admin")]
+        return self.admin.as_ref().map(Admin::url);
         #[cfg(not(feature = "admin"))]
         return None;
     }
@@ -399,6 +387,10 @@ impl Running {
         let fresh = turn.read()?;
         let checks = self.config.read_checks().map_err(BootError::Refused)?;
         let rules = self.config.read_rules().map_err(BootError::Refused)?;
+        #[cfg(feature = "admin")]
+        if let Some(admin) = &self.admin {
+            admin.reload().map_err(BootError::Refused)?;
+        }
         for shard in &self.shards {
             shard.handle.tell(Command::SetScram(checks.scram()));
         }

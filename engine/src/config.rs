@@ -6,6 +6,7 @@
 //! rules that concern more than one key. Nothing here opens a port.
 
 pub mod access;
+mod admin;
 mod authenticator;
 mod change;
 mod check;
@@ -28,6 +29,7 @@ use crate::guard::GuardLimits;
 use crate::pump::rate::PublishRate;
 
 pub use access::AccessConfig;
+pub use admin::AdminConfig;
 pub use authenticator::{Authenticator, AuthenticatorKind, Elsewhere};
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
@@ -56,8 +58,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// One per `[[authenticator]]`.
     pub authenticators: Vec<Authenticator>,
-    /// `[admin]` `address`: where the admin interface listens, if it does.
-    pub admin: Option<SocketAddr>,
+    /// `[admin]`, if it listens anywhere.
+    pub admin: Option<AdminConfig>,
 }
 
 /// `[engine]`: how the process runs.

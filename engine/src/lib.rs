@@ -21,5 +21,6 @@ pub mod preflight;
 pub mod pump;
 pub mod reins;
 pub mod report;
+pub mod shards;
 pub mod storage;
 pub mod watchdog;

@@ -65,6 +65,10 @@ fn load(file: Option<&Path>) -> Result<Config, Failed> {
 
 fn check(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
+    #[cfg(feature = "admin")]
+    if let Some(admin) = &config.admin {
+        petrel_engine::admin::check(admin).map_err(|error| Failed(2, error))?;
+    }
     let name = file.map_or("the built-in configuration".into(), Path::to_string_lossy);
     print(format_args!("{name}: nothing is wrong\n{}\n", config.summary()))
 }
@@ -152,8 +156,8 @@ fn announce(running: &Running, listeners: &[Listener]) {
             ));
         }
     }
-    if let Some(address) = running.admin_address() {
-        log::info(format_args!("admin interface: http://{address}"));
+    if let Some(url) = running.admin_url() {
+        log::info(format_args!("admin interface: {url}"));
     }
     if running.is_forgetful() {
         log::info("storage: none, so nothing outlives the process; [storage] path names a folder");

@@ -6,6 +6,7 @@
 
 mod arrivals;
 mod held;
+pub mod history;
 pub mod load;
 mod pace;
 mod peers;
@@ -17,7 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use crossbeam_channel::Receiver;
@@ -41,8 +42,10 @@ use crate::keeper::StorageEnd;
 use crate::log::Escaped;
 use crate::memory::{self, GivesBack};
 use crate::report::Report;
+use crate::shards::{Look, View};
 use crate::watchdog::Pulse;
 use held::{Held, Why};
+use history::History;
 use load::{Level, Load, ProcessLoad, Signals};
 use peers::PeerLoad;
 use rate::{Pace, PublishRate, Rates};
@@ -141,6 +144,10 @@ pub enum Command {
     SetLimits(Box<Limits>),
     /// Whoever this is about is disconnected.
     Ban(Target),
+    /// The shard handles this.
+    Feed(Box<Input>),
+    /// Somebody asks something.
+    Look(Look),
 }
 
 /// What a turn says about the next.
@@ -272,6 +279,7 @@ pub struct Pump {
     walk: Walk,
     totals: Totals,
     turns: Turns,
+    history: History,
     /// Until when a shard that stops waits.
     stop_at_ms: Option<u64>,
 }
@@ -321,6 +329,7 @@ impl Pump {
             walk: Walk::default(),
             totals: Totals::default(),
             turns: Turns::default(),
+            history: History::default(),
             stop_at_ms: None,
         }
     }
@@ -528,6 +537,19 @@ impl Pump {
                     self.held.release(Why::Rate(u64::MAX), |conn| wire.resume(conn));
                 }
                 Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
+                Command::Feed(input) => self.feed(*input),
+                Command::Look(look) => {
+                    look.answer(&View {
+                        index: self.parts.index,
+                        shard: &self.shard,
+                        out: &self.outbox,
+                        now: self.now,
+                        wire: &self.parts.wire,
+                        history: &self.history,
+                    });
+                    // The next turn takes the next.
+                    return;
+                }
                 Command::Ban(target) => {
                     let later = BANNED_AGAIN_MS.map(|ms| (target.clone(), self.now.mono_ms + ms));
                     self.banned.extend(later);
@@ -838,6 +860,7 @@ impl Pump {
             let mut too_often = Vec::new();
             for event in self.outbox.events.drain(..) {
                 self.report.event(self.now.mono_ms, &event);
+                self.history.note(&event, SystemTime::now());
                 if let Event::Connected { client_id, .. } = event
                     && self.parts.guard.connected(&client_id, self.now.mono_ms)
                 {
@@ -886,6 +909,6 @@ const fn id_of(key: ConnKey) -> ConnId {
     ConnId { index: key.index, generation: key.generation }
 }
 
-const fn key_of(id: ConnId) -> ConnKey {
+pub(crate) const fn key_of(id: ConnId) -> ConnKey {
     ConnKey { index: id.index, generation: id.generation }
 }

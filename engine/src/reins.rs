@@ -96,7 +96,9 @@ impl Reins {
         &self.guard
     }
 
-    fn now_ms(&self) -> u64 {
+    /// The time on the clock of the process.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
         self.clock.now().mono_ms
     }
 
@@ -186,11 +188,7 @@ impl Reins {
         let now_ms = self.now_ms();
         let wall_s = wall_s();
         let one = |ban: Ban| {
-            let (kind, who) = match &ban.target {
-                Target::ClientId(id) => ("client-id", id.as_str().to_owned()),
-                Target::User(user) => ("user", user.as_str().to_owned()),
-                Target::Addresses(range) => ("address", range.to_string()),
-            };
+            let (kind, who) = parts(&ban.target);
             let until_s =
                 (ban.until_ms != u64::MAX).then(|| wall_s + (ban.until_ms - now_ms).div_ceil(1000));
             json!({ "kind": kind, "who": who, "until_s": until_s, "why": ban.why })
@@ -234,6 +232,16 @@ impl Reins {
         let bans: Vec<_> = list.iter().filter_map(one).collect();
         let left_out = list.len() - bans.len();
         Ok((bans, left_out))
+    }
+}
+
+/// The kind of a ban, and whom it is about.
+#[must_use]
+pub fn parts(target: &Target) -> (&'static str, String) {
+    match target {
+        Target::ClientId(id) => ("client-id", id.as_str().to_owned()),
+        Target::User(user) => ("user", user.as_str().to_owned()),
+        Target::Addresses(range) => ("address", range.to_string()),
     }
 }
 

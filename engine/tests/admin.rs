@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use common::{Client, PATIENCE, RUNTIMES, config, publish_packet, start};
 use petrel_engine::boot::Running;
+use petrel_engine::config::AdminConfig;
 use petrel_proto::{Packet, Qos, Version};
 
 /// The status and the body of an answer.
@@ -29,7 +30,7 @@ fn get(address: SocketAddr, path: &str) -> (u16, String) {
 /// A broker with an admin interface, and its address.
 fn with_admin(shards: u16, runtime: petrel_engine::config::RuntimeChoice) -> (Running, SocketAddr) {
     let mut config = config(shards, runtime);
-    config.admin = Some("127.0.0.1:0".parse().expect("an address"));
+    config.admin = Some(AdminConfig::at("127.0.0.1:0".parse().expect("an address")));
     let broker = start(config);
     let address = broker.admin_address().expect("it listens");
     (broker, address)
@@ -118,7 +119,7 @@ fn health_is_told_and_what_is_not_there_is_not_found() {
         let (broker, admin) = with_admin(1, runtime);
         assert_eq!(get(admin, "/health/live"), (200, "live\n".to_owned()));
         assert_eq!(get(admin, "/health/ready"), (200, "ready\n".to_owned()));
-        assert_eq!(get(admin, "/nothing").0, 404);
+        assert_eq!(get(admin, "/nothing").0, 401, "what is there is told to those with a token");
         broker.stop().expect("it stops");
         assert!(TcpStream::connect(admin).is_err(), "it does not listen any more");
     }
@@ -129,7 +130,7 @@ fn health_is_told_and_what_is_not_there_is_not_found() {
 fn an_address_in_use_is_an_error_and_nothing_runs() {
     let (broker, admin) = with_admin(1, RUNTIMES[1]);
     let mut second = config(1, RUNTIMES[1]);
-    second.admin = Some(admin);
+    second.admin = Some(AdminConfig::at(admin));
     let error = petrel_engine::boot::start(second, &Default::default()).err().expect("no second");
     assert_eq!(error.to_string(), format!("{admin} is in use; another program listens there"));
     broker.stop().expect("it stops");
@@ -162,7 +163,7 @@ fn the_document_the_alerts_and_the_dashboard_have_the_metrics_that_there_are() {
     let folder = tempfile::tempdir().expect("a folder");
     let (files, _) = common::layers::certificate(folder.path());
     let mut config = config(1, RUNTIMES[1]);
-    config.admin = Some("127.0.0.1:0".parse().expect("an address"));
+    config.admin = Some(AdminConfig::at("127.0.0.1:0".parse().expect("an address")));
     config.listeners.push(petrel_engine::config::Listener {
         tls: Some(files),
         ..common::listener(petrel_engine::config::Protocol::Mqtts)

@@ -49,6 +49,17 @@ pub struct Remote {
     pub user: Option<Text>,
 }
 
+/// By which way a connection came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The other end of its socket, which may be a proxy; `None` if there is none any more.
+    pub address: Option<SocketAddr>,
+    /// Position of its listener in the configuration.
+    pub listener: u16,
+    /// What it speaks.
+    pub state: State,
+}
+
 /// Both ends of a connection's life.
 #[derive(Debug)]
 pub(crate) struct Edge {

@@ -24,7 +24,7 @@ pub mod websocket;
 pub mod wire;
 
 pub use bell::Bell;
-pub use conn::Remote;
+pub use conn::{Link, Remote};
 pub use listener::{Listener, Protocol};
 pub use slab::ConnKey;
 pub use wire::{Detached, ShutOut, Wire, WireEvent, WireLimits};

@@ -31,7 +31,9 @@ mod compact_tests;
 mod tests;
 
 pub use clients::{ClientCertificates, ClientFault, Demand};
-pub use config::{CertificateFiles, RecordLayer, TlsApplication, TlsConfig, TlsSettings};
+pub use config::{
+    CertificateFiles, RecordLayer, TlsApplication, TlsConfig, TlsSettings, for_streams,
+};
 pub use error::{NotTls, ProtocolFault, TlsError};
 pub use policy::{PolicyError, TlsPolicy, TlsVersion};
 pub use secret_file::SecretFileError;

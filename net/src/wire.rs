@@ -28,11 +28,12 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use petrel_proto::{Connect, DecodeError, Packet, Version};
+use rustix::net::getpeername;
 
 use crate::admission::depth::Depth;
 use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
-use crate::conn::{Conn, Flags, Remote};
+use crate::conn::{Conn, Flags, Link, Remote};
 use crate::deadlines::Deadlines;
 use crate::listener::places_max;
 use crate::outbound::{Queue, Stage};
@@ -520,6 +521,15 @@ impl Wire {
     #[must_use]
     pub fn peer(&self, key: ConnKey) -> Option<SocketAddr> {
         self.conns.get(key)?.edge.as_ref()?.peer.address
+    }
+
+    /// Where a connection comes from, and by which way. Cost: a system call.
+    #[must_use]
+    pub fn link(&self, key: ConnKey) -> Option<Link> {
+        let conn = self.conns.get(key)?;
+        let known = conn.edge.as_ref().and_then(|edge| edge.peer.address);
+        let address = known.or_else(|| getpeername(&conn.socket).ok()??.try_into().ok());
+        Some(Link { address, listener: conn.listener, state: conn.state })
     }
 
     /// The number of connections, those before CONNECT and those being closed included.

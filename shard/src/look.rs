@@ -173,6 +173,9 @@ pub struct Shared {
     pub queued: u64,
 }
 
+/// Receivers of a topic that are looked at, at most.
+const RECEIVERS_LOOKED_AT: usize = 20_000;
+
 fn shared_subscription(group: &GroupKey, it: &SharedSubscription) -> Subscribed {
     Subscribed {
         filter: group.written(),
@@ -349,18 +352,19 @@ impl Shard {
         self.interest.shards(&levels).contains(self.config.index.0)
     }
 
-    /// The sessions that a topic reaches here: how many, and the first few; and the shared groups that are owned here.
+    /// The receivers that a topic has here: how many, sessions and groups alike; the first few clients; and the shared
+    /// groups that are owned here, as far as they are among the first 20,000 receivers.
     #[must_use]
     pub fn reached(&self, topic: &TopicName, most: usize) -> (u64, Vec<ClientId>, Vec<Shared>) {
         let levels = TopicLevels::of(&self.key, topic.as_bytes());
         let mut filters = Vec::new();
         self.matcher.matches(topic.as_bytes(), &levels, &mut |filter| filters.push(filter));
-        let receivers = filters.iter().filter_map(|filter| self.receivers.get(filter.0));
-        let (mut count, mut first, mut groups) = (0, Vec::new(), Vec::new());
-        for receiver in receivers.flat_map(|receivers| receivers.as_slice()) {
+        let receivers = || filters.iter().filter_map(|filter| self.receivers.get(filter.0));
+        let count = receivers().map(|receivers| receivers.as_slice().len() as u64).sum();
+        let (mut first, mut groups) = (Vec::new(), Vec::new());
+        for receiver in receivers().flat_map(|all| all.as_slice()).take(RECEIVERS_LOOKED_AT) {
             match receiver.target() {
                 Target::Session(index) => {
-                    count += 1;
                     if first.len() < most
                         && let Some(session) = self.sessions.get(index)
                     {

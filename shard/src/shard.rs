@@ -365,7 +365,9 @@ impl Shard {
         (session.generation == named.generation).then_some(named.index)
     }
 
-    pub(crate) fn limits(&self) -> &Limits {
+    /// What the shard keeps.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
         &self.config.limits
     }
 

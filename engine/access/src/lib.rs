@@ -12,6 +12,7 @@
 )]
 
 pub mod back_end;
+pub mod bearer;
 pub mod breaker;
 pub mod check;
 pub mod desk;

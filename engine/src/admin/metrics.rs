@@ -59,7 +59,7 @@ impl Metrics {
             shards: source.watch.shards().collect(),
             turns: source.watch.turns().collect(),
             guard: source.guard.figures(),
-            stalls: source.pulses.iter().map(|pulse| pulse.stalls()).sum(),
+            stalls: source.shards.pulses().map(|pulse| pulse.stalls()).sum(),
             serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
         }
     }

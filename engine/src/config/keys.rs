@@ -3,6 +3,8 @@
 //! The reader takes what it accepts from these tables, and `docs/CONFIGURATION.md` is held
 //! against them by a test; so a key exists in one place.
 
+use std::path::PathBuf;
+
 use petrel_net::certificate::user::CertificateUser;
 use petrel_net::tls::{Demand, TlsVersion};
 use petrel_shard::Limits;
@@ -66,6 +68,9 @@ pub(super) struct AllLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RawAdmin {
     pub address: Option<String>,
+    pub tokens: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
 }
 
 /// A `[[listener]]` as it stands in the file, before its rules are checked.
@@ -385,11 +390,28 @@ pub(super) const CERTIFICATE: &[Key<RawCertificate>] = &[
 const THREADS_MAX: u64 = 64;
 
 /// The keys of `[admin]`.
-pub(super) const ADMIN: &[Key<RawAdmin>] = &[Key {
-    name: "address",
-    unit: "",
-    kind: Kind::Text { set: |admin, text| admin.address = Some(text.into()) },
-}];
+pub(super) const ADMIN: &[Key<RawAdmin>] = &[
+    Key {
+        name: "address",
+        unit: "",
+        kind: Kind::Text { set: |admin, text| admin.address = Some(text.into()) },
+    },
+    Key {
+        name: "tokens",
+        unit: "",
+        kind: Kind::Text { set: |admin, text| admin.tokens = Some(text.into()) },
+    },
+    Key {
+        name: "cert",
+        unit: "",
+        kind: Kind::Text { set: |admin, text| admin.cert = Some(text.into()) },
+    },
+    Key {
+        name: "key",
+        unit: "",
+        kind: Kind::Text { set: |admin, text| admin.key = Some(text.into()) },
+    },
+];
 
 pub(super) const ACCESS: &[Key<AccessConfig>] = &[
     Key {

@@ -1,7 +1,6 @@
 //! TOML to values: finds unknown keys, wrong types and values out of range, all in one pass.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 
 use petrel_net::tls::TicketSecret;
@@ -10,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::access::{self, AccessConfig};
+use super::admin::AdminConfig;
 use super::authenticator::{self, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
 use super::keys::{
@@ -80,8 +80,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             ("admin", DeValue::Table(table)) => {
                 let mut raw = RawAdmin::default();
                 let places = section(table, "[admin]", ADMIN, &mut raw, &mut problems);
-                let at = places.get("address").copied().unwrap_or(0);
-                admin = raw.address.and_then(|text| admin_address(&text, at, &mut problems));
+                admin = AdminConfig::new(raw, folder, &places, &mut problems);
             }
             ("authenticator", DeValue::Array(array)) => {
                 authenticators = read_authenticators(array, &mut problems);
@@ -169,28 +168,6 @@ fn check_keep_alive(limits: &AllLimits, places: &Places, problems: &mut Problems
          longer than the longest"
     );
     problems.add(at.copied().unwrap_or(0), text);
-}
-
-/// Where the admin interface listens: on loopback, since it asks nobody who they are.
-fn admin_address(text: &str, at: usize, problems: &mut Problems) -> Option<SocketAddr> {
-    let shown = crate::log::Escaped(text.as_bytes());
-    let Ok(address) = text.parse::<SocketAddr>() else {
-        let text = format!(
-            "\"{shown}\" is not an address to listen on; write an IP address and a port, as in \
-             \"127.0.0.1:9180\""
-        );
-        problems.add(at, text);
-        return None;
-    };
-    if !address.ip().to_canonical().is_loopback() {
-        let text = format!(
-            "`address` is {shown}, which others than this machine may reach; the admin interface asks \
-             nobody who they are, so it listens on loopback only, as in \"127.0.0.1:9180\""
-        );
-        problems.add(at, text);
-        return None;
-    }
-    Some(address)
 }
 
 /// Refuses a limit that could be reached for ever though nothing is kept.

@@ -49,8 +49,8 @@ impl fmt::Display for Summary<'_> {
             }
             writeln!(f)?;
         }
-        if let Some(address) = config.admin {
-            writeln!(f, "admin interface: http://{address}")?;
+        if let Some(admin) = &config.admin {
+            writeln!(f, "admin interface: {admin}")?;
         }
         match &config.access.rules {
             Some(path) => writeln!(f, "rules: {}", path.display())?,

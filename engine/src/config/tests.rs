@@ -453,7 +453,8 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(LIMITS.iter().map(|key| row::<AllLimits>(key, &[])));
     rows.extend(STORAGE.iter().map(|key| row::<StorageConfig>(key, &[("path", "none")])));
     rows.extend(ACCESS.iter().map(|key| row::<AccessConfig>(key, &[("rules", "none")])));
-    rows.extend(ADMIN.iter().map(|key| row(key, &[("address", "none")])));
+    let admin = ["address", "tokens", "cert", "key"].map(|name| (name, "none"));
+    rows.extend(ADMIN.iter().map(|key| row(key, &admin)));
     let defaults = [
         ("name", "required"),
         ("kind", "required"),
@@ -614,17 +615,22 @@ fn listeners_in_another_order_keep_their_own_bounds() {
 }
 
 #[test]
-fn the_admin_interface_listens_on_loopback_only() {
+fn the_admin_interface_listens_beyond_loopback_with_tokens_only() {
     let parse = |text: &str| Config::parse(text, Path::new("/etc/petrel")).map(|it| it.admin);
-    let loopback = parse("[admin]\naddress = \"[::1]:9180\"\n").unwrap();
-    assert_eq!(loopback.map(|address| address.port()), Some(9180));
+    let loopback = parse("[admin]\naddress = \"[::1]:9180\"\n").unwrap().unwrap();
+    assert_eq!((loopback.address.port(), loopback.is_open()), (9180, false));
     assert_eq!(parse("").unwrap(), None);
+    let text = "[admin]\naddress = \"0.0.0.0:9180\"\ntokens = \"t\"\ncert = \"c\"\nkey = \"/k\"\n";
+    let open = parse(text).unwrap().unwrap();
+    assert!(open.is_open());
+    assert_eq!(open.tokens.as_deref(), Some(Path::new("/etc/petrel/t")));
+    assert_eq!(open.tls, Some((Path::new("/etc/petrel/c").into(), Path::new("/k").into())));
+    assert_eq!(open.url(open.address), "https://0.0.0.0:9180");
     refused(
         "[admin]\naddress = \"0.0.0.0:9180\"\n",
         &[
-            "p.toml:2:11: `address` is 0.0.0.0:9180, which others than this machine may reach; the admin \
-           interface asks nobody who they are, so it listens on loopback only, as in \
-           \"127.0.0.1:9180\"",
+            "p.toml:2:11: `address` is 0.0.0.0:9180, which others than this machine may reach: name a file of \
+           `tokens`, which petrelctl token writes, or listen on loopback, as in \"127.0.0.1:9180\"",
         ],
     );
     refused(
@@ -632,6 +638,14 @@ fn the_admin_interface_listens_on_loopback_only() {
         &[
             "p.toml:2:11: \"localhost\" is not an address to listen on; write an IP address and a port, \
            as in \"127.0.0.1:9180\"",
+        ],
+    );
+    refused(
+        "[admin]\ncert = \"c\"\n",
+        &[
+            "p.toml:2:8: `cert` without `address`: say where the admin interface listens, as in address = \
+           \"127.0.0.1:9180\"",
+            "p.toml:2:8: `cert` without `key`: TLS needs both",
         ],
     );
 }

@@ -218,3 +218,19 @@ impl fmt::Debug for TlsConfig {
             .finish_non_exhaustive()
     }
 }
+/// What a server of HTTP/1.1 shows its clients: the certificate chain (leaf first) of two PEM files, for a library that
+/// drives streams.
+///
+/// *Errors*: as [`TlsConfig::new`].
+pub fn for_streams(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsConfigError> {
+    let policy = TlsPolicy::default();
+    let provider = Arc::new(policy.provider());
+    let identity = certificate::load_identity(cert, key, &provider)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&policy.versions())
+        .map_err(|_| TlsConfigError::Provider)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(ByName::new(vec![identity.certified])));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,255 @@
+//! Who may do what over HTTP, and what was done.
+//!
+//! Health is told to everybody, and so are the numbers on loopback. For everything else a token is shown, as in
+//! `Authorization: Bearer petrel_…`; its role says what it is good for. Who can read the file `admin.json` in the
+//! control folder finds one in it that is good for everything and lives as long as the process.
+
+use std::collections::VecDeque;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use petrel_access::bearer::{Bearer, Bearers, Role};
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+
+use super::Known;
+use super::answer::Problem;
+use super::serve::Peer;
+use crate::log::{self, Escaped};
+
+/// The file in the control folder.
+const COOKIE: &str = "admin.json";
+/// A file of tokens is no longer than that.
+const TOKENS_BYTES_MAX: u64 = 1 << 20;
+/// Things done that are remembered.
+const AUDITED_MAX: usize = 1_000;
+/// Refusals have one line in so many milliseconds.
+const REFUSED_EVERY_MS: u64 = 1_000;
+
+/// Who may do what, and what they did.
+#[derive(Debug)]
+pub(super) struct Gate {
+    bearers: RwLock<Bearers>,
+    /// Of this process.
+    own: Option<Bearer>,
+    cookie: Option<PathBuf>,
+    /// Others than this machine may reach it.
+    is_open: bool,
+    audited: Mutex<VecDeque<Audited>>,
+    refused_ms: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// Something that was done.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct Audited {
+    /// When, in seconds since 1970.
+    time_s: u64,
+    /// Name of the token.
+    who: String,
+    /// From where.
+    address: String,
+    /// What: the method and the path.
+    #[schema(example = "DELETE /api/v1/clients/sensor-7")]
+    what: String,
+    /// What came of it, as HTTP has it.
+    status: u16,
+}
+
+/// Reads a file of tokens.
+pub(super) fn read_tokens(file: &Path) -> Result<Bearers, String> {
+    let shown = file.display();
+    let length = fs::metadata(file).map_err(|error| format!("{shown}: {error}"))?.len();
+    if length > TOKENS_BYTES_MAX {
+        return Err(format!("{shown}: it is too long for a file of tokens"));
+    }
+    let text = fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;
+    Bearers::parse(&text).map_err(|problems| {
+        let lines = problems.iter().map(|it| format!("{shown}:{}: {}", it.line, it.text));
+        lines.collect::<Vec<_>>().join("\n")
+    })
+}
+
+impl Gate {
+    /// Lets in who has a token of the file, and who can read the control folder.
+    pub(super) fn new(bearers: Bearers, url: &str, folder: Option<&Path>, is_open: bool) -> Self {
+        let (mut own, mut cookie) = (None, None);
+        if let Some(folder) = folder {
+            let file = folder.join(COOKIE);
+            match Bearer::make("local", Role::Operate) {
+                Ok((bearer, token)) => match write_cookie(&file, url, &token) {
+                    Ok(()) => (own, cookie) = (Some(bearer), Some(file)),
+                    Err(error) => log::error(format_args!(
+                        "{}: {error}; petrelctl needs a token to use the admin interface",
+                        file.display()
+                    )),
+                },
+                Err(error) => log::error(format_args!("the admin interface: {error}")),
+            }
+        }
+        Self {
+            bearers: RwLock::new(bearers),
+            own,
+            cookie,
+            is_open,
+            audited: Mutex::default(),
+            refused_ms: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// These tokens hold from now on.
+    pub(super) fn set(&self, bearers: Bearers) {
+        *self.bearers.write().unwrap_or_else(PoisonError::into_inner) = bearers;
+    }
+
+    /// What was done last, the newest first.
+    pub(super) fn audited(&self, most: usize) -> Vec<Audited> {
+        let audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);
+        audited.iter().rev().take(most).cloned().collect()
+    }
+
+    /// Who it is, if that is known.
+    fn who(&self, request: &Request) -> Option<Bearer> {
+        let header = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+        let (scheme, token) = header.split_once(' ')?;
+        let token = token.trim();
+        let own = || self.own.clone().filter(|own| own.has(token));
+        let known =
+            || self.bearers.read().unwrap_or_else(PoisonError::into_inner).find(token).cloned();
+        scheme.eq_ignore_ascii_case("bearer").then(|| own().or_else(known)).flatten()
+    }
+
+    /// What a request needs; `None` for nothing.
+    fn needs(&self, request: &Request) -> Option<Role> {
+        match request.uri().path() {
+            "/health/live" | "/health/ready" | "/api/openapi.json" => None,
+            "/metrics" => self.is_open.then_some(Role::Metrics),
+            _ if [Method::GET, Method::HEAD].contains(request.method()) => Some(Role::Read),
+            _ => Some(Role::Operate),
+        }
+    }
+
+    fn admit(&self, request: &Request) -> Result<Option<Bearer>, Problem> {
+        let Some(needed) = self.needs(request) else { return Ok(None) };
+        let Some(bearer) = self.who(request) else {
+            let nobody = self.own.is_none()
+                && self.bearers.read().unwrap_or_else(PoisonError::into_inner).is_empty();
+            let text = match nobody {
+                true => {
+                    "nobody may do this: name a file of tokens in [admin] `tokens`, which petrelctl token \
+                     writes, or a folder in [engine] `control`"
+                }
+                false => {
+                    "show a token, as in Authorization: Bearer petrel_…; petrelctl token makes them"
+                }
+            };
+            return Err(Problem(StatusCode::UNAUTHORIZED, text.to_owned()));
+        };
+        if bearer.role < needed {
+            let Bearer { name, role, .. } = bearer;
+            let text = format!("the token {name} is good for {role}; this needs {needed}");
+            return Err(Problem(StatusCode::FORBIDDEN, text));
+        }
+        Ok(Some(bearer))
+    }
+
+    /// Says that somebody was turned away, at most once in a while.
+    fn turned_away(&self, request: &Request, problem: &Problem) {
+        let now_ms = millis(SystemTime::now());
+        let last = self.refused_ms.load(Ordering::Relaxed);
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if now_ms < last + REFUSED_EVERY_MS {
+            return;
+        }
+        self.refused_ms.store(now_ms, Ordering::Relaxed);
+        let times = self.refused.swap(0, Ordering::Relaxed);
+        let address = address_of(request);
+        let path = Escaped(request.uri().path().as_bytes());
+        let (status, method) = (problem.0.as_u16(), request.method());
+        log::warn(format_args!(
+            "the admin interface turned away {times} requests, the last of {address}: {status} for \
+             {method} {path}"
+        ));
+    }
+
+    fn note(&self, who: &Bearer, address: String, what: String, status: StatusCode) {
+        let status = status.as_u16();
+        let shown = Escaped(what.as_bytes());
+        log::info(format_args!("admin: {} at {address}: {shown}: {status}", who.name));
+        let time_s = millis(SystemTime::now()) / 1000;
+        let what = shown.to_string();
+        let mut audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);
+        if audited.len() == AUDITED_MAX {
+            audited.pop_front();
+        }
+        audited.push_back(Audited { time_s, who: who.name.clone(), address, what, status });
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        if let Some(file) = &self.cookie {
+            // What somebody has removed is as good as removed.
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+fn write_cookie(file: &Path, url: &str, token: &str) -> io::Result<()> {
+    let beside = file.with_extension("new");
+    // One that was left behind may have other rights.
+    let _ = fs::remove_file(&beside);
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    writeln!(out, "{}", json!({ "url": url, "token": token }))?;
+    fs::rename(beside, file)
+}
+
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn address_of(request: &Request) -> String {
+    let peer = request.extensions().get::<Peer>();
+    peer.map_or_else(String::new, |Peer(address)| address.ip().to_canonical().to_string())
+}
+
+/// Lets a request through, or does not, and keeps what was done.
+pub(super) async fn gate(
+    State(known): State<Arc<Known>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let who = match known.gate.admit(&request) {
+        Ok(who) => who,
+        Err(problem) => {
+            known.gate.turned_away(&request, &problem);
+            let is_unknown = problem.0 == StatusCode::UNAUTHORIZED;
+            let mut answer = problem.into_response();
+            if is_unknown {
+                let scheme = HeaderValue::from_static("Bearer realm=\"petrel\"");
+                answer.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+            }
+            return answer;
+        }
+    };
+    let changes = ![Method::GET, Method::HEAD].contains(request.method());
+    let Some(who) = who.filter(|_| changes) else { return next.run(request).await };
+    let what = format!("{} {}", request.method(), request.uri());
+    let address = address_of(&request);
+    let answer = next.run(request).await;
+    known.gate.note(&who, address, what, answer.status());
+    answer
+}

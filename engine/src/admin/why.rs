@@ -1,0 +1,606 @@
+//! Why a client gets the messages to a topic, or does not: everything that the broker knows of it, in sentences.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use petrel_proto::{ClientId, Qos, TopicFilter, TopicName};
+use petrel_shard::access::Verdicts;
+use petrel_shard::config::QueueFull;
+use petrel_shard::look::{Detail, Rights, Shared, Subscribed};
+use petrel_shard::{DropReason, Limits};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::answer::{Asked, Named, Problem, Refused};
+use super::clients::{client_id, version_name};
+use super::{Known, asked};
+use crate::log::Escaped;
+use crate::pump::history::{Past, owned};
+use crate::shards::{Shards, Unanswered, View};
+
+/// Subscriptions that are looked at for one that is nearly right.
+const NEAR_MAX: usize = 1_000;
+
+/// About what is asked.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WhyAsked {
+    /// Topic name, without wildcards.
+    topic: String,
+    /// Client identifier of a publisher, to look at what it may publish.
+    publisher: Option<String>,
+}
+
+/// Whether messages to a topic reach a client, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Why {
+    client_id: String,
+    topic: String,
+    reaches: Reaches,
+    /// The answer in one sentence.
+    answer: String,
+    /// What it follows from.
+    findings: Vec<Finding>,
+}
+
+/// Whether a message that is published now reaches the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Reaches {
+    /// At once.
+    AtOnce,
+    /// It waits in the client's queue.
+    Later,
+    /// One of the members of a shared group gets it.
+    Perhaps,
+    /// It does not.
+    No,
+}
+
+/// Something that was found out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct Finding {
+    /// What it is about.
+    about: &'static str,
+    /// Nothing of it keeps messages from the client.
+    fine: bool,
+    text: String,
+}
+
+/// What is known.
+#[derive(Debug, Clone)]
+struct Facts {
+    client: String,
+    topic: TopicName,
+    /// `None` without a session.
+    session: Option<Session>,
+    ban: Option<String>,
+    past: Vec<Past>,
+    now_ms: u64,
+    limits: Limits,
+    groups: Vec<Shared>,
+    /// Whose messages to the topic were refused, why, and how many milliseconds ago.
+    refused: Vec<(String, DropReason, u64)>,
+    retained: Option<usize>,
+    publisher: Option<Publisher>,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    detail: Detail,
+    matching: Vec<Subscribed>,
+    others: Vec<Subscribed>,
+    rights: Rights,
+    is_interested: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Publisher {
+    name: String,
+    /// Whether it is connected, and its rights; `None` without a session.
+    found: Option<(bool, Rights)>,
+}
+
+/// Says whether and where messages to a topic reach a client, or do not.
+#[utoipa::path(get, path = "/api/v1/clients/{client_id}/why", tag = "clients",
+    params(("client_id" = String, Path, description = "Client identifier"), WhyAsked),
+    responses((status = 200, body = Why), Refused), security(("token" = [])))]
+pub(super) async fn why(
+    State(known): State<Arc<Known>>,
+    Named(name): Named<String>,
+    Asked(about): Asked<WhyAsked>,
+) -> Result<Json<Why>, Problem> {
+    let id = client_id(&name)?;
+    let topic = topic_name(&about.topic)?;
+    let publisher = about.publisher.as_deref().map(client_id).transpose()?;
+    asked(&known, move |known| {
+        let facts = gather(known, &id, &topic, publisher.as_ref())?;
+        Ok(Json(explain(&facts)))
+    })
+    .await
+}
+
+/// A topic name as somebody wrote it.
+pub(super) fn topic_name(text: &str) -> Result<TopicName, Problem> {
+    let topic = owned(text).and_then(|text| TopicName::new(text).ok());
+    topic.ok_or_else(|| {
+        Problem::bad(
+            "`topic` is no topic name: it must not be empty, nor have the wildcards + and #",
+        )
+    })
+}
+
+fn gather(
+    known: &Known,
+    id: &ClientId,
+    topic: &TopicName,
+    publisher: Option<&ClientId>,
+) -> Result<Facts, Unanswered> {
+    let shards = &known.source.shards;
+    let (asked_id, asked_topic) = (id.clone(), topic.clone());
+    let look = move |view: &View<'_>| {
+        let past: Vec<_> = view.history.of(&asked_id).take(3).cloned().collect();
+        let session = session_of(view, &asked_id, &asked_topic);
+        (session, past, view.now.mono_ms, view.shard.limits().clone())
+    };
+    let (session, past, now_ms, limits) = shards.ask(shards.home_of(id.as_bytes()), look)?;
+    let asked_topic = topic.clone();
+    let elsewhere = shards.ask_all(move |view| {
+        let (_, _, groups) = view.shard.reached(&asked_topic, 0);
+        let now_ms = view.now.mono_ms;
+        let refused = view.shard.refused_for(&asked_topic, view.out).into_iter();
+        let refused =
+            refused.map(|(who, why, at)| (who.as_str().to_owned(), why, now_ms.saturating_sub(at)));
+        (groups, refused.collect::<Vec<_>>())
+    })?;
+    let (groups, refused): (Vec<_>, Vec<_>) = elsewhere.into_iter().unzip();
+    let is_mine = |group: &Shared| {
+        session.iter().flat_map(|it| &it.matching).any(|own| own.filter == group.filter)
+    };
+    let ban = known.source.guard.bans().list(now_ms).into_iter().find_map(|ban| {
+        let is_it = matches!(&ban.target, crate::guard::Target::ClientId(banned) if banned == id);
+        is_it.then(|| ban.to_string())
+    });
+    Ok(Facts {
+        client: id.as_str().to_owned(),
+        topic: topic.clone(),
+        ban,
+        past,
+        now_ms,
+        limits,
+        groups: groups.into_iter().flatten().filter(is_mine).collect(),
+        refused: refused.into_iter().flatten().collect(),
+        retained: retained(shards, topic)?,
+        publisher: publisher.map(|it| look_at_publisher(shards, it, topic)).transpose()?,
+        session,
+    })
+}
+
+fn session_of(view: &View<'_>, id: &ClientId, topic: &TopicName) -> Option<Session> {
+    let shard = view.shard;
+    Some(Session {
+        detail: shard.detail(view.now, id, view.out)?,
+        matching: shard.subscribed_to(id, topic)?,
+        others: shard.subscribed(id, 0, NEAR_MAX)?,
+        rights: shard.rights(id, topic)?,
+        is_interested: shard.is_interested(topic),
+    })
+}
+
+fn retained(shards: &Shards, topic: &TopicName) -> Result<Option<usize>, Unanswered> {
+    let home = shards.home_of(topic.as_bytes());
+    let filter = TopicFilter::new(topic.text().clone());
+    shards.ask(home, move |view| {
+        let found = view.shard.list_retained(view.now, &filter.ok()?, None);
+        found.messages.first().map(|message| message.payload.len())
+    })
+}
+
+fn look_at_publisher(
+    shards: &Shards,
+    id: &ClientId,
+    topic: &TopicName,
+) -> Result<Publisher, Unanswered> {
+    let (asked_id, asked_topic) = (id.clone(), topic.clone());
+    let found = shards.ask(shards.home_of(id.as_bytes()), move |view| {
+        let rights = view.shard.rights(&asked_id, &asked_topic)?;
+        Some((view.shard.connection_of(&asked_id).is_some(), rights))
+    })?;
+    Ok(Publisher { name: id.as_str().to_owned(), found })
+}
+
+/// Collects findings.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn fine(&mut self, about: &'static str, text: String) {
+        self.0.push(Finding { about, fine: true, text });
+    }
+
+    fn wrong(&mut self, about: &'static str, text: String) {
+        self.0.push(Finding { about, fine: false, text });
+    }
+}
+
+fn explain(facts: &Facts) -> Why {
+    let mut findings = Findings::default();
+    let client = quoted(&facts.client);
+    let topic = quoted(facts.topic.text().as_str());
+    let (reaches, answer) = match &facts.session {
+        None => {
+            without_session(facts, &mut findings);
+            (Reaches::No, format!("No message reaches {client}, for it has no session."))
+        }
+        Some(session) => with_session(facts, session, &mut findings),
+    };
+    publishers(facts, &mut findings);
+    let retained = match facts.retained {
+        Some(bytes) => format!("{topic} has a retained message of {bytes} bytes"),
+        None => format!("{topic} has no retained message"),
+    };
+    findings.fine("retained", retained);
+    Why {
+        client_id: facts.client.clone(),
+        topic: facts.topic.text().as_str().to_owned(),
+        reaches,
+        answer,
+        findings: findings.0,
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", Escaped(text.as_bytes()))
+}
+
+fn ago(ms: u64) -> String {
+    match ms / 1000 {
+        0 => "just now".to_owned(),
+        seconds @ 1..=119 => format!("{seconds} s ago"),
+        seconds @ 120..=7199 => format!("{} min ago", seconds / 60),
+        seconds => format!("{} h ago", seconds / 3600),
+    }
+}
+
+fn without_session(facts: &Facts, findings: &mut Findings) {
+    let client = quoted(&facts.client);
+    let last = match facts.past.first() {
+        Some(past) => {
+            let ago = past.at.elapsed().unwrap_or_default();
+            let ago = ago_of(ago);
+            let why = if past.why.is_empty() { String::new() } else { format!(": {}", past.why) };
+            format!(
+                "{client} has no session; the last that happened to it was \"{}\"{why} (0x{:02x}), {ago}",
+                past.what, past.reason
+            )
+        }
+        None => format!(
+            "{client} has no session, and nothing is known of it: it has not come lately, or comes with another \
+             client identifier"
+        ),
+    };
+    findings.wrong("session", last);
+    if let Some(ban) = &facts.ban {
+        findings.wrong("ban", format!("it is shut out: {ban}"));
+    }
+}
+
+fn ago_of(time: std::time::Duration) -> String {
+    ago(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn with_session(facts: &Facts, session: &Session, findings: &mut Findings) -> (Reaches, String) {
+    let client = quoted(&facts.client);
+    let topic = quoted(facts.topic.text().as_str());
+    presence(facts, session, findings);
+    if !subscriptions(facts, session, findings) {
+        losses(facts, session, findings);
+        let text =
+            format!("A message to {topic} does not reach {client}: no subscription of it matches.");
+        return (Reaches::No, text);
+    }
+    let only_shared = session.matching.iter().all(|it| it.shared);
+    let qos = session.matching.iter().map(|it| it.qos).max().unwrap_or_default();
+    let blocked = blocks(facts, session, qos, findings);
+    losses(facts, session, findings);
+    let away = session.detail.connected.is_none();
+    let (reaches, answer) = match blocked {
+        Some(Blocked::Dropped(why)) => {
+            (Reaches::No, format!("A message to {topic} does not reach {client}: {why}."))
+        }
+        Some(Blocked::Waits(why)) => {
+            let text = format!(
+                "A message to {topic} of QoS 1 or 2 waits for {client}, and one of QoS 0 is {}: {why}.",
+                if away { "dropped" } else { "sent at once" }
+            );
+            (Reaches::Later, text)
+        }
+        None => (Reaches::AtOnce, format!("A message to {topic} reaches {client} at once.")),
+    };
+    match (reaches, only_shared) {
+        (Reaches::AtOnce | Reaches::Later, true) => {
+            let text = format!(
+                "A message to {topic} reaches one member of the shared group, which may be {client} or another."
+            );
+            (Reaches::Perhaps, text)
+        }
+        _ => (reaches, answer),
+    }
+}
+
+fn presence(facts: &Facts, session: &Session, findings: &mut Findings) {
+    let client = quoted(&facts.client);
+    let detail = &session.detail;
+    if let Some(connected) = &detail.connected {
+        let version = detail.line.version.map_or("?", version_name);
+        let silent = ago(connected.silent_ms);
+        findings.fine(
+            "connection",
+            format!(
+                "{client} is connected by MQTT {version}; the last packet from it came {silent}"
+            ),
+        );
+        return;
+    }
+    let ends = match detail.ends_at_ms {
+        Some(u64::MAX) | None => "never".to_owned(),
+        Some(at) => format!("in {} s", at.saturating_sub(facts.now_ms).div_ceil(1000)),
+    };
+    let left = facts.past.iter().find(|past| past.what != "connected").map(|past| {
+        let why = if past.why.is_empty() { "" } else { past.why };
+        let ago = ago_of(past.at.elapsed().unwrap_or_default());
+        format!("; it went {ago}: {} {why}(0x{:02x})", past.what, past.reason)
+    });
+    findings.wrong(
+        "connection",
+        format!("{client} is not connected; its session ends {ends}{}", left.unwrap_or_default()),
+    );
+}
+
+/// Whether a subscription matches.
+fn subscriptions(facts: &Facts, session: &Session, findings: &mut Findings) -> bool {
+    let topic = quoted(facts.topic.text().as_str());
+    for own in &session.matching {
+        let filter = quoted(&own.filter);
+        let mut text = format!("its subscription {filter} at QoS {} matches", own.qos as u8);
+        if own.no_local {
+            text.push_str(", but not what it publishes itself (No Local)");
+        }
+        findings.fine("subscription", text);
+    }
+    for group in &facts.groups {
+        let (filter, members, ready) = (quoted(&group.filter), group.members, group.ready);
+        findings.fine(
+            "shared group",
+            format!(
+                "each message to {filter} goes to one of its {members} members, of which {ready} could take one \
+                 now; {} wait in the group",
+                group.queued
+            ),
+        );
+    }
+    rights(session, &topic, findings);
+    if session.matching.is_empty() {
+        let count = session.detail.line.subscriptions;
+        let text = match count {
+            0 => "it has no subscription at all".to_owned(),
+            count => format!("none of its {count} subscriptions matches {topic}"),
+        };
+        findings.wrong("subscription", text);
+        let near = session.others.iter().find_map(|own| near(&own.filter, &facts.topic));
+        if let Some(near) = near {
+            findings.wrong("subscription", near);
+        }
+        return false;
+    }
+    if !session.is_interested {
+        findings.wrong(
+            "interest",
+            "the table of all shards does not say that its shard wants this topic, which is a fault of Petrel"
+                .to_owned(),
+        );
+    }
+    true
+}
+
+fn rights(session: &Session, topic: &str, findings: &mut Findings) {
+    let Rights { subscribe, subscribe_rules, are_rules, .. } = session.rights;
+    if !are_rules && subscribe.is_some() {
+        return;
+    }
+    let rule = which(&subscribe_rules, subscribe.is_some());
+    match subscribe {
+        Some(qos) => findings.fine(
+            "rights",
+            format!("it may subscribe to {topic} at up to QoS {}{rule}", qos as u8),
+        ),
+        None => findings.wrong(
+            "rights",
+            format!(
+                "it may not subscribe to {topic}{rule}, so a SUBSCRIBE for it is refused with 0x87"
+            ),
+        ),
+    }
+}
+
+/// Which rule of the file decided.
+fn which(verdicts: &Verdicts, may: bool) -> String {
+    match (verdicts.allowing, verdicts.denying, may) {
+        (_, Some(rule), false) => format!(": rule {} of the file denies it", rule + 1),
+        (None, None, false) => ": no rule allows it".to_owned(),
+        (Some(_), None, false) => ": a rule allows some of it, and none allows this".to_owned(),
+        (Some(rule), _, true) => format!(": rule {} of the file allows it", rule + 1),
+        (None, _, true) => ": by rights of its own".to_owned(),
+    }
+}
+
+/// What is nearly right about a filter that does not match.
+fn near(filter: &str, topic: &TopicName) -> Option<String> {
+    let topic = topic.text().as_str();
+    let plain = filter.strip_prefix("$share/").and_then(|it| Some(it.split_once('/')?.1));
+    let plain = plain.unwrap_or(filter);
+    let shown = quoted(filter);
+    let matches = |filter: &str, topic: &str| {
+        let filter = owned(filter).and_then(|it| TopicFilter::new(it).ok());
+        let topic = owned(topic).and_then(|it| TopicName::new(it).ok());
+        filter.zip(topic).is_some_and(|(filter, topic)| filter.matches(&topic))
+    };
+    if matches(&plain.to_lowercase(), &topic.to_lowercase()) {
+        return Some(format!("its subscription {shown} would match but for upper and lower case"));
+    }
+    if matches(plain.trim_matches('/'), topic.trim_matches('/')) {
+        return Some(format!(
+            "its subscription {shown} would match but for a slash at the beginning or the end, which is a level of \
+             its own"
+        ));
+    }
+    if matches(&plain.replace(' ', ""), &topic.replace(' ', "")) {
+        return Some(format!("its subscription {shown} would match but for spaces"));
+    }
+    if matches(&format!("{plain}/#"), topic) {
+        return Some(format!(
+            "its subscription {shown} ends where the topic goes on: '{}/#' would match",
+            Escaped(plain.as_bytes())
+        ));
+    }
+    if plain.starts_with(['+', '#']) && topic.starts_with('$') {
+        return Some(format!(
+            "its subscription {shown} begins with a wildcard, which matches no topic that begins with $"
+        ));
+    }
+    None
+}
+
+enum Blocked {
+    Waits(String),
+    Dropped(String),
+}
+
+/// What keeps a message from the client at the moment.
+fn blocks(facts: &Facts, session: &Session, qos: Qos, findings: &mut Findings) -> Option<Blocked> {
+    let (detail, limits) = (&session.detail, &facts.limits);
+    let queue = queue_is_full(detail, limits, findings);
+    let Some(connected) = &detail.connected else {
+        if qos == Qos::AtMostOnce {
+            let text = "its subscription has QoS 0, and messages of QoS 0 are not kept for a client that is away";
+            findings.wrong("QoS", text.to_owned());
+            return Some(Blocked::Dropped(text.to_owned()));
+        }
+        return Some(match queue {
+            Some(full) => Blocked::Dropped(full),
+            None => Blocked::Waits("it is not connected".to_owned()),
+        });
+    };
+    if u64::from(limits.outgoing_bytes_maximum) <= connected.pending_bytes {
+        let text = format!(
+            "it reads too slowly: {} bytes wait for its socket, of at most {} (outgoing_bytes_maximum)",
+            connected.pending_bytes, limits.outgoing_bytes_maximum
+        );
+        findings.wrong("socket", text.clone());
+        if qos == Qos::AtMostOnce {
+            return Some(Blocked::Dropped(text));
+        }
+        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
+    }
+    if connected.pending_bytes > 0 {
+        let bytes = connected.pending_bytes;
+        findings.fine("socket", format!("{bytes} bytes wait for its socket"));
+    }
+    if connected.maximum_packet_size < u32::MAX {
+        let bytes = connected.maximum_packet_size;
+        let text = format!("it takes packets of up to {bytes} bytes; longer messages are dropped");
+        findings.fine("packet size", text);
+    }
+    if connected.send_quota == 0 && qos > Qos::AtMostOnce {
+        let text = format!(
+            "it has not acknowledged {} messages, as many as may be in flight to it",
+            connected.receive_maximum
+        );
+        findings.wrong("in flight", text.clone());
+        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
+    }
+    if detail.line.queued > 0 && qos > Qos::AtMostOnce {
+        let text = format!("{} messages wait before it", detail.line.queued);
+        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
+    }
+    None
+}
+
+/// Why its queue takes no more, if it does not.
+fn queue_is_full(detail: &Detail, limits: &Limits, findings: &mut Findings) -> Option<String> {
+    let bytes = detail.queued_bytes.0 + detail.queued_bytes.1;
+    let (messages, most) = (detail.line.queued, u64::from(limits.session_queue_messages));
+    let text = format!(
+        "{messages} messages wait in its queue, of at most {most} (session_queue_messages), with {bytes} bytes of at \
+         most {} (session_queue_bytes)",
+        limits.session_queue_bytes
+    );
+    if messages < most && bytes < limits.session_queue_bytes {
+        findings.fine("queue", text);
+        return None;
+    }
+    let policy = match limits.session_queue_full {
+        QueueFull::DropNewest => "a new message is dropped",
+        QueueFull::DropOldest => "the oldest message makes room for a new one",
+    };
+    findings.wrong("queue", format!("{text}: it is full, and {policy} (session_queue_full)"));
+    (limits.session_queue_full == QueueFull::DropNewest)
+        .then(|| "its queue is full, and new messages are dropped".to_owned())
+}
+
+fn losses(facts: &Facts, session: &Session, findings: &mut Findings) {
+    let Some(loss) = &session.detail.losses else {
+        findings.fine("lost", "it has lost nothing lately that is known of".to_owned());
+        return;
+    };
+    let reasons = DropReason::ALL.into_iter().filter(|reason| loss.drops.of(*reason) > 0);
+    let reasons = reasons.map(|reason| format!("{} {}", loss.drops.of(reason), reason.words()));
+    let (last, ago) = (loss.last.words(), ago(facts.now_ms.saturating_sub(loss.last_ms)));
+    let (topic, is_whole) = loss.topic();
+    let topic = match topic {
+        b"" => String::new(),
+        topic => format!(" '{}'{}", Escaped(topic), if is_whole { "" } else { "…" }),
+    };
+    let text = format!(
+        "it has lost {} messages ({}), the last{topic} {ago}: {last}",
+        loss.drops.all(),
+        reasons.collect::<Vec<_>>().join(", "),
+    );
+    findings.wrong("lost", text);
+}
+
+fn publishers(facts: &Facts, findings: &mut Findings) {
+    let topic = quoted(facts.topic.text().as_str());
+    for (who, why, ms) in &facts.refused {
+        let (who, why, ago) = (quoted(who), why.words(), ago(*ms));
+        findings
+            .wrong("publisher", format!("a message of {who} to {topic} was refused {ago}: {why}"));
+    }
+    let Some(publisher) = &facts.publisher else { return };
+    let name = quoted(&publisher.name);
+    let Some((connected, rights)) = &publisher.found else {
+        findings.wrong("publisher", format!("{name} has no session here"));
+        return;
+    };
+    if !connected {
+        findings.wrong("publisher", format!("{name} is not connected"));
+    }
+    let may = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce].into_iter();
+    let most = may.filter(|qos| rights.publish.allows(*qos, false)).max();
+    let rule =
+        if rights.are_rules { which(&rights.publish_rules, most.is_some()) } else { String::new() };
+    match most {
+        Some(qos) => {
+            let retain = if rights.publish.allows(qos, true) { "" } else { ", not retained" };
+            let text =
+                format!("{name} may publish to {topic} at up to QoS {}{retain}{rule}", qos as u8);
+            findings.fine("publisher", text);
+        }
+        None => findings.wrong("publisher", format!("{name} may not publish to {topic}{rule}")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

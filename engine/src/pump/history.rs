@@ -1,0 +1,110 @@
+//! What happened to the clients of a shard lately: the last few thousand events, for those who ask about one
+//! client.
+
+use std::collections::VecDeque;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use petrel_proto::{ClientId, Text};
+use petrel_shard::{EndedBy, Event};
+
+/// Events that are kept.
+const EVENTS_MAX: usize = 4_096;
+
+/// What has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Past {
+    /// When, on the clock of the wall.
+    pub at: SystemTime,
+    /// To whom, in memory of its own.
+    client_id: Box<str>,
+    /// What, as one word.
+    pub what: &'static str,
+    /// The reason code that the client was told, or said; 0 if there is none.
+    pub reason: u8,
+    /// More of it, in words of ours.
+    pub why: &'static str,
+}
+
+/// The last events of a shard.
+#[derive(Debug, Default)]
+pub struct History {
+    events: VecDeque<Past>,
+}
+
+impl History {
+    /// Keeps an event, and forgets the oldest if there are many.
+    pub(crate) fn note(&mut self, event: &Event, at: SystemTime) {
+        let (client_id, what, reason, why) = match event {
+            Event::Connected { client_id, session_present: true, .. } => {
+                (client_id, "connected", 0, "its session goes on")
+            }
+            Event::Connected { client_id, .. } => (client_id, "connected", 0, "a new session"),
+            Event::Refused { client_id, reason, .. } => (client_id, "refused", *reason as u8, ""),
+            Event::Revoked { client_id, .. } => {
+                (client_id, "unsubscribed", 0, "it may not have a subscription any more")
+            }
+            Event::Disconnected { client_id, by, reason, what, .. } => {
+                let by = match by {
+                    EndedBy::Client => "disconnected by the client",
+                    EndedBy::Broker => "disconnected by the broker",
+                    EndedBy::Network => "connection lost",
+                };
+                (client_id, by, *reason as u8, *what)
+            }
+        };
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+        }
+        let client_id = client_id.as_str().into();
+        self.events.push_back(Past { at, client_id, what, reason, why });
+    }
+
+    /// What happened to one client, the last of it first.
+    pub fn of(&self, client_id: &ClientId) -> impl Iterator<Item = &Past> {
+        self.events.iter().rev().filter(move |past| *past.client_id == *client_id.as_str())
+    }
+}
+
+/// A text in memory of its own.
+#[must_use]
+pub fn owned(text: &str) -> Option<Text> {
+    Text::new(Bytes::copy_from_slice(text.as_bytes())).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use petrel_proto::{ReasonCode, Version};
+    use petrel_shard::ConnId;
+
+    use super::*;
+
+    fn id(name: &str) -> ClientId {
+        owned(name).expect("a text")
+    }
+
+    #[test]
+    fn the_last_events_of_a_client_are_kept_and_no_more_than_there_is_room_for() {
+        let mut history = History::default();
+        let conn = ConnId { index: 0, generation: 0 };
+        let connected = |name: &str| Event::Connected {
+            conn,
+            client_id: id(name),
+            version: Version::V5,
+            session_present: false,
+        };
+        history.note(&connected("a"), SystemTime::UNIX_EPOCH);
+        let (by, reason) = (EndedBy::Broker, ReasonCode::KeepAliveTimeout);
+        let ended = Event::Disconnected { conn, client_id: id("a"), by, reason, what: "silent" };
+        history.note(&ended, SystemTime::UNIX_EPOCH);
+        history.note(&connected("b"), SystemTime::UNIX_EPOCH);
+        let of_a: Vec<_> =
+            history.of(&id("a")).map(|past| (past.what, past.reason, past.why)).collect();
+        let last = ("disconnected by the broker", 0x8d, "silent");
+        assert_eq!(of_a, [last, ("connected", 0, "a new session")]);
+        for _ in 0..EVENTS_MAX {
+            history.note(&connected("c"), SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!((history.of(&id("a")).count(), history.of(&id("c")).count()), (0, EVENTS_MAX));
+    }
+}
