@@ -3,9 +3,8 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use lexopt::Arg;
-
-use crate::config::nearest;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 
 /// What the command line asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,68 +13,69 @@ pub enum Command {
     Run(Option<PathBuf>),
     /// Check this file, or the built-in defaults, and open no port.
     CheckConfig(Option<PathBuf>),
-    /// Print the version.
-    Version,
-    /// Print [`HELP`].
-    Help,
+    /// Print this: help, the version, or the man page.
+    Print(String),
 }
 
-/// What `--help` prints.
-pub const HELP: &str = "\
-Petrel, an MQTT 3.1, 3.1.1 and 5 broker.
+/// An MQTT 3.1, 3.1.1 and 5 broker.
+#[derive(clap::Parser)]
+#[command(name = "petrel", version, max_term_width = 100, after_help = AFTER)]
+struct Arguments {
+    /// Read the configuration from FILE (TOML; docs/CONFIGURATION.md has every key).
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration and the files it names, open no port, and exit.
+    #[arg(long)]
+    check_config: bool,
+    /// Print the man page of this program, for packages.
+    #[arg(long, hide = true)]
+    man: bool,
+}
 
-Usage: petrel [--config FILE] [--check-config]
+const AFTER: &str = "\
+Without --config Petrel serves MQTT on 127.0.0.1:1883 and WebSocket on ws://127.0.0.1:8083/mqtt, for this machine \
+only. SIGTERM and SIGINT stop it gracefully. SIGHUP reads certificates, users and rules again; SIGUSR1 writes what \
+has been counted to the log.
 
-  -c, --config FILE   read the configuration from FILE (TOML; docs/CONFIGURATION.md has every key)
-      --check-config  check the configuration and the files it names, open no port, and exit
-  -V, --version       print the version
-  -h, --help          print this
-
-Without --config Petrel serves MQTT on 127.0.0.1:1883 and WebSocket on ws://127.0.0.1:8083/mqtt,
-for this machine only. SIGTERM and SIGINT stop it gracefully.
-
-Exit codes: 0 after a graceful stop, 1 if a shard had failed before it, 2 if Petrel could not
-start (the reason is on stderr). SIGHUP reads certificates, users and rules again; SIGUSR1 writes what has been
-counted to the log.
-";
-
-const LONG: &[&str] = &["config", "check-config", "version", "help"];
+Exit codes: 0 after a graceful stop, 1 if a shard had failed before it, 2 if Petrel could not start (the reason is \
+on stderr).";
 
 /// Reads the arguments that follow the program's name.
 ///
 /// # Errors
 /// One sentence without its final full stop.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, String> {
-    let mut parser = lexopt::Parser::from_args(arguments);
-    let mut file = None;
-    let mut check = false;
-    while let Some(argument) = parser.next().map_err(|error| error.to_string())? {
-        match argument {
-            Arg::Short('c') | Arg::Long("config") => {
-                if file.is_some() {
-                    return Err("--config is given twice".to_owned());
-                }
-                let value = parser.value().map_err(|_| "--config needs a file name".to_owned())?;
-                file = Some(PathBuf::from(value));
-            }
-            Arg::Long("check-config") => check = true,
-            Arg::Short('V') | Arg::Long("version") => return Ok(Command::Version),
-            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Help),
-            Arg::Long(name) => {
-                let hint = nearest(name, LONG.iter().copied())
-                    .map_or("see --help".to_owned(), |near| format!("did you mean --{near}?"));
-                return Err(format!("unknown option --{name}; {hint}"));
-            }
-            Arg::Short(name) => return Err(format!("unknown option -{name}; see --help")),
-            Arg::Value(value) => {
-                let value = value.to_string_lossy().into_owned();
-                return Err(format!(
-                    "unexpected argument \"{value}\"; a configuration file is given with --config"
-                ));
-            }
+    let words = std::iter::once(OsString::from("petrel")).chain(arguments);
+    let Arguments { config, check_config, man } = match Arguments::try_parse_from(words) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let said = error.render().to_string();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Command::Print(said)),
+                _ => Err(sentence(&said)),
+            };
         }
+    };
+    if man {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Arguments::command())
+            .render(&mut page)
+            .map_err(|error| format!("cannot make the man page: {error}"))?;
+        return Ok(Command::Print(String::from_utf8_lossy(&page).into_owned()));
     }
-    Ok(if check { Command::CheckConfig(file) } else { Command::Run(file) })
+    Ok(if check_config { Command::CheckConfig(config) } else { Command::Run(config) })
+}
+
+/// What clap says in paragraphs, without how the program is used.
+fn sentence(said: &str) -> String {
+    let paragraphs = said.trim_start_matches("error: ").split("\n\n").take_while(|paragraph| {
+        !paragraph.starts_with("Usage: ") && !paragraph.starts_with("For more information")
+    });
+    let mut parts: Vec<_> = paragraphs
+        .map(|paragraph| paragraph.trim().trim_start_matches("tip: ").replace("\n  ", " "))
+        .collect();
+    parts.push("see --help".to_owned());
+    parts.join("; ")
 }
 
 #[cfg(test)]
@@ -93,20 +93,36 @@ mod tests {
         assert_eq!(parsed("--config a.toml"), Ok(Command::Run(file())));
         assert_eq!(parsed("--config=a.toml --check-config"), Ok(Command::CheckConfig(file())));
         assert_eq!(parsed("--check-config -c a.toml"), Ok(Command::CheckConfig(file())));
-        assert_eq!(parsed("--version"), Ok(Command::Version));
-        assert_eq!(parsed("-h"), Ok(Command::Help));
     }
 
     #[test]
     fn mistakes_are_named() {
         let wrong = |line| parsed(line).expect_err(line);
-        assert_eq!(wrong("--confg x"), "unknown option --confg; did you mean --config?");
-        assert_eq!(wrong("-x"), "unknown option -x; see --help");
-        assert_eq!(wrong("--config"), "--config needs a file name");
-        assert_eq!(wrong("-c a -c b"), "--config is given twice");
         assert_eq!(
-            wrong("petrel.toml"),
-            "unexpected argument \"petrel.toml\"; a configuration file is given with --config"
+            wrong("--confg x"),
+            "unexpected argument '--confg' found; a similar argument exists: '--config'; see --help"
         );
+        assert_eq!(wrong("-x"), "unexpected argument '-x' found; see --help");
+        assert_eq!(
+            wrong("--config"),
+            "a value is required for '--config <FILE>' but none was supplied; see --help"
+        );
+        assert_eq!(
+            wrong("-c a -c b"),
+            "the argument '--config <FILE>' cannot be used multiple times; see --help"
+        );
+        assert_eq!(wrong("petrel.toml"), "unexpected argument 'petrel.toml' found; see --help");
+    }
+
+    #[test]
+    fn help_version_and_the_man_page_are_printed() {
+        let printed = |line| match parsed(line) {
+            Ok(Command::Print(text)) => text,
+            other => panic!("{line}: {other:?}"),
+        };
+        assert_eq!(printed("--version"), concat!("petrel ", env!("CARGO_PKG_VERSION"), "\n"));
+        assert!(printed("-h").contains("--check-config"));
+        let page = printed("--man");
+        assert!(page.contains(".TH petrel 1") && page.contains("check\\-config"), "{page}");
     }
 }

@@ -31,7 +31,6 @@ use crate::pump::rate::PublishRate;
 pub use access::AccessConfig;
 pub use admin::AdminConfig;
 pub use authenticator::{Authenticator, AuthenticatorKind, Elsewhere};
-pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Problem};
 pub use security::Security;
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, FdTables, Running};
-use petrel_engine::cli::{self, Command, HELP};
+use petrel_engine::cli::{self, Command};
 use petrel_engine::config::{Config, Listener};
 use petrel_engine::figures::Watch;
 use petrel_engine::log;
@@ -32,8 +32,7 @@ impl Failed {
 
 fn main() -> ExitCode {
     let done = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => print(HELP),
-        Ok(Command::Version) => print(concat!("petrel ", env!("CARGO_PKG_VERSION"), "\n")),
+        Ok(Command::Print(text)) => print(text),
         Ok(Command::CheckConfig(file)) => check(file.as_deref()),
         Ok(Command::Run(file)) => run(file.as_deref()),
         Err(sentence) => Err(Failed::to_start(sentence)),

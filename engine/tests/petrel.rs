@@ -45,7 +45,7 @@ fn help_and_version_go_to_stdout() {
 
 #[test]
 fn a_wrong_command_line_is_one_sentence() {
-    let sentence = "petrel: unknown option --confg; did you mean --config?\n".to_owned();
+    let sentence = "petrel: unexpected argument '--confg' found; a similar argument exists: '--config'; see --help\n".to_owned();
     assert_eq!(outcome(petrel().arg("--confg")), (2, String::new(), sentence));
 }
 

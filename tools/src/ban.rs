@@ -1,6 +1,5 @@
 //! `petrelctl ban`, `unban` and `bans`: who is shut out of a broker that runs; and `reload`.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,65 +13,105 @@ const BUSY: &str = "is busy with another request";
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 const BUSY_MAX: Duration = Duration::from_secs(30);
 
-pub const HELP: &str = "\
-petrelctl ban shuts somebody out of a broker that runs: whoever it is about is disconnected and does not come back.
-
-Usage: petrelctl ban FOLDER client-id|user|address WHO [--for TIME] [--why TEXT]
-       petrelctl unban FOLDER client-id|user|address WHO
-       petrelctl bans FOLDER
-
-FOLDER is `control` of [engine] in the broker's configuration, or `path` of [storage]. A ban holds after a restart
-as well. An address may be followed by a number of bits, as in 10.0.0.0/8; it is shut out before a handshake.
-
-Options:
-  --for TIME    for so long, as in 90s, 30m, 12h or 7d; for good without it
-  --why TEXT    what it is for, which the list says
-
-`bans` lists who is shut out, those included that the broker has shut out itself.
-
-Exit codes: 0 done, 1 wrong usage, 3 no broker can be reached by the folder, or it says why not.
-";
-
-pub const RELOAD_HELP: &str = "\
-petrelctl reload has a broker that runs read its configuration again, and certificates, users and rules with it. A
-configuration that is wrong changes nothing. What needs a restart is listed by its name.
-
-Usage: petrelctl reload FOLDER
-
+/// What the folder of these commands is, and what exit codes there are.
+const AFTER: &str = "\
 FOLDER is `control` of [engine] in the broker's configuration, or `path` of [storage].
 
-Exit codes: 0 done, 1 wrong usage, 3 no broker can be reached by the folder, or the configuration is wrong.
-";
+Exit codes: 0 done, 1 wrong usage, 3 no broker can be reached by the folder, or it says why not.";
 
-/// Runs `ban`, `unban`, `bans` or `reload`.
-pub fn run(command: &str, arguments: &[OsString]) -> Result<(), Failure> {
-    let words: Option<Vec<&str>> = arguments.iter().map(|it| it.to_str()).collect();
-    let words = words.ok_or_else(|| wrong(command, "wants text"))?;
-    let (folder, request) = match (command, &words[..]) {
-        ("reload", ["--help" | "-h"]) => return crate::print(RELOAD_HELP),
-        (_, ["--help" | "-h"]) => return crate::print(HELP),
-        ("reload", [folder]) => (folder, Request::Reload),
-        ("reload", _) => {
-            let what = "reload wants a folder; petrelctl reload --help explains it";
-            return Err(Failure::usage(what));
-        }
-        ("bans", [folder]) => (folder, Request::Bans),
-        ("unban", [folder, kind, who]) => (folder, Request::Unban(subject(command, kind, who)?)),
-        ("ban", [folder, kind, who, options @ ..]) => {
-            let (for_s, why) = options_of(options)?;
-            let subject = subject(command, kind, who)?;
-            (folder, Request::Ban(BanRequest { subject, for_s, why }))
-        }
-        ("bans", _) => return Err(wrong(command, "wants a folder")),
-        _ => {
-            return Err(wrong(
-                command,
-                "wants a folder, client-id, user or address, and who it is",
-            ));
-        }
-    };
-    let folder = PathBuf::from(folder);
-    let answer = asked_in_turn(&folder, &request)?.ok_or_else(|| nobody(&folder))?;
+/// Shut somebody out of a broker that runs; who is connected is disconnected.
+#[derive(clap::Args)]
+#[command(after_help = format!("A ban holds after a restart as well. {AFTER}"))]
+pub struct BanArguments {
+    /// By which the broker is reached.
+    folder: PathBuf,
+    #[command(flatten)]
+    subject: SubjectArguments,
+    /// For so long, as in 90s, 30m, 12h or 7d; for good without it.
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    for_s: Option<u64>,
+    /// What it is for, which the list says.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    why: String,
+}
+
+/// Let somebody in again who was shut out.
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct UnbanArguments {
+    /// By which the broker is reached.
+    folder: PathBuf,
+    #[command(flatten)]
+    subject: SubjectArguments,
+}
+
+/// List who is shut out, those included that the broker has shut out itself.
+#[derive(clap::Args)]
+#[command(after_help = AFTER)]
+pub struct BansArguments {
+    /// By which the broker is reached.
+    folder: PathBuf,
+}
+
+/// Have a broker that runs read its configuration again, and certificates, users and rules with it.
+#[derive(clap::Args)]
+#[command(after_help = format!("A configuration that is wrong changes nothing. What needs a restart is listed by \
+                                its name. {AFTER}"))]
+pub struct ReloadArguments {
+    /// By which the broker is reached.
+    folder: PathBuf,
+}
+
+/// Who is shut out.
+#[derive(clap::Args)]
+struct SubjectArguments {
+    /// What is known of them.
+    #[arg(value_parser = ["client-id", "user", "address"])]
+    kind: String,
+    /// Who it is. An address may be followed by a number of bits, as in 10.0.0.0/8; it is shut out before a
+    /// handshake.
+    who: String,
+}
+
+impl BanArguments {
+    /// Bans.
+    pub fn run(self) -> Result<(), Failure> {
+        let subject = self.subject.subject()?;
+        let ban = BanRequest { subject, for_s: self.for_s, why: self.why };
+        answered(&self.folder, &Request::Ban(ban))
+    }
+}
+
+impl UnbanArguments {
+    /// Takes a ban back.
+    pub fn run(self) -> Result<(), Failure> {
+        answered(&self.folder, &Request::Unban(self.subject.subject()?))
+    }
+}
+
+impl BansArguments {
+    /// Lists bans.
+    pub fn run(self) -> Result<(), Failure> {
+        answered(&self.folder, &Request::Bans)
+    }
+}
+
+impl ReloadArguments {
+    /// Has the configuration read again.
+    pub fn run(self) -> Result<(), Failure> {
+        answered(&self.folder, &Request::Reload)
+    }
+}
+
+impl SubjectArguments {
+    fn subject(self) -> Result<Subject, Failure> {
+        Subject::of(&self.kind, self.who).map_err(|what| Failure::usage(format!("WHO: {what}")))
+    }
+}
+
+/// Asks the broker and prints what it says.
+fn answered(folder: &Path, request: &Request) -> Result<(), Failure> {
+    let answer = asked_in_turn(folder, request)?.ok_or_else(|| nobody(folder))?;
     crate::print(&answer.text)
 }
 
@@ -89,27 +128,8 @@ fn asked_in_turn(folder: &Path, request: &Request) -> Result<Option<Answer>, Fai
     }
 }
 
-fn subject(command: &str, kind: &str, who: &str) -> Result<Subject, Failure> {
-    Subject::of(kind, who.to_owned())
-        .map_err(|what| wrong(command, &format!("cannot do that: {what}")))
-}
-
-fn options_of(options: &[&str]) -> Result<(Option<u64>, String), Failure> {
-    let (mut for_s, mut why) = (None, String::new());
-    let mut rest = options.iter();
-    while let Some(&option) = rest.next() {
-        let value =
-            rest.next().ok_or_else(|| wrong("ban", &format!("wants a value for {option}")))?;
-        match option {
-            "--for" => for_s = Some(seconds(value)?),
-            "--why" => why = (*value).to_owned(),
-            _ => return Err(wrong("ban", &format!("has no option {option}"))),
-        }
-    }
-    Ok((for_s, why))
-}
-
-fn seconds(text: &str) -> Result<u64, Failure> {
+/// A number with the letter of its unit.
+fn seconds(text: &str) -> Result<u64, String> {
     let unit = |unit: char| match unit {
         's' => Some(1),
         'm' => Some(60),
@@ -120,12 +140,7 @@ fn seconds(text: &str) -> Result<u64, Failure> {
     let parsed = text.char_indices().last().and_then(|(at, last)| {
         text[..at].parse::<u64>().ok()?.checked_mul(unit(last)?).filter(|&seconds| seconds > 0)
     });
-    let what = format!("cannot ban for {text:?}; write a number and s, m, h or d, as in 12h");
-    parsed.ok_or_else(|| wrong("ban", &what))
-}
-
-fn wrong(command: &str, what: &str) -> Failure {
-    Failure::usage(format!("{command} {what}; petrelctl ban --help explains it"))
+    parsed.ok_or_else(|| "write a number and s, m, h or d, as in 12h".to_owned())
 }
 
 fn nobody(folder: &Path) -> Failure {

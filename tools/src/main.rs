@@ -1,4 +1,7 @@
 //! `petrelctl`: what people type to talk to a broker.
+//!
+//! A command is a file with a struct of its arguments, which says in its own words what it does, and a
+//! line in [`Command`] and in [`Command::run`].
 #![forbid(unsafe_code)]
 
 mod backup;
@@ -10,40 +13,78 @@ mod json;
 mod options;
 mod passwd;
 mod publish;
+mod shell;
 mod storage;
 mod subscribe;
+mod usage;
 
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use clap::Parser as _;
+
 use failure::Failure;
 
-const HELP: &str = "\
-petrelctl talks to an MQTT broker.
+/// Talks to an MQTT broker, and to Petrel about itself.
+#[derive(clap::Parser)]
+#[command(
+    name = "petrelctl",
+    version,
+    max_term_width = 100,
+    args_override_self = true,
+    arg_required_else_help = false
+)]
+struct CommandLine {
+    /// Say nothing about errors; the exit code still does.
+    #[arg(long, global = true, help_heading = "Other", display_order = 1000)]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
 
-Usage: petrelctl COMMAND [OPTIONS]
+/// What can be done.
+#[derive(clap::Subcommand)]
+enum Command {
+    Pub(options::publish::PublishArguments),
+    Sub(options::subscribe::SubscribeArguments),
+    Passwd(passwd::PasswdArguments),
+    Ban(ban::BanArguments),
+    Unban(ban::UnbanArguments),
+    Bans(ban::BansArguments),
+    Reload(ban::ReloadArguments),
+    Storage(storage::StorageArguments),
+    Backup(backup::BackupArguments),
+    Restore(backup::RestoreArguments),
+    Completions(shell::CompletionsArguments),
+    Man(shell::ManArguments),
+}
 
-Commands:
-  pub       publish messages
-  sub       subscribe and print what arrives
-  passwd    set the passwords of users in a file
-  ban       shut a client identifier, user or address out of a broker that runs
-  unban     let it in again
-  bans      list who is shut out
-  reload    have a broker that runs read its configuration again
-  storage   look at what a broker keeps
-  backup    write everything that a broker keeps into a folder
-  restore   make a broker's folder out of a backup
-
-petrelctl COMMAND --help explains the options of a command.
-";
+impl Command {
+    fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Pub(arguments) => publish::run(&arguments.options()?),
+            Self::Sub(arguments) => subscribe::run(&arguments.options()?),
+            Self::Passwd(arguments) => arguments.run(),
+            Self::Ban(arguments) => arguments.run(),
+            Self::Unban(arguments) => arguments.run(),
+            Self::Bans(arguments) => arguments.run(),
+            Self::Reload(arguments) => arguments.run(),
+            Self::Storage(arguments) => arguments.run(),
+            Self::Backup(arguments) => arguments.run(),
+            Self::Restore(arguments) => arguments.run(),
+            Self::Completions(arguments) => arguments.run(),
+            Self::Man(arguments) => arguments.run(),
+        }
+    }
+}
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    let command = arguments.next().unwrap_or_default();
-    let quiet = std::env::args_os().any(|argument| argument == "--quiet");
-    match run(&command.to_string_lossy(), arguments.collect()) {
+    let (quiet, done) = match CommandLine::try_parse() {
+        Ok(line) => (line.quiet, line.command.run()),
+        // What could not be read to its end may ask for silence all the same.
+        Err(error) => (std::env::args_os().any(|it| it == "--quiet"), usage::answer(&error)),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !quiet {
@@ -52,30 +93,6 @@ fn main() -> ExitCode {
             }
             ExitCode::from(failure.exit_code)
         }
-    }
-}
-
-fn run(command: &str, arguments: Vec<OsString>) -> Result<(), Failure> {
-    match command {
-        "pub" => match options::publish::parse(arguments)? {
-            Some(options) => publish::run(&options),
-            None => print(options::publish::HELP),
-        },
-        "sub" => match options::subscribe::parse(arguments)? {
-            Some(options) => subscribe::run(&options),
-            None => print(options::subscribe::HELP),
-        },
-        "passwd" => passwd::run(&arguments),
-        "ban" | "unban" | "bans" | "reload" => ban::run(command, &arguments),
-        "storage" => storage::run(&arguments),
-        "backup" => backup::run_backup(&arguments),
-        "restore" => backup::run_restore(&arguments),
-        "--help" | "-h" | "help" => print(HELP),
-        "--version" | "-V" => print(concat!("petrelctl ", env!("CARGO_PKG_VERSION"), "\n")),
-        "" => Err(Failure::usage("no command is given; petrelctl --help lists them")),
-        other => Err(Failure::usage(format!(
-            "there is no command {other:?}; petrelctl --help lists them"
-        ))),
     }
 }
 

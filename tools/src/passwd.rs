@@ -1,6 +1,5 @@
 //! `petrelctl passwd`: writes files of users.
 
-use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
@@ -13,120 +12,88 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::failure::Failure;
 
-pub const HELP: &str = "\
-petrelctl passwd writes a file of users for [[authenticator]] kind = \"passwords\".
-
-Usage: petrelctl passwd FILE USER [OPTIONS]     sets a user's password; makes the file if there is none
-       petrelctl passwd FILE USER --delete      takes the user out
-       petrelctl passwd FILE --check            says whether a broker can read the file
-       petrelctl passwd FILE USER --scram ...   the same for a file of kind = \"scram\"
-
-The password is asked for twice, or read from stdin up to the first line feed if that is no terminal. It is kept as an
-argon2id hash. A broker reads the file again on SIGHUP.
-
-Options:
-  --groups A,B       the groups that the user is in; none without it for a new user, those it was in otherwise
-  --memory KIB       memory that a check of this password takes (19456)
-  --passes N         passes over it (2)
-  --scram            the file is for [[authenticator]] kind = \"scram\": it has verifiers instead of hashes
-  --delete           takes the user out
-  --check            reads the file and changes nothing
-";
+/// Set the passwords of users in a file for [[authenticator]] kind = "passwords", or "scram".
+#[derive(clap::Args)]
+#[command(after_help = "\
+The password is asked for twice, or read from stdin up to the first line feed if that is no terminal. It is kept as \
+an argon2id hash. A broker reads the file again on SIGHUP.")]
+pub struct PasswdArguments {
+    /// The file of users; is made if there is none.
+    file: PathBuf,
+    /// Whose password it is.
+    #[arg(required_unless_present = "check")]
+    user: Option<String>,
+    /// The groups that the user is in; none without it for a new user, those it was in otherwise.
+    #[arg(long, value_name = "A,B")]
+    groups: Option<String>,
+    /// Memory that a check of this password takes.
+    #[arg(long, value_name = "KIB", default_value_t = Cost::default().memory_kib)]
+    memory: u32,
+    /// Passes over it.
+    #[arg(long, value_name = "N", default_value_t = Cost::default().passes)]
+    passes: u32,
+    /// The file is for kind = "scram": it has verifiers instead of hashes.
+    #[arg(long)]
+    scram: bool,
+    /// Take the user out.
+    #[arg(long)]
+    delete: bool,
+    /// Say whether a broker can read the file, and change nothing.
+    #[arg(long)]
+    check: bool,
+}
 
 /// Longer passwords have no place in a CONNECT.
 const PASSWORD_BYTES_MAX: u64 = 65_535;
 /// Only its owner may read a file of hashes.
 const MODE: u32 = 0o600;
 
-#[derive(Default)]
-struct Options {
-    file: Option<PathBuf>,
-    user: Option<String>,
-    groups: Option<String>,
-    cost: Cost,
-    delete: bool,
-    check: bool,
-    scram: bool,
-}
-
-pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
-    let Some(options) = parse(arguments)? else { return crate::print(HELP) };
-    let Options { file: Some(file), user, groups, cost, delete, check, scram } = options else {
-        return Err(Failure::usage("passwd wants a file; petrelctl passwd --help explains it"));
-    };
-    let old = match fs::read_to_string(&file) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !check && !delete => None,
-        Err(error) => return Err(unusable(&file, &error)),
-    };
-    let text = old.clone().unwrap_or_default();
-    let users = check_text(&file, &text, scram)?;
-    if check {
-        return crate::print(&format!("{}: {users} users, nothing is wrong\n", file.display()));
-    }
-    let Some(user) = user else {
-        return Err(Failure::usage("passwd wants a user; petrelctl passwd --help explains it"));
-    };
-    let before = text.lines().find(|line| is_of(line, &user));
-    if delete {
-        if before.is_none() {
-            let what = format!("{}: there is no user {user:?}", file.display());
-            return Err(Failure::new(what));
+impl PasswdArguments {
+    /// Changes the file, or checks it.
+    pub fn run(self) -> Result<(), Failure> {
+        let Self { file, user, groups, memory, passes, scram, delete, check } = self;
+        let cost = Cost { memory_kib: memory, passes };
+        let old = match fs::read_to_string(&file) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !check && !delete => None,
+            Err(error) => return Err(unusable(&file, &error)),
+        };
+        let text = old.clone().unwrap_or_default();
+        let users = check_text(&file, &text, scram)?;
+        if check {
+            return crate::print(&format!("{}: {users} users, nothing is wrong\n", file.display()));
         }
-        return write(&file, &replaced(&text, &user, None), old.is_some());
-    }
-    if user.is_empty() || user.contains([':', '\n', '\r', '\0']) || user.starts_with('#') {
-        let why =
-            "a user name is not empty, holds no colon, line feed or zero, and begins with no #";
-        return Err(Failure::usage(why));
-    }
-    let groups = groups.or_else(|| before?.splitn(3, ':').nth(2).map(str::to_owned));
-    let password = ask()?;
-    let hash = match scram {
-        true => Verifier::make(&password)
-            .ok_or_else(|| Failure::new("the system gives no random numbers"))?
-            .to_string(),
-        false => hash(&password, cost).map_err(Failure::new)?,
-    };
-    let mut line = format!("{user}:{hash}");
-    if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
-        line = format!("{line}:{groups}");
-    }
-    let new = replaced(&text, &user, Some(&line));
-    check_text(&file, &new, scram)?;
-    write(&file, &new, old.is_some())
-}
-
-fn parse(arguments: &[OsString]) -> Result<Option<Options>, Failure> {
-    use lexopt::Arg::{Long, Short, Value};
-    let mut options = Options::default();
-    let mut parser = lexopt::Parser::from_args(arguments);
-    let wrong = |error: lexopt::Error| Failure::usage(error.to_string());
-    let value = |parser: &mut lexopt::Parser| {
-        let value = parser.value().map_err(wrong)?;
-        value.into_string().map_err(|_| Failure::usage("the value of an option must be UTF-8"))
-    };
-    let number = |text: String| {
-        text.parse().map_err(|_| Failure::usage(format!("{text:?} is no number that can be")))
-    };
-    while let Some(argument) = parser.next().map_err(wrong)? {
-        match argument {
-            Short('h') | Long("help") => return Ok(None),
-            Long("groups") => options.groups = Some(value(&mut parser)?),
-            Long("memory") => options.cost.memory_kib = number(value(&mut parser)?)?,
-            Long("passes") => options.cost.passes = number(value(&mut parser)?)?,
-            Long("delete") => options.delete = true,
-            Long("check") => options.check = true,
-            Long("scram") => options.scram = true,
-            Value(file) if options.file.is_none() => options.file = Some(file.into()),
-            Value(user) if options.user.is_none() => {
-                let user = user.into_string();
-                options.user = Some(user.map_err(|_| Failure::usage("a user name is UTF-8"))?);
+        // Without --check there is one.
+        let user = user.unwrap_or_default();
+        let before = text.lines().find(|line| is_of(line, &user));
+        if delete {
+            if before.is_none() {
+                let what = format!("{}: there is no user {user:?}", file.display());
+                return Err(Failure::new(what));
             }
-            other => return Err(wrong(other.unexpected())),
+            return write(&file, &replaced(&text, &user, None), old.is_some());
         }
+        if user.is_empty() || user.contains([':', '\n', '\r', '\0']) || user.starts_with('#') {
+            let why =
+                "a user name is not empty, holds no colon, line feed or zero, and begins with no #";
+            return Err(Failure::usage(why));
+        }
+        let groups = groups.or_else(|| before?.splitn(3, ':').nth(2).map(str::to_owned));
+        let password = ask()?;
+        let hash = match scram {
+            true => Verifier::make(&password)
+                .ok_or_else(|| Failure::new("the system gives no random numbers"))?
+                .to_string(),
+            false => hash(&password, cost).map_err(Failure::new)?,
+        };
+        let mut line = format!("{user}:{hash}");
+        if let Some(groups) = groups.filter(|groups| !groups.is_empty()) {
+            line = format!("{line}:{groups}");
+        }
+        let new = replaced(&text, &user, Some(&line));
+        check_text(&file, &new, scram)?;
+        write(&file, &new, old.is_some())
     }
-    Ok(Some(options))
 }
 
 /// How many users a text has, if a broker can read it.

@@ -1,6 +1,5 @@
 //! `petrelctl storage`: looks at what a broker keeps, while it runs or not.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,62 +9,80 @@ use petrel_storage::{DiskOptions, DiskStore, check};
 
 use crate::failure::Failure;
 
-pub const HELP: &str = "\
-petrelctl storage looks at the folder in which a broker keeps things, while the broker runs or not.
+/// Look at the folder in which a broker keeps things, while the broker runs or not.
+#[derive(clap::Args)]
+#[command(
+    after_help = "\
+Exit codes: 0 nothing is wrong or it is mended, 1 something cannot be read, or wrong usage, 3 the folder is in use, \
+holds nothing, or the disk fails.",
+    arg_required_else_help = false
+)]
+pub struct StorageArguments {
+    #[command(subcommand)]
+    command: StorageCommand,
+}
 
-Usage: petrelctl storage check FOLDER
-       petrelctl storage stat FOLDER
-       petrelctl storage repair FOLDER [--yes]
-
-FOLDER is the `path` of [storage] in the broker's configuration.
-
-  check   reads everything and says what is there and what cannot be read; a journal whose end
-          was torn by a failure is cut there, as the broker would do; a broker that runs reads what
-          it keeps at the moment, and goes on
-  stat    what it takes of the disk
-  repair  says what is damaged, what can be read and what is lost; with --yes it makes a new folder of
-          all that can be read, and keeps the damaged one beside it. The broker must not run. The
-          disk must have room for twice what can be read
-
-Exit codes: 0 nothing is wrong or it is mended, 1 something cannot be read, or wrong usage, 3 the folder is in use,
-holds nothing, or the disk fails.
-";
+#[derive(clap::Subcommand)]
+enum StorageCommand {
+    /// Read everything and say what is there and what cannot be read.
+    #[command(
+        after_help = "A journal whose end was torn by a failure is cut there, as the broker would do. A broker \
+                            that runs reads what it keeps at the moment, and goes on."
+    )]
+    Check {
+        /// The `path` of [storage] in the broker's configuration.
+        folder: PathBuf,
+    },
+    /// Say what it takes of the disk.
+    Stat {
+        /// The `path` of [storage] in the broker's configuration.
+        folder: PathBuf,
+    },
+    /// Say what is damaged, what can be read and what is lost, and mend it if that is wanted.
+    #[command(
+        after_help = "The broker must not run, and the disk must have room for twice what can be read."
+    )]
+    Repair {
+        /// The `path` of [storage] in the broker's configuration.
+        folder: PathBuf,
+        /// Make a new folder of all that can be read, and keep the damaged one beside it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
 
 /// The folder cannot be looked at.
 pub const UNUSABLE: u8 = 3;
 
 /// What is asked of a folder.
+#[derive(Clone, Copy)]
 enum Asked {
     Check,
     Stat,
 }
 
-pub fn run(arguments: &[OsString]) -> Result<(), Failure> {
-    let (asked, folder) = match arguments {
-        [help] if help == "--help" || help == "-h" => return crate::print(HELP),
-        [what, folder] if what == "check" => (Asked::Check, PathBuf::from(folder)),
-        [what, folder] if what == "stat" => (Asked::Stat, PathBuf::from(folder)),
-        [what, folder] if what == "repair" => return repair(Path::new(folder), false),
-        [what, yes, folder] | [what, folder, yes] if what == "repair" && yes == "--yes" => {
-            return repair(Path::new(folder), true);
+impl StorageArguments {
+    /// Looks, or mends.
+    pub fn run(self) -> Result<(), Failure> {
+        match self.command {
+            StorageCommand::Check { folder } => look(Asked::Check, &folder),
+            StorageCommand::Stat { folder } => look(Asked::Stat, &folder),
+            StorageCommand::Repair { folder, yes } => repair(&folder, yes),
         }
-        _ => {
-            return Err(Failure::usage(
-                "storage wants check, stat or repair, and a folder; petrelctl storage --help explains \
-                 them",
-            ));
-        }
-    };
+    }
+}
+
+fn look(asked: Asked, folder: &Path) -> Result<(), Failure> {
     let request = match asked {
         Asked::Check => Request::Check,
         Asked::Stat => Request::Stat,
     };
     let mut faults = 0;
-    if let Some(answer) = self::asked(&folder, &request)? {
+    if let Some(answer) = self::asked(folder, &request)? {
         faults = answer.faults;
         crate::print(&answer.text)?;
     } else {
-        for lane in lanes(&folder)? {
+        for lane in lanes(folder)? {
             let text = match asked {
                 Asked::Check => {
                     let report = check(&lane, DiskOptions::default()).map_err(unusable)?;

@@ -1,6 +1,10 @@
 //! `-D PACKET NAME VALUE`: MQTT 5 properties from the command line.
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+
 use bytes::Bytes;
+use clap::error::ErrorKind;
 use petrel_proto::{
     ConnectProperties, MessageProperties, PayloadFormat, PublishProperties, Text, TopicName,
     UserProperties, varint,
@@ -61,12 +65,74 @@ impl PacketKind {
     }
 }
 
+/// `-D`, of which each has three values, and a user property four: that is beyond clap's attributes.
+impl clap::Args for PropertyList {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.arg(
+            clap::Arg::new("property")
+                .short('D')
+                .long("property")
+                .value_names(["PACKET", "NAME", "VALUE", "VALUE"])
+                .num_args(3..=4)
+                .allow_negative_numbers(true)
+                .action(clap::ArgAction::Append)
+                .value_parser(clap::value_parser!(OsString))
+                .help(
+                    "An MQTT 5 property, as in -D publish content-type text/plain or \
+                     -D connect user-property NAME VALUE; may be repeated",
+                ),
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for PropertyList {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let mut list = Self::default();
+        list.update_from_arg_matches(matches)?;
+        Ok(list)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        for words in matches.get_occurrences::<OsString>("property").into_iter().flatten() {
+            self.add_words(&words.collect::<Vec<_>>())
+                .map_err(|what| clap::Error::raw(ErrorKind::ValueValidation, what))?;
+        }
+        Ok(())
+    }
+}
+
 impl PropertyList {
+    /// Adds what one `-D` says.
+    fn add_words(&mut self, words: &[&OsString]) -> Result<(), String> {
+        let utf8 = |word: &OsString| {
+            word.to_str().map(str::to_owned).ok_or_else(|| "-D: the value is not UTF-8".to_owned())
+        };
+        let (packet, name, value, second) = match *words {
+            [packet, name, value] => (utf8(packet)?, utf8(name)?, value, None),
+            [packet, name, value, second] => {
+                (utf8(packet)?, utf8(name)?, value, Some(utf8(second)?))
+            }
+            _ => return Err("-D needs a packet, a name and a value".to_owned()),
+        };
+        let said = format!("-D {packet} {name}");
+        match (&second, name == "user-property") {
+            (Some(_), true) | (None, false) => {}
+            (None, true) => return Err(format!("{said} needs a name and a value")),
+            (Some(_), false) => return Err(format!("{said} needs one value, not two")),
+        }
+        self.add(&packet, &name, value.as_bytes().to_vec(), second)
+            .map_err(|what| format!("{said}: {what}"))
+    }
+
     /// Adds one property; `second` is the value of a user property, whose name is `value`.
     ///
     /// # Errors
     /// What is wrong with it, in words.
-    pub fn add(
+    fn add(
         &mut self,
         packet: &str,
         name: &str,

@@ -9,37 +9,62 @@ use std::time::Duration;
 use bytes::Bytes;
 use petrel_proto::{Qos, TopicName};
 
-use super::common::{self, Common, CommonArguments};
+use super::common::{Common, CommonArguments};
 use super::properties::PacketKind;
-use super::{Arguments, text};
+use super::{bytes, qos, seconds, topic_name};
 use crate::failure::Failure;
 
-/// What `petrelctl pub --help` prints.
-pub const HELP: &str = concat!(
-    "\
-petrelctl pub publishes messages.
-
-Usage: petrelctl pub [-h HOST] [-p PORT] -t TOPIC {-m TEXT | -f FILE | -s | -l | -n} [OPTIONS]
-
-What is published:
-  -t, --topic TOPIC
-  -m, --message TEXT
-  -f, --file FILE         the whole file as one message
-  -s, --stdin-file        all of stdin as one message
-  -l, --stdin-line        each line of stdin as a message
-  -n, --null-message      an empty message; with -r it clears what is retained
-  -q, --qos QOS           0 (default), 1 or 2
-  -r, --retain            the broker keeps the message for later subscribers
-      --repeat COUNT      publish that many times
-      --repeat-delay SECONDS
-                          wait between repetitions
-  -M, --max-inflight COUNT
-                          QoS 1 and 2 messages on the way at once; default 20
-  -W SECONDS              give up after this time
-
-",
-    include_str!("common_help.txt")
-);
+/// Publish messages.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "petrelctl pub [-h HOST] [-p PORT] -t TOPIC {-m TEXT | -f FILE | -s | -l | -n} [OPTIONS]",
+    next_help_heading = "What is published",
+    group = clap::ArgGroup::new("source").required(true),
+    after_help = super::common::EXIT_CODES
+)]
+pub struct PublishArguments {
+    /// Where it goes.
+    #[arg(short, long, value_parser = topic_name, allow_hyphen_values = true)]
+    topic: Option<TopicName>,
+    /// This text.
+    #[arg(short, long, value_name = "TEXT", group = "source", allow_hyphen_values = true)]
+    message: Option<OsString>,
+    /// The whole file as one message.
+    #[arg(short, long, group = "source")]
+    file: Option<PathBuf>,
+    /// All of stdin as one message.
+    #[arg(short, long, group = "source")]
+    stdin_file: bool,
+    /// Each line of stdin as a message.
+    #[arg(short = 'l', long, group = "source")]
+    stdin_line: bool,
+    /// An empty message; with -r it clears what is retained.
+    #[arg(short, long, group = "source")]
+    null_message: bool,
+    /// 0 (default), 1 or 2.
+    #[arg(short, long, value_parser = qos, default_value = "0", hide_default_value = true)]
+    qos: Qos,
+    /// The broker keeps the message for later subscribers.
+    #[arg(short, long)]
+    retain: bool,
+    /// Publish that many times.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..),
+          conflicts_with = "stdin_line")]
+    repeat: Option<u64>,
+    /// Wait between repetitions.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with = "stdin_line")]
+    repeat_delay: Option<Duration>,
+    /// QoS 1 and 2 messages on the way at once.
+    #[arg(short = 'M', long, value_name = "COUNT", default_value_t = 20,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    max_inflight: u16,
+    /// Give up after this time.
+    #[arg(short = 'W', value_name = "SECONDS", value_parser = seconds)]
+    time_limit: Option<Duration>,
+    #[command(flatten)]
+    common: CommonArguments,
+}
 
 /// Where the messages come from.
 #[derive(Debug, Clone)]
@@ -82,64 +107,47 @@ enum Wanted {
     Lines,
 }
 
-/// Reads the command line, and the file or stdin that it names; `None` if it asks for help.
-///
-/// # Errors
-/// What is wrong, in one sentence.
-pub fn parse(arguments: Vec<OsString>) -> Result<Option<PublishOptions>, Failure> {
-    let mut arguments = Arguments::new(arguments);
-    let mut shared = CommonArguments::default();
-    let (mut topic, mut wanted) = (None, Vec::new());
-    let (mut qos, mut retain) = (Qos::AtMostOnce, false);
-    let (mut count, mut pause, mut inflight_maximum) = (None, None, 20);
-    while let Some(option) = arguments.next()? {
-        if shared.take(&option, &mut arguments)? {
-            continue;
-        }
-        match option.as_str() {
-            "-t" | "--topic" => topic = Some(arguments.text()?),
-            "-m" | "--message" => wanted.push(Wanted::Message(arguments.bytes()?.into())),
-            "-f" | "--file" => wanted.push(Wanted::File(arguments.value()?.into())),
-            "-s" | "--stdin-file" => wanted.push(Wanted::Stdin),
-            "-l" | "--stdin-line" => wanted.push(Wanted::Lines),
-            "-n" | "--null-message" => wanted.push(Wanted::Message(Bytes::new())),
-            "-q" | "--qos" => qos = arguments.qos()?,
-            "-r" | "--retain" => retain = true,
-            "--repeat" => count = Some(arguments.number(1, u64::MAX)?),
-            "--repeat-delay" => pause = Some(common::seconds(&mut arguments)?),
-            "-M" | "--max-inflight" => inflight_maximum = arguments.number(1, u16::MAX)?,
-            "--help" => return Ok(None),
-            _ => return Err(arguments.unknown("petrelctl pub")),
+impl PublishArguments {
+    /// Checks the whole, and reads the file or stdin that it names.
+    ///
+    /// # Errors
+    /// What is wrong, in one sentence.
+    pub fn options(self) -> Result<PublishOptions, Failure> {
+        let wanted = self.wanted();
+        let topic = match (self.topic, self.common.broker.url_topic()) {
+            (Some(topic), _) => topic,
+            (None, Some(from_url)) => topic_name(from_url)
+                .map_err(|what| Failure::usage(format!("the topic of -L: {what}")))?,
+            (None, None) => return Err(Failure::usage("pub needs a topic (-t)")),
+        };
+        let mut common = self.common.finish(&[PacketKind::Publish])?;
+        common.time_limit = self.time_limit;
+        let source = match wanted {
+            Wanted::Lines => Source::Lines,
+            other => Source::Repeated {
+                payload: payload(other)?,
+                count: self.repeat.unwrap_or(1),
+                pause: self.repeat_delay.unwrap_or_default(),
+            },
+        };
+        let (qos, retain, inflight_maximum) = (self.qos, self.retain, self.max_inflight);
+        Ok(PublishOptions { common, topic, source, qos, retain, inflight_maximum })
+    }
+
+    /// The one source that is given; that there is one is a rule of the command line.
+    fn wanted(&self) -> Wanted {
+        if let Some(text) = &self.message {
+            Wanted::Message(bytes(text))
+        } else if let Some(file) = &self.file {
+            Wanted::File(file.clone())
+        } else if self.stdin_file {
+            Wanted::Stdin
+        } else if self.stdin_line {
+            Wanted::Lines
+        } else {
+            Wanted::Message(Bytes::new())
         }
     }
-    let topic = match (topic, shared.url_topic.take()) {
-        (Some(topic), _) => topic,
-        (None, Some(from_url)) => text(&from_url).map_err(Failure::usage)?,
-        (None, None) => return Err(Failure::usage("pub needs a topic (-t)")),
-    };
-    let topic = common::topic_name("-t", topic)?;
-    let common = shared.finish(&[PacketKind::Publish])?;
-    let wanted = match (wanted.pop(), wanted.is_empty()) {
-        (Some(wanted), true) => wanted,
-        (None, _) => {
-            return Err(Failure::usage("pub needs a message: -m TEXT, -f FILE, -s, -l or -n"));
-        }
-        (Some(_), false) => {
-            return Err(Failure::usage("-m, -f, -s, -l and -n exclude each other"));
-        }
-    };
-    if matches!(wanted, Wanted::Lines) && (count.is_some() || pause.is_some()) {
-        return Err(Failure::usage("--repeat and --repeat-delay do not go with -l"));
-    }
-    let source = match wanted {
-        Wanted::Lines => Source::Lines,
-        other => Source::Repeated {
-            payload: payload(other)?,
-            count: count.unwrap_or(1),
-            pause: pause.unwrap_or_default(),
-        },
-    };
-    Ok(Some(PublishOptions { common, topic, source, qos, retain, inflight_maximum }))
 }
 
 /// More than any MQTT packet holds.

@@ -1,56 +1,94 @@
 //! The command line of `petrelctl sub`.
 
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::time::Duration;
 
-use petrel_proto::{RetainHandling, SubscriptionOptions, Text, TopicFilter};
+use petrel_proto::{Qos, RetainHandling, SubscriptionOptions, TopicFilter};
 
 use super::common::{Common, CommonArguments};
 use super::properties::PacketKind;
-use super::{Arguments, text};
+use super::{qos, seconds, topic_filter};
 use crate::failure::Failure;
 use crate::format::Format;
 
-/// What `petrelctl sub --help` prints.
-pub const HELP: &str = concat!(
-    "\
-petrelctl sub subscribes and prints what arrives.
+/// Subscribe and print what arrives.
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    override_usage = "petrelctl sub [-h HOST] [-p PORT] -t FILTER... [OPTIONS]",
+    next_help_heading = "What is subscribed to",
+    after_help = format!("When the connection is lost it ends with exit code 1; it does not connect again.\n\n{}",
+                         super::common::EXIT_CODES)
+)]
+pub struct SubscribeArguments {
+    /// May be repeated; $share/NAME/FILTER shares the messages of a group.
+    #[arg(short, long = "topic", value_name = "FILTER", value_parser = topic_filter,
+          allow_hyphen_values = true)]
+    topics: Vec<TopicFilter>,
+    /// 0 (default), 1 or 2.
+    #[arg(short, long, value_parser = qos, default_value = "0", hide_default_value = true)]
+    qos: Qos,
+    /// End a subscription of a kept session; may be repeated.
+    #[arg(short = 'U', long, value_name = "FILTER", value_parser = topic_filter,
+          allow_hyphen_values = true)]
+    unsubscribe: Vec<TopicFilter>,
+    /// No messages that were retained before.
+    #[arg(short = 'R', conflicts_with = "retained_only")]
+    hide_retained: bool,
+    /// Retained messages always (0), for a new subscription (1), never (2).
+    #[arg(long, value_name = "0|1|2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    retain_handling: Option<u8>,
+    /// Keep the retain flag as the publisher set it.
+    #[arg(long)]
+    retain_as_published: bool,
+    /// Not what this client published itself.
+    #[arg(long)]
+    no_local: bool,
+    #[command(flatten)]
+    print: PrintArguments,
+    #[command(flatten)]
+    common: CommonArguments,
+}
 
-Usage: petrelctl sub [-h HOST] [-p PORT] -t FILTER... [OPTIONS]
-
-What is subscribed to:
-  -t, --topic FILTER      may be repeated; $share/NAME/FILTER shares the messages of a group
-  -q, --qos QOS           0 (default), 1 or 2
-  -U, --unsubscribe FILTER
-                          end a subscription of a kept session; may be repeated
-  -R                      no messages that were retained before
-      --retain-handling 0|1|2
-                          retained messages always (0), for a new subscription (1), never (2)
-      --retain-as-published
-                          keep the retain flag as the publisher set it
-      --no-local          not what this client published itself
-
-What is printed:
-  -v, --verbose           the topic before each message
-  -F, --format FORMAT     %t topic, %p payload, %x payload in hexadecimal, %q QoS, %r retained,
-                          %l length, %m packet identifier, %I time, %U seconds since 1970,
-                          %j JSON, %J JSON with the payload as JSON, @X as in date +%X;
-                          of MQTT 5: %A topic alias, %C content type, %D correlation data,
-                          %E expiry, %F payload format, %P user properties, %R response topic,
-                          %S subscription identifiers; %10t and %-10t pad, \\n \\t \\0 are escapes
-  -N                      no end of line after a message
-      --pretty            JSON on several lines
-  -T, --filter-out FILTER nothing from these topics; may be repeated
-      --retained-only     only retained messages, and end with the first other one
-      --remove-retained   clear each retained message that arrives
-  -C, --count COUNT       end after so many messages
-  -W SECONDS              end after this time, with exit code 27
-  -E                      end once the broker has acknowledged the subscriptions
-
-When the connection is lost it ends with exit code 1; it does not connect again.
-
-",
-    include_str!("common_help.txt")
-);
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "What is printed")]
+struct PrintArguments {
+    /// The topic before each message.
+    #[arg(short, long)]
+    verbose: bool,
+    /// %t topic, %p payload, %x payload in hexadecimal, %q QoS, %r retained, %l length, %m packet identifier, %I time,
+    /// %U seconds since 1970, %j JSON, %J JSON with the payload as JSON, @X as in date +%X; of MQTT 5: %A topic alias,
+    /// %C content type, %D correlation data, %E expiry, %F payload format, %P user properties, %R response topic, %S
+    /// subscription identifiers; %10t and %-10t pad, \n \t \0 are escapes.
+    #[arg(short = 'F', long, allow_hyphen_values = true)]
+    format: Option<OsString>,
+    /// No end of line after a message.
+    #[arg(short = 'N')]
+    no_newline: bool,
+    /// JSON on several lines.
+    #[arg(long)]
+    pretty: bool,
+    /// Nothing from these topics; may be repeated.
+    #[arg(short = 'T', long, value_name = "FILTER", value_parser = topic_filter,
+          allow_hyphen_values = true)]
+    filter_out: Vec<TopicFilter>,
+    /// Only retained messages, and end with the first other one.
+    #[arg(long)]
+    retained_only: bool,
+    /// Clear each retained message that arrives.
+    #[arg(long)]
+    remove_retained: bool,
+    /// End after so many messages.
+    #[arg(short = 'C', long, value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// End after this time, with exit code 27.
+    #[arg(short = 'W', value_name = "SECONDS", value_parser = seconds)]
+    time_limit: Option<Duration>,
+    /// End once the broker has acknowledged the subscriptions.
+    #[arg(short = 'E')]
+    only_subscribe: bool,
+}
 
 /// What `petrelctl sub` is asked to do.
 #[derive(Debug, Clone)]
@@ -88,99 +126,80 @@ pub enum Retained {
     Only,
 }
 
-/// Reads the command line; `None` if it asks for help.
-///
-/// # Errors
-/// What is wrong, in one sentence.
-pub fn parse(arguments: Vec<OsString>) -> Result<Option<SubscribeOptions>, Failure> {
-    let mut arguments = Arguments::new(arguments);
-    let mut shared = CommonArguments::default();
-    let (mut filters, mut unsubscribe, mut filter_out) = (Vec::new(), Vec::new(), Vec::new());
-    let mut subscription = SubscriptionOptions::default();
-    let (mut format, mut verbose, mut newline, mut pretty) = (None, false, true, false);
-    let (mut hide_retained, mut only_retained, mut remove_retained) = (false, false, false);
-    let (mut count, mut only_subscribe, mut v5_option) = (None, false, None);
-    while let Some(option) = arguments.next()? {
-        if shared.take(&option, &mut arguments)? {
-            continue;
+impl SubscribeArguments {
+    /// Checks the whole.
+    ///
+    /// # Errors
+    /// What is wrong, in one sentence.
+    pub fn options(self) -> Result<SubscribeOptions, Failure> {
+        let subscription = self.subscription();
+        let v5_option = [
+            (self.retain_handling.is_some(), "--retain-handling"),
+            (self.retain_as_published, "--retain-as-published"),
+            (self.no_local, "--no-local"),
+        ];
+        let retained = match (self.hide_retained, self.print.retained_only) {
+            (true, _) => Retained::Hidden,
+            (false, true) => Retained::Only,
+            (false, false) => Retained::Shown,
+        };
+        let mut filters = self.topics;
+        if let (true, Some(from_url)) = (filters.is_empty(), self.common.broker.url_topic()) {
+            let filter = topic_filter(from_url);
+            filters
+                .push(filter.map_err(|what| Failure::usage(format!("the topic of -L: {what}")))?);
         }
-        match option.as_str() {
-            "-t" | "--topic" => filters.push(filter("-t", arguments.text()?)?),
-            "-U" | "--unsubscribe" => unsubscribe.push(filter("-U", arguments.text()?)?),
-            "-T" | "--filter-out" => filter_out.push(filter("-T", arguments.text()?)?),
-            "-q" | "--qos" => subscription.qos = arguments.qos()?,
-            "-R" => hide_retained = true,
-            "--retain-handling" => {
-                subscription.retain_handling = match arguments.number(0, 2)? {
-                    0 => RetainHandling::Send,
-                    1 => RetainHandling::SendIfNew,
-                    _ => RetainHandling::DoNotSend,
-                };
-                v5_option = Some(option);
-            }
-            "--retain-as-published" => {
-                subscription.retain_as_published = true;
-                v5_option = Some(option);
-            }
-            "--no-local" => {
-                subscription.no_local = true;
-                v5_option = Some(option);
-            }
-            "-F" | "--format" => format = Some(arguments.bytes()?),
-            "-v" | "--verbose" => verbose = true,
-            "-N" => newline = false,
-            "--pretty" => pretty = true,
-            "--retained-only" => only_retained = true,
-            "--remove-retained" => remove_retained = true,
-            "-C" | "--count" => count = Some(arguments.number(1, u64::MAX)?),
-            "-E" => only_subscribe = true,
-            "--help" => return Ok(None),
-            _ => return Err(arguments.unknown("petrelctl sub")),
+        if filters.is_empty() && self.unsubscribe.is_empty() {
+            return Err(Failure::usage("sub needs a topic filter (-t)"));
+        }
+        let packets = [PacketKind::Subscribe, PacketKind::Unsubscribe];
+        let mut common = self.common.finish(&packets)?;
+        common.time_limit = self.print.time_limit;
+        if let (Some((_, option)), false) =
+            (v5_option.into_iter().find(|&(is_given, _)| is_given), common.version.is_v5())
+        {
+            let what = format!("{option} needs MQTT 5; leave -V out or write -V 5");
+            return Err(Failure::usage(what));
+        }
+        if subscription.no_local && filters.iter().any(TopicFilter::is_shared) {
+            return Err(Failure::usage(
+                "--no-local does not go with a shared subscription [MQTT5-3.8.3-4]",
+            ));
+        }
+        Ok(SubscribeOptions {
+            common,
+            filters,
+            unsubscribe: self.unsubscribe,
+            subscription,
+            format: self.print.format()?,
+            filter_out: self.print.filter_out,
+            retained,
+            remove_retained: self.print.remove_retained,
+            count: self.print.count,
+            only_subscribe: self.print.only_subscribe,
+        })
+    }
+
+    fn subscription(&self) -> SubscriptionOptions {
+        SubscriptionOptions {
+            qos: self.qos,
+            no_local: self.no_local,
+            retain_as_published: self.retain_as_published,
+            retain_handling: match self.retain_handling {
+                None | Some(0) => RetainHandling::Send,
+                Some(1) => RetainHandling::SendIfNew,
+                Some(_) => RetainHandling::DoNotSend,
+            },
         }
     }
-    if let (true, Some(from_url)) = (filters.is_empty(), shared.url_topic.take()) {
-        filters.push(filter("-L", text(&from_url).map_err(Failure::usage)?)?);
-    }
-    if filters.is_empty() && unsubscribe.is_empty() {
-        return Err(Failure::usage("sub needs a topic filter (-t)"));
-    }
-    let common = shared.finish(&[PacketKind::Subscribe, PacketKind::Unsubscribe])?;
-    if let (Some(option), false) = (v5_option, common.version.is_v5()) {
-        return Err(Failure::usage(format!("{option} needs MQTT 5; leave -V out or write -V 5")));
-    }
-    if subscription.no_local && filters.iter().any(TopicFilter::is_shared) {
-        return Err(Failure::usage(
-            "--no-local does not go with a shared subscription [MQTT5-3.8.3-4]",
-        ));
-    }
-    let retained = match (hide_retained, only_retained) {
-        (true, true) => return Err(Failure::usage("-R and --retained-only exclude each other")),
-        (true, false) => Retained::Hidden,
-        (false, true) => Retained::Only,
-        (false, false) => Retained::Shown,
-    };
-    let format = match format {
-        Some(format) => Format::parse(&format, newline, pretty)
-            .map_err(|what| Failure::usage(format!("-F: {what}")))?,
-        None => Format::plain(verbose, newline),
-    };
-    Ok(Some(SubscribeOptions {
-        common,
-        filters,
-        unsubscribe,
-        subscription,
-        format,
-        filter_out,
-        retained,
-        remove_retained,
-        count,
-        only_subscribe,
-    }))
 }
 
-fn filter(option: &str, filter: Text) -> Result<TopicFilter, Failure> {
-    let shown = filter.clone();
-    TopicFilter::new(filter).map_err(|error| {
-        Failure::usage(format!("{option} {shown:?} is not a topic filter: {}", error.what))
-    })
+impl PrintArguments {
+    fn format(&self) -> Result<Format, Failure> {
+        match &self.format {
+            Some(format) => Format::parse(format.as_bytes(), !self.no_newline, self.pretty)
+                .map_err(|what| Failure::usage(format!("-F: {what}"))),
+            None => Ok(Format::plain(self.verbose, !self.no_newline)),
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! `-L`: everything about a connection in one URL.
 
-use super::common::Link;
+use super::broker::Link;
 
 /// The parts of `scheme://[user[:password]@]host[:port][/path]`, percent-decoded where that is
 /// usual.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Url {
     pub tls: bool,
     pub link: Link,

@@ -16,24 +16,44 @@ fn refused(line: &str) -> String {
 #[test]
 fn mistakes_are_found_before_connecting() {
     for (line, expected) in [
-        ("", "no command is given; petrelctl --help lists them"),
-        ("push", "there is no command \"push\"; petrelctl --help lists them"),
+        (
+            "push",
+            "unrecognized subcommand 'push'; a similar subcommand exists: 'pub'; petrelctl --help explains it",
+        ),
         ("pub -m x", "pub needs a topic (-t)"),
-        ("pub -t a", "pub needs a message: -m TEXT, -f FILE, -s, -l or -n"),
-        ("pub -t a -m x -n", "-m, -f, -s, -l and -n exclude each other"),
+        (
+            "pub -t a",
+            "the following required arguments were not provided: <--message <TEXT>|--file <FILE>|--stdin-file|--stdin-line|--null-message>; petrelctl pub --help explains it",
+        ),
+        (
+            "pub -t a -m x -n",
+            "the argument '--message <TEXT>' cannot be used with '--null-message'; petrelctl pub --help explains it",
+        ),
         (
             "pub -t a/+ -m x",
-            "-t \"a/+\" is not a topic to publish to: the topic name holds a wildcard [MQTT5-3.3.2-2]",
+            "invalid value 'a/+' for '--topic <TOPIC>': the topic name holds a wildcard [MQTT5-3.3.2-2]; petrelctl pub --help explains it",
         ),
-        ("pub -t a -m x -q 3", "-q must be a number from 0 to 2, not \"3\""),
-        ("pub -t a -m x -p 0", "-p must be a number from 1 to 65535, not \"0\""),
-        ("pub -t a -m x -t", "-t needs a value"),
-        ("sub -h", "-h needs a host; --help explains the options"),
         (
-            "pub -t a -m x y",
-            "\"y\" does not belong to an option; every value has one, as in -t TOPIC",
+            "pub -t a -m x -q 3",
+            "invalid value '3' for '--qos <QOS>': QoS is 0, 1 or 2; petrelctl pub --help explains it",
         ),
-        ("pub -t a -m x --retian", "unknown option --retian; petrelctl pub --help lists them"),
+        (
+            "pub -t a -m x -p 0",
+            "invalid value '0' for '--port <PORT>': 0 is not in 1..=65535; petrelctl pub --help explains it",
+        ),
+        (
+            "pub -t a -m x -t",
+            "a value is required for '--topic <TOPIC>' but none was supplied; petrelctl pub --help explains it",
+        ),
+        (
+            "sub -h",
+            "a value is required for '--host <HOST>' but none was supplied; petrelctl sub --help explains it",
+        ),
+        ("pub -t a -m x y", "unexpected argument 'y' found; petrelctl pub --help explains it"),
+        (
+            "pub -t a -m x --retian",
+            "unexpected argument '--retian' found; a similar argument exists: '--retain'; petrelctl pub --help explains it",
+        ),
         (
             "pub -t a -m x --unix /s",
             "--unix is not supported: Petrel listens on IP addresses only; use -h and -p",
@@ -42,7 +62,10 @@ fn mistakes_are_found_before_connecting() {
             "pub -t a -m x -c",
             "-c needs a client identifier (-i), or the session could not be found again",
         ),
-        ("pub -t a -m x -V 4", "-V must be 5, 311 or 31, not \"4\""),
+        (
+            "pub -t a -m x -V 4",
+            "invalid value '4' for '--protocol-version <VERSION>': it is 5, 311 or 31; petrelctl pub --help explains it",
+        ),
         ("pub -t a -m x -V 311 -x 5", "-x needs MQTT 5; leave -V out or write -V 5"),
         ("pub -t a -m x -V 311 -P p", "before MQTT 5 a password (-P) needs a user name (-u)"),
         (
@@ -53,33 +76,58 @@ fn mistakes_are_found_before_connecting() {
         ("pub -t a -m x --cert c.pem", "--cert and --key go together"),
         (
             "pub -t a -m x -L http://h/a",
-            "-L: http:// is not one of mqtt://, mqtts://, ws:// and wss://",
+            "invalid value 'http://h/a' for '--url <URL>': http:// is not one of mqtt://, mqtts://, ws:// and wss://; petrelctl pub --help explains it",
         ),
-        ("pub -t a -m x -D publish foo 1", "-D publish foo: publish has no property \"foo\""),
+        (
+            "pub -m x -L mqtt://h/a/#",
+            "the topic of -L: the topic name holds a wildcard [MQTT5-3.3.2-2]",
+        ),
+        (
+            "pub -t a -m x -D publish foo 1",
+            "-D publish foo: publish has no property \"foo\"; petrelctl pub --help explains it",
+        ),
+        (
+            "pub -t a -m x -D publish user-property 1",
+            "-D publish user-property needs a name and a value; petrelctl pub --help explains it",
+        ),
+        (
+            "pub -t a -m x -D publish content-type 1 2",
+            "-D publish content-type needs one value, not two; petrelctl pub --help explains it",
+        ),
         (
             "pub -t a -m x -D subscribe user-property a b",
             "-D subscribe: this command sends no subscribe packet",
         ),
         (
             "pub -t a -m x -D publish topic-alias 0",
-            "-D publish topic-alias: the value is a number from 1 to 65535, not \"0\"",
+            "-D publish topic-alias: the value is a number from 1 to 65535, not \"0\"; petrelctl pub --help explains it",
         ),
         (
             "pub -t a -f /nowhere/x",
             "cannot read /nowhere/x: No such file or directory (os error 2)",
         ),
-        ("pub -t a -l --repeat 3", "--repeat and --repeat-delay do not go with -l"),
+        (
+            "pub -t a -l --repeat 3",
+            "the argument '--stdin-line' cannot be used with '--repeat <COUNT>'; petrelctl pub --help explains it",
+        ),
         ("sub", "sub needs a topic filter (-t)"),
         (
             "sub -t a/#/b",
-            "-t \"a/#/b\" is not a topic filter: # is not the last level [MQTT5-4.7.1-1]",
+            "invalid value 'a/#/b' for '--topic <FILTER>': # is not the last level [MQTT5-4.7.1-1]; petrelctl sub --help explains it",
         ),
         ("sub -t a -F %z", "-F: there is no %z; --help lists what there is"),
-        ("sub -t a -R --retained-only", "-R and --retained-only exclude each other"),
+        (
+            "sub -t a -R --retained-only",
+            "the argument '-R' cannot be used with '--retained-only'; petrelctl sub --help explains it",
+        ),
         ("sub -t a -V 311 --no-local", "--no-local needs MQTT 5; leave -V out or write -V 5"),
         (
             "sub -t $share/g/a --no-local",
             "--no-local does not go with a shared subscription [MQTT5-3.8.3-4]",
+        ),
+        (
+            "storage repair",
+            "the following required arguments were not provided: <FOLDER>; petrelctl storage repair --help explains it",
         ),
     ] {
         assert_eq!(refused(line), expected, "{line}");
@@ -91,8 +139,53 @@ fn help_and_version_succeed() {
     for line in [&["--help"][..], &["pub", "--help"], &["sub", "--help"], &["--version"]] {
         let (code, stdout, stderr) = outcome(&mut petrelctl(line));
         assert_eq!((code, stderr.as_str()), (0, ""));
-        assert!(stdout.starts_with("petrelctl "), "{stdout}");
+        let start = if line == ["--version"] { "petrelctl " } else { "\n\nUsage: petrelctl " };
+        assert!(stdout.contains(start), "{stdout}");
     }
+}
+
+#[test]
+fn what_can_be_done_is_said_to_who_says_nothing() {
+    let said = refused("");
+    let expected = "requires a subcommand but one was not provided [subcommands: pub, sub, ";
+    assert!(said.contains(expected) && said.ends_with("; petrelctl --help explains it"), "{said}");
+}
+
+#[test]
+fn of_options_that_are_given_twice_the_last_counts() {
+    let line = "pub -h a.invalid -h b.invalid -L mqtt://u@c.invalid:1 -m x -m y -t t -d -d";
+    assert!(refused(line).contains("\"b.invalid\""), "{}", refused(line));
+}
+
+#[test]
+fn every_shell_gets_completions_of_every_command() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (code, stdout, stderr) = outcome(&mut petrelctl(&["completions", shell]));
+        assert_eq!((code, stderr.as_str()), (0, ""));
+        for word in ["petrelctl", "restore", "max-inflight"] {
+            assert!(stdout.contains(word), "{shell} knows no {word}");
+        }
+    }
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+    let words = ["man", pages.to_str().unwrap()];
+    assert_eq!(outcome(&mut petrelctl(&words)), (0, String::new(), String::new()));
+    let page = |name: &str| std::fs::read_to_string(pages.join(name)).expect(name);
+    assert!(page("petrelctl.1").contains("petrelctl\\-pub(1)"), "{}", page("petrelctl.1"));
+    assert!(
+        page("petrelctl-pub.1").contains("\\-\\-max\\-inflight"),
+        "{}",
+        page("petrelctl-pub.1")
+    );
+    assert!(page("petrelctl-storage-repair.1").contains("Make a new folder"));
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let said = refused(&format!("man {}", file.join("x").display()));
+    assert!(said.starts_with("cannot write man pages into "), "{said}");
 }
 
 #[test]
