@@ -4,6 +4,7 @@
 //! line in [`Command`] and in [`Command::run`].
 #![forbid(unsafe_code)]
 
+mod admin;
 mod backup;
 mod ban;
 mod client;
@@ -55,6 +56,17 @@ enum Command {
     Storage(storage::StorageArguments),
     Backup(backup::BackupArguments),
     Restore(backup::RestoreArguments),
+    Status(admin::broker::StatusArguments),
+    Top(admin::top::TopArguments),
+    Clients(admin::clients::ClientsArguments),
+    Why(admin::why::WhyArguments),
+    Topic(admin::messages::TopicArguments),
+    Retained(admin::messages::RetainedArguments),
+    Groups(admin::messages::GroupsArguments),
+    Publish(admin::messages::PublishArguments),
+    Metrics(admin::broker::MetricsArguments),
+    Audit(admin::broker::AuditArguments),
+    Token(admin::token::TokenArguments),
     Completions(shell::CompletionsArguments),
     Man(shell::ManArguments),
 }
@@ -72,6 +84,17 @@ impl Command {
             Self::Storage(arguments) => arguments.run(),
             Self::Backup(arguments) => arguments.run(),
             Self::Restore(arguments) => arguments.run(),
+            Self::Status(arguments) => arguments.run(),
+            Self::Top(arguments) => arguments.run(),
+            Self::Clients(arguments) => arguments.run(),
+            Self::Why(arguments) => arguments.run(),
+            Self::Topic(arguments) => arguments.run(),
+            Self::Retained(arguments) => arguments.run(),
+            Self::Groups(arguments) => arguments.run(),
+            Self::Publish(arguments) => arguments.run(),
+            Self::Metrics(arguments) => arguments.run(),
+            Self::Audit(arguments) => arguments.run(),
+            Self::Token(arguments) => arguments.run(),
             Self::Completions(arguments) => arguments.run(),
             Self::Man(arguments) => arguments.run(),
         }

@@ -4,6 +4,7 @@ mod access;
 mod back_ends;
 mod broker;
 mod command_line;
+mod operate;
 mod publish;
 mod secure;
 mod storage;
