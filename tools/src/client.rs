@@ -1,9 +1,13 @@
 //! One connection to a broker, for programs that wait for one thing at a time.
 
 mod connection;
+mod exchanges;
 mod signals;
 mod tls;
 mod trace;
 mod transport;
 
 pub use connection::{Connection, Happening};
+pub use exchanges::{Event, Exchanges, subscribe};
+pub use signals::Signals;
+pub use tls::make as make_tls;

@@ -13,9 +13,13 @@ mod format;
 mod json;
 mod options;
 mod passwd;
+mod probe;
 mod publish;
 mod shell;
+mod spread;
+mod step;
 mod storage;
+mod stress;
 mod subscribe;
 mod usage;
 
@@ -48,6 +52,8 @@ struct CommandLine {
 enum Command {
     Pub(options::publish::PublishArguments),
     Sub(options::subscribe::SubscribeArguments),
+    Probe(probe::ProbeArguments),
+    Stress(stress::StressArguments),
     Passwd(passwd::PasswdArguments),
     Ban(ban::BanArguments),
     Unban(ban::UnbanArguments),
@@ -76,6 +82,8 @@ impl Command {
         match self {
             Self::Pub(arguments) => publish::run(&arguments.options()?),
             Self::Sub(arguments) => subscribe::run(&arguments.options()?),
+            Self::Probe(arguments) => arguments.run(),
+            Self::Stress(arguments) => arguments.run(),
             Self::Passwd(arguments) => arguments.run(),
             Self::Ban(arguments) => arguments.run(),
             Self::Unban(arguments) => arguments.run(),

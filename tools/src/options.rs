@@ -15,18 +15,20 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use petrel_proto::{Qos, Text, TopicFilter, TopicName};
+use petrel_proto::{Qos, Text, TopicFilter, TopicName, Version};
+
+use crate::failure::Failure;
 
 pub use broker::{Link, TlsOptions, Trust};
 pub use common::Common;
 
 /// A string that MQTT can carry.
-fn text(string: &str) -> Result<Text, String> {
+pub(crate) fn text(string: &str) -> Result<Text, String> {
     Text::try_from(string).map_err(|error| error.what.to_owned())
 }
 
 /// A topic to publish to.
-fn topic_name(string: &str) -> Result<TopicName, String> {
+pub(crate) fn topic_name(string: &str) -> Result<TopicName, String> {
     TopicName::new(text(string)?).map_err(|error| error.what.to_owned())
 }
 
@@ -50,4 +52,31 @@ pub(crate) fn seconds(string: &str) -> Result<Duration, String> {
 /// What was typed, whatever it is.
 fn bytes(value: &OsStr) -> Bytes {
     Bytes::copy_from_slice(value.as_bytes())
+}
+
+/// The identifier of one of several clients: what the broker assigns, unless a prefix is given or the version
+/// has no way to ask for one.
+pub(crate) fn client_id(
+    prefix: Option<&str>,
+    version: Version,
+    role: impl std::fmt::Display,
+) -> Result<Text, Failure> {
+    let id = match prefix {
+        None if version != Version::V3_1 => return Ok(Text::EMPTY),
+        None => format!("pc{}-{role}", std::process::id()),
+        Some(prefix) => format!("{prefix}{role}"),
+    };
+    if version == Version::V3_1 && id.chars().count() > 23 {
+        let what = format!("an MQTT 3.1 client identifier has 1 to 23 characters, not {id:?}");
+        return Err(Failure::usage(what));
+    }
+    text(&id).map_err(Failure::usage)
+}
+
+/// What nobody else has, for names of topics and for payloads.
+pub(crate) fn random_word() -> Result<String, Failure> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Failure::new(format!("this system gives no random bytes: {error}")))?;
+    Ok(format!("{:016x}", u64::from_ne_bytes(bytes)))
 }

@@ -74,7 +74,11 @@ struct KeepAlive {
 impl Connection {
     /// Connects and introduces itself.
     pub fn open(options: &Common) -> Result<Self, Failure> {
-        let signals = Signals::catch()?;
+        Self::open_with(options, Signals::catch()?)
+    }
+
+    /// The same with what may interrupt it.
+    pub fn open_with(options: &Common, signals: Signals) -> Result<Self, Failure> {
         let deadline =
             Instant::now() + HANDSHAKE_TIME.min(options.time_limit.unwrap_or(HANDSHAKE_TIME));
         let transport = Transport::open(options, &signals, deadline)?;
@@ -169,6 +173,11 @@ impl Connection {
             sent: Instant::now(),
             asked: None,
         });
+    }
+
+    /// `host:port`, for sentences.
+    pub fn place(&self) -> &str {
+        self.transport.place()
     }
 
     /// The version that is spoken.
@@ -370,6 +379,12 @@ impl Connection {
         } else {
             format!("{place} sends what is not MQTT {}: {what}", self.version)
         })
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.transport.as_fd()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use rustls::client::Resumption;
 use rustls::crypto::aws_lc_rs;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use rustls_pki_types::pem::PemObject;
@@ -16,6 +17,26 @@ mod verify;
 
 /// Begins a TLS connection with a host.
 pub fn connection(options: &TlsOptions, host: &str) -> Result<ClientConnection, Failure> {
+    let config = match &options.made {
+        Some(config) => Arc::clone(config),
+        None => Arc::new(config(options)?),
+    };
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| Failure::new(format!("{host:?} is not a name that a certificate can have")))?;
+    let mut connection = ClientConnection::new(config, name)
+        .map_err(|error| Failure::new(format!("cannot set TLS up: {error}")))?;
+    // The queue is bounded by its user, who asks how much is waiting.
+    connection.set_buffer_limit(None);
+    Ok(connection)
+}
+
+/// Reads the files once, for many connections.
+pub fn make(options: &mut TlsOptions) -> Result<(), Failure> {
+    options.made = Some(Arc::new(config(options)?));
+    Ok(())
+}
+
+fn config(options: &TlsOptions) -> Result<ClientConfig, Failure> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -42,13 +63,9 @@ pub fn connection(options: &TlsOptions, host: &str) -> Result<ClientConnection, 
         }
     };
     config.enable_sni = true;
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|_| Failure::new(format!("{host:?} is not a name that a certificate can have")))?;
-    let mut connection = ClientConnection::new(Arc::new(config), name)
-        .map_err(|error| Failure::new(format!("cannot set TLS up: {error}")))?;
-    // The queue is bounded by its user, who asks how much is waiting.
-    connection.set_buffer_limit(None);
-    Ok(connection)
+    // Every connection is one of a client that comes for the first time.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn certificates_in(file: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {

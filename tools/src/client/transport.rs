@@ -45,10 +45,7 @@ pub struct Transport {
 impl Transport {
     /// Connects, with every handshake below MQTT done.
     pub fn open(options: &Common, signals: &Signals, deadline: Instant) -> Result<Self, Failure> {
-        let place = match options.host.contains(':') {
-            true => format!("[{}]:{}", options.host, options.port),
-            false => format!("{}:{}", options.host, options.port),
-        };
+        let place = options.place();
         let tls = match &options.tls {
             Some(tls) => Some(Box::new(tls::connection(tls, &options.host)?)),
             None => None,

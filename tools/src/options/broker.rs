@@ -3,14 +3,16 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{Text, Version};
+use petrel_proto::{Text, TopicName, Version};
+use rustls::ClientConfig;
 
 use super::common::{Common, Credentials};
 use super::properties::PropertyList;
 use super::url::{self, Url};
-use super::{bytes, text};
+use super::{bytes, text, topic_name};
 use crate::failure::Failure;
 
 /// What is between MQTT and TCP or TLS.
@@ -43,12 +45,14 @@ pub enum Trust {
 }
 
 /// TLS, if it is used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct TlsOptions {
     /// Whose certificates are accepted.
     pub trust: Trust,
     /// The client's own certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// What has been made of both, for many connections; `None` reads the files for each.
+    pub made: Option<Arc<ClientConfig>>,
 }
 
 /// The options as they are typed. What is said for itself counts more than what a URL says.
@@ -114,7 +118,20 @@ impl BrokerArguments {
         self.version.unwrap_or(Version::V5)
     }
 
-    /// The topic of `-L`, which each command uses in its own way.
+    /// A topic that is given for itself, or else that of `-L`.
+    ///
+    /// # Errors
+    /// That of `-L` is none to publish to.
+    pub fn topic(&self, given: Option<TopicName>) -> Result<Option<TopicName>, Failure> {
+        match (given, self.url_topic()) {
+            (None, Some(from_url)) => topic_name(from_url)
+                .map(Some)
+                .map_err(|what| Failure::usage(format!("the topic of -L: {what}"))),
+            (given, _) => Ok(given),
+        }
+    }
+
+    /// The topic of `-L`.
     pub fn url_topic(&self) -> Option<&str> {
         self.url.as_ref()?.topic.as_deref()
     }
@@ -207,7 +224,7 @@ impl BrokerArguments {
             (Some(file), false) => Trust::File(file.clone()),
             (None, false) => Trust::System,
         };
-        Ok(Some(TlsOptions { trust, identity }))
+        Ok(Some(TlsOptions { trust, identity, made: None }))
     }
 }
 

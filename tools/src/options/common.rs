@@ -73,6 +73,16 @@ pub struct Common {
     pub time_limit: Option<Duration>,
 }
 
+impl Common {
+    /// `host:port`, for sentences.
+    pub fn place(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
+}
+
 /// The options as they are typed.
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArguments {

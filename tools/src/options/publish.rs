@@ -114,12 +114,8 @@ impl PublishArguments {
     /// What is wrong, in one sentence.
     pub fn options(self) -> Result<PublishOptions, Failure> {
         let wanted = self.wanted();
-        let topic = match (self.topic, self.common.broker.url_topic()) {
-            (Some(topic), _) => topic,
-            (None, Some(from_url)) => topic_name(from_url)
-                .map_err(|what| Failure::usage(format!("the topic of -L: {what}")))?,
-            (None, None) => return Err(Failure::usage("pub needs a topic (-t)")),
-        };
+        let topic = self.common.broker.topic(self.topic)?;
+        let topic = topic.ok_or_else(|| Failure::usage("pub needs a topic (-t)"))?;
         let mut common = self.common.finish(&[PacketKind::Publish])?;
         common.time_limit = self.time_limit;
         let source = match wanted {

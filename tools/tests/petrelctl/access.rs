@@ -32,7 +32,8 @@ fn set(file: &Path, user: &str, password: &str, more: &[&str]) {
     assert_eq!(passwd(&words, password), (0, String::new()));
 }
 
-fn start(folder: &Path, config: &str) -> Running {
+/// Petrel with two shards, a listener for MQTT and what else the configuration says.
+pub fn start(folder: &Path, config: &str) -> Running {
     let base = "[engine]\nshards = 2\nfd_tables = \"shared\"\n[[listener]]\nprotocol = \"mqtt\"\n\
                 address = \"127.0.0.1:0\"\n";
     let config = Config::parse(&format!("{base}{config}"), folder).expect("nothing is wrong");

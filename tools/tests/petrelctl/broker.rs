@@ -52,7 +52,8 @@ fn start(shards: u16, listeners: Vec<Listener>) -> Running {
     boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn plain(shards: u16) -> (Running, u16) {
+/// Petrel, with a listener for MQTT on this port.
+pub fn plain(shards: u16) -> (Running, u16) {
     let running = start(shards, vec![listener(Protocol::Mqtt, None)]);
     let port = running.addresses()[0].port();
     (running, port)
@@ -169,6 +170,10 @@ fn every_transport_carries_messages() {
             done(*port, &format!("pub {option} -t t -m {long} -q 1"));
         }
         assert_eq!(subscriber.finish(), format!("{long}\n").repeat(4));
+        let said = done(*port, &format!("probe {option} --count 2 --interval 0"));
+        assert!(said.contains("2 rounds at QoS 1, 2 good, 0 failed\n"), "{said}");
+        let said = done(*port, &format!("stress {option} --clients 3 --messages 7"));
+        assert!(said.contains("21 published, 21 received"), "{said}");
     }
     broker.stop().expect("it stops");
 }

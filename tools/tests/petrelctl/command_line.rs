@@ -126,6 +126,22 @@ fn mistakes_are_found_before_connecting() {
             "--no-local does not go with a shared subscription [MQTT5-3.8.3-4]",
         ),
         (
+            "stress --clients 4097",
+            "invalid value '4097' for '--clients <COUNT>': 4097 is not in 1..=4096; petrelctl stress --help explains it",
+        ),
+        (
+            "stress --clients 4096 -V 31 -I twenty-characters-ab",
+            "an MQTT 3.1 client identifier has 1 to 23 characters, not \"twenty-characters-ab4095\"",
+        ),
+        (
+            "probe --serve here",
+            "invalid value 'here' for '--serve <ADDRESS>': write an IP address and a port, as in 127.0.0.1:9884, or a port of 127.0.0.1; petrelctl probe --help explains it",
+        ),
+        (
+            "probe --serve 0 --count 1",
+            "the argument '--serve <ADDRESS>' cannot be used with '--count <COUNT>'; petrelctl probe --help explains it",
+        ),
+        (
             "storage repair",
             "the following required arguments were not provided: <FOLDER>; petrelctl storage repair --help explains it",
         ),
@@ -147,7 +163,7 @@ fn help_and_version_succeed() {
 #[test]
 fn what_can_be_done_is_said_to_who_says_nothing() {
     let said = refused("");
-    let expected = "requires a subcommand but one was not provided [subcommands: pub, sub, ";
+    let expected = "requires a subcommand but one was not provided [subcommands: pub, sub, probe, ";
     assert!(said.contains(expected) && said.ends_with("; petrelctl --help explains it"), "{said}");
 }
 
