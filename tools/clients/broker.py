@@ -65,6 +65,7 @@ class Broker:
     """Starts `binary`, waits until it says that it is ready, and stops it by SIGTERM."""
 
     def __init__(self, binary, folder, certificates, shards=1, runtime="auto", limits=None):
+        self.binary = Path(binary)
         self.certificates = certificates
         self.tls = certificates.context()
         self.name = f"{shards} shard{'s' if shards > 1 else ''}, runtime {runtime}"

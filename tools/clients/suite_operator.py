@@ -2,6 +2,7 @@
 
 import signal
 import ssl
+import subprocess
 import time
 import urllib.request
 
@@ -56,6 +57,33 @@ def connected_once_trusted(lab, trust):
             assert time.monotonic() < deadline, "the certificate is not used"
 
 
+@SUITE.check(versions=(V5,), transports=("mqtt", "wss"), alone=True)
+def a_probe_says_what_it_sees(lab):
+    """Its page is OpenMetrics to the same parser, with every family and step."""
+    endpoint = lab.broker.endpoint(lab.protocol)
+    command = [lab.broker.binary.with_name("petrelctl"), "probe", "--serve", "0", "--interval", "0.1"]
+    command += ["-h", endpoint.host, "-p", str(endpoint.port)]
+    if endpoint.is_tls:
+        command += ["--ws", "--cafile", lab.broker.certificates.ca]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as probe:
+        try:
+            page, deadline = probe.stdout.readline().strip(), time.monotonic() + WAIT_S
+            families = {}
+            while not families or families["petrel_probe_rounds"].samples[0].value < 2:
+                assert time.monotonic() < deadline, families
+                families = {family.name: family for family in parsed(page)}
+            steps = {"connect", "subscribe", "publish", "round_trip"}
+            assert families["petrel_probe_success"].samples[0].value == 1, families
+            for name in ("petrel_probe_duration_seconds", "petrel_probe_failures"):
+                samples = families[name].samples
+                assert {sample.labels["step"] for sample in samples} == steps, samples
+            failures = families["petrel_probe_failures"].samples
+            assert not any(sample.value for sample in failures), failures
+        finally:
+            probe.terminate()
+    assert probe.returncode == 0, probe.returncode
+
+
 @SUITE.check(versions=(V5,), transports=("mqtt",), alone=True)
 def metrics_can_be_read_and_add_up(lab):
     """After all other checks: the format is OpenMetrics, names follow its conventions, and what is held by
@@ -87,8 +115,13 @@ def metrics_can_be_read_and_add_up(lab):
 
 
 def scraped(lab):
-    """All families of metrics, by a parser that takes nothing that is not in the standard."""
-    with urllib.request.urlopen(f"{lab.broker.admin}/metrics", timeout=WAIT_S) as answer:
+    """All families of metrics of the broker."""
+    return parsed(f"{lab.broker.admin}/metrics")
+
+
+def parsed(page):
+    """All families of metrics of a page, by a parser that takes nothing that is not in the standard."""
+    with urllib.request.urlopen(page, timeout=WAIT_S) as answer:
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         text = answer.read().decode()
     return list(text_string_to_metric_families(text))
