@@ -79,7 +79,8 @@ impl clap::Args for PropertyList {
                 .value_parser(clap::value_parser!(OsString))
                 .help(
                     "An MQTT 5 property, as in -D publish content-type text/plain or \
-                     -D connect user-property NAME VALUE; may be repeated",
+                     -D connect user-property NAME VALUE; may be repeated. No value begins with -, \
+                     unless it is a number",
                 ),
         )
     }

@@ -5,6 +5,7 @@ mod back_ends;
 mod broker;
 mod command_line;
 mod operate;
+mod documents;
 mod probe;
 mod publish;
 mod secure;
