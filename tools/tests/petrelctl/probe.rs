@@ -29,7 +29,9 @@ fn a_broker_that_lets_messages_through_is_good_in_every_version_at_every_qos() {
         let (broker, port) = plain(shards);
         for version in ["31", "311", "5"] {
             for qos in 0..=2 {
-                let line = format!("probe --count 3 --interval 0 -V {version} -q {qos} --json");
+                let line = format!(
+                    "probe --count 3 --interval 0 --timeout 60 -V {version} -q {qos} --json"
+                );
                 let said: Value = serde_json::from_str(&done(port, &line)).expect("JSON");
                 assert_eq!((&said["rounds"], &said["failed"]), (&3.into(), &0.into()), "{said}");
                 assert_eq!(said["first_failure"], Value::Null);
@@ -56,13 +58,13 @@ fn a_topic_is_that_of_the_command_line() {
     fs::write(folder.path().join("rules.toml"), rules).unwrap();
     let broker = access::start(folder.path(), "[access]\nrules = \"rules.toml\"\n");
     let port = broker.addresses()[0].port();
-    done(port, "probe -t health --count 1");
-    done(port, "probe -L mqtt://localhost/health --count 1");
-    let said = failed(port, "probe -t other --count 2 --interval 0");
+    done(port, "probe -t health --count 1 --timeout 60");
+    done(port, "probe -L mqtt://localhost/health --count 1 --timeout 60");
+    let said = failed(port, "probe -t other --count 2 --interval 0 --timeout 60");
     let expected = "petrelctl: 2 of 2 rounds failed, the first was round 1, step subscribe: the broker refuses the \
                     subscription: not authorized (0x87)\n";
     assert_eq!(said, (1, expected.to_owned()));
-    let said = failed(port, "probe -t mute --count 1");
+    let said = failed(port, "probe -t mute --count 1 --timeout 60");
     let expected =
         "petrelctl: step publish: the broker rejects the message: not authorized (0x87)\n";
     assert_eq!(said, (1, expected.to_owned()));
@@ -112,7 +114,9 @@ fn sample(address: SocketAddr, name: &str) -> Option<f64> {
 fn what_is_served_follows_the_broker() {
     let (broker, port) = plain(1);
     let port = port.to_string();
-    let words = ["probe", "--serve", "0", "--interval", "0.05", "-h", "127.0.0.1", "-p", &port];
+    let line = "probe --serve 0 --interval 0.05 --timeout 60 -h 127.0.0.1 -p";
+    let mut words: Vec<_> = line.split_whitespace().collect();
+    words.push(&port);
     let mut child = petrelctl(&words).stdout(Stdio::piped()).spawn().expect("petrelctl starts");
     let mut line = String::new();
     let stdout = child.stdout.take().expect("a pipe");
@@ -131,12 +135,12 @@ fn what_is_served_follows_the_broker() {
     while sample(address, "petrel_probe_success") != Some(0.0) {
         std::thread::yield_now();
     }
-    let time = sample(address, "petrel_probe_duration_seconds{step=\"round_trip\"}");
-    assert_eq!(time, None, "it did not come so far");
     // The round in which the broker stopped may have failed in any step; those after it cannot connect.
     while sample(address, "petrel_probe_failures_total{step=\"connect\"}") < Some(1.0) {
         std::thread::yield_now();
     }
+    let time = sample(address, "petrel_probe_duration_seconds{step=\"round_trip\"}");
+    assert_eq!(time, None, "it did not come so far");
     let pid = Pid::from_raw(child.id().try_into().expect("a process id")).expect("not zero");
     kill_process(pid, Signal::TERM).expect("it runs");
     assert_eq!(code(child.wait().expect("it ends")), 0);
