@@ -274,11 +274,11 @@ impl Figures {
     pub fn ledger(&self) -> impl fmt::Display {
         let ledger = self.ledger;
         Line(move |f: &mut fmt::Formatter<'_>| {
-            let Ledger { received, wills, refused, unmatched, due, restored, .. } = ledger;
+            let Ledger { received, wills, own, refused, unmatched, due, restored, .. } = ledger;
             let Ledger { taken, handed, dropped, replaced, .. } = ledger;
             let received: u64 = received.iter().sum();
             let delivered: u64 = ledger.delivered.iter().sum();
-            write!(f, "ledger: received={received} wills={wills} refused={refused} ")?;
+            write!(f, "ledger: received={received} wills={wills} own={own} refused={refused} ")?;
             write!(f, "unmatched={unmatched} routed={} due={due} ", ledger.routed())?;
             write!(f, "restored={restored} delivered={delivered} dropped={dropped} ")?;
             write!(f, "replaced={replaced} ")?;
@@ -416,6 +416,7 @@ mod tests {
                 received: [10, 4, 2],
                 delivered: [9, 3, 1],
                 wills: 1,
+                own: 2,
                 refused: 2,
                 unmatched: 3,
                 due: 20,
@@ -484,7 +485,7 @@ mod tests {
         );
         assert_eq!(
             figures.ledger().to_string(),
-            "ledger: received=32 wills=2 refused=4 unmatched=6 routed=24 due=40 restored=4 \
+            "ledger: received=32 wills=2 own=4 refused=4 unmatched=6 routed=28 due=40 restored=4 \
              delivered=26 dropped=8 replaced=2 handed=2 taken=2 held=8"
         );
     }

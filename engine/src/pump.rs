@@ -26,7 +26,7 @@ use petrel_access::Desk;
 use petrel_access::scram::{ByListener, Scram};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{Packet, ReasonCode};
+use petrel_proto::{Packet, Publish, ReasonCode};
 use petrel_shard::access::Rules;
 use petrel_shard::{
     ConnId, DropReason, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
@@ -148,6 +148,9 @@ pub enum Command {
     Feed(Box<Input>),
     /// Somebody asks something.
     Look(Look),
+    /// Publish this, which no client has sent, and say to whoever wants to know what has become of it: see
+    /// [`Shard::publish_own`]. Goes to the home of its topic, so that there is one order of all that is told.
+    Publish(Box<Publish>, Option<crossbeam_channel::Sender<ReasonCode>>),
 }
 
 /// What a turn says about the next.
@@ -554,6 +557,14 @@ impl Pump {
                     let later = BANNED_AGAIN_MS.map(|ms| (target.clone(), self.now.mono_ms + ms));
                     self.banned.extend(later);
                     self.feed(Input::Ban(target));
+                }
+                Command::Publish(publish, asked) => {
+                    let mut reason = ReasonCode::Success;
+                    self.work_on(|shard, now, out| reason = shard.publish_own(now, *publish, out));
+                    if let Some(asked) = asked {
+                        // Whoever asked may have lost patience.
+                        let _ = asked.send(reason);
+                    }
                 }
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
 use petrel_net::{Bell, Link, Wire};
+use petrel_proto::{Publish, ReasonCode};
 use petrel_shard::{ConnId, Input, Now, Outbox, Shard, ShardIndex, SlotMap};
 
 use crate::figures::Counters;
@@ -136,6 +137,23 @@ impl Shards {
     /// Gives one an input.
     pub fn feed(&self, shard: usize, input: Input) {
         self.tell(shard, Command::Feed(Box::new(input)));
+    }
+
+    /// Has a message published that no client has sent, by the home of its topic.
+    pub fn publish(&self, publish: Publish) {
+        let home = self.home_of(publish.topic.as_bytes());
+        self.tell(home, Command::Publish(Box::new(publish), None));
+    }
+
+    /// The same, and waits for what has become of it: see [`Shard::publish_own`].
+    ///
+    /// # Errors
+    /// The shard does not answer.
+    pub fn publish_and_see(&self, publish: Publish) -> Result<ReasonCode, Unanswered> {
+        let home = self.home_of(publish.topic.as_bytes());
+        let (answer, answered) = bounded(1);
+        self.tell(home, Command::Publish(Box::new(publish), Some(answer)));
+        answered.recv_timeout(ANSWERED_WITHIN).map_err(|_| Unanswered(home))
     }
 
     /// Asks one, and waits for what it says.

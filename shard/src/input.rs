@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use petrel_proto::{Connect, DecodeError, Packet, ReasonCode, Text};
+use petrel_proto::{Connect, DecodeError, Packet, Publish, ReasonCode, Text};
 
 use crate::access::AddressRange;
 use crate::{ConnId, PeerMessage, ShardIndex};
@@ -77,6 +77,11 @@ pub enum Input {
         /// What it says.
         message: PeerMessage,
     },
+    /// The broker itself publishes a message, or an operator through it. Topic, payload, QoS, RETAIN, Message Expiry
+    /// Interval and what is forwarded unaltered count; no client's rights do. What has become of it is what
+    /// [`crate::Shard::publish_own`] returns. All messages of one topic are to go to the same shard, or they have no
+    /// order.
+    Publish(Box<Publish>),
     /// The answer to a [`crate::Question`].
     Verdict {
         /// The connection that was asked about.

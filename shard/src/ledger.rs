@@ -1,7 +1,7 @@
 //! Where every message has gone: a ledger that adds up.
 //!
-//! It has two pages. The first is about *messages*, as publishers send them: each that is received, and each will
-//! that is published, is refused for a reason, or nobody wants it, or it goes on its way. The second is about
+//! It has two pages. The first is about *messages*, as publishers send them: each that is received, each will that is
+//! published, and each message of the broker's own, is refused for a reason, or nobody wants it, or it goes on its way. The second is about
 //! *copies*, one for each receiver: each that is due is delivered, or dropped for a reason, or replaced by a newer
 //! message of its topic, or held: queued, in flight, in a shared group, on its way to many, or in
 //! storage.
@@ -25,7 +25,9 @@ pub struct Ledger {
     pub delivered: [u64; 3],
     /// Wills that were published.
     pub wills: u64,
-    /// Messages, wills included, that went no further, for a reason that is in `drops`.
+    /// Messages that no client has published: the broker's own, and those of an operator.
+    pub own: u64,
+    /// Messages, wills and the broker's own included, that went no further, for a reason that is in `drops`.
     pub refused: u64,
     /// Messages that no subscription of the broker matches.
     pub unmatched: u64,
@@ -49,13 +51,13 @@ pub struct Ledger {
 
 impl Ledger {
     /// Numbers of [`Self::numbers`].
-    pub const NUMBERS: usize = 16 + DropReason::ALL.len();
+    pub const NUMBERS: usize = 17 + DropReason::ALL.len();
 
     /// Messages that went on their way to some receiver.
     #[must_use]
     pub fn routed(&self) -> u64 {
         let received: u64 = self.received.iter().sum();
-        (received + self.wills).saturating_sub(self.refused + self.unmatched)
+        (received + self.wills + self.own).saturating_sub(self.refused + self.unmatched)
     }
 
     /// Copies that are held: queued, in flight, in a shared group or in storage. What has been handed over and not
@@ -78,10 +80,11 @@ impl Ledger {
     /// All numbers, in an order of their own.
     #[must_use]
     pub fn numbers(&self) -> [u64; Self::NUMBERS] {
-        let Self { received, delivered, wills, refused, unmatched, due, .. } = *self;
+        let Self { received, delivered, wills, own, refused, unmatched, due, .. } = *self;
         let Self { restored, taken, handed, dropped, replaced, not_retained, drops, .. } = *self;
         let single = [
             wills,
+            own,
             refused,
             unmatched,
             due,
@@ -108,6 +111,7 @@ impl Ledger {
             d1,
             d2,
             wills,
+            own,
             refused,
             unmatched,
             due,
@@ -123,6 +127,7 @@ impl Ledger {
             received: [r0, r1, r2],
             delivered: [d0, d1, d2],
             wills,
+            own,
             refused,
             unmatched,
             due,

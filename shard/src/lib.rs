@@ -41,6 +41,7 @@ pub mod matcher;
 pub mod message;
 mod name;
 pub mod outbox;
+mod own;
 mod packet_ids;
 mod parked;
 mod passed;

@@ -16,6 +16,7 @@ pub use self::store::{Answer, Applied, Judge, Retained, Room};
 use crate::deliver::READY_QUEUE_MAX;
 use crate::event::DropReason;
 use crate::flow::Delivery;
+use crate::own::is_of_the_broker;
 use crate::peer::{PeerMessage, RetainedBatch, RetainedQuery};
 use crate::record::Record;
 use crate::sabotage::{self, Sabotage};
@@ -47,7 +48,8 @@ impl Shard {
             turn.out.ledger.not_retained += 1;
             turn.out.ledger.drops.count(DropReason::RetainedFull);
         }
-        if self.keep.is_on() && !sabotage::on(Sabotage::RetainedUnrecorded) {
+        let is_kept = self.keep.is_on() && !is_of_the_broker(&message.topic);
+        if is_kept && !sabotage::on(Sabotage::RetainedUnrecorded) {
             let record = match applied {
                 Applied::Kept => Record::Retained(Arc::clone(message), author),
                 Applied::Cleared | Applied::NoRoom => Record::Cleared(message.topic.clone()),

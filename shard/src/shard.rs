@@ -198,6 +198,9 @@ impl Shard {
             Input::Flushed { conn, pending_bytes } => self.on_flushed(turn, conn, pending_bytes),
             Input::Peer { from, message } => self.on_peer(turn, from, message),
             Input::Verdict { conn, verdict } => self.on_verdict(turn, conn, verdict),
+            Input::Publish(publish) => {
+                self.on_own_publish(turn, *publish);
+            }
             Input::Kept { upto } => self.on_kept(turn, upto),
             Input::Loaded(loaded) => self.on_loaded(turn, *loaded),
             Input::Counted(counted) => self.on_counted(turn, *counted),

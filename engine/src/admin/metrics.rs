@@ -235,6 +235,8 @@ impl Metrics {
         writer.counters(("petrel_messages_received", help, "qos"), by_qos(ledger.received))?;
         let help = "Wills that were published";
         writer.counter("petrel_wills_published", help, ledger.wills)?;
+        let help = "Messages that the broker has published itself, or for an operator";
+        writer.counter("petrel_own_messages_published", help, ledger.own)?;
         let help =
             "Messages and wills that went no further; petrel_messages_dropped_total says why";
         writer.counter("petrel_messages_refused", help, ledger.refused)?;

@@ -17,8 +17,8 @@ use petrel_shard::record::{
 };
 use petrel_shard::{
     Access, Author, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping,
-    Limits, Losses, Message, Now, Origin, Outbox, PeerMessage, Question, Shard, ShardConfig,
-    ShardIndex, Slot, SlotMap, Verdict, refusal,
+    Ledger, Limits, Losses, Message, Now, Origin, Outbox, PeerMessage, Question, Shard,
+    ShardConfig, ShardIndex, Slot, SlotMap, Verdict, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -640,6 +640,18 @@ impl Net {
     /// Gives a shard an input.
     pub fn handle_on(&mut self, shard: u16, input: Input) {
         self.handle(shard, input);
+    }
+
+    /// Has the home of its topic publish a message of the broker itself. Returns what has become of it, and what that
+    /// adds to the ledger.
+    pub fn publish_own(&mut self, publish: Publish) -> (ReasonCode, Ledger) {
+        let home = self.slots.home_of(publish.topic.as_bytes()).0;
+        let (now, mut out) = (Now { mono_ms: self.now_ms }, Outbox::new());
+        let reason = self.shards[usize::from(home)].publish_own(now, publish, &mut out);
+        let ledger = out.ledger;
+        self.carry_out(home, out);
+        self.run();
+        (reason, ledger)
     }
 
     /// Lets everything be kept that the client waits for, as it is without storage.

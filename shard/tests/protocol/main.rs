@@ -21,6 +21,7 @@ mod limits;
 mod look;
 mod mesh;
 mod oldest;
+mod own;
 mod publish;
 mod qos;
 mod retained;

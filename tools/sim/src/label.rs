@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 
-/// Names one PUBLISH that a client made, or one will, within a run.
+/// Names one PUBLISH that a client made, or one will, or one message of the broker itself, within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Label {
     /// The n-th message of a client.
     Message(u32, u32),
     /// The n-th will of a client.
     Will(u32, u32),
+    /// The n-th message that a shard publishes itself.
+    Own(u32, u32),
     /// An empty payload, which clears a retained message. It carries no name of its own.
     Empty,
 }
@@ -24,6 +26,7 @@ impl Label {
         let (kind, client, number) = match self {
             Self::Message(client, number) => ('m', client, number),
             Self::Will(client, number) => ('w', client, number),
+            Self::Own(shard, number) => ('o', shard, number),
             Self::Empty => return Bytes::new(),
         };
         let mut payload = format!("{kind}{client:08x}{number:08x}").into_bytes();
@@ -43,6 +46,7 @@ impl Label {
         match text.as_bytes().first()? {
             b'm' => Some(Self::Message(client, number)),
             b'w' => Some(Self::Will(client, number)),
+            b'o' => Some(Self::Own(client, number)),
             _ => None,
         }
     }

@@ -107,6 +107,7 @@ impl Model {
                 Ok(())
             }
             Input::Shutdown => self.on_shutdown(shard),
+            Input::Publish(publish) => self.on_own_publish(shard, publish),
             Input::Verdict { conn, verdict } => self.on_verdict((shard, *conn), verdict),
             // Nothing is kept in these runs; see [`crate::crash`].
             Input::Timer

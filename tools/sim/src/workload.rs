@@ -10,6 +10,7 @@ use petrel_proto::{
 use petrel_shard::{ConnId, Input, Verdict};
 
 use crate::client::{InFlight, text};
+use crate::label::Label;
 use crate::oracle::Hint;
 use crate::oracle::delivery::RECEIVERS_MANY;
 use crate::rng::Rng;
@@ -76,7 +77,8 @@ impl World {
         match self.rng.below(100) {
             0..=19 => self.subscribe_random(client, link),
             20..=25 => self.unsubscribe_random(client, link),
-            26..=79 => self.publish_some(client, link),
+            26..=77 => self.publish_some(client, link),
+            78..=79 => return self.publish_own(),
             80..=84 => self.send(link, &Packet::PingReq),
             85..=88 => self.disconnect(client, link),
             89..=92 => self.lose(client, link),
@@ -376,6 +378,28 @@ impl World {
         }
         me.alias(&mut publish, rng);
         self.send(link, &Packet::Publish(publish));
+    }
+
+    /// A shard publishes a message of the broker itself.
+    fn publish_own(&mut self) -> Checked {
+        let shard = self.rng.below(u64::from(self.shards())) as u16;
+        let rng = &mut self.rng;
+        let qos = qos(rng);
+        let name = rng.pick(&self.scenario.topics).clone();
+        let retain = rng.percent(50);
+        let (bytes, properties) = match retain && rng.percent(20) {
+            true => (None, PublishProperties::default()),
+            false => (Some(*rng.pick(&[20, 60, 200])), publish_properties(rng)),
+        };
+        let number = self.next_own(shard);
+        let payload = match bytes {
+            Some(bytes) => Label::Own(shard.into(), number).payload(bytes),
+            None => Bytes::new(),
+        };
+        let topic = topic(&name);
+        let publish =
+            Publish { dup: false, qos, retain, topic, packet_id: None, properties, payload };
+        self.feed(shard, Input::Publish(Box::new(publish)), &Hint::default())
     }
 
     fn disconnect(&mut self, client: usize, link: usize) {

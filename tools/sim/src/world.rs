@@ -69,6 +69,8 @@ struct Core {
     shard: Shard,
     out: Outbox,
     tags: Vec<Tag>,
+    /// Messages of the broker itself that it was given.
+    own: u32,
     slots: Vec<(u32, Option<usize>)>,
     free: Vec<u32>,
 }
@@ -141,6 +143,7 @@ impl World {
                 shard: Shard::new(config, Arc::clone(&interest)),
                 out: Outbox::new(),
                 tags: Vec::new(),
+                own: 0,
                 slots: Vec::new(),
                 free: Vec::new(),
             }
@@ -264,6 +267,13 @@ impl World {
         Ok(())
     }
 
+    /// The number of the next message that a shard publishes itself.
+    pub(crate) fn next_own(&mut self, shard: u16) -> u32 {
+        let core = &mut self.cores[usize::from(shard)];
+        core.own += 1;
+        core.own
+    }
+
     /// Gives a shard one input, with the oracles watching.
     ///
     /// # Errors
@@ -296,6 +306,8 @@ impl World {
         };
         self.trace.output(at, shard, &output);
         check_ledger(&core.shard, &core.out)?;
+        let (own, counted) = (u64::from(core.own), core.out.ledger.own);
+        hold!(own == counted, "ledger", "{own} own messages were published, and {counted} counted");
         let tags = self.model.after(shard, timer, &output)?;
         self.cores[usize::from(shard)].tags.extend(tags);
         Ok(())

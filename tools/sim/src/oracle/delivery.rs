@@ -39,6 +39,26 @@ impl Model {
         if retain && owner == shard { self.retain(at, shard) } else { Ok(()) }
     }
 
+    /// A shard publishes a message of the broker itself, which no rules keep from anybody.
+    pub(super) fn on_own_publish(&mut self, shard: u16, publish: &Publish) -> Checked {
+        let Some(label) = Label::of(&publish.payload) else { return Ok(()) };
+        let mut properties = publish.properties.clone();
+        let expiry_s = properties.message_expiry_interval_s.take();
+        let instance = Instance {
+            label,
+            // Each shard has an order of its own, and no client has this name.
+            publisher: format!("shard {shard}"),
+            topic: publish.topic.clone(),
+            qos: publish.qos,
+            retain: publish.retain,
+            properties,
+            payload: publish.payload.clone(),
+            at: self.at,
+            expires_ms: petrel_shard::message::expiry(expiry_s, self.at.now_ms),
+        };
+        self.set_out(shard, instance)
+    }
+
     /// A message is at a shard and goes to the sessions there.
     pub(super) fn arrive(&mut self, instance: usize, shard: u16) {
         let message = &self.instances[instance];
