@@ -268,7 +268,8 @@ fn routes(known: Arc<Known>) -> Router {
         .routes(routes!(clients::queue))
         .routes(routes!(why::why))
         .routes(routes!(messages::list))
-        .routes(routes!(messages::show))
+        .routes(routes!(messages::show, messages::delete))
+        .routes(routes!(messages::publish))
         .routes(routes!(messages::receivers))
         .routes(routes!(messages::groups))
         .split_for_parts();

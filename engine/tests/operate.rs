@@ -191,6 +191,55 @@ fn clients_are_listed_shown_disconnected_and_ended() {
 }
 
 #[test]
+fn retained_messages_are_listed_shown_deleted_and_messages_published() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |_, _| {});
+        let mut reader = Client::connect(lab.mqtt(), "reader", Version::V5);
+        reader.subscribe("r/#", Qos::ExactlyOnce);
+        for n in 0..100 {
+            let body = json!({"topic": format!("r/{n}"), "payload": format!("{n}"), "qos": 1, "retain": true});
+            let (status, said) = lab.ask("POST", "/api/v1/publish", Some(&body));
+            assert_eq!(status, 200, "{said}");
+        }
+        for _ in 0..100 {
+            let publish = reader.receive_publish();
+            assert!(publish.topic.as_bytes().starts_with(b"r/"));
+        }
+        let mut topics = Vec::new();
+        let mut path = "/api/v1/retained?limit=7&filter=r/%2B".to_owned();
+        loop {
+            let page = lab.get(&path);
+            let messages = page["messages"].as_array().expect("a list");
+            topics.extend(messages.iter().map(|it| it["topic"].as_str().unwrap().to_owned()));
+            let Some(next) = page["next"].as_str() else { break };
+            path = format!("/api/v1/retained?limit=7&filter=r/%2B&cursor={next}");
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        assert_eq!(topics.len(), 100);
+        let one = lab.get("/api/v1/retained/message?topic=r/17");
+        assert_eq!((&one["payload"], &one["payload_base64"]), (&json!("17"), &json!("MTc=")));
+        assert_eq!(lab.ask("DELETE", "/api/v1/retained/message?topic=r/17", None).0, 200);
+        assert_eq!(reader.receive_publish().payload.len(), 0);
+        let gone = lab.ask("DELETE", "/api/v1/retained/message?topic=r/17", None);
+        assert_eq!(gone.0, 404, "{}", gone.1);
+        let reached = lab.get("/api/v1/topics/receivers?topic=r/1");
+        assert_eq!((&reached["receivers"], &reached["clients"]), (&json!(1), &json!(["reader"])));
+        for wrong in [
+            json!({"topic": "a/#"}),
+            json!({"topic": "a", "qos": 3}),
+            json!({"topic": "a", "payload": "x", "payload_base64": "eA=="}),
+            json!({"topic": "a", "payload_base64": "?"}),
+        ] {
+            let (status, said) = lab.ask("POST", "/api/v1/publish", Some(&wrong));
+            assert_eq!((status, said["error"].is_string()), (400, true), "{wrong}: {said}");
+        }
+        assert_eq!(lab.ask("POST", "/api/v1/publish", Some(&json!({"x": 1}))).0, 422);
+        lab.stop();
+    }
+}
+
+#[test]
 fn bans_are_made_listed_and_taken_back() {
     let lab = Lab::new(2, RUNTIMES[1], |_, _| {});
     let mut client = Client::connect(lab.mqtt(), "bad", Version::V5);

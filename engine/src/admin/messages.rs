@@ -6,13 +6,16 @@ use axum::Json;
 use axum::extract::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use petrel_proto::{TopicFilter, TopicName};
+use petrel_proto::{
+    MessageFields, MessageProperties, Publish, PublishProperties, Qos, ReasonCode, TopicFilter,
+    TopicName,
+};
 use petrel_shard::look::Shared;
 use petrel_shard::{Message, Now};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::answer::{Asked, Problem, Refused};
+use super::answer::{Asked, Done, Given, Problem, Refused};
 use super::clients::{cursor, limit};
 use super::why::topic_name;
 use super::{Known, asked};
@@ -72,6 +75,30 @@ pub(super) struct Retained {
 pub(super) struct TopicAsked {
     /// Topic name, without wildcards.
     topic: String,
+}
+
+/// A message to publish.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Publishing {
+    topic: String,
+    /// As text; this or `payload_base64`.
+    #[serde(default)]
+    payload: Option<String>,
+    /// As bytes in base64.
+    #[serde(default)]
+    payload_base64: Option<String>,
+    #[serde(default)]
+    #[schema(maximum = 2)]
+    qos: u8,
+    #[serde(default)]
+    retain: bool,
+    /// Message Expiry Interval in seconds.
+    #[serde(default)]
+    expires_s: Option<u32>,
+    /// Content Type.
+    #[serde(default)]
+    content_type: Option<String>,
 }
 
 /// Whom a topic reaches.
@@ -211,6 +238,100 @@ fn retained_of(shards: &Shards, topic: &TopicName) -> Result<Option<Retained>, P
         let answer = view.shard.list_retained(view.now, &filter, None);
         answer.messages.first().map(|message| Retained::new(message, view.now, true))
     })?)
+}
+
+/// Deletes the retained message of a topic. Subscribers are sent an empty message, as when a client does it.
+#[utoipa::path(delete, path = "/api/v1/retained/message", tag = "messages", params(TopicAsked),
+    responses((status = 200, body = Done), Refused), security(("token" = [])))]
+pub(super) async fn delete(
+    State(known): State<Arc<Known>>,
+    Asked(wants): Asked<TopicAsked>,
+) -> Result<Json<Done>, Problem> {
+    let topic = topic_name(&wants.topic)?;
+    asked(&known, move |known| {
+        let shards = &known.source.shards;
+        if retained_of(shards, &topic)?.is_none() {
+            return Err(Problem::missing("the topic has no retained message"));
+        }
+        let shown = topic.text().as_str().to_owned();
+        publish_in(shards, own(topic, Vec::new(), Qos::AtMostOnce, true))?;
+        Ok(Done::new(format!("the retained message of {shown:?} is deleted")))
+    })
+    .await
+}
+
+/// Has the home of a topic publish a message, and says how many bytes went where.
+fn publish_in(shards: &Shards, publish: Publish) -> Result<ReasonCode, Problem> {
+    let reason = shards.publish_and_see(publish)?;
+    match reason {
+        ReasonCode::Success | ReasonCode::NoMatchingSubscribers => Ok(reason),
+        ReasonCode::QuotaExceeded => Err(Problem::conflict(
+            "the broker takes no message at the moment: it has no memory left, or its storage is full or fails",
+        )),
+        reason => Err(Problem::bad(format!("it is refused: 0x{:02x} {reason:?}", reason as u8))),
+    }
+}
+
+/// A message of the broker.
+fn own(topic: TopicName, payload: Vec<u8>, qos: Qos, retain: bool) -> Publish {
+    Publish {
+        dup: false,
+        qos,
+        retain,
+        topic,
+        packet_id: None,
+        properties: PublishProperties::default(),
+        payload: payload.into(),
+    }
+}
+
+/// Publishes a message. No rule of `[access]` forbids it, nor that the topic begins with `$`.
+#[utoipa::path(post, path = "/api/v1/publish", tag = "messages", request_body = Publishing,
+    responses((status = 200, body = Done), Refused), security(("token" = [])))]
+pub(super) async fn publish(
+    State(known): State<Arc<Known>>,
+    Given(wants): Given<Publishing>,
+) -> Result<Json<Done>, Problem> {
+    let topic = topic_name(&wants.topic)?;
+    let qos = Qos::from_u8(wants.qos).ok_or_else(|| Problem::bad("`qos` is 0, 1 or 2"))?;
+    let payload = match (wants.payload, wants.payload_base64) {
+        (Some(_), Some(_)) => return Err(Problem::bad("`payload` or `payload_base64`, not both")),
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(text)) => {
+            STANDARD.decode(text).map_err(|_| Problem::bad("`payload_base64` is not base64"))?
+        }
+        (None, None) => Vec::new(),
+    };
+    let content_type = wants
+        .content_type
+        .as_deref()
+        .map(|text| owned(text).ok_or_else(|| Problem::bad("`content_type` is no text of MQTT")));
+    let fields =
+        MessageFields { content_type: content_type.transpose()?, ..MessageFields::default() };
+    let properties =
+        MessageProperties::of(&fields).ok_or_else(|| Problem::bad("`content_type` is too long"))?;
+    let (retain, expires_s) = (wants.retain, wants.expires_s);
+    asked(&known, move |known| {
+        let shards = &known.source.shards;
+        let home = shards.home_of(topic.as_bytes());
+        let most = shards.ask(home, |view| view.shard.limits().maximum_packet_size_bytes)?;
+        if payload.len() + topic.as_bytes().len() > most as usize {
+            return Err(Problem::bad(format!(
+                "it has more than {most} bytes (maximum_packet_size_bytes)"
+            )));
+        }
+        let shown = topic.text().as_str().to_owned();
+        let bytes = payload.len();
+        let mut publish = own(topic, payload, qos, retain);
+        publish.properties.message_expiry_interval_s = expires_s;
+        publish.properties.message = properties;
+        let reached = match publish_in(shards, publish)? {
+            ReasonCode::NoMatchingSubscribers => ", which nobody subscribes to",
+            _ => "",
+        };
+        Ok(Done::new(format!("{bytes} bytes are published to {shown:?}{reached}")))
+    })
+    .await
 }
 
 /// Says whom a message to a topic reaches.
