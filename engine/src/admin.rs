@@ -7,6 +7,7 @@
 mod answer;
 mod broker;
 mod clients;
+pub mod doors;
 mod gate;
 mod messages;
 mod metrics;
@@ -34,6 +35,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use self::answer::Problem;
+use self::doors::{Door, Doors};
 use self::gate::Gate;
 use self::metrics::Metrics;
 use crate::config::AdminConfig;
@@ -56,8 +58,8 @@ pub struct Source {
     pub reins: Arc<Reins>,
     /// Clients are let in.
     pub serves: Arc<AtomicBool>,
-    /// Names of the listeners, in the order of the configuration.
-    pub listeners: Arc<[String]>,
+    /// The listeners, in the order of the configuration.
+    pub doors: Vec<Door>,
     /// What drives the shards.
     pub runtime: String,
     /// Where `petrelctl` finds its token, if anywhere.
@@ -74,6 +76,9 @@ const ASKED_AT_ONCE: usize = 4;
 /// What those who answer know.
 struct Known {
     source: Source,
+    /// Names of the listeners.
+    listeners: Arc<[String]>,
+    doors: Doors,
     gate: Gate,
     begun: Instant,
     asking: Arc<Semaphore>,
@@ -86,7 +91,9 @@ impl Known {
         let now = Instant::now();
         let turns = source.shards.pulses().map(|pulse| (pulse.turns(), now)).collect();
         let asking = Arc::new(Semaphore::new(ASKED_AT_ONCE));
-        Self { source, gate, begun: now, asking, turns: Mutex::new(turns) }
+        let listeners = source.doors.iter().map(|door| door.name.clone()).collect();
+        let doors = Doors::new(source.doors.clone());
+        Self { source, listeners, doors, gate, begun: now, asking, turns: Mutex::new(turns) }
     }
 
     /// Looks which shards have had a turn, from time to time, for ever.
@@ -261,6 +268,10 @@ fn routes(known: Arc<Known>) -> Router {
         .routes(routes!(broker::bans, broker::ban, broker::unban))
         .routes(routes!(broker::reload))
         .routes(routes!(broker::audit))
+        .routes(routes!(doors::list))
+        .routes(routes!(doors::stop))
+        .routes(routes!(doors::start))
+        .routes(routes!(doors::drain_state, doors::drain, doors::undrain))
         .routes(routes!(clients::list))
         .routes(routes!(clients::show, clients::end))
         .routes(routes!(clients::disconnect))

@@ -16,6 +16,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
+#[cfg(feature = "admin")]
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -35,6 +36,8 @@ use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 
 pub use self::error::BootError;
 use self::seed::{CALLED_OFF, Order, Place, Seed, wire_limits};
+#[cfg(feature = "admin")]
+use crate::admin::doors::Door;
 #[cfg(feature = "admin")]
 use crate::admin::{Admin, Source};
 use crate::auth::AuthMethods;
@@ -174,6 +177,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     };
     match claim_and_open(&running.config, &protocols, &orders) {
         Ok(addresses) => {
+            running.addresses = addresses;
             running.control = open_control(&running);
             if let Err(error) = running.open_admin() {
                 drop(orders);
@@ -182,7 +186,6 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
                 return Err(error);
             }
             running.watch_certificates();
-            running.addresses = addresses;
             for order in &orders {
                 // A shard that ended meanwhile says why when it is joined.
                 let _ = order.send(Order::Serve);
@@ -265,7 +268,7 @@ impl Running {
             shards: self.handles.clone(),
             reins: Arc::clone(&self.reins),
             serves: Arc::clone(&self.serves),
-            listeners: self.config.listeners.iter().map(|it| it.name.clone()).collect(),
+            doors: self.doors(),
             runtime: self.runtime.to_string(),
             folder: self.control.as_ref().and(self.config.control_folder()).map(Path::to_owned),
         };
@@ -273,6 +276,17 @@ impl Running {
             .map_err(|error| BootError::Listen(config.address, error))?;
         self.admin = Some(admin);
         Ok(())
+    }
+
+    #[cfg(feature = "admin")]
+    fn doors(&self) -> Vec<Door> {
+        let all = self.config.listeners.iter().zip(&self.addresses);
+        let door = |(listener, &address): (&config::Listener, _)| Door {
+            name: listener.name.clone(),
+            protocol: listener.protocol.name().to_owned(),
+            address,
+        };
+        all.map(door).collect()
     }
 
     #[cfg(not(feature = "admin"))]

@@ -5,6 +5,7 @@
 //! does not know what runs it: [`crate::executor`] does.
 
 mod arrivals;
+mod drain;
 mod held;
 pub mod history;
 pub mod load;
@@ -14,6 +15,8 @@ pub mod rate;
 pub mod turns;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,7 +29,7 @@ use petrel_access::Desk;
 use petrel_access::scram::{ByListener, Scram};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{Packet, Publish, ReasonCode};
+use petrel_proto::{Packet, Publish, ReasonCode, Text};
 use petrel_shard::access::Rules;
 use petrel_shard::{
     ConnId, DropReason, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
@@ -44,6 +47,7 @@ use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::shards::{Look, View};
 use crate::watchdog::Pulse;
+use drain::Drain;
 use held::{Held, Why};
 use history::History;
 use load::{Level, Load, ProcessLoad, Signals};
@@ -144,6 +148,10 @@ pub enum Command {
     SetLimits(Box<Limits>),
     /// Whoever this is about is disconnected.
     Ban(Target),
+    /// A listener stops, or listens again at an address; says what came of it.
+    SetListening(u16, Option<SocketAddr>, mpsc::Sender<io::Result<()>>),
+    /// Everybody is sent away until a time, to a server that is named; or nobody any more.
+    Drain(Option<(u64, Option<Text>)>),
     /// The shard handles this.
     Feed(Box<Input>),
     /// Somebody asks something.
@@ -283,6 +291,8 @@ pub struct Pump {
     totals: Totals,
     turns: Turns,
     history: History,
+    /// Everybody is sent away.
+    drain: Option<Drain>,
     /// Until when a shard that stops waits.
     stop_at_ms: Option<u64>,
 }
@@ -333,6 +343,7 @@ impl Pump {
             totals: Totals::default(),
             turns: Turns::default(),
             history: History::default(),
+            drain: None,
             stop_at_ms: None,
         }
     }
@@ -407,6 +418,7 @@ impl Pump {
         if ticked {
             self.rates.rest(self.now.mono_ms);
             self.look_for_the_banned();
+            self.send_some_away();
             self.let_those_go_who_have_gone();
             for conn in self.held.connections() {
                 self.shard.excuse(self.now, id_of(conn));
@@ -540,6 +552,16 @@ impl Pump {
                     self.held.release(Why::Rate(u64::MAX), |conn| wire.resume(conn));
                 }
                 Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
+                Command::SetListening(index, address, asked) => {
+                    // Whoever asked may have lost patience.
+                    let _ = asked.send(self.parts.wire.set_listening(index, address));
+                }
+                Command::Drain(drain) => {
+                    self.drain = drain.map(|(until_ms, reference)| Drain::new(until_ms, reference));
+                    if self.drain.is_some() {
+                        self.parts.wire.drop_unknown();
+                    }
+                }
                 Command::Feed(input) => self.feed(*input),
                 Command::Look(look) => {
                     look.answer(&View {
@@ -573,6 +595,20 @@ impl Pump {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Sends those away whose turn it is.
+    fn send_some_away(&mut self) {
+        let Some(drain) = &mut self.drain else { return };
+        let connected = self.parts.wire.connections();
+        let going = drain.next(&self.shard, self.now.mono_ms, connected);
+        let reference = drain.server_reference.clone();
+        for conn in going {
+            self.feed(Input::SendAway { conn, server_reference: reference.clone() });
+            if self.is_full() {
+                self.carry_out();
             }
         }
     }

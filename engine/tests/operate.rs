@@ -389,3 +389,63 @@ fn the_description_names_every_answer_and_each_needs_a_token() {
     }
     lab.stop();
 }
+
+#[test]
+fn a_listener_is_stopped_and_opened_again() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |_, _| {});
+        let mut staying = Client::connect(lab.mqtt(), "staying", Version::V5);
+        let name = lab.get("/api/v1/listeners")["listeners"][0]["name"].clone();
+        let name = name.as_str().expect("a name").replace('/', "%2F");
+        for _ in 0..3 {
+            assert_eq!(lab.ask("POST", &format!("/api/v1/listeners/{name}/stop"), None).0, 200);
+            assert!(TcpStream::connect(lab.mqtt()).is_err(), "nobody listens");
+            assert_eq!(lab.get("/api/v1/listeners")["listeners"][0]["listening"], false);
+            assert_eq!(lab.ask("POST", &format!("/api/v1/listeners/{name}/stop"), None).0, 200);
+            assert_eq!(lab.ask("POST", &format!("/api/v1/listeners/{name}/start"), None).0, 200);
+            // Each shard listens: so many meet both.
+            for n in 0..8 {
+                Client::connect(lab.mqtt(), &format!("new{n}"), Version::V5);
+            }
+        }
+        staying.subscribe("still/here", Qos::AtMostOnce);
+        assert_eq!(lab.ask("POST", "/api/v1/listeners/nothing/stop", None).0, 404);
+        lab.stop();
+    }
+}
+
+#[test]
+fn a_broker_that_drains_sends_everybody_away_and_can_be_called_back() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |_, _| {});
+        let mut clients: Vec<_> =
+            (0..20).map(|n| staying(lab.mqtt(), &format!("client{n}"))).collect();
+        let mut old = Client::connect(lab.mqtt(), "old", Version::V3_1_1);
+        assert_eq!(lab.ask("DELETE", "/api/v1/drain", None).0, 409);
+        let wrong = json!({"within_s": 1, "server_reference": ""});
+        assert_eq!(lab.ask("POST", "/api/v1/drain", Some(&wrong)).0, 400);
+        let body = json!({"within_s": 1, "server_reference": "other.example:1883"});
+        assert_eq!(lab.ask("POST", "/api/v1/drain", Some(&body)).0, 200);
+        assert!(TcpStream::connect(lab.mqtt()).is_err(), "nobody listens");
+        assert_eq!(request(lab.admin, None, "GET", "/health/ready", None).0, 503);
+        for client in &mut clients {
+            let Some(Packet::Disconnect(told)) = client.receive() else { panic!("no word") };
+            assert_eq!(told.reason, ReasonCode::UseAnotherServer);
+            let reference = told.server_reference.expect("where to go");
+            assert_eq!(reference.as_str(), "other.example:1883");
+            client.expect_end();
+        }
+        old.expect_end();
+        lab.until("/api/v1/drain", |it| it["connections"] == 0 && it["draining"] == true);
+        assert_eq!(lab.get("/api/v1/clients/client3")["connected"], false, "sessions stay");
+        assert_eq!(lab.ask("DELETE", "/api/v1/drain", None).0, 200);
+        assert_eq!(request(lab.admin, None, "GET", "/health/ready", None).0, 200);
+        staying(lab.mqtt(), "client3").subscribe("t", Qos::AtMostOnce);
+        // Without a place to go to, and at once.
+        let mut last = Client::connect(lab.mqtt(), "last", Version::V5);
+        assert_eq!(lab.ask("POST", "/api/v1/drain", Some(&json!({}))).0, 200);
+        let Some(Packet::Disconnect(told)) = last.receive() else { panic!("no word") };
+        assert_eq!(told.reason, ReasonCode::ServerShuttingDown);
+        lab.stop();
+    }
+}

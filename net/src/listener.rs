@@ -52,6 +52,8 @@ pub struct Listener {
     pub(crate) ready: bool,
     /// The last accept failed for want of something; tried again at the next tick.
     pub(crate) resting: bool,
+    /// It does not listen, until it is opened again.
+    pub(crate) shut: bool,
 }
 
 impl Listener {
@@ -66,7 +68,16 @@ impl Listener {
         sockopt::set_tcp_nodelay(&socket, true)?;
         net::listen(&socket, PLACES_MAX as i32)?;
         let (places, proxies) = (PLACES_MAX, None);
-        Ok(Self { socket, protocol, proxies, index, places, ready: true, resting: false })
+        Ok(Self {
+            socket,
+            protocol,
+            proxies,
+            index,
+            places,
+            ready: true,
+            resting: false,
+            shut: false,
+        })
     }
 
     /// Takes connections of these proxies only, each with a header of the PROXY protocol before anything else.
@@ -80,14 +91,35 @@ impl Listener {
     /// is a change.
     pub(crate) fn deepen(&mut self, places: usize) {
         // It fails for no socket that listens; if it did, the old depth would serve.
-        if places != self.places && net::listen(&self.socket, places as i32).is_ok() {
+        if !self.shut && places != self.places && net::listen(&self.socket, places as i32).is_ok() {
             self.places = places;
         }
     }
 
     /// There may be connections, and nothing is known to be wanting to accept them.
     pub(crate) const fn can_accept(&self) -> bool {
-        self.ready && !self.resting
+        self.ready && !self.resting && !self.shut
+    }
+
+    /// Stops listening: connections that wait to be accepted are refused, and so are all that come later.
+    ///
+    /// # Errors
+    /// The system gives no socket that does nothing; then it listens as before.
+    pub(crate) fn shut(&mut self) -> io::Result<()> {
+        let (family, flags) = (AddressFamily::INET, SocketFlags::CLOEXEC);
+        self.socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
+        self.shut = true;
+        Ok(())
+    }
+
+    /// Listens again, at an address.
+    ///
+    /// # Errors
+    /// As [`Listener::open`].
+    pub(crate) fn reopen(&mut self, address: SocketAddr) -> io::Result<()> {
+        let fresh = Self::open(address, self.protocol.clone(), self.index)?;
+        *self = Self { proxies: self.proxies.take(), ..fresh };
+        Ok(())
     }
 
     /// Position in the configuration.

@@ -324,6 +324,25 @@ impl Wire {
         self.listeners.clear();
     }
 
+    /// Stops one listener by its position in the configuration, or has it listen again at its address.
+    ///
+    /// # Errors
+    /// The system refuses a socket; then nothing has changed. There is no such listener.
+    pub fn set_listening(&mut self, index: u16, address: Option<SocketAddr>) -> io::Result<()> {
+        let at = self.listeners.iter().position(|listener| listener.index == index);
+        let Some(at) = at else { return Err(io::ErrorKind::NotFound.into()) };
+        let listener = &mut self.listeners[at];
+        match address {
+            None if listener.shut => Ok(()),
+            None => listener.shut(),
+            Some(_) if !listener.shut => Ok(()),
+            Some(address) => {
+                listener.reopen(address)?;
+                self.poller.add_listener(&listener.socket, at as u32)
+            }
+        }
+    }
+
     /// The listeners, to change what new connections are given.
     pub fn listeners_mut(&mut self) -> &mut [Listener] {
         &mut self.listeners

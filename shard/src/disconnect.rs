@@ -144,6 +144,30 @@ impl Shard {
         self.arm_session(turn, index);
     }
 
+    /// [MQTT5-4.13.2-1]: a client is told where to go, if it can be told and there is such a place.
+    pub(crate) fn on_send_away(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        server_reference: Option<Text>,
+    ) {
+        let (reason, what) = match server_reference {
+            Some(_) => (ReasonCode::UseAnotherServer, "sent to another server"),
+            None => (ReasonCode::ServerShuttingDown, "sent away"),
+        };
+        let Some(connection) = self.connection(conn) else { return };
+        if server_reference.is_none() || !connection.is_live() || !connection.version.is_v5() {
+            return self.violate(turn, conn, Violation::new(reason, what));
+        }
+        let disconnect = Disconnect { server_reference, ..Disconnect::new(reason) };
+        self.send(turn, conn, &Packet::Disconnect(Box::new(disconnect)));
+        // One that is too large for the client has ended the connection already.
+        if self.connection(conn).is_some() {
+            turn.out.closes.push(conn);
+            self.end_connection(turn, conn, EndedBy::Broker, reason, what);
+        }
+    }
+
     /// The operator ends a session.
     pub(crate) fn on_end_session(&mut self, turn: &mut Turn<'_>, client_id: &ClientId) {
         let conn = self.find_session(client_id).and_then(|index| self.conn_of(index));

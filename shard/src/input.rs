@@ -124,6 +124,14 @@ pub enum Input {
     Ban(Banned),
     /// The operator ends a session, with its connection if it has one; its will is published.
     EndSession(petrel_proto::ClientId),
+    /// A client is sent to another server, or away for now: DISCONNECT 0x9C with the reference, or 0x8B without one,
+    /// to MQTT 5 clients, then close. Its session stays.
+    SendAway {
+        /// Its connection.
+        conn: ConnId,
+        /// Server Reference.
+        server_reference: Option<Text>,
+    },
     /// The operator ends one connection.
     Kick {
         /// This connection.

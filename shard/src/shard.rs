@@ -217,6 +217,9 @@ impl Shard {
             Input::LastWills => self.on_last_wills(turn),
             Input::Shutdown => self.on_shutdown(turn),
             Input::Ban(banned) => self.on_ban(turn, banned),
+            Input::SendAway { conn, server_reference } => {
+                self.on_send_away(turn, conn, server_reference);
+            }
             Input::EndSession(client_id) => self.on_end_session(turn, &client_id),
             Input::Kick { conn, reason } => {
                 let what = match reason {

@@ -5,6 +5,7 @@
 
 pub mod broker;
 pub mod clients;
+pub mod doors;
 pub mod messages;
 pub mod reach;
 pub mod token;

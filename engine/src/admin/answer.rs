@@ -32,6 +32,10 @@ impl Problem {
         Self(StatusCode::NOT_FOUND, text.into())
     }
 
+    pub(super) fn stuck(text: impl Into<String>) -> Self {
+        Self(StatusCode::SERVICE_UNAVAILABLE, text.into())
+    }
+
     pub(super) fn conflict(text: impl Into<String>) -> Self {
         Self(StatusCode::CONFLICT, text.into())
     }

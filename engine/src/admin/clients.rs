@@ -382,7 +382,7 @@ pub(super) async fn list(
         let mut clients = Vec::new();
         for _ in 0..QUESTIONS {
             let (wanted, left) = (Arc::clone(&wanted), most - clients.len());
-            let listeners = Arc::clone(&known.source.listeners);
+            let listeners = Arc::clone(&known.listeners);
             let (mut page, next) = shards.ask(shard, move |view| {
                 let mut lines = Vec::new();
                 let next = view.shard.list(at, &wanted, (left, LOOKS), &mut lines);
@@ -417,7 +417,7 @@ pub(super) async fn show(
     let id = client_id(&name)?;
     asked(&known, move |known| {
         let shards = &known.source.shards;
-        let listeners = Arc::clone(&known.source.listeners);
+        let listeners = Arc::clone(&known.listeners);
         let client = shards.ask(shards.home_of(id.as_bytes()), move |view| {
             let detail = view.shard.detail(view.now, &id, view.out)?;
             Some(Client::new(&detail, view, &listeners))

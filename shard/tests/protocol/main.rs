@@ -10,6 +10,7 @@ mod peer;
 mod access;
 mod alias;
 mod auth;
+mod away;
 mod connect;
 mod disconnect;
 mod expiry;

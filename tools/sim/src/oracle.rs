@@ -117,6 +117,7 @@ impl Model {
             | Input::Refuse(_)
             | Input::Ban(_)
             | Input::EndSession(_)
+            | Input::SendAway { .. }
             | Input::Shed(_)
             | Input::Full(_)
             | Input::Limits(_)

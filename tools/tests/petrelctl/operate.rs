@@ -149,6 +149,28 @@ fn a_token_is_made_used_and_taken_out() {
 }
 
 #[test]
+fn listeners_are_stopped_and_everybody_is_sent_away() {
+    let lab = Lab::new(|_, _| {});
+    let address = lab.broker.addresses()[0];
+    assert!(lab.says(&["listeners", "ls"]).contains(&format!("test  mqtt      {address}  yes")));
+    assert!(lab.says(&["listeners", "stop", "test"]).contains("takes no more connections"));
+    assert!(std::net::TcpStream::connect(address).is_err());
+    lab.says(&["listeners", "start", "test"]);
+    let port = address.port().to_string();
+    let mut reader = petrelctl(&["sub", "-p", &port, "-t", "x"]).spawn().expect("it starts");
+    let begin = Instant::now();
+    while !lab.says(&["clients", "ls"]).contains(" yes ") {
+        assert!(begin.elapsed() < Duration::from_secs(30), "the reader has not come");
+    }
+    assert_eq!(lab.says(&["drain", "--within", "0"]), "0 connections are left\n");
+    assert!(!reader.wait().expect("it ends").success());
+    assert_eq!(lab.type_in(&["status"]).0, 1);
+    assert!(lab.says(&["drain", "--stop"]).contains("let in again"));
+    lab.says(&["status"]);
+    lab.broker.stop().expect("it stops");
+}
+
+#[test]
 fn a_broker_that_is_not_there_is_said_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let name = folder.path().to_str().expect("UTF-8");
