@@ -409,6 +409,9 @@ impl Shard {
         conn: ConnId,
         violation: Violation,
     ) {
+        if self.watching.is_some() {
+            self.watchers_of_conn(conn);
+        }
         let Some(connection) = self.connection_mut(conn) else { return };
         let hash = connection.client_hash;
         if let Some(pending) = connection.take_pending() {
@@ -525,6 +528,10 @@ impl Shard {
     ) {
         if self.connection(conn).is_none() {
             return;
+        }
+        if self.watching.is_some() {
+            // Nobody could say it afterwards.
+            self.watchers_of_conn(conn);
         }
         let Some(connection) = self.remove_connection(conn).filter(Connection::has_session) else {
             return;

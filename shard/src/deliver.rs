@@ -17,6 +17,7 @@ use crate::record::Provided;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, Session};
 use crate::shard::{Shard, Turn};
+use crate::traced::{Note, topic_text};
 use crate::waiting::HEAD_MESSAGES;
 use crate::{ConnId, Message};
 
@@ -279,7 +280,7 @@ impl Shard {
         let full = |len: usize, held: u64| {
             len + stored as usize + 1 > messages_max || held + stored_bytes + bytes > bytes_max
         };
-        let is_full = full(queue.len(), queue.bytes);
+        let (len, is_full) = (queue.len(), full(queue.len(), queue.bytes));
         for dropped in gone {
             self.drop_waiting(turn, index, &dropped);
         }
@@ -291,6 +292,12 @@ impl Shard {
             return self.drop_waiting(turn, index, &delivery);
         }
         self.admit(turn, index, &mut delivery, provided);
+        let waiting = (len + stored as usize + 1) as u64;
+        let topic = &delivery.message.topic;
+        turn.out.notes.add(|| {
+            let topic = topic_text(topic.as_bytes());
+            Note::Queued { session: index, topic, waiting }
+        });
         self.queue_up(index, delivery);
     }
 
@@ -599,7 +606,10 @@ fn encode<B: Body>(
     let (sent_topic, topic_alias) = match form {
         TopicForm::Full => (topic, None),
         TopicForm::Introduced(alias) => (topic, Some(alias)),
-        TopicForm::Known(alias) => (&[][..], Some(alias)),
+        TopicForm::Known(alias) => {
+            note_alias(turn, topic);
+            (&[][..], Some(alias))
+        }
     };
     let mut head = PublishHead {
         dup: outgoing.dup,
@@ -634,4 +644,12 @@ fn encode<B: Body>(
     connection.set_pending_bytes(connection.pending_bytes() + encoded.packet_bytes);
     turn.out.send(conn, &encoded, outgoing.packet_id);
     true
+}
+
+/// The packet that is written next does not name its topic.
+#[cold]
+#[inline(never)]
+fn note_alias(turn: &mut Turn<'_>, topic: &[u8]) {
+    let write = turn.out.writes.len();
+    turn.out.notes.add(|| Note::Alias { write, topic: topic_text(topic) });
 }

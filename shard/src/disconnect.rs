@@ -14,6 +14,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::session::OFFLINE;
 use crate::shard::{Shard, Turn};
 use crate::timers::Tick;
+use crate::traced::Note;
 use crate::waiting::HEAD_MESSAGES;
 
 impl Shard {
@@ -187,6 +188,9 @@ impl Shard {
         self.publish_will(turn, index);
         self.drop_due(turn, index);
         self.leave_groups(turn, index);
+        if self.watching.is_some() {
+            self.say_session_ends(turn, index);
+        }
         let Some(session) = self.sessions.get_mut(index) else { return };
         let hash = self.key.hash(session.client_id.as_bytes());
         for &subscription in std::mem::take(&mut session.subscriptions).as_slice() {
@@ -209,6 +213,10 @@ impl Shard {
         let orphans = crate::share::take_orphans(session);
         for _ in orphans.len() as u64..held {
             drop_message(turn, DropReason::SessionEnded);
+        }
+        let ended = held.saturating_sub(orphans.len() as u64);
+        if ended > 0 {
+            turn.out.notes.add(|| Note::lost(index, b"", DropReason::SessionEnded, ended));
         }
         let shared = session.rare.as_deref_mut().map(|rare| std::mem::take(&mut rare.shared));
         for group in shared.into_iter().flat_map(BTreeMap::into_keys) {

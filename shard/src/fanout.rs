@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use crate::Message;
 use crate::event::DropReason;
-use crate::ledger::drop_message;
+use crate::losses::lose;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{Shard, Turn};
 use crate::wanted::{Several, Wanted};
@@ -207,8 +207,10 @@ impl Shard {
         if self.fanouts.looks > LOOKS_MAX && !sabotage::on(Sabotage::DueInherited) {
             return self.finish_fanouts(turn);
         }
-        while !sabotage::on(Sabotage::DueInherited) && self.fanouts.take(session).is_some() {
-            drop_message(turn, DropReason::NotConnected);
+        while !sabotage::on(Sabotage::DueInherited)
+            && let Some(due) = self.fanouts.take(session)
+        {
+            lose(turn, session, due.message.topic.as_bytes(), DropReason::NotConnected);
         }
     }
 

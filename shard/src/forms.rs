@@ -45,7 +45,7 @@ impl Forms {
 
     /// Sends the message at hand in a form that there is. Says whether it was sent, or was too large and is
     /// dropped; `None` if it has to be encoded.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send<B: Body>(
         &self,
         turn: &mut Turn<'_>,

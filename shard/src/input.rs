@@ -113,6 +113,8 @@ pub enum Input {
     Shed(bool),
     /// Other limits from now on; what clients were told stays theirs.
     Limits(Box<crate::Limits>),
+    /// What is said from now on of what happens, in [`crate::Outbox::traced`]; nothing for none.
+    Watch(Option<Arc<crate::Watched>>),
     /// Time has passed; sent at least every quarter of a second while anything can expire.
     Timer,
     /// The broker will stop as soon as all shards have handled this and what follows from it: the

@@ -24,6 +24,7 @@ use crate::event::DropReason;
 use crate::input::Loaded;
 use crate::keep::{Hold, Then};
 use crate::ledger::drop_message;
+use crate::losses::lose;
 use crate::outbox::Load;
 use crate::peer::{
     Asked, GROUP_ATTEMPTS_MAX, GroupClaim, GroupDelivery, GroupKey, Lent, PeerMessage,
@@ -33,6 +34,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, Session};
 use crate::shard::{Shard, Turn};
 use crate::share::{Group, Groups, slot_of};
+use crate::traced::{Note, lose_in_group, topic_text};
 use crate::waiting::{HEAD_MESSAGES, LOAD_BYTES};
 use crate::{Message, Outbox, SessionRef, ShardIndex};
 
@@ -250,11 +252,15 @@ impl Shard {
             self.on_lent_done(turn, lent);
         }
         if is_full {
-            return drop_message(turn, DropReason::QueueFull);
+            return lose_in_group(turn, &message.topic, DropReason::QueueFull);
         }
         let Some(lent) = self.record_for_group(turn, index, message, provided) else { return };
         if let Some(group) = self.groups.groups.get_mut(index) {
             group.queue_up(lent.sequence, message, provided, drops_oldest);
+            turn.out.notes.add(|| Note::QueuedInGroup {
+                topic: topic_text(message.topic.as_bytes()),
+                group: group.key.written(),
+            });
         }
     }
 
@@ -518,8 +524,8 @@ impl Shard {
         let Some(index) = self.resolve(claim.member) else { return };
         let Some(session) = self.sessions.get_mut(index) else { return };
         let flow = session.flow.as_deref_mut();
-        if flow.and_then(|flow| flow.queue.take_asked(claim.lent)).is_some() {
-            drop_message(turn, DropReason::NoGroupMember);
+        if let Some((_, gone)) = flow.and_then(|flow| flow.queue.take_asked(claim.lent)) {
+            lose(turn, index, gone.message.topic.as_bytes(), DropReason::NoGroupMember);
         }
         self.drain(turn, index);
     }

@@ -68,8 +68,10 @@ mod subscribe;
 mod subscriptions;
 mod table;
 mod timers;
+pub mod traced;
 mod waiting;
 mod wanted;
+pub mod watch;
 pub mod wheel;
 
 pub use author::Author;
@@ -91,3 +93,5 @@ pub use peer::PeerMessage;
 pub use record::{Incarnation, Record};
 pub use shard::Shard;
 pub use standing::Identity;
+pub use traced::{Traced, What};
+pub use watch::{Subject, WATCHES_MAX, Watched, Watchers, Whence};

@@ -7,6 +7,7 @@
 use crate::event::{DropReason, Drops};
 use crate::ledger::drop_message;
 use crate::shard::Turn;
+use crate::traced::{Note, topic_text};
 
 /// Lines of the table, once anything was lost.
 const LINES: usize = 1_024;
@@ -94,14 +95,20 @@ impl Losses {
 }
 
 /// Counts a copy that a session does not get, and keeps why.
+#[cold]
+#[inline(never)]
 pub(crate) fn lose(turn: &mut Turn<'_>, session: u32, topic: &[u8], reason: DropReason) {
     drop_message(turn, reason);
     turn.out.losses.note(session, reason, topic, turn.now_ms);
+    turn.out.notes.add(|| Note::lost(session, topic, reason, 1));
 }
 
 /// Keeps why a message that a session has published goes no further. Whoever calls has counted it.
+#[cold]
+#[inline(never)]
 pub(crate) fn refused(turn: &mut Turn<'_>, session: u32, topic: &[u8], reason: DropReason) {
     turn.out.refusals.note(session, reason, topic, turn.now_ms);
+    turn.out.notes.add(|| Note::Refused { session, topic: topic_text(topic), reason });
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::level_hash::{HashKey, KnownLevels, TopicLevels};
 use crate::mask::{Mask, MaskRegistry, MaskTable, Shape};
 use texts::Texts;
 use trie::Trie;
+pub(crate) use trie::matches as filter_matches;
 
 /// A distinct filter of one [`Matcher`]; ids are small and used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

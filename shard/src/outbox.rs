@@ -10,6 +10,7 @@ use crate::input::Origin;
 use crate::ledger::Ledger;
 use crate::losses::Losses;
 use crate::record::{Incarnation, Record};
+use crate::traced::{Notes, Traced};
 use crate::{ConnId, Event, PeerMessage, SessionRef, ShardIndex};
 
 /// Payloads up to this many bytes are copied beside their header; larger ones are shared.
@@ -51,6 +52,11 @@ pub struct Outbox {
     pub losses: Losses,
     /// What they have lately published that was refused.
     pub refusals: Losses,
+    /// What is said while somebody watches. The caller takes it after each input.
+    pub traced: Vec<Traced>,
+    /// How much was not said, there being too much of it, until the caller takes the number.
+    pub untraced: u64,
+    pub(crate) notes: Notes,
     arena: Vec<u8>,
     /// Payloads that are shared instead of being copied.
     payloads: Vec<Bytes>,
@@ -67,6 +73,18 @@ pub struct Write {
     packet_id_at: u32,
     /// Stands in the place of the head's, if there is one.
     packet_id: Option<PacketId>,
+}
+
+impl Write {
+    /// The packet identifier, where the receivers of a form have one each.
+    pub(crate) const fn packet_id(&self) -> Option<PacketId> {
+        self.packet_id
+    }
+
+    /// True if both are the same bytes but for the packet identifier.
+    pub(crate) fn is_same_form(&self, other: &Self) -> bool {
+        self.head == other.head && self.payload == other.payload
+    }
 }
 
 /// A PUBLISH that was encoded for one receiver and that others may get as well.
@@ -141,6 +159,7 @@ impl Outbox {
         self.counts.clear();
         self.urgent = false;
         self.events.clear();
+        self.traced.clear();
     }
 
     /// Forgets the writes only.

@@ -5,6 +5,7 @@ use petrel_proto::{Publish, Qos, ReasonCode, TopicName};
 use crate::event::DropReason;
 use crate::ledger::refuse_message;
 use crate::shard::{Shard, Turn};
+use crate::traced::{NOBODY, Note, topic_text};
 use crate::{Message, Now, Outbox};
 
 /// Whether a topic is one of the broker's own, where clients must not publish and whose values mean nothing to the
@@ -18,6 +19,9 @@ impl Shard {
     /// would be told of it: Success, No matching subscribers, Topic Name invalid, or Quota exceeded while what is
     /// published is refused for want of memory or storage.
     pub fn publish_own(&mut self, now: Now, publish: Publish, out: &mut Outbox) -> ReasonCode {
+        if self.is_watched {
+            return self.publish_own_watched(now, publish, out);
+        }
         self.on_own_publish(&mut Turn { now_ms: now.mono_ms, out }, publish)
     }
 
@@ -26,15 +30,15 @@ impl Shard {
     pub(crate) fn on_own_publish(&mut self, turn: &mut Turn<'_>, publish: Publish) -> ReasonCode {
         turn.out.ledger.own += 1;
         if let Err(violation) = self.check_levels(&publish.topic) {
-            refuse_message(turn, DropReason::NotAuthorized);
+            refuse_own(turn, &publish.topic, DropReason::NotAuthorized);
             return violation.reason;
         }
         if self.full {
-            refuse_message(turn, DropReason::MemoryFull);
+            refuse_own(turn, &publish.topic, DropReason::MemoryFull);
             return ReasonCode::QuotaExceeded;
         }
         if self.refuses && publish.qos > Qos::AtMostOnce {
-            refuse_message(turn, DropReason::StorageFull);
+            refuse_own(turn, &publish.topic, DropReason::StorageFull);
             return ReasonCode::QuotaExceeded;
         }
         // No client has an empty identifier, so none of them is the publisher.
@@ -49,4 +53,10 @@ impl Shard {
             ReasonCode::NoMatchingSubscribers
         }
     }
+}
+
+fn refuse_own(turn: &mut Turn<'_>, topic: &TopicName, reason: DropReason) {
+    refuse_message(turn, reason);
+    let topic = topic.as_bytes();
+    turn.out.notes.add(|| Note::Refused { session: NOBODY, topic: topic_text(topic), reason });
 }

@@ -103,6 +103,11 @@ impl Passed<'_> {
         self.head.retain
     }
 
+    /// Keyed hash of the publisher's client identifier.
+    pub(crate) const fn publisher(&self) -> u64 {
+        self.head.publisher
+    }
+
     /// Whether it has properties that are forwarded.
     #[inline]
     pub(crate) const fn has_properties(&self) -> bool {

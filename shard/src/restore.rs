@@ -20,6 +20,7 @@ use crate::session::{Kept, PendingWill, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::standing::Standing;
 use crate::timers::Tick;
+use crate::traced::{Note, topic_text};
 use crate::{Author, Message, Now, Outbox, Slot};
 
 /// What is only known while sessions come back, and until what waits for them has been counted.
@@ -94,12 +95,21 @@ impl Shard {
         }
         let since = self.keep.begin();
         turn.out.ledger.wills += 1;
+        let topic = message.topic.clone();
+        let said = || topic_text(topic.as_bytes());
+        turn.out.notes.add(|| Note::Will { session: index, topic: said() });
+        let due_before = turn.out.ledger.due;
         // It may have lost the right since its CONNECT.
         if self.may_leave_will(index, &message.topic, message.qos, message.retain) {
             let matched = self.route(turn, message, None, Some(index));
             turn.out.ledger.unmatched += u64::from(!matched);
+            let copies = turn.out.ledger.due - due_before;
+            let routed = || Note::Routed { session: index, topic: said(), copies, matched };
+            turn.out.notes.add(routed);
         } else {
-            refuse_message(turn, DropReason::NotAuthorized);
+            let reason = DropReason::NotAuthorized;
+            refuse_message(turn, reason);
+            turn.out.notes.add(|| Note::Refused { session: index, topic: said(), reason });
         }
         if is_kept {
             let needs = self.keep.needs(since);

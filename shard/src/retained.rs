@@ -22,6 +22,7 @@ use crate::record::Record;
 use crate::sabotage::{self, Sabotage};
 use crate::session::{RetainedPull, RetainedSource};
 use crate::shard::{Shard, Turn};
+use crate::traced::{Note, topic_text};
 use crate::{Author, Message, ShardIndex};
 
 /// Subscriptions of one session that wait for answers at the same time.
@@ -47,6 +48,8 @@ impl Shard {
         if applied == Applied::NoRoom {
             turn.out.ledger.not_retained += 1;
             turn.out.ledger.drops.count(DropReason::RetainedFull);
+            let topic = message.topic.as_bytes();
+            turn.out.notes.add(|| Note::NotRetained { topic: topic_text(topic) });
         }
         let is_kept = self.keep.is_on() && !is_of_the_broker(&message.topic);
         if is_kept && !sabotage::on(Sabotage::RetainedUnrecorded) {

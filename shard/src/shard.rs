@@ -25,6 +25,7 @@ use crate::session::Session;
 use crate::share::Groups;
 use crate::table::Table;
 use crate::timers::{TIMER_SLOTS, TIMER_TICK_MS, Timer};
+use crate::watch::Watching;
 use crate::wheel::Wheel;
 use crate::{
     Banned, ConnId, Input, Limits, Now, Outbox, Passed, SessionRef, ShardConfig, ShardIndex,
@@ -85,6 +86,9 @@ pub struct Shard {
     /// See [`Input::Refuse`].
     pub(crate) refuses: bool,
     pub(crate) full: bool,
+    /// Somebody watches, and what is handled is not being watched already.
+    pub(crate) is_watched: bool,
+    pub(crate) watching: Option<Box<Watching>>,
     pub(crate) keep: Keep,
     pub(crate) restoring: Restoring,
 }
@@ -147,6 +151,8 @@ impl Shard {
             banned: Vec::new(),
             refuses: false,
             full: false,
+            is_watched: false,
+            watching: None,
             keep: Keep::new(config.keeping, config.index, config.slots.shards()),
             restoring: Restoring::default(),
             config,
@@ -171,6 +177,9 @@ impl Shard {
     /// Inputs for a connection that the shard has closed, or that it never had, do nothing.
     /// `now` never goes back.
     pub fn handle(&mut self, now: Now, input: Input, out: &mut Outbox) {
+        if self.is_watched {
+            return self.handle_watched(now, input, out);
+        }
         let turn = &mut Turn { now_ms: now.mono_ms, out };
         match input {
             Input::Connect { conn, connect, origin } => {
@@ -206,6 +215,7 @@ impl Shard {
             Input::Counted(counted) => self.on_counted(turn, *counted),
             Input::Timer => self.on_timer(turn),
             Input::Rules(rules) => self.set_rules(rules),
+            Input::Watch(watched) => self.set_watched(watched),
             Input::Refuse(refuse) => self.refuses = refuse,
             Input::Full(full) => self.full = full,
             Input::Shed(sheds) => self.set_shed(sheds),
@@ -259,6 +269,9 @@ impl Shard {
         message: &Passed<'_>,
         out: &mut Outbox,
     ) {
+        if self.is_watched {
+            return self.handle_passed_watched(now, from, message, out);
+        }
         self.on_passed(&mut Turn { now_ms: now.mono_ms, out }, from, message);
     }
 

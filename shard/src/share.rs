@@ -27,6 +27,7 @@ use crate::sabotage::{self, Sabotage};
 use crate::session::{Kept, Session, SharedSubscription};
 use crate::shard::{Shard, Turn};
 use crate::table::Table;
+use crate::traced::{Note, lose_in_group, topic_text};
 use crate::{Message, SessionRef, ShardIndex, Slot};
 
 /// A session returns group messages once it holds this many that wait.
@@ -194,7 +195,10 @@ impl Shard {
     /// Ends a group that has no members.
     pub(crate) fn end_group(&mut self, turn: &mut Turn<'_>, index: u32) {
         let Some(group) = self.groups.groups.remove(index) else { return };
-        for _ in 0..group.waiting() {
+        for message in group.queue.values() {
+            lose_in_group(turn, &message.topic, DropReason::NoGroupMember);
+        }
+        for _ in group.queue.len()..group.waiting() {
             drop_message(turn, DropReason::NoGroupMember);
         }
         self.groups.by_key.remove(&group.key);
@@ -254,7 +258,7 @@ impl Shard {
             return self.lend(turn, index, member, (message, None), (attempt, false));
         }
         if message.qos == Qos::AtMostOnce {
-            return drop_message(turn, DropReason::NoGroupMember);
+            return lose_in_group(turn, &message.topic, DropReason::NoGroupMember);
         }
         self.enqueue_in_group(turn, index, message);
         if !direct {
@@ -277,6 +281,11 @@ impl Shard {
             self.on_lent_done(turn, lent);
         }
         turn.out.ledger.handed += 1;
+        turn.out.notes.add(|| Note::Lent {
+            topic: topic_text(message.topic.as_bytes()),
+            group: group.written(),
+            shard: member.shard,
+        });
         let asked = Asked::Nothing;
         let delivery = GroupDelivery { group, member, message, attempt, more, lent, asked };
         self.tell(turn, member.shard, PeerMessage::GroupDeliver(Box::new(delivery)));
@@ -296,14 +305,18 @@ impl Shard {
             && let Some((_, oldest)) = group.queue.pop_first()
         {
             group.queue_bytes -= oldest.cost_bytes() as u64;
-            drop_message(turn, DropReason::QueueFull);
+            lose_in_group(turn, &oldest.topic, DropReason::QueueFull);
         }
         if full(group) {
-            return drop_message(turn, DropReason::QueueFull);
+            return lose_in_group(turn, &message.topic, DropReason::QueueFull);
         }
         group.sequence += 1;
         group.queue_bytes += bytes;
         group.queue.insert(group.sequence, Arc::clone(message));
+        turn.out.notes.add(|| Note::QueuedInGroup {
+            topic: topic_text(message.topic.as_bytes()),
+            group: group.key.written(),
+        });
     }
 
     /// Hands queued messages to members that are ready, a burst at a time; the last of a burst
@@ -324,7 +337,7 @@ impl Shard {
             group.queue_bytes -= message.cost_bytes() as u64;
             let lent = group.lent(sequence);
             if message.expired(turn.now_ms) {
-                drop_message(turn, DropReason::Expired);
+                lose_in_group(turn, &message.topic, DropReason::Expired);
                 if let Some(lent) = lent {
                     self.on_lent_done(turn, lent);
                 }
@@ -401,7 +414,7 @@ impl Shard {
             Some((index, _)) => {
                 self.offer_to_group(turn, index, &delivery.message, delivery.attempt);
             }
-            None => drop_message(turn, DropReason::NoGroupMember),
+            None => lose_in_group(turn, &delivery.message.topic, DropReason::NoGroupMember),
         }
     }
 

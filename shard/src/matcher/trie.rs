@@ -791,7 +791,7 @@ const fn is_long(word: u64) -> bool {
 ///
 /// A topic holds neither wildcards nor zeros, so a run of equal bytes ends at a wildcard, at a
 /// difference, or where one of the texts ends.
-fn matches(filter: &[u8], topic: &[u8]) -> bool {
+pub(crate) fn matches(filter: &[u8], topic: &[u8]) -> bool {
     if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
         return false;
     }

@@ -18,7 +18,7 @@ use petrel_shard::record::{
 use petrel_shard::{
     Access, Author, Banned, Census, ConnId, DropReason, Drops, Event, Input, Interest, Keeping,
     Ledger, Limits, Losses, Message, Now, Origin, Outbox, PeerMessage, Question, Shard,
-    ShardConfig, ShardIndex, Slot, SlotMap, Verdict, refusal,
+    ShardConfig, ShardIndex, Slot, SlotMap, Subject, Traced, Verdict, Watched, refusal,
 };
 
 use crate::packets::{IntoPacket, Shape, message, v5};
@@ -33,6 +33,8 @@ pub struct Client(usize);
 /// The broker without its sockets. Dropping it checks that nothing is left behind.
 pub struct Net {
     pub events: Vec<Event>,
+    /// What was said to those who watch, with the shard.
+    pub traced: Vec<(u16, Traced)>,
     drops: Drops,
     pub questions: Vec<Question>,
     pub limits: Limits,
@@ -149,6 +151,7 @@ impl Net {
         let ring_row = || (0..shards).map(|_| VecDeque::new()).collect();
         let mut net = Self {
             events: Vec::new(),
+            traced: Vec::new(),
             drops: Drops::default(),
             questions: Vec::new(),
             allow_anonymous: true,
@@ -401,6 +404,16 @@ impl Net {
             self.handle(shard, Input::Rules(rules.clone()));
         }
         self.run();
+    }
+
+    /// These are watched from now on.
+    pub fn watch(&mut self, subjects: impl IntoIterator<Item = Subject>) {
+        let mut subjects = subjects.into_iter();
+        let subjects = std::array::from_fn(|_| subjects.next());
+        let watched = Arc::new(Watched { number: 1, subjects });
+        for shard in 0..self.shards.len() as u16 {
+            self.handle(shard, Input::Watch(Some(Arc::clone(&watched))));
+        }
     }
 
     /// Shuts somebody out, at all shards.
@@ -748,6 +761,7 @@ impl Net {
         }
         self.questions.append(&mut out.questions);
         self.events.append(&mut out.events);
+        self.traced.extend(out.traced.drain(..).map(|traced| (shard, traced)));
         self.drops.add(&out.ledger.drops);
         written.sort_unstable();
         written.dedup();

@@ -29,4 +29,5 @@ mod retained;
 mod session;
 mod share;
 mod subscribe;
+mod watch;
 mod will;

@@ -23,6 +23,7 @@ pub mod scenario;
 pub mod storm;
 pub mod trace;
 pub mod violation;
+pub mod watch;
 pub mod workload;
 pub mod world;
 
@@ -49,4 +50,15 @@ pub fn run(seed: u64, sabotage: Option<Sabotage>, print: bool) -> Outcome {
     let mut world = World::new(seed, sabotage, Trace::new(print));
     let violation = world.run().err();
     Outcome { hash: world.trace.hash, messages: world.model.instances.len(), violation }
+}
+
+/// Runs a seed while somebody watches, which must make no difference. Returns how much was said as well.
+#[must_use]
+pub fn run_watched(seed: u64, print: bool) -> (Outcome, u64) {
+    let mut world = World::new(seed, None, Trace::new(print));
+    world.watcher = Some(watch::Watcher::new(seed));
+    let violation = world.run().err();
+    let said = world.watcher.map_or(0, |watcher| watcher.said);
+    let messages = world.model.instances.len();
+    (Outcome { hash: world.trace.hash, messages, violation }, said)
 }

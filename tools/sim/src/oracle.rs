@@ -121,6 +121,7 @@ impl Model {
             | Input::Shed(_)
             | Input::Full(_)
             | Input::Limits(_)
+            | Input::Watch(_)
             | Input::Rules(_) => Ok(()),
         }
     }

@@ -26,6 +26,7 @@ use crate::sabotage::Sabotage;
 use crate::scenario::Scenario;
 use crate::trace::Trace;
 use crate::violation::Checked;
+use crate::watch::Watcher;
 use crate::{hold, violated};
 
 /// How often shards are told that time has passed, in milliseconds.
@@ -53,6 +54,8 @@ pub struct World {
     pub settling: bool,
     /// The fault that is built in on purpose.
     pub sabotage: Option<Sabotage>,
+    /// Somebody who watches.
+    pub watcher: Option<Watcher>,
     cores: Vec<Core>,
     interest: Arc<Interest>,
     rings: BTreeMap<(u16, u16), Ring>,
@@ -163,6 +166,7 @@ impl World {
             actions_left: scenario.actions,
             settling: false,
             sabotage,
+            watcher: None,
             cores,
             interest,
             rings: BTreeMap::new(),
@@ -284,13 +288,23 @@ impl World {
         self.trace.input(at, shard, &input, hint);
         self.model.before(at, shard, &input, hint)?;
         let timer = matches!(input, Input::Timer);
+        let packet = match &input {
+            Input::Packet { conn, packet } if self.watcher.is_some() => {
+                self.model.conns.contains_key(&(shard, *conn)).then(|| packet.clone())
+            }
+            _ => None,
+        };
         let core = &mut self.cores[usize::from(shard)];
+        let now = Now { mono_ms: self.now_ms };
+        if let Some(watcher) = &mut self.watcher {
+            watcher.before((shard, &mut core.shard), now, &mut core.out)?;
+        }
         let (writes, peers) = (core.out.writes.len(), core.out.peers.len());
         let (closes, events) = (core.out.closes.len(), core.out.events.len());
         let drops = core.out.ledger.drops;
         let lost = self.sabotage.is_some_and(|fault| fault.swallows(&input, self.step));
         if !lost {
-            core.shard.handle(Now { mono_ms: self.now_ms }, input, &mut core.out);
+            core.shard.handle(now, input, &mut core.out);
         }
         // What a shard has left to its next input is not due before that.
         let timer = timer && !core.shard.is_overdue();
@@ -305,6 +319,9 @@ impl World {
             drops: core.out.ledger.drops.since(&drops),
         };
         self.trace.output(at, shard, &output);
+        if let Some(watcher) = self.watcher.as_mut().filter(|_| !lost) {
+            watcher.after(packet.as_ref(), &mut core.out, &output)?;
+        }
         check_ledger(&core.shard, &core.out)?;
         let (own, counted) = (u64::from(core.own), core.out.ledger.own);
         hold!(own == counted, "ledger", "{own} own messages were published, and {counted} counted");

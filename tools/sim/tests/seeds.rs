@@ -1,6 +1,6 @@
 //! The broker holds for many seeds, and does not hold when a fault is built in.
 
-use petrel_sim::{Sabotage, crash, run};
+use petrel_sim::{Sabotage, crash, run, run_watched};
 
 /// Seeds that a fault gets to show itself.
 const SEEDS_PER_FAULT: u64 = 60;
@@ -30,6 +30,21 @@ fn the_same_seed_gives_the_same_run() {
     for seed in 0..20 {
         assert_eq!(run(seed, None, false).hash, run(seed, None, false).hash, "seed {seed}");
     }
+}
+
+/// Everything that is in a run is said to somebody who watches all of it, too.
+#[test]
+fn who_watches_changes_nothing() {
+    let mut said_in_all = 0;
+    for seed in 0..100 {
+        let (watched, said) = run_watched(seed, false);
+        if let Some(violation) = watched.violation {
+            panic!("seed {seed}, watched: {violation}");
+        }
+        assert_eq!(watched.hash, run(seed, None, false).hash, "seed {seed}");
+        said_in_all += said;
+    }
+    assert!(said_in_all > 100_000, "only {said_in_all} things were said");
 }
 
 #[test]
