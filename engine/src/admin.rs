@@ -44,6 +44,7 @@ use crate::guard::Guard;
 use crate::log;
 use crate::reins::Reins;
 use crate::shards::Shards;
+use crate::trace::Traces;
 
 /// What the admin interface knows the broker by.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ pub struct Source {
     pub shards: Shards,
     /// What an operator may do.
     pub reins: Arc<Reins>,
+    /// Recordings.
+    pub traces: Arc<Traces>,
     /// Clients are let in.
     pub serves: Arc<AtomicBool>,
     /// The listeners, in the order of the configuration.

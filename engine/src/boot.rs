@@ -57,6 +57,7 @@ use crate::pump::{Clock, Command, LetsIn};
 use crate::reins::Reins;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
+use crate::trace::{self, Traces};
 use crate::watchdog::{Pulse, Watchdog};
 
 /// How long all shards together may take to come up.
@@ -79,6 +80,7 @@ pub struct Running {
     handles: Shards,
     staff: Staff,
     reins: Arc<Reins>,
+    traces: Arc<Traces>,
     control: Option<Control>,
     #[cfg(feature = "admin")]
     admin: Option<Admin>,
@@ -143,6 +145,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let process_load = Arc::new(ProcessLoad::default());
     let memory_watch = MemoryWatch::start(config.memory_bytes(), Arc::clone(&process_load))
         .map_err(BootError::Shard)?;
+    let (tracers, inbox) = trace::channel();
     let beside = Beside {
         runtime,
         office: office.as_ref(),
@@ -150,10 +153,12 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         clock,
         guard: &guard,
         process_load: &process_load,
+        tracers,
     };
     let (shards, orders, staff) = start_shards(&config, &beside)?;
     let slots = SlotMap::even(config.shard_count());
     let handles = Shards::new(shards.iter().map(|shard| shard.handle.clone()), slots);
+    let traces = start_traces(&config, inbox, handles.clone(), clock)?;
     let reins = Reins::new(guard, Box::new(handles.clone()), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
     let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
@@ -167,6 +172,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         handles,
         staff,
         reins: Arc::new(reins),
+        traces,
         control: None,
         #[cfg(feature = "admin")]
         admin: None,
@@ -223,6 +229,18 @@ fn open_control(running: &Running) -> Option<Control> {
         .ok()
 }
 
+/// Begins without recordings.
+fn start_traces(
+    config: &Config,
+    inbox: trace::Inbox,
+    shards: Shards,
+    clock: Clock,
+) -> Result<Arc<Traces>, BootError> {
+    let listeners = config.listeners.iter().map(|listener| listener.name.clone()).collect();
+    let traces = Traces::start(inbox, Box::new(shards), clock, listeners);
+    traces.map(Arc::new).map_err(BootError::Shard)
+}
+
 /// Checks that the ports are free.
 fn claim(config: &Config) -> Result<(), BootError> {
     for it in config.listeners.iter().filter(|it| it.address.port() != 0) {
@@ -267,6 +285,7 @@ impl Running {
             guard: Arc::clone(self.guard()),
             shards: self.handles.clone(),
             reins: Arc::clone(&self.reins),
+            traces: Arc::clone(&self.traces),
             serves: Arc::clone(&self.serves),
             doors: self.doors(),
             runtime: self.runtime.to_string(),
@@ -369,6 +388,12 @@ impl Running {
     #[must_use]
     pub const fn reins(&self) -> &Arc<Reins> {
         &self.reins
+    }
+
+    /// Recordings of what happens to clients and topics.
+    #[must_use]
+    pub const fn traces(&self) -> &Arc<Traces> {
+        &self.traces
     }
 
     /// Times that an executor had forgotten its pump; never above 0 unless something is broken.
@@ -500,13 +525,14 @@ struct Beside<'a> {
     clock: Clock,
     guard: &'a Arc<Guard>,
     process_load: &'a Arc<ProcessLoad>,
+    tracers: trace::Ends,
 }
 
 fn start_shards(
     config: &Config,
     beside: &Beside<'_>,
 ) -> Result<(Vec<RunningShard>, Orders, Staff), BootError> {
-    let &Beside { runtime, office, auth, clock, guard, process_load } = beside;
+    let &Beside { runtime, office, auth, clock, guard, process_load, ref tracers } = beside;
     let count = config.shard_count();
     let bells: io::Result<Vec<Arc<Bell>>> =
         (0..count).map(|_| Ok(Arc::new(Bell::new()?))).collect();
@@ -605,6 +631,7 @@ fn start_shards(
                 false => None,
             },
             clock,
+            tracer: tracers.of(shard),
         };
         let name = format!("shard-{index}");
         let build = move || seed.grow(&ready, &ordered);

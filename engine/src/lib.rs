@@ -23,4 +23,5 @@ pub mod reins;
 pub mod report;
 pub mod shards;
 pub mod storage;
+pub mod trace;
 pub mod watchdog;

@@ -187,7 +187,7 @@ impl Escaped<'_> {
 }
 
 /// Time since 1970, displayed as UTC in the form of RFC 3339 with milliseconds.
-struct Timestamp(Duration);
+pub(crate) struct Timestamp(pub(crate) Duration);
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -46,6 +46,7 @@ use crate::log::Escaped;
 use crate::memory::{self, GivesBack};
 use crate::report::Report;
 use crate::shards::{Look, View};
+use crate::trace::{Tracer, Watch};
 use crate::watchdog::Pulse;
 use drain::Drain;
 use held::{Held, Why};
@@ -127,6 +128,12 @@ impl Clock {
     pub fn now(&self) -> Now {
         Now { mono_ms: u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX) }
     }
+
+    /// The same in microseconds.
+    #[must_use]
+    pub fn micros(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
 }
 
 /// What the process tells a shard.
@@ -159,6 +166,8 @@ pub enum Command {
     /// Publish this, which no client has sent, and say to whoever wants to know what has become of it: see
     /// [`Shard::publish_own`]. Goes to the home of its topic, so that there is one order of all that is told.
     Publish(Box<Publish>, Option<crossbeam_channel::Sender<ReasonCode>>),
+    /// This is watched from now on, or nothing.
+    Watch(Option<Watch>),
 }
 
 /// What a turn says about the next.
@@ -225,6 +234,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Its way to what outlives the process, if anything does.
     pub storage: Option<StorageEnd>,
+    /// Its way to those who watch.
+    pub tracer: Tracer,
     /// What the shard wanted done before it served.
     pub begun: Outbox,
 }
@@ -437,6 +448,9 @@ impl Pump {
         self.stop_if_ripe();
         self.carry_out();
         self.release();
+        if self.parts.tracer.is_on() {
+            self.parts.tracer.flush();
+        }
         let is_kept = self.parts.storage.as_ref().is_none_or(|storage| !storage.is_spilling());
         if self.outbox.is_empty() && self.parts.mesh.is_flushed() && is_kept {
             self.parts.mark.end();
@@ -516,6 +530,9 @@ impl Pump {
         self.handled += 1;
         let (before, dropped_before) = (self.outbox.writes.len(), self.outbox.ledger.dropped);
         handle(&mut self.shard, self.now, &mut self.outbox);
+        if self.parts.tracer.is_on() {
+            self.take_traced();
+        }
         let after = self.outbox.writes.len();
         if after - before > FANOUT_LARGE {
             self.fanouts.push(before..after);
@@ -524,6 +541,14 @@ impl Pump {
         let work = (after - before + dropped as usize) / RECEIVERS_OF_A_PACKET;
         self.receivers_work += work;
         self.load.did(work);
+    }
+
+    /// Takes what was said to those who watch.
+    #[cold]
+    #[inline(never)]
+    fn take_traced(&mut self) {
+        let at_us = self.parts.clock.micros();
+        self.parts.tracer.take(at_us, &mut self.outbox);
     }
 
     /// Takes the commands of the process.
@@ -587,6 +612,11 @@ impl Pump {
                         // Whoever asked may have lost patience.
                         let _ = asked.send(reason);
                     }
+                }
+                Command::Watch(watch) => {
+                    let watched = watch.as_ref().map(|watch| Arc::clone(&watch.watched));
+                    self.parts.tracer.set(watch);
+                    self.feed(Input::Watch(watched));
                 }
                 Command::SetProtocol(index, protocol) => {
                     for listener in self.parts.wire.listeners_mut() {
@@ -787,6 +817,11 @@ impl Pump {
                 };
                 self.held.push(conn, why);
                 self.parts.wire.pause(conn);
+                if self.parts.tracer.is_on() {
+                    let of = self.shard.watchers_of(id_of(conn));
+                    let at_us = self.parts.clock.micros();
+                    self.parts.tracer.held(at_us, id_of(conn), of, why.words());
+                }
             }
             WireEvent::Connect { conn, connect, listener, peer } => {
                 let home = match connect.client_id.is_empty() {

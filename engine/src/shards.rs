@@ -18,6 +18,7 @@ use crate::guard::Target;
 use crate::pump::history::History;
 use crate::pump::{Command, key_of};
 use crate::reins::Tell;
+use crate::trace::{TellWatch, Watch};
 use crate::watchdog::Pulse;
 
 /// How long a shard may take to answer.
@@ -189,6 +190,12 @@ impl Shards {
 impl Tell for Shards {
     fn ban(&self, target: &Target) {
         self.tell_all(|| Command::Ban(target.clone()));
+    }
+}
+
+impl TellWatch for Shards {
+    fn watch(&self, watch: Option<Watch>) {
+        self.tell_all(|| Command::Watch(watch.clone()));
     }
 }
 

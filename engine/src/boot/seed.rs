@@ -25,6 +25,7 @@ use crate::preflight;
 use crate::pump::load::ProcessLoad;
 use crate::pump::rate::PublishRate;
 use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
+use crate::trace::Tracer;
 
 /// What a shard that comes up is told, in this order. The end of the channel calls it off.
 pub(super) enum Order {
@@ -75,6 +76,7 @@ pub(super) struct Seed {
     pub(super) auth: AuthMethods,
     pub(super) scram: Option<Scram>,
     pub(super) clock: Clock,
+    pub(super) tracer: Tracer,
 }
 
 impl Seed {
@@ -121,6 +123,7 @@ impl Seed {
             pulse: self.handle.pulse,
             clock: self.clock,
             storage: self.storage,
+            tracer: self.tracer,
             begun: self.begun,
         };
         let mut pump = Pump::new(self.mind, parts);

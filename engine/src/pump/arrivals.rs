@@ -6,10 +6,10 @@ use bytes::Bytes;
 use petrel_access::{Answer, scram};
 use petrel_net::{ConnKey, Remote, WireEvent};
 use petrel_proto::{
-    ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Version, encode,
+    ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Text, Version, encode,
     encoded_len,
 };
-use petrel_shard::{Asks, ConnId, Input, Origin, Question, Verdict, refusal};
+use petrel_shard::{Asks, ConnId, Input, Origin, Question, Verdict, Whence, refusal};
 
 use super::{
     LET_IN_PER_TURN_MAX, LEVEL_THAT_REFUSES, Parts, Pump, WORK_OF_A_SESSION, WORK_PER_TURN_MAX,
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::doorway::{Causes, Waits, causes};
 use crate::guard::{Comer, Denied};
+use crate::trace;
 
 impl Pump {
     /// Answers who a client is, or has it wait until that is known. It is not read meanwhile.
@@ -104,6 +105,7 @@ impl Pump {
             && !self.shard.has_session(&connect.client_id)
         {
             self.parts.guard.count(Denied::Busy);
+            self.say_denied(conn, &connect, listener, &peer, Denied::Busy);
             return self.deny(conn, &connect, Denied::Busy);
         }
         let address = peer.address.map(|address| address.ip());
@@ -115,10 +117,33 @@ impl Pump {
         match self.parts.guard.enter(&comer, self.now.mono_ms) {
             Ok(None) => {}
             Ok(Some(seat)) => drop(self.seats.insert(conn, seat)),
-            Err(denied) => return self.deny(conn, &connect, denied),
+            Err(denied) => {
+                self.say_denied(conn, &connect, listener, &peer, denied);
+                return self.deny(conn, &connect, denied);
+            }
         }
         let origin = self.origin(listener, peer);
         self.feed(Input::Connect { conn: id_of(conn), connect, origin });
+    }
+
+    /// Says to those who watch that somebody may not come.
+    fn say_denied(
+        &mut self,
+        conn: ConnKey,
+        connect: &Connect,
+        listener: u16,
+        peer: &Remote,
+        denied: Denied,
+    ) {
+        if !self.parts.tracer.is_on() {
+            return;
+        }
+        let whence = peer.address.map(|address| Whence { address, listener });
+        let user = connect.username.as_ref().or(peer.user.as_ref());
+        let client_id = connect.client_id.as_str();
+        let about = trace::Comer { client_id, user: user.map(Text::as_str), whence };
+        let why = (denied.reason(), denied.what());
+        self.parts.tracer.denied(self.parts.clock.micros(), id_of(conn), &about, why);
     }
 
     /// Answers a CONNECT of somebody who may not come.

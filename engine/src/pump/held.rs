@@ -31,6 +31,19 @@ pub(super) enum Why {
     Rate(u64),
 }
 
+impl Why {
+    /// In words.
+    pub(super) const fn words(self) -> &'static str {
+        match self {
+            Self::Shard(_) => "a shard that its messages go to has more to do than it wants",
+            Self::Storage => "storage does not keep up",
+            Self::Fanout => "what its messages have caused is not sent yet",
+            Self::Parts(_) => "its last message is on its way to very many",
+            Self::Rate(_) => "it has published more than its share",
+        }
+    }
+}
+
 impl Held {
     pub(super) fn new(shards: u16) -> Self {
         Self {
