@@ -12,6 +12,7 @@ mod gate;
 mod messages;
 mod metrics;
 mod serve;
+mod traces;
 mod why;
 
 use std::io;
@@ -286,6 +287,10 @@ fn routes(known: Arc<Known>) -> Router {
         .routes(routes!(messages::publish))
         .routes(routes!(messages::receivers))
         .routes(routes!(messages::groups))
+        .routes(routes!(traces::list, traces::begin))
+        .routes(routes!(traces::show, traces::delete))
+        .routes(routes!(traces::stop))
+        .routes(routes!(traces::entries))
         .split_for_parts();
     let token = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
     description.components.get_or_insert_default().add_security_scheme("token", token);

@@ -98,7 +98,11 @@ impl Spec {
         Self { name, subject, seconds: 600, bytes: 4 << 20, payload_bytes: 64, when_full }
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Whether it is within the bounds.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
         let Self { name, subject, seconds, bytes, payload_bytes, when_full: _ } = self;
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             return Err(format!("the name must have 1 to {NAME_BYTES_MAX} bytes"));

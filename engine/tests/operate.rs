@@ -449,3 +449,57 @@ fn a_broker_that_drains_sends_everybody_away_and_can_be_called_back() {
         lab.stop();
     }
 }
+
+/// A recording is begun, read as JSON and as text, stopped and deleted; what is wrong is told.
+#[test]
+fn a_recording_is_made_and_read() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |_, _| {});
+        let wanted = json!({"kind": "topic", "who": "t/#", "payload_bytes": 3, "seconds": 60});
+        let (status, trace) = lab.ask("POST", "/api/v1/traces", Some(&wanted));
+        assert_eq!((status, &trace["state"]), (200, &json!("running")), "{trace}");
+        assert_eq!((&trace["kind"], &trace["who"]), (&json!("topic"), &json!("t/#")));
+        let path = format!("/api/v1/traces/{}", trace["id"]);
+        let mut client = Client::connect(lab.mqtt(), "a", Version::V5);
+        client.send(&publish_packet("t/1", "hello", Qos::AtLeastOnce, 1));
+        assert!(matches!(client.receive(), Some(Packet::PubAck(_))));
+        let has_all = |page: &Value| page["next"].as_u64() >= Some(4);
+        let page = lab.until(&format!("{path}/entries"), has_all);
+        let events: Vec<_> =
+            page["entries"].as_array().unwrap().iter().map(|it| it["event"].clone()).collect();
+        assert_eq!(events, ["packet_in", "right", "unmatched", "packet_out"]);
+        assert_eq!(page["entries"][0]["payload"], "hel");
+        let page = lab.get(&format!("{path}/entries?from=3&limit=5"));
+        assert_eq!((&page["entries"][0]["packet"], &page["next"]), (&json!("PUBACK"), &json!(4)));
+        let text = lab.get(&format!("{path}/entries?format=text&limit=1"));
+        let text = text.as_str().expect("text");
+        assert!(text.ends_with("payload='hel'\n") && text.lines().count() == 1, "{text}");
+        let (status, trace) = lab.ask("POST", &format!("{path}/stop"), None);
+        assert_eq!((status, &trace["state"]), (200, &json!("stopped")));
+        assert_eq!(lab.get("/api/v1/traces")["traces"].as_array().map(Vec::len), Some(1));
+        for wrong in [
+            json!({"kind": "planet", "who": "a"}),
+            json!({"kind": "topic", "who": "a/#/b"}),
+            json!({"kind": "address", "who": "10.0.0.0/40"}),
+            json!({"kind": "user", "who": ""}),
+            json!({"kind": "user", "who": "a", "seconds": 0}),
+            json!({"kind": "user", "who": "a", "when_full": "explode"}),
+        ] {
+            let (status, answer) = lab.ask("POST", "/api/v1/traces", Some(&wrong));
+            assert!(status == 400 && answer["error"].is_string(), "{wrong}: {answer}");
+        }
+        assert_eq!(lab.ask("GET", &format!("{path}/entries?format=pdf"), None).0, 400);
+        assert_eq!(lab.ask("DELETE", &path, None).0, 200);
+        for (method, path) in [
+            ("DELETE", path.clone()),
+            ("GET", path.clone()),
+            ("POST", format!("{path}/stop")),
+            ("GET", format!("{path}/entries")),
+        ] {
+            assert_eq!(lab.ask(method, &path, None).0, 404, "{method} {path}");
+        }
+        let nobody = request(lab.admin, None, "POST", "/api/v1/traces", Some(&wanted));
+        assert_eq!(nobody.0, 401);
+        lab.stop();
+    }
+}

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use petrel_shard::Subject;
-use serde_json::{Value as Json, json};
 
 use super::entry::Entry;
 use super::{Spec, WhenFull};
@@ -206,33 +205,10 @@ impl About {
     #[must_use]
     pub fn subject(&self) -> (&'static str, String) {
         match &self.spec.subject {
-            Subject::ClientId(id) => ("client_id", id.as_str().to_owned()),
+            Subject::ClientId(id) => ("client-id", id.as_str().to_owned()),
             Subject::User(user) => ("user", user.as_str().to_owned()),
             Subject::Addresses(range) => ("address", range.to_string()),
             Subject::Topic(filter) => ("topic", filter.text().as_str().to_owned()),
         }
-    }
-
-    /// One object.
-    #[must_use]
-    pub fn json(&self) -> Json {
-        let (kind, which) = self.subject();
-        json!({
-            "id": self.id,
-            "name": self.spec.name,
-            kind: which,
-            "seconds": self.spec.seconds,
-            "bytes_max": self.spec.bytes,
-            "payload_bytes": self.spec.payload_bytes,
-            "when_full": self.spec.when_full.name(),
-            "state": self.state.name(),
-            "begun_at_us": self.begun_at_us,
-            "ends_at_us": self.ends_at_us,
-            "first": self.first,
-            "next": self.next,
-            "bytes": self.bytes,
-            "left_out": self.left_out,
-            "dropped": self.dropped,
-        })
     }
 }
