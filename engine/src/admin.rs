@@ -42,7 +42,7 @@ use self::metrics::Metrics;
 use crate::config::AdminConfig;
 use crate::figures::Watch;
 use crate::guard::Guard;
-use crate::log;
+use crate::log::{self, Event, Level};
 use crate::reins::Reins;
 use crate::shards::Shards;
 use crate::trace::Traces;
@@ -194,10 +194,11 @@ impl Admin {
             .enable_all()
             .build()?;
         if config.is_open() && files.tls.is_none() {
-            log::warn(format_args!(
+            let text = format_args!(
                 "the admin interface speaks plain HTTP on {address}, so whoever can read the network can read \
                  tokens; [admin] `cert` and `key` make it HTTPS"
-            ));
+            );
+            log::say(Event::AdminInterface, Level::Warn, &[], text);
         }
         let folder = source.folder.clone();
         let url = config.url(address);
@@ -220,7 +221,8 @@ impl Admin {
         };
         let run = move || {
             if let Err(error) = runtime.block_on(serve) {
-                log::error(format_args!("the admin interface has ended: {error}"));
+                let text = format_args!("the admin interface has ended: {error}");
+                log::say(Event::AdminInterface, Level::Error, &[], text);
             }
             // What waits for a shard that has ended waits in vain.
             runtime.shutdown_background();

@@ -49,12 +49,13 @@ use crate::figures::{Counters, Watch};
 use crate::grace::Marks;
 use crate::guard::Guard;
 use crate::keeper::{self, Keeper};
-use crate::log;
+use crate::log::{self, Event, Level};
 use crate::memory::MemoryWatch;
 use crate::preflight::{self, Runtime};
 use crate::pump::load::ProcessLoad;
 use crate::pump::{Clock, Command, LetsIn};
 use crate::reins::Reins;
+use crate::report::Names;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
 use crate::trace::{self, Traces};
@@ -224,7 +225,8 @@ fn open_control(running: &Running) -> Option<Control> {
     opened
         .inspect_err(|error| {
             let folder = folder.display();
-            log::error(format_args!("{folder}: petrelctl cannot reach this process: {error}"));
+            let text = format_args!("{folder}: petrelctl cannot reach this process: {error}");
+            log::say(Event::AdminInterface, Level::Error, &[], text);
         })
         .ok()
 }
@@ -409,10 +411,11 @@ impl Running {
             shards.iter().for_each(|it| it.tell(Command::SetProtocol(index, protocol.clone())));
         };
         if let Err(error) = self.certificates.watch(give) {
-            log::error(format_args!(
+            let text = format_args!(
                 "certificates are read again on SIGHUP only, since there is no thread to watch their \
                  files: {error}"
-            ));
+            );
+            log::say(Event::Certificates, Level::Error, &[], text);
         }
     }
 
@@ -461,6 +464,7 @@ impl Running {
         let (taken, left) = self.config.taking_on(new);
         self.reload()?;
         self.guard().set_limits(taken.guard_limits());
+        log::apply(&taken.log);
         self.memory_watch.set_bound(taken.memory_bytes());
         for shard in &self.shards {
             shard.handle.tell(Command::SetRate(taken.rate));
@@ -508,6 +512,16 @@ impl Running {
         }
         result
     }
+}
+
+/// What listeners are called, and those whom they ask.
+fn names(config: &Config) -> Names {
+    let authenticators = |listener: &config::Listener| {
+        let of = |&at: &usize| config.authenticators.get(at).map(|it| it.name.clone());
+        listener.authentication.iter().map(|at| of(at).unwrap_or_default()).collect()
+    };
+    let of = |listener: &config::Listener| (listener.name.clone(), authenticators(listener));
+    Names { listeners: config.listeners.iter().map(of).collect() }
 }
 
 /// Whom a listener lets in.
@@ -584,6 +598,7 @@ fn start_shards(
             Inquiries::start(settings, checks, &bells, outside()).map_err(BootError::Shard)?;
         (inquiries, desks) = (Some(office), all.into_iter());
     }
+    let names = Arc::new(names(config));
     let mut minds = minds.into_iter().zip::<Vec<Outbox>>(begun);
     let marks = Marks::new(count);
     let buckets = buckets(config);
@@ -624,6 +639,7 @@ fn start_shards(
             commands: received,
             handle: handle.clone(),
             lets_in: config.listeners.iter().map(lets_in).collect(),
+            names: Arc::clone(&names),
             desk: desks.next(),
             auth: auth.clone(),
             scram: match has_scram {
@@ -690,14 +706,15 @@ fn restore(
         };
         threads.into_iter().map(end).collect()
     });
-    log::info(format_args!(
+    let text = format_args!(
         "storage in {}: {} sessions, {} subscriptions and {} retained messages are back after {} ms",
         path.display(),
         restored.sessions,
         restored.subscriptions,
         restored.retained,
         begun_at.elapsed().as_millis()
-    ));
+    );
+    log::say(Event::Storage, Level::Info, &[], text);
     Ok(outboxes)
 }
 
@@ -754,8 +771,12 @@ fn open_listeners(
 /// What those who ask elsewhere write to and go by.
 fn outside() -> Outside {
     let journal = Journal::new(|notice| match notice {
-        Notice::Info(text) => log::info(text),
-        Notice::Warn(text) => log::warn(text),
+        Notice::Info(text) => {
+            log::say(Event::Authenticator, Level::Info, &[], format_args!("{text}"));
+        }
+        Notice::Warn(text) => {
+            log::say(Event::Authenticator, Level::Warn, &[], format_args!("{text}"));
+        }
     });
     Outside { journal, ..Outside::default() }
 }

@@ -23,7 +23,7 @@ use petrel_net::tls::{TicketSecret, TlsConfigError};
 use petrel_net::websocket::WebSocketConfig;
 
 use crate::config::{Config, Listener};
-use crate::log;
+use crate::log::{self, Event, Level};
 
 /// How often somebody looks whether files have changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -223,7 +223,8 @@ impl Turn<'_> {
         for (at, _) in &troubles {
             let (listener, dated) = &self.state.dated[*at];
             if let Some(complaint) = dated.complaint(now_s, self.shared.warn_days) {
-                log::warn(format_args!("listener {listener}: {complaint}"));
+                let text = format_args!("listener {listener}: {complaint}");
+                log::say(Event::Certificates, Level::Warn, &[], text);
             }
         }
         self.state.told = troubles;
@@ -266,17 +267,19 @@ impl Shared {
         let changed = self.changed(&turn.state.stamps, stamps);
         match turn.read() {
             Ok(fresh) => {
-                log::info(format_args!(
+                let text = format_args!(
                     "{} changed: certificates are read again, for new connections",
                     changed.display()
-                ));
+                );
+                log::say(Event::Certificates, Level::Info, &[], text);
                 turn.take(fresh, give);
             }
             Err(error) => {
-                log::error(format_args!(
+                let text = format_args!(
                     "{} changed: {error}; the certificates of before stay in use",
                     changed.display()
-                ));
+                );
+                log::say(Event::Certificates, Level::Error, &[], text);
             }
         }
     }

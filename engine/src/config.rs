@@ -11,6 +11,7 @@ mod authenticator;
 mod change;
 mod check;
 mod keys;
+mod log;
 mod problem;
 mod read;
 pub mod security;
@@ -26,6 +27,7 @@ use petrel_shard::Limits;
 pub use petrel_storage::SyncLevel;
 
 use crate::guard::GuardLimits;
+pub use crate::log::LogConfig;
 use crate::pump::rate::PublishRate;
 
 pub use access::AccessConfig;
@@ -59,6 +61,8 @@ pub struct Config {
     pub authenticators: Vec<Authenticator>,
     /// `[admin]`, if it listens anywhere.
     pub admin: Option<AdminConfig>,
+    /// `[log]`.
+    pub log: LogConfig,
 }
 
 /// `[engine]`: how the process runs.
@@ -278,6 +282,7 @@ impl Default for Config {
             access: AccessConfig::default(),
             authenticators: Vec::new(),
             admin: None,
+            log: LogConfig::default(),
         }
     }
 }

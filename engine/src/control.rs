@@ -17,7 +17,7 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use crate::keeper::Viewer;
-use crate::log;
+use crate::log::{self, Event, Level, Value};
 use crate::reins::Reins;
 
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -102,11 +102,15 @@ impl Desk {
 
     fn serve(&self, stream: &UnixStream) {
         let answer = permit(stream).and_then(|()| control::receive(stream)).and_then(|request| {
-            log::info(format_args!("petrelctl asks: {request:?}"));
+            let shown = format!("{request:?}");
+            let fields = [("request", Value::Word(&shown))];
+            let text = format_args!("petrelctl asks: {shown}");
+            log::say(Event::OperatorAsked, Level::Info, &fields, text);
             self.carry_out(&request, stream)
         });
         if let Err(why) = &answer {
-            log::warn(format_args!("petrelctl is told: {why}"));
+            let text = format_args!("petrelctl is told: {why}");
+            log::say(Event::OperatorRefused, Level::Warn, &[("what", Value::Word(why))], text);
         }
         // Whoever asked may have gone.
         let _ = control::answer(stream, &answer);

@@ -33,7 +33,7 @@ pub struct Counters {
     sessions: AtomicU64,
     totals: Numbers<3>,
     traffic: Numbers<{ Traffic::NUMBERS }>,
-    gone: Numbers<3>,
+    gone: Numbers<4>,
     /// How long turns have taken.
     pub turns: TurnTimes,
     retained: Numbers<3>,
@@ -89,7 +89,7 @@ pub struct Counted<'a> {
     /// Connections that the broker has ended.
     pub ended: ByReason,
     /// Connections that have ended, by who ended them: client, broker, network.
-    pub gone: [u64; 3],
+    pub gone: [u64; 4],
     /// Packets and bytes.
     pub traffic: &'a Traffic,
 }
@@ -209,7 +209,7 @@ pub struct Figures {
     /// Connections that the broker has ended.
     pub ended: ByReason,
     /// Connections that have ended, by who ended them: client, broker, network.
-    pub gone: [u64; 3],
+    pub gone: [u64; 4],
     /// Packets and bytes.
     pub traffic: Traffic,
 }
@@ -442,7 +442,7 @@ mod tests {
                 limited,
                 ledger: &ledger,
                 ended,
-                gone: [1, 2, 3],
+                gone: [1, 2, 3, 4],
                 traffic: &Traffic::default(),
             });
             counters.adopted.store(3, Ordering::Relaxed);
@@ -505,7 +505,7 @@ mod tests {
             limited: Limited::default(),
             ledger: &Ledger::default(),
             ended: ByReason::default(),
-            gone: [0; 3],
+            gone: [0; 4],
             traffic: &Traffic::default(),
         });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);

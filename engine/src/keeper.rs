@@ -5,12 +5,12 @@
 //! (group commit), says how far each shard's records are kept, and rings its bell.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use crossbeam_channel::{
     Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError,
@@ -23,7 +23,7 @@ use petrel_storage::{Ends, Lane, Order, Page, Store, StoreError, View, Walk, Wri
 
 use crate::config::WhenFull;
 use crate::doorway::Causes;
-use crate::log;
+use crate::log::{self, Event, Level, Value};
 use crate::memory::{self, Back};
 use crate::pump::load::ProcessLoad;
 use crate::storage::Room;
@@ -502,18 +502,18 @@ impl<S: Store> Worker<S> {
         }
         // Everybody has gone: what is left is kept, and survives.
         while let Err(error) = self.lane.commit().and_then(|_| self.lane.sync()) {
-            log::error(format_args!("storage lane {}: {error}", self.index));
+            say(self.index, Level::Error, format_args!("{error}"));
             if self.lane.recover().is_err() {
-                let index = self.index;
-                log::error(format_args!("storage lane {index}: the last records are lost"));
+                say(self.index, Level::Error, format_args!("the last records are lost"));
                 return;
             }
         }
         let Written { messages, batches, bytes, syncs } = self.lane.written();
-        log::info(format_args!(
-            "storage lane {}: messages={messages} batches={batches} bytes={bytes} syncs={syncs}",
-            self.index
-        ));
+        say(
+            self.index,
+            Level::Info,
+            format_args!("messages={messages} batches={batches} bytes={bytes} syncs={syncs}"),
+        );
     }
 
     /// Takes what shards want; waits for it if there is nothing else to do. False when they are gone.
@@ -618,11 +618,14 @@ impl<S: Store> Worker<S> {
         let page = match page {
             Err(StoreError::Damaged { what }) => {
                 // Its session stays as it is; the others go on.
-                log::error(format_args!(
-                    "storage lane {}: the data is damaged: {what}; a session cannot get what waits \
-                     for it",
-                    self.index
-                ));
+                say(
+                    self.index,
+                    Level::Error,
+                    format_args!(
+                        "the data is damaged: {what}; a session cannot get what waits \
+                     for it"
+                    ),
+                );
                 self.loads.pop_front();
                 return Ok(());
             }
@@ -679,11 +682,14 @@ impl<S: Store> Worker<S> {
         let Some(walk) = self.counting.walks.front_mut() else { return Ok(()) };
         let is_done = match self.lane.count(walk, COUNT_MAX) {
             Err(StoreError::Damaged { what }) => {
-                log::error(format_args!(
-                    "storage lane {}: the data is damaged: {what}; nobody knows how much waits for \
-                     a session",
-                    self.index
-                ));
+                say(
+                    self.index,
+                    Level::Error,
+                    format_args!(
+                        "the data is damaged: {what}; nobody knows how much waits for \
+                     a session"
+                    ),
+                );
                 walk.pass();
                 false
             }
@@ -694,12 +700,15 @@ impl<S: Store> Worker<S> {
             let counted = walk.finish();
             if self.counting.note(&counted) {
                 let Counting { begun_at, sessions, messages, bytes, .. } = &self.counting;
-                log::info(format_args!(
-                    "storage lane {}: all that waits has been counted after {} ms: {messages} \
-                     messages, {bytes} bytes, for {sessions} sessions",
+                say(
                     self.index,
-                    begun_at.elapsed().as_millis()
-                ));
+                    Level::Info,
+                    format_args!(
+                        "all that waits has been counted after {} ms: {messages} \
+                     messages, {bytes} bytes, for {sessions} sessions",
+                        begun_at.elapsed().as_millis()
+                    ),
+                );
             }
             let shard = usize::from(counted.count.shard.0);
             // A shard that has ended asks for nothing.
@@ -735,14 +744,14 @@ impl<S: Store> Worker<S> {
         self.note_trouble(self.is_full);
         match trouble {
             Some(trouble) => {
-                log::error(format_args!(
-                    "storage lane {}: {trouble}; {} until there is room",
+                say(
                     self.index,
-                    self.consequence()
-                ));
+                    Level::Error,
+                    format_args!("{trouble}; {} until there is room", self.consequence()),
+                );
             }
             None => {
-                log::warn(format_args!("storage lane {}: there is room again", self.index));
+                say(self.index, Level::Warn, format_args!("there is room again"));
                 self.bells.iter().for_each(|bell| bell.ring());
             }
         }
@@ -772,11 +781,11 @@ impl<S: Store> Worker<S> {
     /// Tries again until the disk is well. Nobody is told that anything is kept meanwhile.
     fn recover(&mut self, error: &StoreError) {
         self.note_trouble(true);
-        log::error(format_args!(
-            "storage lane {}: {error}; {} until it can be written again",
+        say(
             self.index,
-            self.consequence()
-        ));
+            Level::Error,
+            format_args!("{error}; {} until it can be written again", self.consequence()),
+        );
         self.board.recovering.fetch_add(1, Ordering::Relaxed);
         let mut no_room = matches!(error, StoreError::Full { .. });
         loop {
@@ -787,17 +796,19 @@ impl<S: Store> Worker<S> {
                 None => {}
                 Some(Ok(kept)) => {
                     self.board.recovering.fetch_sub(1, Ordering::Relaxed);
-                    log::warn(format_args!("storage lane {}: it can be written again", self.index));
+                    say(self.index, Level::Warn, format_args!("it can be written again"));
                     self.note_trouble(self.is_full);
                     self.tell(kept);
                     return self.bells.iter().for_each(|bell| bell.ring());
                 }
                 Some(Err(StoreError::Damaged { what })) => {
                     // Going on would lose what is there.
-                    log::error(format_args!(
-                        "storage lane {}: the data is damaged: {what}; Petrel stops",
-                        self.index
-                    ));
+                    say(
+                        self.index,
+                        Level::Error,
+                        format_args!("the data is damaged: {what}; Petrel stops"),
+                    );
+                    log::last_words(None);
                     std::process::exit(1);
                 }
                 Some(Err(error)) => no_room = matches!(error, StoreError::Full { .. }),
@@ -823,4 +834,10 @@ impl<S: Store> Worker<S> {
             self.drain();
         }
     }
+}
+
+/// Writes a line about a lane.
+fn say(lane: usize, level: Level, text: fmt::Arguments<'_>) {
+    let fields = [("lane", Value::Number(lane as u64))];
+    log::say(Event::Storage, level, &fields, format_args!("storage lane {lane}: {text}"));
 }

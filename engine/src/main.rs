@@ -11,7 +11,7 @@ use petrel_engine::boot::{self, FdTables, Running};
 use petrel_engine::cli::{self, Command};
 use petrel_engine::config::{Config, Listener};
 use petrel_engine::figures::Watch;
-use petrel_engine::log;
+use petrel_engine::log::{self, Event, Level, Value};
 use petrel_engine::memory::Memory;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
@@ -76,7 +76,7 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
     // Caught before anything starts, so that a signal during the start is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(Failed::to_start)?;
-    log::start().map_err(Failed::to_start)?;
+    log::start(&config.log).map_err(Failed::to_start)?;
     let listeners = config.listeners.clone();
     let mut running = boot::start(config, &AuthMethods::default()).map_err(Failed::to_start)?;
     announce(&running, &listeners);
@@ -89,11 +89,11 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
             _ => break,
         }
     }
-    log::info("stopping: clients are told to go elsewhere");
+    say(Event::BrokerStopping, "stopping: clients are told to go elsewhere");
     let stopped = running.stop();
-    log::info(watch.figures().stages());
+    say(Event::Figures, watch.figures().stages());
     stopped.map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
-    log::info("stopped");
+    say(Event::BrokerStopped, "stopped");
     Ok(())
 }
 
@@ -115,8 +115,11 @@ fn reload(running: &mut Running, file: Option<&Path>) {
         Err(error) => Err(format!("{error}; nothing has changed")),
     };
     match &said {
-        Ok(said) => log::info(format_args!("reload: {said}")),
-        Err(wrong) => log::error(format_args!("reload: {wrong}")),
+        Ok(said) => say(Event::ConfigurationReloaded, format_args!("reload: {said}")),
+        Err(wrong) => {
+            let text = format_args!("reload: {wrong}");
+            log::say(Event::ConfigurationReloaded, Level::Error, &[], text);
+        }
     }
     running.reins().reloaded(&said);
 }
@@ -124,42 +127,62 @@ fn reload(running: &mut Running, file: Option<&Path>) {
 /// What has been counted, and what is there now, a line for each kind.
 fn write_figures(running: &Running, watch: &Watch) {
     let figures = watch.figures();
-    log::info(figures.stages());
-    log::info(figures.connections());
-    log::info(figures.retained);
-    log::info(figures.storage);
-    log::info(figures.denied());
-    log::info(figures.ledger());
-    log::info(figures.limits());
-    log::info(figures.drops());
-    log::info(figures.ends());
+    say(Event::Figures, figures.stages());
+    say(Event::Figures, figures.connections());
+    say(Event::Figures, figures.retained);
+    say(Event::Figures, figures.storage);
+    say(Event::Figures, figures.denied());
+    say(Event::Figures, figures.ledger());
+    say(Event::Figures, figures.limits());
+    say(Event::Figures, figures.drops());
+    say(Event::Figures, figures.ends());
     let levels: Vec<_> = running.levels().map(|level| level.to_string()).collect();
-    log::info(format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
+    say(Event::Figures, format_args!("{} levels={}", running.guard().figures(), levels.join(",")));
     if let Some(ends_in_s) = figures.certificate_ends_in_s {
-        log::info(format_args!("certificates: first_ends_in_s={ends_in_s}"));
+        say(Event::Figures, format_args!("certificates: first_ends_in_s={ends_in_s}"));
     }
     match Memory::of_this_process() {
-        Ok(memory) => log::info(memory),
-        Err(error) => log::warn(format_args!("memory is not known: {error}")),
+        Ok(memory) => say(Event::Figures, memory),
+        Err(error) => {
+            let text = format_args!("memory is not known: {error}");
+            log::say(Event::Figures, Level::Warn, &[], text);
+        }
     }
+}
+
+/// Writes an `info` line.
+fn say(event: Event, text: impl fmt::Display) {
+    log::say(event, Level::Info, &[], format_args!("{text}"));
 }
 
 /// A line for each listener, and then the one that says that Petrel serves.
 fn announce(running: &Running, listeners: &[Listener]) {
     for (listener, &address) in listeners.iter().zip(running.addresses()) {
-        log::info(format_args!("listening for {}", Listener { address, ..listener.clone() }));
+        let fields = [
+            ("listener", Value::Word(&listener.name)),
+            ("protocol", Value::Word(listener.protocol.name())),
+            ("address", Value::Shown(&address)),
+        ];
+        let shown = Listener { address, ..listener.clone() };
+        let text = format_args!("listening for {shown}");
+        log::say(Event::ListenerOpened, Level::Info, &fields, text);
         if !listener.allow_anonymous && listener.authentication.is_empty() {
-            log::warn(format_args!(
+            let text = format_args!(
                 "nobody can connect to {address}: allow_anonymous is false there, and it names no \
                  authenticator in `authentication`"
-            ));
+            );
+            let fields =
+                [("listener", Value::Word(&listener.name)), ("address", Value::Shown(&address))];
+            log::say(Event::ListenerUseless, Level::Warn, &fields, text);
         }
     }
     if let Some(url) = running.admin_url() {
-        log::info(format_args!("admin interface: {url}"));
+        let text = format_args!("admin interface: {url}");
+        log::say(Event::AdminInterface, Level::Info, &[("address", Value::Shown(&url))], text);
     }
     if running.is_forgetful() {
-        log::info("storage: none, so nothing outlives the process; [storage] path names a folder");
+        let text = "storage: none, so nothing outlives the process; [storage] path names a folder";
+        say(Event::Storage, text);
     }
     let shards = running.counters().count();
     let tables = match running.fd_tables() {
@@ -167,5 +190,8 @@ fn announce(running: &Running, listeners: &[Listener]) {
         FdTables::PerShard => ", a file table each",
     };
     let plural = if shards == 1 { "shard" } else { "shards" };
-    log::info(format_args!("petrel ready: {shards} {plural} on {}{tables}", running.runtime()));
+    let runtime = running.runtime();
+    let fields = [("shards", Value::Number(shards as u64)), ("runtime", Value::Shown(&runtime))];
+    let text = format_args!("petrel ready: {shards} {plural} on {runtime}{tables}");
+    log::say(Event::BrokerReady, Level::Info, &fields, text);
 }

@@ -5,6 +5,7 @@
 //! does not know what runs it: [`crate::executor`] does.
 
 mod arrivals;
+pub mod callers;
 mod drain;
 mod held;
 pub mod history;
@@ -28,6 +29,7 @@ use crossbeam_channel::Receiver;
 use petrel_access::Desk;
 use petrel_access::scram::{ByListener, Scram};
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
+use petrel_net::volume::Volume;
 use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
 use petrel_proto::{Packet, Publish, ReasonCode, Text};
 use petrel_shard::access::Rules;
@@ -42,12 +44,13 @@ use crate::figures::{Counted, Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::guard::{Guard, Seat, Target};
 use crate::keeper::StorageEnd;
-use crate::log::Escaped;
+use crate::log::{self, Area};
 use crate::memory::{self, GivesBack};
-use crate::report::Report;
+use crate::report::{Names, Report};
 use crate::shards::{Look, View};
 use crate::trace::{Tracer, Watch};
 use crate::watchdog::Pulse;
+use callers::Callers;
 use drain::Drain;
 use held::{Held, Why};
 use history::History;
@@ -212,6 +215,8 @@ pub struct Parts {
     /// Whether each listener lets in clients that prove nothing, and whether it asks the desk, by its
     /// position.
     pub lets_in: Vec<LetsIn>,
+    /// What listeners are called, and those whom they ask.
+    pub names: Arc<Names>,
     /// Where it asks who clients are, if anybody knows.
     pub desk: Option<Desk>,
     /// Who answers for enhanced authentication.
@@ -297,6 +302,8 @@ pub struct Pump {
     stop_after: Option<(Stamp, u64)>,
     packet: BytesMut,
     report: Report,
+    /// What lines about connections say of them.
+    callers: Callers,
     /// A walk over all sessions, and what the last one has found.
     walk: Walk,
     totals: Totals,
@@ -314,8 +321,9 @@ impl Pump {
     pub fn new(shard: Shard, mut parts: Parts) -> Self {
         let mut rates = Rates::default();
         rates.set(parts.rate);
+        let (index, names) = (parts.index, Arc::clone(&parts.names));
         let overload = Load::new(Arc::clone(&parts.process_load));
-        Self {
+        let mut pump = Self {
             shard,
             overload,
             signals: Signals::default(),
@@ -349,14 +357,17 @@ impl Pump {
             last_wills: Vec::new(),
             stop_after: None,
             packet: BytesMut::new(),
-            report: Report::default(),
+            report: Report::new(index, names),
+            callers: Callers::default(),
             walk: Walk::default(),
             totals: Totals::default(),
             turns: Turns::default(),
             history: History::default(),
             drain: None,
             stop_at_ms: None,
-        }
+        };
+        pump.look_at_the_log();
+        pump
     }
 
     /// The sockets.
@@ -414,6 +425,7 @@ impl Pump {
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
         if ticked {
+            self.look_at_the_log();
             self.report.tick(self.now.mono_ms, self.parts.wire.census(), &self.outbox.ledger.drops);
             self.parts.mesh.rest();
             self.outbox.rest();
@@ -843,23 +855,26 @@ impl Pump {
                 self.malformed(address, &error);
                 self.feed(Input::Violation { conn: id_of(conn), error });
             }
-            WireEvent::Closed { conn } => {
+            WireEvent::Closed { conn, volume } => {
                 self.unanswered.remove(&conn);
-                self.forget(conn);
+                self.forget(conn, volume);
                 self.feed(Input::Closed { conn: id_of(conn) });
             }
             WireEvent::Refused { conn, version, error } => self.refuse(conn, version, &error),
             WireEvent::Unproven { peer, error } => {
-                self.report.unproven(self.now.mono_ms, peer, &error);
+                self.report.unproven(peer, &error);
             }
             WireEvent::AcceptFailed { error, .. } => {
-                self.report.accept_failed(self.now.mono_ms, error);
+                self.report.accept_failed(error);
             }
         }
     }
 
     /// A connection has ended.
-    fn forget(&mut self, conn: ConnKey) {
+    fn forget(&mut self, conn: ConnKey, volume: Option<Volume>) {
+        if self.callers.is_on() {
+            self.callers.end(conn, volume);
+        }
         if !self.seats.is_empty() {
             self.seats.remove(&conn);
         }
@@ -868,6 +883,21 @@ impl Pump {
         }
         if let Some(scram) = &mut self.parts.scram {
             scram.forget(id_of(conn));
+        }
+    }
+
+    /// Keeps what lines about clients say of connections, as long as such lines are wanted.
+    fn look_at_the_log(&mut self) {
+        let is_on = log::is_on(Area::Clients, log::Level::Info);
+        self.callers.set(is_on);
+        self.parts.wire.count_volumes(is_on);
+    }
+
+    /// Has the log say what somebody has lost.
+    fn sample_losses(&mut self) {
+        let dropped = self.outbox.ledger.drops.all();
+        for (client_id, loss) in self.shard.last_losses(&mut self.outbox).into_iter().flatten() {
+            self.report.dropped(self.now.mono_ms, &client_id, &loss, dropped);
         }
     }
 
@@ -935,19 +965,24 @@ impl Pump {
             self.write();
             for at in 0..self.outbox.closes.len() {
                 let key = key_of(self.outbox.closes[at]);
-                self.forget(key);
+                let volume = self.parts.wire.volume(key);
+                self.forget(key, volume);
                 self.parts.wire.close(key);
             }
             self.outbox.closes.clear();
             let mut too_often = Vec::new();
             for event in self.outbox.events.drain(..) {
-                self.report.event(self.now.mono_ms, &event);
+                self.report.event(self.now.mono_ms, &event, &self.callers);
                 self.history.note(&event, SystemTime::now());
                 if let Event::Connected { client_id, .. } = event
                     && self.parts.guard.connected(&client_id, self.now.mono_ms)
                 {
                     too_often.push(client_id);
                 }
+            }
+            self.callers.forget_gone();
+            if self.report.samples(self.now.mono_ms) {
+                self.sample_losses();
             }
             for question in std::mem::take(&mut self.outbox.questions) {
                 self.answer(question);
@@ -958,8 +993,7 @@ impl Pump {
             }
             self.flushed = flushed;
             for client_id in too_often {
-                let client = Escaped(client_id.as_bytes());
-                self.report.banned(self.now.mono_ms, format_args!("client '{client}'"));
+                self.report.banned_client(&client_id);
                 self.feed(Input::Ban(Target::ClientId(client_id)));
             }
             if self.outbox.is_empty() {

@@ -13,7 +13,7 @@ use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
 
 use crate::guard::{Ban, Guard, Target};
-use crate::log;
+use crate::log::{self, Event, Level};
 use crate::pump::Clock;
 
 /// The file with the bans of operators, in the folder by which `petrelctl` reaches the broker.
@@ -87,7 +87,8 @@ impl Reins {
         let copied = fs::copy(file, &aside);
         let kept = if copied.is_ok() { "is kept as" } else { "could not be kept as" };
         let (file, aside) = (file.display(), aside.display());
-        log::error(format_args!("{file}: {why}; the others hold, and the file {kept} {aside}"));
+        let text = format_args!("{file}: {why}; the others hold, and the file {kept} {aside}");
+        log::say(Event::BansDamaged, Level::Error, &[], text);
     }
 
     /// Who is banned.

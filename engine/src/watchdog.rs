@@ -13,7 +13,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::log;
+use crate::log::{self, Event, Level, Value};
 
 /// How often it looks; four ticks fit in.
 const EVERY: Duration = Duration::from_secs(1);
@@ -132,9 +132,9 @@ fn watch(pulses: &[Arc<Pulse>], stopped: &Receiver<()>) {
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
         for (shard, (pulse, seen)) in pulses.iter().zip(&mut seen).enumerate() {
             if pulse.is_forgotten(seen) {
-                log::error(format_args!(
-                    "shard {shard} was forgotten by its executor; it is woken"
-                ));
+                let fields = [("shard", Value::Number(shard as u64))];
+                let text = format_args!("shard {shard} was forgotten by its executor; it is woken");
+                log::say(Event::ShardStalled, Level::Error, &fields, text);
                 pulse.revive();
             }
         }

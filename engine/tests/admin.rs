@@ -89,6 +89,7 @@ fn numbers_are_those_of_the_broker_and_add_up() {
             ("petrel_packets_received_total{type=\"publish\"}", 3.0),
             ("petrel_packets_sent_total{type=\"puback\"}", 2.0),
             ("petrel_disconnects_total{origin=\"client\"}", 0.0),
+            ("petrel_disconnects_total{origin=\"admin\"}", 0.0),
         ];
         // Shards make known what they count four times a second.
         let begin = Instant::now();

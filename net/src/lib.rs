@@ -20,6 +20,7 @@ pub mod stages;
 pub mod tls;
 pub mod traffic;
 mod transport;
+pub mod volume;
 pub mod websocket;
 pub mod wire;
 

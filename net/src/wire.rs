@@ -43,6 +43,7 @@ use crate::stages::{Census, State};
 use crate::tls::TlsError;
 use crate::traffic::Traffic;
 use crate::transport::Between;
+use crate::volume::{Volume, Volumes};
 use crate::{Bell, ConnKey, Listener};
 
 /// Whether an address is shut out, at a time in milliseconds.
@@ -169,6 +170,8 @@ pub enum WireEvent {
     Closed {
         /// This connection.
         conn: ConnKey,
+        /// Its bytes, if they were counted.
+        volume: Option<Volume>,
     },
     /// Accepting failed for want of descriptors or memory; it is tried again at the next tick.
     AcceptFailed {
@@ -216,6 +219,7 @@ pub struct Wire {
     shut_out: Option<ShutOut>,
     census: Census,
     traffic: Traffic,
+    volumes: Volumes,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
     ticked: bool,
@@ -279,6 +283,7 @@ impl Wire {
             shut_out: None,
             census: Census::default(),
             traffic: Traffic::default(),
+            volumes: Volumes::default(),
             events: VecDeque::new(),
             current: None,
             ticked: false,
@@ -573,6 +578,17 @@ impl Wire {
     #[must_use]
     pub const fn traffic(&self) -> &Traffic {
         &self.traffic
+    }
+
+    /// Counts the bytes of each connection that comes from now on, or no longer.
+    pub fn count_volumes(&mut self, is_on: bool) {
+        self.volumes.set(is_on);
+    }
+
+    /// The bytes of a connection, if they are counted.
+    #[must_use]
+    pub fn volume(&self, key: ConnKey) -> Option<Volume> {
+        self.volumes.of(key)
     }
 
     /// Counts a connection as in another state.

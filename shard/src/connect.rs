@@ -196,7 +196,7 @@ impl Shard {
         }
         let since = self.keep.begin();
         let session_present =
-            self.take_session(turn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
+            self.take_session(turn, conn, &connect) && !sabotage::on(Sabotage::SessionPresentUnset);
         // The session that was discarded must not come back, and a will is a promise too.
         let promises = self.keep.position() > since || connect.will.is_some();
         let index = self.attach_session(turn, conn, &mut connect, standing);
@@ -237,11 +237,15 @@ impl Shard {
         client_id: ClientId,
         session_present: bool,
     ) {
-        let Some(&Connection { version, session: index, .. }) = self.connection(conn) else {
-            return;
-        };
+        let Some(connection) = self.connection(conn) else { return };
+        let (version, index, keep_alive_s) =
+            (connection.version, connection.session, connection.keep_alive_s());
         self.send(turn, conn, packet);
-        turn.out.events.push(Event::Connected { conn, client_id, version, session_present });
+        let standing = self.sessions.get(index).and_then(|session| session.standing.as_deref());
+        let user = standing.and_then(Standing::user).cloned();
+        let event =
+            Event::Connected { conn, client_id, version, session_present, keep_alive_s, user };
+        turn.out.events.push(event);
         self.tell_groups(turn, index);
         self.drain(turn, index);
     }
@@ -270,10 +274,12 @@ impl Shard {
     /// Closes the connection that the client still has ([MQTT5-3.1.4-3], [MQTT311-3.1.4-2]) and
     /// discards its session if a clean start was asked for ([MQTT5-3.1.2-4], [MQTT5-3.1.2-5]).
     /// Returns Session Present ([MQTT5-3.2.2-2], [MQTT5-3.2.2-3]).
-    fn take_session(&mut self, turn: &mut Turn<'_>, connect: &Connect) -> bool {
+    fn take_session(&mut self, turn: &mut Turn<'_>, conn: ConnId, connect: &Connect) -> bool {
         let Some(index) = self.find_session(&connect.client_id) else { return false };
         if let Some(old) = self.conn_of(index) {
             let why = Violation::new(ReasonCode::SessionTakenOver, "another connection took over");
+            let client_id = connect.client_id.clone();
+            turn.out.events.push(Event::TakenOver { conn: old, by: conn, client_id });
             // A will with a delay is cancelled by this very connection if the session goes on
             // ([MQTT5-3.1.3-9]); one without a delay, or whose session ends, is published.
             self.violate(turn, old, why);
@@ -576,7 +582,8 @@ fn refuse(out: &mut Outbox, conn: ConnId, connect: &Connect, violation: Violatio
     // A CONNACK that does not fit even so is left out; the close says enough.
     let _ = out.packet(conn, connect.version, &packet, bytes_max as usize);
     out.closes.push(conn);
-    out.events.push(Event::Refused { conn, client_id: connect.client_id.clone(), reason });
+    let (client_id, what) = (connect.client_id.clone(), violation.what);
+    out.events.push(Event::Refused { conn, client_id, reason, what });
 }
 
 /// Leaves out what is optional if the packet would be larger than the client accepts

@@ -153,6 +153,12 @@ impl Connection {
         self.flags &= !RESENDING;
     }
 
+    /// The keep alive that holds, in seconds; 0 if it is off.
+    pub(crate) const fn keep_alive_s(&self) -> u16 {
+        // It was multiplied by that.
+        (self.silence_ms_max / 1500) as u16
+    }
+
     /// A packet came.
     pub(crate) const fn heard(&mut self, now_ms: u64) {
         self.last_packet_ms = now_ms as u32;

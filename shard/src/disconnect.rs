@@ -158,14 +158,14 @@ impl Shard {
         };
         let Some(connection) = self.connection(conn) else { return };
         if server_reference.is_none() || !connection.is_live() || !connection.version.is_v5() {
-            return self.violate(turn, conn, Violation::new(reason, what));
+            return self.end_by(turn, conn, EndedBy::Admin, Violation::new(reason, what));
         }
         let disconnect = Disconnect { server_reference, ..Disconnect::new(reason) };
         self.send(turn, conn, &Packet::Disconnect(Box::new(disconnect)));
         // One that is too large for the client has ended the connection already.
         if self.connection(conn).is_some() {
             turn.out.closes.push(conn);
-            self.end_connection(turn, conn, EndedBy::Broker, reason, what);
+            self.end_connection(turn, conn, EndedBy::Admin, reason, what);
         }
     }
 
@@ -174,7 +174,8 @@ impl Shard {
         let conn = self.find_session(client_id).and_then(|index| self.conn_of(index));
         if let Some(conn) = conn {
             let what = "the operator has ended its session";
-            self.violate(turn, conn, Violation::new(ReasonCode::AdministrativeAction, what));
+            let why = Violation::new(ReasonCode::AdministrativeAction, what);
+            self.end_by(turn, conn, EndedBy::Admin, why);
         }
         // It may have ended with its connection.
         if let Some(index) = self.find_session(client_id) {

@@ -13,6 +13,24 @@ pub enum EndedBy {
     Broker,
     /// The transport closed or failed.
     Network,
+    /// An operator, or a ban.
+    Admin,
+}
+
+impl EndedBy {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Client, Self::Broker, Self::Network, Self::Admin];
+
+    /// What it is called in metrics and in the log.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Broker => "broker",
+            Self::Network => "network",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// Why a message did not reach a receiver.
@@ -206,6 +224,10 @@ pub enum Event {
         version: Version,
         /// Whether an earlier session goes on.
         session_present: bool,
+        /// The keep alive that holds, in seconds; 0 for none.
+        keep_alive_s: u16,
+        /// The user that it has proved to be, if that was asked.
+        user: Option<petrel_proto::Text>,
     },
     /// A CONNECT was refused.
     Refused {
@@ -215,6 +237,17 @@ pub enum Event {
         client_id: ClientId,
         /// The reason it was given.
         reason: ReasonCode,
+        /// Why, in words.
+        what: &'static str,
+    },
+    /// A client that was there has come again; its earlier connection is ended.
+    TakenOver {
+        /// The connection that ends.
+        conn: ConnId,
+        /// The one that takes its place.
+        by: ConnId,
+        /// Who.
+        client_id: ClientId,
     },
     /// A subscription ended, since its client may not have it, or not any more.
     Revoked {

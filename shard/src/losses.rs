@@ -18,6 +18,8 @@ const TOPIC_BYTES: usize = 64;
 #[derive(Debug, Default)]
 pub struct Losses {
     lines: Vec<Loss>,
+    /// Who has lost something last, unless that was taken.
+    last: Option<u32>,
 }
 
 /// What one session has lost since it is in the table.
@@ -67,6 +69,7 @@ impl Losses {
         if line.session != session {
             *line = Loss { session, ..Loss::NONE };
         }
+        self.last = Some(session);
         line.drops.count(reason);
         (line.last, line.last_ms) = (reason, now_ms);
         let kept = topic.len().min(TOPIC_BYTES);
@@ -77,6 +80,12 @@ impl Losses {
     /// What a session has lost, as far as that is known.
     pub(crate) fn of(&self, session: u32) -> Option<&Loss> {
         self.lines.get(session as usize % LINES).filter(|line| line.session == session)
+    }
+
+    /// What was lost last, once.
+    pub(crate) fn take_last(&mut self) -> Option<Loss> {
+        let session = self.last.take()?;
+        self.of(session).copied()
     }
 
     /// All that is known.
@@ -132,7 +141,11 @@ mod tests {
         assert!(losses.of(7).is_some());
         losses.note(other, DropReason::Expired, b"c", 40);
         assert!(losses.of(7).is_none());
+        assert_eq!(losses.take_last().map(|loss| loss.session()), Some(other));
+        assert_eq!(losses.take_last(), None);
+        losses.note(other, DropReason::Expired, b"c", 50);
         losses.forget(other);
         assert!(losses.of(other).is_none());
+        assert_eq!(losses.take_last(), None);
     }
 }

@@ -291,6 +291,17 @@ pub struct Question {
     pub asks: Asks,
 }
 
+/// Of whom somebody is asked who that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// Who the client says it is.
+    pub client_id: ClientId,
+    /// The user that it says it is, if it says so in its CONNECT.
+    pub user: Option<Text>,
+    /// Position of its listener.
+    pub listener: u16,
+}
+
 /// What is asked about a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asks {

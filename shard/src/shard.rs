@@ -5,7 +5,7 @@ use std::sync::Arc;
 use petrel_proto::{ClientId, ConnAck, ConnAckProperties, Disconnect, Packet, ReasonCode};
 
 use crate::clients::ByClient;
-use crate::connection::{Connection, Violation};
+use crate::connection::{Connection, PendingConnect, Violation};
 use crate::event::EndedBy;
 use crate::fanout::Fanouts;
 use crate::flow::Flows;
@@ -13,6 +13,7 @@ use crate::interest::{Interest, InterestWriter};
 use crate::keep::Keep;
 use crate::level_hash::HashKey;
 use crate::matcher::Matcher;
+use crate::outbox::Asked;
 use crate::parked::Parked;
 use crate::places::Places;
 use crate::pool::Pool;
@@ -239,7 +240,11 @@ impl Shard {
                     }
                     _ => "ended by the operator",
                 };
-                self.violate(turn, conn, Violation::new(reason, what));
+                let by = match reason {
+                    ReasonCode::MessageRateTooHigh | ReasonCode::QuotaExceeded => EndedBy::Broker,
+                    _ => EndedBy::Admin,
+                };
+                self.end_by(turn, conn, by, Violation::new(reason, what));
             }
         }
     }
@@ -248,6 +253,30 @@ impl Shard {
     #[must_use]
     pub fn connection_of(&self, client_id: &ClientId) -> Option<ConnId> {
         self.conn_of(self.find_session(client_id)?)
+    }
+
+    /// Who a connection is of, of which somebody is asked who that is.
+    #[must_use]
+    pub fn client_of(&self, conn: ConnId) -> Option<Asked> {
+        let connection = self.connection(conn)?;
+        let extras = connection.extras()?;
+        if let Some(PendingConnect { connect, origin, .. }) = extras.pending.as_deref() {
+            let (client_id, user) = (connect.client_id.clone(), connect.username.clone());
+            return Some(Asked { client_id, user, listener: origin.listener });
+        }
+        // It proves it once more.
+        let listener = extras.auth.as_ref()?.listener;
+        let client_id = self.sessions.get(connection.session)?.client_id();
+        Some(Asked { client_id, user: None, listener })
+    }
+
+    /// A message that was lost since this was asked last, the last one, and whose it was: of those that sessions have
+    /// lost and of those that they have published.
+    pub fn last_losses(&self, out: &mut Outbox) -> [Option<(ClientId, crate::Loss)>; 2] {
+        [out.losses.take_last(), out.refusals.take_last()].map(|loss| {
+            let loss = loss?;
+            Some((self.sessions.get(loss.session())?.client_id(), loss))
+        })
     }
 
     fn set_shed(&mut self, sheds: bool) {
@@ -422,6 +451,17 @@ impl Shard {
 
     /// Ends a connection for something that the client did, or that happened to it.
     pub(crate) fn violate(&mut self, turn: &mut Turn<'_>, conn: ConnId, violation: Violation) {
+        self.end_by(turn, conn, EndedBy::Broker, violation);
+    }
+
+    /// Ends a connection, and tells its client why.
+    pub(crate) fn end_by(
+        &mut self,
+        turn: &mut Turn<'_>,
+        conn: ConnId,
+        by: EndedBy,
+        violation: Violation,
+    ) {
         let Some(connection) = self.connection(conn) else { return };
         if !connection.has_session() {
             return self.refuse_pending(turn, conn, violation);
@@ -431,7 +471,7 @@ impl Shard {
             return;
         }
         turn.out.closes.push(conn);
-        self.end_connection(turn, conn, EndedBy::Broker, violation.reason, violation.what);
+        self.end_connection(turn, conn, by, violation.reason, violation.what);
     }
 
     fn on_closed(&mut self, turn: &mut Turn<'_>, conn: ConnId) {

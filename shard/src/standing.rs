@@ -9,7 +9,7 @@ use petrel_proto::{Connect, Qos, ReasonCode, Text, TopicFilter, TopicName};
 use crate::access::{Publishable, Rules, Verdicts, Who};
 use crate::config::Access;
 use crate::connection::Violation;
-use crate::event::Event;
+use crate::event::{EndedBy, Event};
 use crate::input::{Banned, Origin};
 use crate::look::Rights;
 use crate::record::Record;
@@ -407,7 +407,7 @@ impl Shard {
     fn shut_out(&mut self, turn: &mut Turn<'_>, index: u32) {
         if let Some(conn) = self.conn_of(index) {
             let reason = ReasonCode::AdministrativeAction;
-            self.violate(turn, conn, Violation::new(reason, "banned"));
+            self.end_by(turn, conn, EndedBy::Admin, Violation::new(reason, "banned"));
         }
     }
 

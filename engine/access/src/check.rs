@@ -67,6 +67,93 @@ pub(crate) struct Looks {
     pub address: bool,
 }
 
+/// What was found out about a client, for those who want to know why.
+#[derive(Debug)]
+pub struct Finding {
+    /// What the shard is told.
+    pub verdict: Verdict,
+    /// Who has said it: a position in the chain of its listener; `None` if nobody has.
+    pub by: Option<u16>,
+    /// Why.
+    pub why: Why,
+    /// It had been found out before.
+    pub is_known: bool,
+    /// How long the client has waited for it, in milliseconds.
+    pub waited_ms: u64,
+}
+
+/// Why somebody is let in or not. More than a client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It has proved who it is.
+    Proved,
+    /// Whoever would know fails, and has `on_failure = "allow"`.
+    Allowed,
+    /// What it says of itself is wrong.
+    Wrong,
+    /// Nobody in the chain knows it.
+    Unknown,
+    /// Whoever would know fails.
+    Failed,
+    /// Too many wait.
+    Busy,
+}
+
+impl Why {
+    /// For the log.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Proved => "it has proved who it is",
+            Self::Allowed => "its authenticator fails, and lets everybody in meanwhile",
+            Self::Wrong => "what it says of itself is wrong",
+            Self::Unknown => "no authenticator of its listener knows it",
+            Self::Failed => "its authenticator fails",
+            Self::Busy => "too many wait to be authenticated",
+        }
+    }
+}
+
+/// What came of a chain, and of whom in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub outcome: Outcome,
+    pub by: Option<u16>,
+    pub why: Why,
+}
+
+impl Found {
+    /// What a chain has said at this position.
+    pub(crate) fn of(outcome: Outcome, at: usize) -> Self {
+        let by = u16::try_from(at).ok();
+        let (by, why) = match outcome {
+            Outcome::Is(_) => (by, Why::Proved),
+            Outcome::IsNot => (by, Why::Wrong),
+            Outcome::Failed => (by, Why::Failed),
+            Outcome::Unknown => (None, Why::Unknown),
+        };
+        Self { outcome, by, why }
+    }
+
+    pub(crate) fn finding(&self, credentials: &Credentials) -> Finding {
+        Finding {
+            verdict: verdict(&self.outcome, credentials),
+            by: self.by,
+            why: self.why,
+            is_known: false,
+            waited_ms: 0,
+        }
+    }
+}
+
+impl Finding {
+    /// That there is nobody to ask.
+    pub(crate) const fn nobody(reason: ReasonCode, why: Why) -> Self {
+        let verdict = Verdict::Refuse { reason };
+        Self { verdict, by: None, why, is_known: false, waited_ms: 0 }
+    }
+}
+
 /// What a client turned out to be.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {

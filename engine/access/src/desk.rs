@@ -12,9 +12,9 @@ use std::sync::Arc;
 use crossbeam_channel::{Receiver, unbounded};
 use petrel_net::Bell;
 use petrel_proto::{ReasonCode, Text};
-use petrel_shard::{Asks, ConnId, Question, Verdict};
+use petrel_shard::{Asks, ConnId, Question};
 
-use crate::check::{Asker, Plan, verdict};
+use crate::check::{Asker, Finding, Plan, Why};
 use crate::office::{Asked, Case, Shared, Way};
 
 /// Times and bounds, all for the whole process but where it says otherwise.
@@ -47,7 +47,7 @@ impl Default for Settings {
 /// One shard's side.
 pub struct Desk {
     shared: Arc<Shared>,
-    results: Receiver<(Asked, Verdict)>,
+    results: Receiver<(Asked, Finding)>,
     to_me: Arc<Way>,
     /// By listener: so that whoever waits for a slow back end is in nobody else's way.
     lines: Vec<Line>,
@@ -62,7 +62,8 @@ pub struct Desk {
 /// Clients of one listener.
 #[derive(Default)]
 struct Line {
-    waiting: VecDeque<(ConnId, Asker)>,
+    /// With the time since when, in milliseconds.
+    waiting: VecDeque<(ConnId, Asker, u64)>,
     /// Given away and not come back.
     under_way: usize,
 }
@@ -71,7 +72,7 @@ struct Line {
 #[derive(Debug)]
 pub enum Answer {
     /// This.
-    Verdict(Verdict),
+    Verdict(Finding),
     /// It has gone.
     Gone,
 }
@@ -87,9 +88,9 @@ impl Desk {
     /// Asks who a client is. `None` if the answer comes later, by [`Desk::next`].
     ///
     /// *Cost*: one HMAC over user name and password, and a look; some microseconds.
-    pub fn ask(&mut self, now_ms: u64, question: Question) -> Option<Verdict> {
+    pub fn ask(&mut self, now_ms: u64, question: Question) -> Option<Finding> {
         let Question { conn, client_id, asks: Asks::Credentials(credentials) } = question else {
-            return Some(Verdict::Refuse { reason: ReasonCode::BadAuthenticationMethod });
+            return Some(Finding::nobody(ReasonCode::BadAuthenticationMethod, Why::Unknown));
         };
         self.look_up();
         let listener = usize::from(credentials.origin.listener);
@@ -97,16 +98,16 @@ impl Desk {
         let looks = self.plan.line(listener).looks;
         let client_id = if looks.client_id { client_id.to_owned_text() } else { Text::default() };
         let asker = Asker { client_id, credentials };
-        if let Some(verdict) = self.known(now_ms, &asker) {
-            return Some(verdict);
+        if let Some(finding) = self.known(now_ms, &asker) {
+            return Some(finding);
         }
         if self.waiting >= self.shared.settings.waiting_per_shard as usize {
-            return Some(Verdict::Refuse { reason: ReasonCode::ServerBusy });
+            return Some(Finding::nobody(ReasonCode::ServerBusy, Why::Busy));
         }
         if self.lines.len() <= listener {
             self.lines.resize_with(listener + 1, Line::default);
         }
-        self.lines[listener].waiting.push_back((conn, asker));
+        self.lines[listener].waiting.push_back((conn, asker, now_ms));
         self.waiting += 1;
         None
     }
@@ -118,32 +119,37 @@ impl Desk {
         now_ms: u64,
         mut is_there: impl FnMut(ConnId) -> bool,
     ) -> Option<(ConnId, Answer)> {
-        if let Ok((asked, verdict)) = self.results.try_recv() {
+        if let Ok((asked, mut finding)) = self.results.try_recv() {
+            finding.waited_ms = now_ms.saturating_sub(asked.since_ms);
             if let Some(line) = self.lines.get_mut(usize::from(asked.listener)) {
                 line.under_way -= 1;
             }
-            return Some((asked.conn, Answer::Verdict(verdict)));
+            return Some((asked.conn, Answer::Verdict(finding)));
         }
         self.look_up();
         for _ in 0..self.lines.len() {
             self.turn = (self.turn + 1) % self.lines.len();
             let plan = *self.plan.line(self.turn);
             while self.lines[self.turn].under_way < plan.under_way_max {
-                let Some((conn, asker)) = self.lines[self.turn].waiting.pop_front() else { break };
+                let Some((conn, asker, since_ms)) = self.lines[self.turn].waiting.pop_front()
+                else {
+                    break;
+                };
                 self.waiting -= 1;
                 if !is_there(conn) {
                     return Some((conn, Answer::Gone));
                 }
                 // Many of those who wait may be one user.
-                if let Some(verdict) = self.known(now_ms, &asker) {
-                    return Some((conn, Answer::Verdict(verdict)));
+                if let Some(mut finding) = self.known(now_ms, &asker) {
+                    finding.waited_ms = now_ms.saturating_sub(since_ms);
+                    return Some((conn, Answer::Verdict(finding)));
                 }
-                let asked = Asked { conn, listener: asker.credentials.origin.listener };
+                let asked = Asked { conn, listener: asker.credentials.origin.listener, since_ms };
                 let case = Case { asked, asker, way: Arc::clone(&self.to_me), now_ms };
                 if !self.shared.give(case, plan.begins_elsewhere) {
                     // The threads have ended, which they do last.
                     let reason = ReasonCode::ServerUnavailable;
-                    return Some((conn, Answer::Verdict(Verdict::Refuse { reason })));
+                    return Some((conn, Answer::Verdict(Finding::nobody(reason, Why::Failed))));
                 }
                 self.lines[self.turn].under_way += 1;
             }
@@ -174,11 +180,12 @@ impl Desk {
         }
     }
 
-    fn known(&self, now_ms: u64, asker: &Asker) -> Option<Verdict> {
+    fn known(&self, now_ms: u64, asker: &Asker) -> Option<Finding> {
         let listener = usize::from(asker.credentials.origin.listener);
         let looks = self.plan.line(listener).looks;
         let name = self.shared.known.name(self.epoch, looks, asker);
-        Some(verdict(&self.shared.known.get(&name, now_ms)?, &asker.credentials))
+        let found = self.shared.known.get(&name, now_ms)?;
+        Some(Finding { is_known: true, ..found.finding(&asker.credentials) })
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aws_lc_rs::hmac;
 use petrel_proto::Text;
 
-use crate::check::{Asker, Looks, Outcome};
+use crate::check::{Asker, Found, Looks};
 
 /// What was found out lately, under names that tell nobody what they are made of.
 pub(crate) struct Known {
@@ -21,7 +21,7 @@ pub(crate) struct Known {
 }
 
 pub(crate) type Name = [u8; 32];
-type Part = HashMap<Name, (u64, Outcome)>;
+type Part = HashMap<Name, (u64, Found)>;
 
 /// So that shards seldom meet.
 const PARTS: usize = 64;
@@ -68,13 +68,13 @@ impl Known {
         part.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn get(&self, name: &Name, now_ms: u64) -> Option<Outcome> {
+    pub(crate) fn get(&self, name: &Name, now_ms: u64) -> Option<Found> {
         let part = self.part(name);
-        let (until_ms, outcome) = part.get(name)?;
-        (*until_ms > now_ms).then(|| outcome.clone())
+        let (until_ms, found) = part.get(name)?;
+        (*until_ms > now_ms).then(|| found.clone())
     }
 
-    pub(crate) fn put(&self, name: Name, outcome: Outcome, now_ms: u64, for_ms: u64) {
+    pub(crate) fn put(&self, name: Name, found: Found, now_ms: u64, for_ms: u64) {
         if for_ms == 0 || self.maximum == 0 {
             return;
         }
@@ -86,7 +86,7 @@ impl Known {
             // What is forgotten is found out again.
             part.clear();
         }
-        part.insert(name, (now_ms.saturating_add(for_ms), outcome));
+        part.insert(name, (now_ms.saturating_add(for_ms), found));
     }
 }
 
@@ -97,13 +97,14 @@ mod tests {
     use petrel_shard::Identity;
 
     use super::*;
+    use crate::check::Outcome;
 
     #[test]
     fn what_is_known_is_bounded() {
         let known = Known::new(128).unwrap();
         let outcome = |user: &str| {
             let user = Text::try_from(user).unwrap();
-            Outcome::Is(Arc::new(Identity { user, ..Identity::default() }))
+            Found::of(Outcome::Is(Arc::new(Identity { user, ..Identity::default() })), 0)
         };
         for number in 0..100_000_u32 {
             let mut name = [0; 32];

@@ -36,7 +36,7 @@ pub mod tokens;
 pub mod trust;
 
 pub use back_end::{BackEnd, Terms};
-pub use check::{Chain, Check, Checks, OnFailure};
+pub use check::{Chain, Check, Checks, Finding, OnFailure, Why};
 pub use desk::{Answer, Desk, Settings};
 pub use journal::{Notice, Outside};
 pub use office::Office;

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use petrel_net::Bell;
-use petrel_shard::{ConnId, Verdict};
+use petrel_shard::ConnId;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::back_end::{BackEnd, Heard, Inquiry, Stored};
 use crate::check::{
-    Asker, Chain, Check, Checks, Looks, OnFailure, Outcome, Plan, is, of_certificate, of_passwords,
-    of_tokens, verdict,
+    Asker, Chain, Check, Checks, Finding, Found, Looks, OnFailure, Outcome, Plan, Why, is,
+    of_certificate, of_passwords, of_tokens,
 };
 use crate::desk::{Desk, Settings};
 use crate::journal::Outside;
@@ -70,7 +70,7 @@ struct Current {
 
 /// The way back to a shard.
 pub(crate) struct Way {
-    pub results: Sender<(Asked, Verdict)>,
+    pub results: Sender<(Asked, Finding)>,
     pub bell: Arc<Bell>,
 }
 
@@ -79,6 +79,8 @@ pub(crate) struct Way {
 pub(crate) struct Asked {
     pub conn: ConnId,
     pub listener: u16,
+    /// Since when, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// A client that is to be found out about.
@@ -110,6 +112,8 @@ pub(crate) struct Job {
     heard: Option<Option<Heard>>,
     /// The keys of tokens whose turn it is have been fetched again as far as they may be.
     is_fresh: bool,
+    /// It is let in because whoever would know fails.
+    allows: bool,
     /// What comes out may be known for so long, as far as those say who had nothing else to say; 0 if one has failed.
     known_ms: u64,
 }
@@ -340,11 +344,11 @@ impl Shared {
         let chain = current.checks.chain(case.asked.listener);
         let looks = chain.map_or(Looks::default(), Chain::looks);
         let name = self.known.name(current.epoch, looks, &case.asker);
-        if let Some(outcome) = self.known.get(&name, case.now_ms) {
-            return answer(&case, &outcome);
+        if let Some(found) = self.known.get(&name, case.now_ms) {
+            return answer(&case, &found, true);
         }
         let (heard, is_fresh, known_ms) = (None, false, u64::MAX);
-        let job = Job { case, current, name, at: 0, heard, is_fresh, known_ms };
+        let job = Job { case, current, name, at: 0, heard, is_fresh, known_ms, allows: false };
         self.advance(Box::new(job), place);
     }
 
@@ -381,6 +385,7 @@ impl Shared {
                     match (check.on_failure(), &job.case.asker.credentials.user_name) {
                         (OnFailure::Allow, Some(user)) => {
                             let outcome = is(user.clone(), Vec::new());
+                            job.allows = true;
                             return self.close(job, outcome, 0, place);
                         }
                         (OnFailure::Next, _) => job.turn(),
@@ -474,7 +479,7 @@ impl Shared {
             rest.for_each(|check| check.take_time(&job.case.asker));
         }
         let known_ms = known_ms.min(job.known_ms);
-        let Job { case, current, name, .. } = *job;
+        let Job { case, current, name, at, allows, .. } = *job;
         if self.epoch() != current.epoch {
             return match place {
                 Place::Threads => self.begin(case, place),
@@ -492,16 +497,20 @@ impl Shared {
             Outcome::Failed => 0,
         };
         // First, so that whoever comes after the answer is known.
-        self.known.put(name, outcome.clone(), case.now_ms, for_ms);
-        answer(&case, &outcome);
+        let mut found = Found::of(outcome, at);
+        if allows {
+            found.why = Why::Allowed;
+        }
+        self.known.put(name, found.clone(), case.now_ms, for_ms);
+        answer(&case, &found, false);
     }
 }
 
 /// Says it to the shard.
-fn answer(case: &Case, outcome: &Outcome) {
-    let verdict = verdict(outcome, &case.asker.credentials);
+fn answer(case: &Case, found: &Found, is_known: bool) {
+    let finding = Finding { is_known, ..found.finding(&case.asker.credentials) };
     // A shard that has ended needs no answer.
-    let _ = case.way.results.send((case.asked, verdict));
+    let _ = case.way.results.send((case.asked, finding));
     case.way.bell.ring();
 }
 

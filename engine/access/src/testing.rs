@@ -89,14 +89,14 @@ pub(crate) fn ask(
     now_ms: u64,
     question: Question,
 ) -> (bool, Result<String, ReasonCode>) {
-    let (known, verdict) = match desk.ask(now_ms, question) {
-        Some(verdict) => (true, verdict),
+    let (known, finding) = match desk.ask(now_ms, question) {
+        Some(finding) => (true, finding),
         None => match next(desk, now_ms) {
-            (_, Answer::Verdict(verdict)) => (false, verdict),
+            (_, Answer::Verdict(finding)) => (false, finding),
             (_, Answer::Gone) => panic!("it is there"),
         },
     };
-    let said = match verdict {
+    let said = match finding.verdict {
         Verdict::Accept { identity: Some(identity), .. } => Ok(identity.user.as_str().to_owned()),
         Verdict::Refuse { reason } => Err(reason),
         other => panic!("{other:?}"),

@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use super::Known;
 use super::answer::Problem;
 use super::serve::Peer;
-use crate::log::{self, Escaped};
+use crate::log::{self, Escaped, Event, Level, Value};
 
 /// The file in the control folder.
 const COOKIE: &str = "admin.json";
@@ -81,6 +81,11 @@ pub(super) fn read_tokens(file: &Path) -> Result<Bearers, String> {
     })
 }
 
+/// Writes what keeps somebody from using the interface.
+fn complain(text: std::fmt::Arguments<'_>) {
+    log::say(Event::AdminInterface, Level::Error, &[], text);
+}
+
 impl Gate {
     /// Lets in who has a token of the file, and who can read the control folder.
     pub(super) fn new(bearers: Bearers, url: &str, folder: Option<&Path>, is_open: bool) -> Self {
@@ -90,12 +95,12 @@ impl Gate {
             match Bearer::make("local", Role::Operate) {
                 Ok((bearer, token)) => match write_cookie(&file, url, &token) {
                     Ok(()) => (own, cookie) = (Some(bearer), Some(file)),
-                    Err(error) => log::error(format_args!(
+                    Err(error) => complain(format_args!(
                         "{}: {error}; petrelctl needs a token to use the admin interface",
                         file.display()
                     )),
                 },
-                Err(error) => log::error(format_args!("the admin interface: {error}")),
+                Err(error) => complain(format_args!("the admin interface: {error}")),
             }
         }
         Self {
@@ -178,16 +183,29 @@ impl Gate {
         let address = address_of(request);
         let path = Escaped(request.uri().path().as_bytes());
         let (status, method) = (problem.0.as_u16(), request.method());
-        log::warn(format_args!(
-            "the admin interface turned away {times} requests, the last of {address}: {status} for \
-             {method} {path}"
-        ));
+        let what = format!("{status} for {method} {path}");
+        let fields = [
+            ("address", Value::Word(&address)),
+            ("what", Value::Word(&what)),
+            ("count", Value::Number(times)),
+        ];
+        let text = format_args!(
+            "the admin interface turned away {times} requests, the last of {address}: {what}"
+        );
+        log::say(Event::OperatorRefused, Level::Warn, &fields, text);
     }
 
     fn note(&self, who: &Bearer, address: String, what: String, status: StatusCode) {
         let status = status.as_u16();
         let shown = Escaped(what.as_bytes());
-        log::info(format_args!("admin: {} at {address}: {shown}: {status}", who.name));
+        let fields = [
+            ("operator", Value::Word(&who.name)),
+            ("address", Value::Word(&address)),
+            ("request", Value::Shown(&shown)),
+            ("status", Value::Number(status.into())),
+        ];
+        let text = format_args!("admin: {} at {address}: {shown}: {status}", who.name);
+        log::say(Event::OperatorAsked, Level::Info, &fields, text);
         let time_s = millis(SystemTime::now()) / 1000;
         let what = shown.to_string();
         let mut audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use hdrhistogram::Histogram;
 use petrel_net::stages::{Stage, State};
 use petrel_net::traffic::{OneWay, Traffic};
-use petrel_shard::{DropReason, Ledger, Limit};
+use petrel_shard::{DropReason, EndedBy, Ledger, Limit};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -198,11 +198,11 @@ impl Metrics {
         let help = "CONNECTs that were refused, by reason code";
         let denied = reasons(&figures.decided.denied);
         writer.counters(("petrel_connects_denied", help, "reason"), denied)?;
-        let help = "Connections that the broker has ended, by reason code";
+        let help = "Connections that the broker or an operator has ended, by reason code";
         writer
             .counters(("petrel_disconnects_by_broker", help, "reason"), reasons(&figures.ended))?;
-        let origins = ["client", "broker", "network"].map(str::to_owned);
-        let help = "Connections that have ended after their CONNECT, by who ended them";
+        let origins = EndedBy::ALL.map(|by| by.name().to_owned());
+        let help = "Connections that have ended after their CONNECT, by who ended them; operators and bans are admin";
         let gone = origins.into_iter().zip(figures.gone);
         writer.counters(("petrel_disconnects", help, "origin"), gone)?;
         let help =

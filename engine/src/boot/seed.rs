@@ -25,6 +25,7 @@ use crate::preflight;
 use crate::pump::load::ProcessLoad;
 use crate::pump::rate::PublishRate;
 use crate::pump::{Clock, Command, LetsIn, Parts, Pump};
+use crate::report::Names;
 use crate::trace::Tracer;
 
 /// What a shard that comes up is told, in this order. The end of the channel calls it off.
@@ -72,6 +73,7 @@ pub(super) struct Seed {
     pub(super) commands: crossbeam_channel::Receiver<Command>,
     pub(super) handle: ShardHandle,
     pub(super) lets_in: Vec<LetsIn>,
+    pub(super) names: Arc<Names>,
     pub(super) desk: Option<Desk>,
     pub(super) auth: AuthMethods,
     pub(super) scram: Option<Scram>,
@@ -112,6 +114,7 @@ impl Seed {
             bell: self.handle.bell,
             commands: self.commands,
             lets_in: self.lets_in,
+            names: self.names,
             desk: self.desk,
             auth: self.auth,
             scram: self.scram,

@@ -83,6 +83,9 @@ impl Config {
         is_left(self.storage != new.storage, "[storage]");
         is_left(self.access != new.access, "[access]");
         is_left(self.admin != new.admin, "[admin]");
+        let (log, log_is_left) = self.log.taking_on(&new.log);
+        taken.log = log;
+        is_left(log_is_left, "[log]");
         is_left(self.authenticators != new.authenticators, "[[authenticator]]");
         if self.listeners.len() == new.listeners.len() {
             for (at, one) in taken.listeners.iter_mut().enumerate() {

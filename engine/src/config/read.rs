@@ -16,13 +16,14 @@ use super::keys::{
     ACCESS, ADMIN, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
     RawAdmin, RawListener, STORAGE,
 };
+use super::log::LOG;
 use super::problem::{Problem, Problems, nearest};
 use super::security::{PlacedCertificate, RawCertificate};
-use super::{Config, EngineConfig, StorageConfig, default_listeners};
+use super::{Config, EngineConfig, LogConfig, StorageConfig, default_listeners, log};
 
 /// The sections of the file.
 const SECTIONS: &[&str] =
-    &["engine", "listener", "limits", "storage", "access", "authenticator", "admin"];
+    &["engine", "listener", "limits", "storage", "access", "authenticator", "admin", "log"];
 
 /// More listeners than anybody needs, fewer than descriptors run out for.
 const LISTENERS_MAX: usize = 64;
@@ -53,6 +54,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut rules_at = 0;
     let mut authenticators = Vec::new();
     let mut admin = None;
+    let mut log = LogConfig::default();
     for (name, value) in document.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Table(table)) => {
@@ -82,6 +84,10 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 let places = section(table, "[admin]", ADMIN, &mut raw, &mut problems);
                 admin = AdminConfig::new(raw, folder, &places, &mut problems);
             }
+            ("log", DeValue::Table(table)) => {
+                let places = section(table, "[log]", LOG, &mut log, &mut problems);
+                log::check(&mut log, &places, folder, &mut problems);
+            }
             ("authenticator", DeValue::Array(array)) => {
                 authenticators = read_authenticators(array, &mut problems);
             }
@@ -93,7 +99,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 name.span().start,
                 "a listener is written with two brackets, [[listener]], as there may be several",
             ),
-            (known @ ("engine" | "limits" | "storage" | "access" | "admin"), _) => problems.add(
+            (known @ ("engine" | "limits" | "storage" | "access" | "admin" | "log"), _) => problems.add(
                 name.span().start,
                 format!("`{known}` is a section, written [{known}], not a value"),
             ),
@@ -150,6 +156,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             access,
             authenticators,
             admin,
+            log,
         })
     } else {
         Err(problems.into_sorted())
@@ -375,7 +382,7 @@ fn unknown_at_top(name: &str, is_section: bool) -> String {
         Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
         _ => format!(
             "{start}; the file has the sections [engine], [[listener]], [limits], [storage], \
-             [access], [[authenticator]] and [admin]"
+             [access], [[authenticator]], [admin] and [log]"
         ),
     }
 }
@@ -394,6 +401,8 @@ fn home_of(name: &str) -> Option<&'static str> {
         Some("[access]")
     } else if AUTHENTICATOR.iter().any(|key| key.name == name) {
         Some("[[authenticator]]")
+    } else if LOG.iter().any(|key| key.name == name) {
+        Some("[log]")
     } else {
         None
     }

@@ -7,6 +7,7 @@ use petrel_net::tls::TlsPolicy;
 use super::keys::{AllLimits, LIMITS, value_text};
 use super::security::demand_name;
 use super::{Config, Listener, RecordLayer};
+use crate::log::{Destination, Format};
 
 /// Displays what will run; made by [`Config::summary`].
 pub struct Summary<'a>(&'a Config);
@@ -51,6 +52,13 @@ impl fmt::Display for Summary<'_> {
         }
         if let Some(admin) = &config.admin {
             writeln!(f, "admin interface: {admin}")?;
+        }
+        if config.log.to != Destination::Stderr || config.log.format != Format::Text {
+            write!(f, "log: {} to {}", config.log.format.name(), config.log.to.name())?;
+            match &config.log.file {
+                Some(file) => writeln!(f, " {}", file.display())?,
+                None => writeln!(f)?,
+            }
         }
         match &config.access.rules {
             Some(path) => writeln!(f, "rules: {}", path.display())?,

@@ -5,6 +5,7 @@ use super::keys::{
     ACCESS, ADMIN, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener,
     STORAGE, value_text,
 };
+use super::log::LOG;
 use super::*;
 
 /// What is printed for a file `p.toml` with this text.
@@ -128,7 +129,7 @@ fn an_unknown_section_gets_a_suggestion() {
             "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
             "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
             "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits], \
-             [storage], [access], [[authenticator]] and [admin]",
+             [storage], [access], [[authenticator]], [admin] and [log]",
         ],
     );
 }
@@ -455,6 +456,8 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(ACCESS.iter().map(|key| row::<AccessConfig>(key, &[("rules", "none")])));
     let admin = ["address", "tokens", "cert", "key"].map(|name| (name, "none"));
     rows.extend(ADMIN.iter().map(|key| row(key, &admin)));
+    let of_log = [("file", "none"), ("journal_socket", "`\"/run/systemd/journal/socket\"`")];
+    rows.extend(LOG.iter().map(|key| row(key, &of_log)));
     let defaults = [
         ("name", "required"),
         ("kind", "required"),
@@ -483,6 +486,43 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     }
     let documented = document.lines().filter(|line| line.starts_with("| `")).count();
     assert_eq!(documented, rows.len(), "docs/CONFIGURATION.md has keys that the code has not");
+}
+
+#[test]
+fn a_log_says_where_it_goes_or_why_that_is_nowhere() {
+    let log = |text: &str| accepted(&format!("[log]\n{text}\n")).log;
+    assert_eq!(log(""), LogConfig::default());
+    let chosen = log("format = \"json\"\nto = \"file\"\nfile = \"a.log\"\nclients = \"info\"");
+    assert!(chosen.file.is_some_and(|file| file.ends_with("a.log")));
+    assert_eq!(chosen.levels.of(crate::log::Area::Clients), crate::log::Level::Info);
+    refused(
+        "[log]\nto = \"file\"\nload = \"loud\"\n",
+        &[
+            "p.toml:2:6: `to` is \"file\", and nothing says which; add `file`, as in file = \"petrel.log\"",
+            "p.toml:3:8: `load` must be \"off\", \"error\", \"warn\", \"info\" or \"debug\", not \"loud\"",
+        ],
+    );
+    refused(
+        "[log]\nformat = \"json\"\nto = \"journald\"\nfiles_kept = 3\nfile = \"x\"\n",
+        &[
+            "p.toml:2:10: `format` has no use with to = \"journald\", which has its own; leave it out",
+            "p.toml:4:14: `files_kept` has no use while lines go to journald; add to = \"file\", or leave it out",
+            "p.toml:5:8: `file` has no use while lines go to journald; add to = \"file\", or leave it out",
+        ],
+    );
+}
+
+#[test]
+fn levels_and_rates_of_the_log_are_taken_on_and_where_it_goes_is_not() {
+    let before = accepted("[log]\nclients = \"off\"\n");
+    let (taken, left) = before.taking_on(&accepted("[log]\nload = \"debug\"\nlines_per_s = 3\n"));
+    assert_eq!(left, Vec::<String>::new());
+    assert_eq!(taken.log.levels.of(crate::log::Area::Clients), crate::log::Level::Warn);
+    assert_eq!(taken.log.rate.lines_per_s, 3);
+    let (taken, left) = before.taking_on(&accepted("[log]\nto = \"stdout\"\nadmin = \"off\"\n"));
+    assert_eq!(left, ["[log]"]);
+    assert_eq!(taken.log.levels.of(crate::log::Area::Admin), crate::log::Level::Off);
+    assert_eq!(taken.log.to, crate::log::Destination::Stderr);
 }
 
 #[test]

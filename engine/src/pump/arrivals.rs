@@ -1,9 +1,9 @@
 //! Who comes: how many may, who they are, and who waits at the door.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
-use petrel_access::{Answer, scram};
+use petrel_access::{Answer, Finding, scram};
 use petrel_net::{ConnKey, Remote, WireEvent};
 use petrel_proto::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Packet, ReasonCode, Text, Version, encode,
@@ -11,21 +11,33 @@ use petrel_proto::{
 };
 use petrel_shard::{Asks, ConnId, Input, Origin, Question, Verdict, Whence, refusal};
 
+use super::callers::Caller;
 use super::{
     LET_IN_PER_TURN_MAX, LEVEL_THAT_REFUSES, Parts, Pump, WORK_OF_A_SESSION, WORK_PER_TURN_MAX,
     id_of, key_of,
 };
 use crate::doorway::{Causes, Waits, causes};
 use crate::guard::{Comer, Denied};
+use crate::log::{self, Area, Level};
+use crate::report::{Asker, Proof};
 use crate::trace;
 
 impl Pump {
     /// Answers who a client is, or has it wait until that is known. It is not read meanwhile.
     pub(super) fn answer(&mut self, question: Question) {
         let conn = question.conn;
-        let verdict = match (&question.asks, &mut self.parts.desk) {
-            (Asks::Credentials(_), Some(desk)) => desk.ask(self.now.mono_ms, question),
-            (Asks::Step { method, listener, data, starts }, _)
+        let method = match &question.asks {
+            Asks::Step { method, .. } => method.clone(),
+            Asks::Credentials(_) => Text::EMPTY,
+        };
+        if let (Asks::Credentials(_), Some(desk)) = (&question.asks, &mut self.parts.desk) {
+            return match desk.ask(self.now.mono_ms, question) {
+                Some(finding) => self.pass_finding(conn, finding),
+                None => self.parts.wire.pause(key_of(conn)),
+            };
+        }
+        let verdict = match &question.asks {
+            Asks::Step { method, listener, data, starts }
                 if method.as_str() == scram::METHOD && self.parts.scram.is_some() =>
             {
                 let (who, data) = ((conn, *listener), data.as_deref());
@@ -34,22 +46,48 @@ impl Pump {
             _ => Some(self.parts.auth.answer(&question)),
         };
         match verdict {
-            Some(verdict) => self.pass_verdict(conn, verdict),
+            Some(verdict) => self.pass_verdict(conn, verdict, Proof::Exchange(method.as_str())),
             None => self.parts.wire.pause(key_of(conn)),
         }
     }
 
+    fn pass_finding(&mut self, conn: ConnId, mut finding: Finding) {
+        let continues = Verdict::Continue { data: None };
+        let verdict = std::mem::replace(&mut finding.verdict, continues);
+        self.pass_verdict(conn, verdict, Proof::Desk(&finding));
+    }
+
     /// Tells the shard who a client is, if so many of that user may come.
-    pub(super) fn pass_verdict(&mut self, conn: ConnId, mut verdict: Verdict) {
+    fn pass_verdict(&mut self, conn: ConnId, mut verdict: Verdict, proof: Proof<'_>) {
+        if log::is_on(Area::Authentication, Level::Warn) {
+            self.report_verdict(conn, &verdict, Ok(proof));
+        }
         if let Verdict::Accept { identity: Some(identity), .. } = &verdict {
             let seat = self.seats.get_mut(&key_of(conn)).map(|seat| &mut **seat);
             let entered = self.parts.guard.enter_as(seat, &identity.user, self.now.mono_ms);
             if let Err(denied) = entered {
-                self.report.turned_down(self.now.mono_ms, &identity.user, denied);
+                self.report_verdict(conn, &verdict, Err(denied));
                 verdict = Verdict::Refuse { reason: denied.reason() };
             }
         }
         self.feed(Input::Verdict { conn, verdict });
+    }
+
+    /// Has the log say what was found out about a client, or why it may not come all the same.
+    #[cold]
+    fn report_verdict(&self, conn: ConnId, verdict: &Verdict, said: Result<Proof<'_>, Denied>) {
+        let Some(client) = self.shard.client_of(conn) else { return };
+        let caller = self.callers.get(key_of(conn));
+        let proved = match verdict {
+            Verdict::Accept { identity: Some(identity), .. } => Some(&identity.user),
+            _ => None,
+        };
+        let user = proved.or(client.user.as_ref());
+        let asker = Asker { client_id: &client.client_id, user, caller };
+        match said {
+            Ok(proof) => self.report.authenticated(asker, client.listener, verdict, proof),
+            Err(denied) => self.report.turned_down(asker, client.listener, denied),
+        }
     }
 
     /// Takes what was found out of clients that wait, up to so much work.
@@ -63,10 +101,11 @@ impl Pump {
             let answer = if wire.has_ended(key) { Answer::Gone } else { answer };
             self.parts.wire.resume(key);
             match answer {
-                Answer::Verdict(verdict) => self.pass_verdict(conn, verdict),
+                Answer::Verdict(finding) => self.pass_finding(conn, finding),
                 // Its CONNACK would reach nobody, and its session may have a later connection.
                 Answer::Gone => {
-                    self.seats.remove(&key);
+                    let volume = self.parts.wire.volume(key);
+                    self.forget(key, volume);
                     self.parts.wire.close(key);
                     self.feed(Input::Closed { conn });
                 }
@@ -106,7 +145,7 @@ impl Pump {
         {
             self.parts.guard.count(Denied::Busy);
             self.say_denied(conn, &connect, listener, &peer, Denied::Busy);
-            return self.deny(conn, &connect, Denied::Busy);
+            return self.deny(conn, &connect, Denied::Busy, (listener, peer.address));
         }
         let address = peer.address.map(|address| address.ip());
         let (client_id, user) = (&connect.client_id, connect.username.as_ref());
@@ -119,8 +158,12 @@ impl Pump {
             Ok(Some(seat)) => drop(self.seats.insert(conn, seat)),
             Err(denied) => {
                 self.say_denied(conn, &connect, listener, &peer, denied);
-                return self.deny(conn, &connect, denied);
+                return self.deny(conn, &connect, denied, (listener, peer.address));
             }
+        }
+        if self.callers.is_on() {
+            let (since_ms, address) = (self.now.mono_ms, peer.address);
+            self.callers.begin(conn, Caller { since_ms, listener, address, volume: None });
         }
         let origin = self.origin(listener, peer);
         self.feed(Input::Connect { conn: id_of(conn), connect, origin });
@@ -147,8 +190,14 @@ impl Pump {
     }
 
     /// Answers a CONNECT of somebody who may not come.
-    pub(super) fn deny(&mut self, conn: ConnKey, connect: &Connect, denied: Denied) {
-        self.report.denied(self.now.mono_ms, &connect.client_id, denied);
+    fn deny(
+        &mut self,
+        conn: ConnKey,
+        connect: &Connect,
+        denied: Denied,
+        (listener, address): (u16, Option<SocketAddr>),
+    ) {
+        self.report.denied(&connect.client_id, denied, address, listener);
         let connack = ConnAck {
             session_present: false,
             reason: denied.reason(),
@@ -166,14 +215,14 @@ impl Pump {
             && let Some(address) = address
             && let Some(range) = self.parts.guard.malformed(address, self.now.mono_ms)
         {
-            self.report.banned(self.now.mono_ms, format_args!("address {range}"));
+            self.report.banned_addresses(range);
         }
     }
 
     /// Answers a first packet that is no good CONNECT, where the protocol has an answer.
     pub(super) fn refuse(&mut self, conn: ConnKey, version: Option<Version>, error: &DecodeError) {
-        self.report.refused(self.now.mono_ms, error);
         let address = self.parts.wire.peer(conn).map(|peer| peer.ip());
+        self.report.refused(address, error);
         self.malformed(address, error);
         if let Some(version) = version
             && let Some(packet) = refusal(version, error)

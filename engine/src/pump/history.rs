@@ -40,7 +40,11 @@ impl History {
                 (client_id, "connected", 0, "its session goes on")
             }
             Event::Connected { client_id, .. } => (client_id, "connected", 0, "a new session"),
-            Event::Refused { client_id, reason, .. } => (client_id, "refused", *reason as u8, ""),
+            Event::Refused { client_id, reason, what, .. } => {
+                (client_id, "refused", *reason as u8, *what)
+            }
+            // The end of its earlier connection says it.
+            Event::TakenOver { .. } => return,
             Event::Revoked { client_id, .. } => {
                 (client_id, "unsubscribed", 0, "it may not have a subscription any more")
             }
@@ -49,6 +53,7 @@ impl History {
                     EndedBy::Client => "disconnected by the client",
                     EndedBy::Broker => "disconnected by the broker",
                     EndedBy::Network => "connection lost",
+                    EndedBy::Admin => "disconnected by an operator",
                 };
                 (client_id, by, *reason as u8, *what)
             }
@@ -92,6 +97,8 @@ mod tests {
             client_id: id(name),
             version: Version::V5,
             session_present: false,
+            keep_alive_s: 60,
+            user: None,
         };
         history.note(&connected("a"), SystemTime::UNIX_EPOCH);
         let (by, reason) = (EndedBy::Broker, ReasonCode::KeepAliveTimeout);

@@ -37,7 +37,7 @@ impl Pump {
 
     fn set_level(&mut self, before: Level, level: Level, cause: Cause) {
         self.parts.counters.level.store(u64::from(level), Ordering::Relaxed);
-        self.report.level(self.now.mono_ms, (self.parts.index, level), cause.words());
+        self.report.level(level, cause.words());
         let sheds = level >= LEVEL_THAT_SHEDS;
         if sheds != (before >= LEVEL_THAT_SHEDS) {
             self.feed(Input::Shed(sheds));

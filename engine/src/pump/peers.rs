@@ -159,7 +159,7 @@ impl Pump {
         }
         let Some(conn) = self.parts.wire.attach(conn) else {
             self.parts.counters.stranded.fetch_add(1, Ordering::Relaxed);
-            return self.report.stranded(self.now.mono_ms);
+            return self.report.stranded();
         };
         self.parts.counters.adopted.fetch_add(1, Ordering::Relaxed);
         self.welcome(conn, connect, listener, peer);

@@ -122,6 +122,7 @@ const fn ended_by(by: EndedBy) -> &'static str {
     match by {
         EndedBy::Client => "client",
         EndedBy::Broker => "broker",
+        EndedBy::Admin => "admin",
         EndedBy::Network => "network",
     }
 }

@@ -21,6 +21,7 @@ use crate::outbound::Queue;
 use crate::proxy::Proxies;
 use crate::stages::{Stage, State};
 use crate::transport::Transport;
+use crate::volume::Volume;
 use crate::{ConnKey, Listener};
 
 /// How long a connection that is being closed may take to take its last bytes and to end itself.
@@ -44,6 +45,7 @@ pub struct Detached {
     transport: Transport,
     unread: BytesMut,
     queue: Option<Box<Queue>>,
+    volume: Volume,
 }
 
 impl Detached {
@@ -224,6 +226,7 @@ impl Wire {
     fn admit(&mut self, conn: Conn) -> Option<ConnKey> {
         self.census.enter(conn.state);
         let key = self.conns.insert(conn);
+        self.volumes.begin(key, Volume::default());
         let socket = &self.conns.get(key)?.socket;
         if self.poller.add_conn(socket, key).is_err() {
             self.forget(key);
@@ -337,7 +340,8 @@ impl Wire {
         }
         self.current.take_if(|current| current.key == key);
         if conn.flags.has(Flags::KNOWN) && !conn.flags.has(Flags::CLOSING) {
-            self.events.push_back(WireEvent::Closed { conn: key });
+            let volume = self.volumes.of(key);
+            self.events.push_back(WireEvent::Closed { conn: key, volume });
         }
     }
 
@@ -349,7 +353,8 @@ impl Wire {
             self.census.count(stage);
         }
         if conn.flags.lower(Flags::KNOWN) {
-            self.events.push_back(WireEvent::Closed { conn: key });
+            let volume = self.volumes.of(key);
+            self.events.push_back(WireEvent::Closed { conn: key, volume });
         }
         self.close(key);
     }
@@ -420,6 +425,7 @@ impl Wire {
         self.flush_conn(key);
         self.put_aside(key);
         let conn = self.forget(key)?;
+        let volume = self.volumes.of(key).unwrap_or_default();
         self.poller.remove(&conn.socket);
         let mut flags = Flags::default();
         for flag in [Flags::ENDED, Flags::FINISHED, Flags::KNOWN, Flags::MUTE, Flags::DEAF] {
@@ -435,6 +441,7 @@ impl Wire {
             transport: conn.transport,
             unread: conn.inbox.map_or_else(BytesMut::new, |inbox| inbox.bytes),
             queue: conn.queue,
+            volume,
         })
     }
 
@@ -453,6 +460,7 @@ impl Wire {
         }
         let idle = conn.inbox.is_none();
         let key = self.admit(conn)?;
+        self.volumes.begin(key, detached.volume);
         if idle {
             self.settle(key);
         }

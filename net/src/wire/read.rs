@@ -285,6 +285,7 @@ impl Wire {
                 // The clock of the packet that was incomplete ends with it.
                 conn.inbox = None;
                 self.traffic.received.count(current.chunk.first(), length);
+                self.volumes.received(key, length);
                 let result = decode_front(&current.chunk, length, conn.version).map_err(|error| {
                     (error, connect_version(current.chunk.get(..length).unwrap_or_default()))
                 });

@@ -115,7 +115,7 @@ fn the_end_of_a_connection_is_told_after_its_last_packet_and_once() {
     drop(stream);
     assert_eq!(rig.expect_packet().1, Packet::PingReq);
     assert_eq!(rig.expect_packet().1, Packet::PingReq);
-    assert!(matches!(rig.expect_event(), WireEvent::Closed { conn } if conn == key));
+    assert!(matches!(rig.expect_event(), WireEvent::Closed { conn, .. } if conn == key));
     rig.expect_silence();
     assert_eq!(rig.wire.connections(), 0);
 }

@@ -55,6 +55,7 @@ impl Wire {
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
         let bytes = head.bytes.len() + payload.len();
         self.traffic.sent.count(head.bytes.first(), bytes);
+        self.volumes.sent(key, bytes);
         let Some(stage) = self.stage(key, urgency) else { return };
         stage.bytes += bytes;
         head.put(&mut stage.small);

@@ -149,6 +149,12 @@ fn every_end_has_an_event_with_its_reason() {
         net.drop(b);
         let c = net.online(connect(version, "c"));
         net.send_bytes(c, &[0xc1, 0]);
+        let d = net.online(connect(version, "d"));
+        net.kick(d, R::AdministrativeAction);
+        let e = net.online(connect(version, "e"));
+        net.kick(e, R::MessageRateTooHigh);
+        net.online(connect(version, "f"));
+        net.ban(&petrel_shard::Banned::ClientId("f".try_into().expect("text")));
         let ends: Vec<_> = net
             .events
             .iter()
@@ -163,8 +169,44 @@ fn every_end_has_an_event_with_its_reason() {
             ("a", EndedBy::Client, R::Success),
             ("b", EndedBy::Network, R::UnspecifiedError),
             ("c", EndedBy::Broker, R::MalformedPacket),
+            ("d", EndedBy::Admin, R::AdministrativeAction),
+            ("e", EndedBy::Broker, R::MessageRateTooHigh),
+            ("f", EndedBy::Admin, R::AdministrativeAction),
         ];
         assert_eq!(ends, expected);
+    });
+}
+
+/// Two clients with one identifier are found by that.
+#[test]
+fn a_take_over_names_both_connections_before_the_first_ends() {
+    versions(|net, version| {
+        net.online(connect(version, "a"));
+        let before = net.events.len();
+        net.online(connect(version, "a"));
+        let [
+            Event::TakenOver { conn, by, client_id },
+            Event::Disconnected { conn: ended, reason: R::SessionTakenOver, .. },
+            Event::Connected { conn: came, .. },
+        ] = &net.events[before..]
+        else {
+            panic!("{:?}", &net.events[before..]);
+        };
+        assert_eq!((conn, by, client_id.as_str()), (ended, came, "a"));
+    });
+}
+
+/// What the log says of a client that is in.
+#[test]
+fn a_connect_says_which_keep_alive_holds() {
+    versions(|net, version| {
+        net.online(connect(version, "a").with(|c| c.keep_alive_s = 90));
+        net.online(connect(version, "b"));
+        let kept = net.events.iter().filter_map(|event| match event {
+            Event::Connected { keep_alive_s, .. } => Some(*keep_alive_s),
+            _ => None,
+        });
+        assert_eq!(kept.collect::<Vec<_>>(), [90, 0]);
     });
 }
 

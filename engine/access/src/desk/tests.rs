@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use petrel_shard::Verdict;
+
 use super::*;
 use crate::Check;
 use crate::testing::{ask, chains, next, passwords, question, start};
@@ -63,7 +65,10 @@ fn a_line_is_bounded_and_whoever_has_gone_costs_nothing() {
         assert!(desk.ask(0, question(index, 0, Some(&user), Some("a"))).is_none());
     }
     let one_more = desk.ask(0, question(100, 0, Some("alice"), Some("a")));
-    assert!(matches!(one_more, Some(Verdict::Refuse { reason: ReasonCode::ServerBusy })));
+    assert!(matches!(
+        one_more,
+        Some(crate::Finding { verdict: Verdict::Refuse { reason: ReasonCode::ServerBusy }, .. })
+    ));
     let (mut verdicts, mut gone) = (Vec::new(), Vec::new());
     let end = Instant::now() + Duration::from_secs(60);
     while desk.waiting() > 0 {
@@ -90,11 +95,9 @@ fn a_crowd_of_one_user_is_checked_a_few_times() {
         .filter(|&index| desk.ask(0, question(index, 0, Some("alice"), Some("a"))).is_none());
     let asked = asked.count();
     let answers: Vec<_> = (0..asked).map(|_| next(&mut desk, 0)).collect();
-    assert!(
-        answers
-            .iter()
-            .all(|(_, answer)| { matches!(answer, Answer::Verdict(Verdict::Accept { .. })) })
-    );
+    assert!(answers.iter().all(|(_, answer)| {
+        matches!(answer, Answer::Verdict(crate::Finding { verdict: Verdict::Accept { .. }, .. }))
+    }));
     drop(desk);
     office.stop();
 }

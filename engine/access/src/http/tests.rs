@@ -56,7 +56,13 @@ fn a_program_is_told_who_asks_and_says_who_that_is() {
     });
     let (office, mut desk) = start(Settings::default(), vec![vec![check(&server, terms())]]);
     assert!(desk.ask(1000, alice()).is_none());
-    let (_, Answer::Verdict(Verdict::Accept { identity: Some(who), .. })) = next(&mut desk, 1000)
+    let (
+        _,
+        Answer::Verdict(crate::Finding {
+            verdict: Verdict::Accept { identity: Some(who), .. },
+            ..
+        }),
+    ) = next(&mut desk, 1000)
     else {
         panic!("it is let in");
     };
@@ -354,7 +360,9 @@ fn many_that_wait_for_a_slow_program_are_in_nobodys_way() {
     let (mut accepted, mut gone) = (0, 0);
     until("all of them", || {
         match desk.next(0, |conn| conn.index % 100 == 0) {
-            Some((_, Answer::Verdict(Verdict::Accept { .. }))) => accepted += 1,
+            Some((_, Answer::Verdict(crate::Finding { verdict: Verdict::Accept { .. }, .. }))) => {
+                accepted += 1
+            }
             Some((_, Answer::Gone)) => gone += 1,
             Some(other) => panic!("{other:?}"),
             None => {}
@@ -381,7 +389,9 @@ fn what_replaced_checks_still_find_out_does_not_count() {
     until("a request", || old.seen().len() == 1);
     office.set_checks(chains(vec![vec![check(&new, terms())]])).unwrap();
     gate.open();
-    let (_, Answer::Verdict(verdict)) = next(&mut desk, 0) else { panic!("it is there") };
+    let (_, Answer::Verdict(crate::Finding { verdict, .. })) = next(&mut desk, 0) else {
+        panic!("it is there")
+    };
     let by_the_new = Verdict::Refuse { reason: ReasonCode::BadUserNameOrPassword };
     assert_eq!(format!("{verdict:?}"), format!("{by_the_new:?}"));
     assert_eq!((old.seen().len(), new.seen().len()), (1, 1));

@@ -155,7 +155,13 @@ fn groups_are_taken_as_they_stand(slapd: &Slapd) {
         let chain = vec![check(directory(slapd.port, find))];
         let (office, mut desk) = start(Settings::default(), vec![chain]);
         assert!(desk.ask(0, of("alice", "a")).is_none());
-        let (_, Answer::Verdict(Verdict::Accept { identity: Some(who), .. })) = next(&mut desk, 0)
+        let (
+            _,
+            Answer::Verdict(crate::Finding {
+                verdict: Verdict::Accept { identity: Some(who), .. },
+                ..
+            }),
+        ) = next(&mut desk, 0)
         else {
             panic!("it is let in");
         };

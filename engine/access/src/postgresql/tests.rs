@@ -202,7 +202,13 @@ fn queries_look_at_what_they_want(postgres: &Postgres) {
         let chain = vec![check(&database(postgres.port, query), terms())];
         let (office, mut desk) = start(Settings::default(), vec![chain]);
         assert!(desk.ask(0, of("alice", "a")).is_none());
-        let (_, Answer::Verdict(Verdict::Accept { identity: Some(who), .. })) = next(&mut desk, 0)
+        let (
+            _,
+            Answer::Verdict(crate::Finding {
+                verdict: Verdict::Accept { identity: Some(who), .. },
+                ..
+            }),
+        ) = next(&mut desk, 0)
         else {
             panic!("it is let in");
         };
@@ -254,7 +260,13 @@ fn connections_are_few_and_come_back(postgres: &Postgres, admin: &Admin) {
     }
     while said < 200 {
         let (_, answer) = next(&mut desk, 0);
-        assert!(matches!(answer, Answer::Verdict(Verdict::Accept { .. })), "{answer:?}");
+        assert!(
+            matches!(
+                answer,
+                Answer::Verdict(crate::Finding { verdict: Verdict::Accept { .. }, .. })
+            ),
+            "{answer:?}"
+        );
         said += 1;
     }
     assert!((1..=3).contains(&admin.number(OURS)));

@@ -231,7 +231,7 @@ fn a_peer_that_reads_nothing_is_cut_in_time() {
     rig.pass_ms(59_000);
     rig.expect_silence();
     rig.pass_ms(1_500);
-    assert!(matches!(rig.expect_event(), WireEvent::Closed { conn } if conn == client.key));
+    assert!(matches!(rig.expect_event(), WireEvent::Closed { conn, .. } if conn == client.key));
     assert_eq!(rig.wire.connections(), 0);
 }
 

@@ -72,7 +72,7 @@ fn a_connection_that_ended_on_the_way_is_told_to_its_new_wire() {
     drop(client);
     let key = to.wire.attach(moving).expect("it can be watched");
     assert_eq!(to.expect_packet().1, Packet::PingReq);
-    assert!(matches!(to.expect_event(), WireEvent::Closed { conn } if conn == key));
+    assert!(matches!(to.expect_event(), WireEvent::Closed { conn, .. } if conn == key));
     assert_eq!(to.wire.connections(), 0);
 }
 

@@ -102,7 +102,7 @@ fn what_comes_with_the_end_behind_a_handshake_is_read() {
     client.shutdown(std::net::Shutdown::Write).expect("it can be");
     let (key, _) = rig.expect_connect();
     assert_eq!(rig.expect_packet(), (key, petrel_proto::Packet::PingReq));
-    assert!(matches!(rig.expect_event(), crate::WireEvent::Closed { conn } if conn == key));
+    assert!(matches!(rig.expect_event(), crate::WireEvent::Closed { conn, .. } if conn == key));
     assert_eq!(rig.wire.handshakes(), 0);
 }
 
