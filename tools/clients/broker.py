@@ -64,7 +64,7 @@ RECORD_LAYERS = {"mqtts": "compact", "wss": "rustls"}
 class Broker:
     """Starts `binary`, waits until it says that it is ready, and stops it by SIGTERM."""
 
-    def __init__(self, binary, folder, certificates, shards=1, runtime="auto", limits=None):
+    def __init__(self, binary, folder, certificates, shards=1, runtime="auto", limits=None, control=None):
         self.binary = Path(binary)
         self.certificates = certificates
         self.tls = certificates.context()
@@ -74,11 +74,13 @@ class Broker:
         self._is_ready = False
         self._ready = threading.Event()
         config = Path(folder) / "petrel.toml"
-        config.write_text(self._config(shards, runtime, limits or {}))
+        config.write_text(self._config(shards, runtime, limits or {}, control))
         self._start([binary, "--config", config])
 
-    def _config(self, shards, runtime, limits):
-        lines = ["[engine]", f"shards = {shards}", f'runtime = "{runtime}"', ""]
+    def _config(self, shards, runtime, limits, control):
+        lines = ["[engine]", f"shards = {shards}", f'runtime = "{runtime}"']
+        lines += [f'control = "{control}"'] if control else []
+        lines.append("")
         lines += ["[admin]", 'address = "127.0.0.1:0"', ""]
         addresses = [(protocol, "127.0.0.1:0") for protocol in PROTOCOLS]
         if has_ipv6():
