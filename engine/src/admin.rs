@@ -9,9 +9,11 @@ mod broker;
 mod clients;
 pub mod doors;
 mod gate;
+mod levels;
 mod messages;
 mod metrics;
 mod serve;
+mod storage;
 mod traces;
 mod why;
 
@@ -66,6 +68,8 @@ pub struct Source {
     pub doors: Vec<Door>,
     /// What drives the shards.
     pub runtime: String,
+    /// The folder of what outlives the process, if anything does.
+    pub storage: Option<PathBuf>,
     /// Where `petrelctl` finds its token, if anywhere.
     pub folder: Option<PathBuf>,
 }
@@ -274,6 +278,8 @@ fn routes(known: Arc<Known>) -> Router {
         .routes(routes!(broker::bans, broker::ban, broker::unban))
         .routes(routes!(broker::reload))
         .routes(routes!(broker::audit))
+        .routes(routes!(storage::storage))
+        .routes(routes!(levels::levels, levels::set_level))
         .routes(routes!(doors::list))
         .routes(routes!(doors::stop))
         .routes(routes!(doors::start))

@@ -290,6 +290,7 @@ impl Running {
             traces: Arc::clone(&self.traces),
             serves: Arc::clone(&self.serves),
             doors: self.doors(),
+            storage: self.config.storage.path.clone(),
             runtime: self.runtime.to_string(),
             folder: self.control.as_ref().and(self.config.control_folder()).map(Path::to_owned),
         };

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod doors;
 pub mod messages;
 pub mod reach;
+pub mod record;
 pub mod token;
 pub mod top;
 pub mod why;

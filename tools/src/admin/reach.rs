@@ -32,8 +32,8 @@ pub const UNREACHABLE: u8 = 3;
 #[derive(clap::Args, Clone, Debug, Default)]
 #[command(next_help_heading = "The broker")]
 pub struct Reach {
-    /// The control folder of a broker on this machine, in which it leaves a token; /run/petrel without it and
-    /// without --url.
+    /// The control folder of a broker on this machine, in which it leaves a token; without it and without --url
+    /// that of the environment variable PETREL_FOLDER, or /run/petrel.
     #[arg(long, value_name = "FOLDER", global = true)]
     folder: Option<PathBuf>,
     /// Where its admin interface listens, as in <https://broker:9180>.
@@ -93,11 +93,12 @@ impl Reach {
         if self.url.is_some() {
             return Ok(None);
         }
-        let folder = self.folder.as_deref().unwrap_or(Path::new(FOLDER));
-        let file = folder.join(COOKIE);
+        let named =
+            self.folder.clone().or_else(|| std::env::var_os("PETREL_FOLDER").map(Into::into));
+        let file = named.as_deref().unwrap_or(Path::new(FOLDER)).join(COOKIE);
         let text = match fs::read_to_string(&file) {
             Ok(text) => text,
-            Err(_) if self.folder.is_none() => return Ok(None),
+            Err(_) if named.is_none() => return Ok(None),
             Err(error) => {
                 let text = format!(
                     "{}: {error}; a broker with `address` in [admin] and `control` in [engine], or `path` in \

@@ -13,3 +13,4 @@ mod storage;
 mod stress;
 mod subscribe;
 mod support;
+mod troubleshoot;
