@@ -21,9 +21,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -48,6 +48,7 @@ use crate::log::{self, Event, Level};
 use crate::reins::Reins;
 use crate::shards::Shards;
 use crate::trace::Traces;
+use crate::watchdog::{STUCK_AFTER, Vigil};
 
 /// What the admin interface knows the broker by.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ pub struct Source {
     pub watch: Watch,
     /// Who is refused.
     pub guard: Arc<Guard>,
+    /// Which of them have turns.
+    pub vigil: Arc<Vigil>,
     /// The shards themselves.
     pub shards: Shards,
     /// What an operator may do.
@@ -74,10 +77,6 @@ pub struct Source {
     pub folder: Option<PathBuf>,
 }
 
-/// A shard that has had no turn for so long is stuck; an idle one has four in a second.
-const STUCK_AFTER: Duration = Duration::from_secs(5);
-/// How often that is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// Questions to shards at once.
 const ASKED_AT_ONCE: usize = 4;
 
@@ -90,38 +89,14 @@ struct Known {
     gate: Gate,
     begun: Instant,
     asking: Arc<Semaphore>,
-    /// By shard: its turns, and when they were fewer.
-    turns: Mutex<Vec<(u64, Instant)>>,
 }
 
 impl Known {
     fn new(source: Source, gate: Gate) -> Self {
-        let now = Instant::now();
-        let turns = source.shards.pulses().map(|pulse| (pulse.turns(), now)).collect();
         let asking = Arc::new(Semaphore::new(ASKED_AT_ONCE));
         let listeners = source.doors.iter().map(|door| door.name.clone()).collect();
         let doors = Doors::new(source.doors.clone());
-        Self { source, listeners, doors, gate, begun: now, asking, turns: Mutex::new(turns) }
-    }
-
-    /// Looks which shards have had a turn, from time to time, for ever.
-    async fn look(&self) {
-        loop {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let now = Instant::now();
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            for ((before, at), pulse) in turns.iter_mut().zip(self.source.shards.pulses()) {
-                if std::mem::replace(before, pulse.turns()) != *before {
-                    *at = now;
-                }
-            }
-        }
-    }
-
-    /// The first shard that has had no turn for long.
-    fn stuck(&self) -> Option<usize> {
-        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.iter().position(|(_, at)| at.elapsed() > STUCK_AFTER)
+        Self { source, listeners, doors, gate, begun: Instant::now(), asking }
     }
 }
 
@@ -212,12 +187,10 @@ impl Admin {
         let tls: serve::Tls = Arc::new(RwLock::new(files.tls));
         let (stop, stopped) = oneshot::channel::<()>();
         let (router, given) = (routes(Arc::clone(&known)), Arc::clone(&tls));
-        let looking = Arc::clone(&known);
         let serve = async move {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             tokio::select! {
                 () = serve::serve(listener, given, router) => {},
-                () = looking.look() => {},
                 // Whoever is being answered hears no end of it.
                 _ = stopped => {},
             }
@@ -327,7 +300,7 @@ async fn not_so() -> Problem {
 
 /// Whether the process does what it is for, or should be started anew.
 async fn live(State(known): State<Arc<Known>>) -> (StatusCode, String) {
-    match known.stuck() {
+    match known.source.vigil.stuck() {
         Some(shard) => {
             let seconds = STUCK_AFTER.as_secs();
             let text = format!("shard {shard} has had no turn for {seconds} seconds\n");

@@ -59,7 +59,7 @@ use crate::report::Names;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
 use crate::trace::{self, Traces};
-use crate::watchdog::{Pulse, Watchdog};
+use crate::watchdog::{Pulse, Vigil, Watchdog};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -87,6 +87,7 @@ pub struct Running {
     admin: Option<Admin>,
     /// Clients are let in.
     serves: Arc<AtomicBool>,
+    vigil: Arc<Vigil>,
     _watchdog: Watchdog,
     memory_watch: MemoryWatch,
     /// Outlives the shards, so that it is this thread's table in which it is closed last.
@@ -162,7 +163,8 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let traces = start_traces(&config, inbox, handles.clone(), clock)?;
     let reins = Reins::new(guard, Box::new(handles.clone()), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
-    let watchdog = Watchdog::start(pulses).map_err(BootError::Shard)?;
+    let vigil = Arc::new(Vigil::new(pulses));
+    let watchdog = Watchdog::start(Arc::clone(&vigil)).map_err(BootError::Shard)?;
     let mut running = Running {
         addresses: Vec::new(),
         config,
@@ -178,6 +180,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         #[cfg(feature = "admin")]
         admin: None,
         serves: Arc::default(),
+        vigil,
         _watchdog: watchdog,
         memory_watch,
         _office: office,
@@ -285,6 +288,7 @@ impl Running {
         let source = Source {
             watch: self.watch(),
             guard: Arc::clone(self.guard()),
+            vigil: Arc::clone(&self.vigil),
             shards: self.handles.clone(),
             reins: Arc::clone(&self.reins),
             traces: Arc::clone(&self.traces),
@@ -397,6 +401,12 @@ impl Running {
     #[must_use]
     pub const fn traces(&self) -> &Arc<Traces> {
         &self.traces
+    }
+
+    /// Which shards have turns.
+    #[must_use]
+    pub const fn vigil(&self) -> &Arc<Vigil> {
+        &self.vigil
     }
 
     /// Times that an executor had forgotten its pump; never above 0 unless something is broken.

@@ -23,5 +23,6 @@ pub mod reins;
 pub mod report;
 pub mod shards;
 pub mod storage;
+pub mod systemd;
 pub mod trace;
 pub mod watchdog;

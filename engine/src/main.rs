@@ -13,6 +13,7 @@ use petrel_engine::config::{Config, Listener};
 use petrel_engine::figures::Watch;
 use petrel_engine::log::{self, Event, Level, Value};
 use petrel_engine::memory::Memory;
+use petrel_engine::systemd::Systemd;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
@@ -82,13 +83,20 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     announce(&running, &listeners);
     let watch = running.watch();
     running.reins().answers_reloads();
+    let status = status(&running);
+    let systemd = Systemd::serves(running.vigil(), &status).map_err(Failed::to_start)?;
     for signal in signals.forever() {
         match signal {
-            SIGHUP => reload(&mut running, file),
+            SIGHUP => {
+                systemd.reloads();
+                let said = reload(&mut running, file);
+                systemd.reloaded(format_args!("{status}; reload: {said}"));
+            }
             SIGUSR1 => write_figures(&running, &watch),
             _ => break,
         }
     }
+    systemd.stops();
     say(Event::BrokerStopping, "stopping: clients are told to go elsewhere");
     let stopped = running.stop();
     say(Event::Figures, watch.figures().stages());
@@ -98,7 +106,7 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
 }
 
 /// Reads the file and what it names again, and says what became of that.
-fn reload(running: &mut Running, file: Option<&Path>) {
+fn reload(running: &mut Running, file: Option<&Path>) -> String {
     let left = match file.map(Config::load).transpose() {
         Ok(Some(new)) => running.reload_with(&new).map_err(|error| error.to_string()),
         Ok(None) => running.reload().map(|()| Vec::new()).map_err(|error| error.to_string()),
@@ -122,6 +130,24 @@ fn reload(running: &mut Running, file: Option<&Path>) {
         }
     }
     running.reins().reloaded(&said);
+    said.unwrap_or_else(|wrong| wrong)
+}
+
+/// What somebody sees who asks systemd.
+fn status(running: &Running) -> String {
+    let addresses: Vec<_> = running.addresses().iter().map(ToString::to_string).collect();
+    format!("serving on {} with {}", addresses.join(", "), shards(running))
+}
+
+/// How many shards there are, and on what.
+fn shards(running: &Running) -> String {
+    let shards = running.counters().count();
+    let tables = match running.fd_tables() {
+        FdTables::Shared => "",
+        FdTables::PerShard => ", a file table each",
+    };
+    let plural = if shards == 1 { "shard" } else { "shards" };
+    format!("{shards} {plural} on {}{tables}", running.runtime())
 }
 
 /// What has been counted, and what is there now, a line for each kind.
@@ -184,14 +210,8 @@ fn announce(running: &Running, listeners: &[Listener]) {
         let text = "storage: none, so nothing outlives the process; [storage] path names a folder";
         say(Event::Storage, text);
     }
-    let shards = running.counters().count();
-    let tables = match running.fd_tables() {
-        FdTables::Shared => "",
-        FdTables::PerShard => ", a file table each",
-    };
-    let plural = if shards == 1 { "shard" } else { "shards" };
-    let runtime = running.runtime();
-    let fields = [("shards", Value::Number(shards as u64)), ("runtime", Value::Shown(&runtime))];
-    let text = format_args!("petrel ready: {shards} {plural} on {runtime}{tables}");
+    let (count, runtime) = (running.counters().count(), running.runtime());
+    let fields = [("shards", Value::Number(count as u64)), ("runtime", Value::Shown(&runtime))];
+    let text = format_args!("petrel ready: {}", shards(running));
     log::say(Event::BrokerReady, Level::Info, &fields, text);
 }

@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::log::{self, Event, Level, Value};
 
@@ -96,6 +96,48 @@ fn sleeps(thread: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
+/// A shard that has had no turn for so long is stuck; an idle one has four in a second.
+pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+
+/// Which shards have turns: the judgement of all who have to say whether the process does what it is for.
+#[derive(Debug)]
+pub struct Vigil {
+    pulses: Vec<Arc<Pulse>>,
+    /// By shard: its turns, and when they were fewer.
+    turns: Mutex<Vec<(u64, Instant)>>,
+}
+
+impl Vigil {
+    /// Over these shards.
+    #[must_use]
+    pub fn new(pulses: Vec<Arc<Pulse>>) -> Self {
+        let now = Instant::now();
+        let turns = pulses.iter().map(|pulse| (pulse.turns(), now)).collect();
+        Self { pulses, turns: Mutex::new(turns) }
+    }
+
+    /// Looks which shards have had a turn. Nobody looking any more is seen as if no shard had any.
+    fn look(&self, now: Instant) {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((before, at), pulse) in turns.iter_mut().zip(&self.pulses) {
+            if std::mem::replace(before, pulse.turns()) != *before {
+                *at = now;
+            }
+        }
+    }
+
+    /// The first shard that has had no turn for [`STUCK_AFTER`].
+    #[must_use]
+    pub fn stuck(&self) -> Option<usize> {
+        self.stuck_at(Instant::now())
+    }
+
+    fn stuck_at(&self, now: Instant) -> Option<usize> {
+        let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.iter().position(|(_, at)| now.saturating_duration_since(*at) > STUCK_AFTER)
+    }
+}
+
 /// A thread that looks; it ends when this is dropped.
 #[derive(Debug)]
 pub struct Watchdog {
@@ -108,11 +150,11 @@ impl Watchdog {
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn start(pulses: Vec<Arc<Pulse>>) -> std::io::Result<Self> {
+    pub fn start(vigil: Arc<Vigil>) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new()
             .name("watchdog".to_owned())
-            .spawn(move || watch(&pulses, &stopped))?;
+            .spawn(move || watch(&vigil, &stopped))?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -127,10 +169,11 @@ impl Drop for Watchdog {
     }
 }
 
-fn watch(pulses: &[Arc<Pulse>], stopped: &Receiver<()>) {
-    let mut seen = vec![Seen::default(); pulses.len()];
+fn watch(vigil: &Vigil, stopped: &Receiver<()>) {
+    let mut seen = vec![Seen::default(); vigil.pulses.len()];
     while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-        for (shard, (pulse, seen)) in pulses.iter().zip(&mut seen).enumerate() {
+        vigil.look(Instant::now());
+        for (shard, (pulse, seen)) in vigil.pulses.iter().zip(&mut seen).enumerate() {
             if pulse.is_forgotten(seen) {
                 let fields = [("shard", Value::Number(shard as u64))];
                 let text = format_args!("shard {shard} was forgotten by its executor; it is woken");
@@ -144,9 +187,26 @@ fn watch(pulses: &[Arc<Pulse>], stopped: &Receiver<()>) {
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
-    use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn a_shard_without_turns_is_stuck_until_it_has_one() {
+        let pulses = [Arc::new(Pulse::default()), Arc::new(Pulse::default())];
+        let vigil = Vigil::new(pulses.to_vec());
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        assert_eq!(vigil.stuck_at(after(4)), None);
+        pulses[0].beat();
+        vigil.look(after(4));
+        assert_eq!(vigil.stuck_at(after(6)), Some(1));
+        pulses[1].beat();
+        vigil.look(after(7));
+        assert_eq!(vigil.stuck_at(after(8)), None);
+        // Nobody has looked since.
+        pulses.iter().for_each(|pulse| pulse.beat());
+        assert_eq!(vigil.stuck_at(after(10)), Some(0));
+    }
 
     #[test]
     fn a_thread_that_waits_without_a_turn_is_forgotten_and_one_that_works_is_not() {
