@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients ledger conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients ledger conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline deb package-check
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -182,3 +182,19 @@ bench-match:
 bench-tuning:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(PYTHON) bench/tuning.py $(ARGS)
+
+CARGO_DEB := target/cargo-deb/bin/cargo-deb
+
+$(CARGO_DEB):
+	$(CARGO) install cargo-deb --version 3.8.0 --locked --root target/cargo-deb --target-dir target/cargo-deb/build
+
+## The Debian package, as target/deb/petrel_VERSION_ARCHITECTURE.deb.
+deb: $(CARGO_DEB)
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-tools
+	tools/packaging/extras.sh target/release target/packaging
+	rm -rf target/deb
+	$(CARGO_DEB) --manifest-path engine/Cargo.toml --no-build --locked --output target/deb/
+
+## Installs, starts, upgrades, removes and purges it in an empty folder tree; checks container and Kubernetes files.
+package-check: deb
+	$(PYTHON) tools/packaging/check.py target/deb/*.deb
