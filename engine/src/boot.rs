@@ -58,6 +58,7 @@ use crate::reins::Reins;
 use crate::report::Names;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
+use crate::sys::SysTopics;
 use crate::trace::{self, Traces};
 use crate::watchdog::{Pulse, Vigil, Watchdog};
 
@@ -87,6 +88,7 @@ pub struct Running {
     admin: Option<Admin>,
     /// Clients are let in.
     serves: Arc<AtomicBool>,
+    sys: Option<SysTopics>,
     vigil: Arc<Vigil>,
     _watchdog: Watchdog,
     memory_watch: MemoryWatch,
@@ -180,6 +182,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
         #[cfg(feature = "admin")]
         admin: None,
         serves: Arc::default(),
+        sys: None,
         vigil,
         _watchdog: watchdog,
         memory_watch,
@@ -201,6 +204,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
                 let _ = order.send(Order::Serve);
             }
             running.serves.store(true, Ordering::Relaxed);
+            running.speak_of_itself();
             Ok(running)
         }
         Err(error) => {
@@ -482,7 +486,26 @@ impl Running {
             shard.handle.tell(Command::SetLimits(Box::new(taken.limits.clone())));
         }
         self.config = taken;
+        self.speak_of_itself();
         Ok(left)
+    }
+
+    /// Publishes under `$SYS` as often as the configuration says.
+    fn speak_of_itself(&mut self) {
+        let interval_s = self.config.sys.interval_s;
+        if let Some(sys) = &self.sys {
+            return sys.set_interval(interval_s);
+        }
+        if interval_s == 0 {
+            return;
+        }
+        let started = SysTopics::start(self.watch(), self.handles.clone(), interval_s);
+        // Messages of clients are more important.
+        self.sys = started
+            .inspect_err(|error| {
+                log::error(format_args!("nothing is published under $SYS: {error}"))
+            })
+            .ok();
     }
 
     /// Takes leave of all clients and ends. Returns within some seconds whatever they do.
@@ -491,6 +514,7 @@ impl Running {
     /// A shard had ended before its time, with this.
     pub fn stop(mut self) -> io::Result<()> {
         self.serves.store(false, Ordering::Relaxed);
+        self.sys = None;
         if let Some(control) = self.control.take() {
             control.close();
         }

@@ -63,6 +63,15 @@ pub struct Config {
     pub admin: Option<AdminConfig>,
     /// `[log]`.
     pub log: LogConfig,
+    /// `[sys]`.
+    pub sys: SysConfig,
+}
+
+/// `[sys]`: what the broker publishes of itself under `$SYS`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SysConfig {
+    /// How often, in seconds; 0 for never.
+    pub interval_s: u32,
 }
 
 /// `[engine]`: how the process runs.
@@ -283,6 +292,7 @@ impl Default for Config {
             authenticators: Vec::new(),
             admin: None,
             log: LogConfig::default(),
+            sys: SysConfig::default(),
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod reins;
 pub mod report;
 pub mod shards;
 pub mod storage;
+mod sys;
 pub mod systemd;
 pub mod trace;
 pub mod watchdog;

@@ -74,6 +74,7 @@ impl Config {
             }
         }
         taken.set_limits(limits);
+        taken.sys = new.sys;
         let mut is_left = |differs: bool, name: &str| {
             if differs {
                 left.push(name.to_owned());

@@ -19,7 +19,7 @@ use super::access::{AccessConfig, Denied};
 use super::security::{DEMANDS, RawCertificate, demand, demand_name};
 use super::{
     EngineConfig, FdTablesChoice, NetworkLimits, Protocol, RecordLayer, RuntimeChoice,
-    StorageConfig, WhenFull,
+    StorageConfig, SysConfig, WhenFull,
 };
 pub(super) use authenticator::AUTHENTICATOR;
 
@@ -412,6 +412,19 @@ pub(super) const ADMIN: &[Key<RawAdmin>] = &[
         kind: Kind::Text { set: |admin, text| admin.key = Some(text.into()) },
     },
 ];
+
+/// The keys of `[sys]`.
+pub(super) const SYS: &[Key<SysConfig>] = &[Key {
+    name: "interval_s",
+    unit: "seconds",
+    kind: Kind::Integer {
+        min: 0,
+        max: 86_400,
+        get: |sys| Some(u64::from(sys.interval_s)),
+        // Not above the maximum.
+        set: |sys, value| sys.interval_s = value as u32,
+    },
+}];
 
 pub(super) const ACCESS: &[Key<AccessConfig>] = &[
     Key {

@@ -14,16 +14,16 @@ use super::authenticator::{self, PlacedAuthenticator, RawAuthenticator};
 use super::check::{self, PlacedListener};
 use super::keys::{
     ACCESS, ADMIN, AUTHENTICATOR, AllLimits, CERTIFICATE, ENGINE, Key, Kind, LIMITS, LISTENER,
-    RawAdmin, RawListener, STORAGE,
+    RawAdmin, RawListener, STORAGE, SYS,
 };
 use super::log::LOG;
 use super::problem::{Problem, Problems, nearest};
 use super::security::{PlacedCertificate, RawCertificate};
-use super::{Config, EngineConfig, LogConfig, StorageConfig, default_listeners, log};
+use super::{Config, EngineConfig, LogConfig, StorageConfig, SysConfig, default_listeners, log};
 
 /// The sections of the file.
 const SECTIONS: &[&str] =
-    &["engine", "listener", "limits", "storage", "access", "authenticator", "admin", "log"];
+    &["engine", "listener", "limits", "storage", "access", "authenticator", "admin", "log", "sys"];
 
 /// More listeners than anybody needs, fewer than descriptors run out for.
 const LISTENERS_MAX: usize = 64;
@@ -55,6 +55,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
     let mut authenticators = Vec::new();
     let mut admin = None;
     let mut log = LogConfig::default();
+    let mut sys = SysConfig::default();
     for (name, value) in document.get_ref() {
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("engine", DeValue::Table(table)) => {
@@ -88,6 +89,9 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 let places = section(table, "[log]", LOG, &mut log, &mut problems);
                 log::check(&mut log, &places, folder, &mut problems);
             }
+            ("sys", DeValue::Table(table)) => {
+                section(table, "[sys]", SYS, &mut sys, &mut problems);
+            }
             ("authenticator", DeValue::Array(array)) => {
                 authenticators = read_authenticators(array, &mut problems);
             }
@@ -99,7 +103,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
                 name.span().start,
                 "a listener is written with two brackets, [[listener]], as there may be several",
             ),
-            (known @ ("engine" | "limits" | "storage" | "access" | "admin" | "log"), _) => problems.add(
+            (known @ ("engine" | "limits" | "storage" | "access" | "admin" | "log" | "sys"), _) => problems.add(
                 name.span().start,
                 format!("`{known}` is a section, written [{known}], not a value"),
             ),
@@ -157,6 +161,7 @@ pub(super) fn read(text: &str, folder: &Path) -> Result<Config, Vec<Problem>> {
             authenticators,
             admin,
             log,
+            sys,
         })
     } else {
         Err(problems.into_sorted())
@@ -382,7 +387,7 @@ fn unknown_at_top(name: &str, is_section: bool) -> String {
         Some(near) if is_section => format!("{start}; did you mean [{near}]?"),
         _ => format!(
             "{start}; the file has the sections [engine], [[listener]], [limits], [storage], \
-             [access], [[authenticator]], [admin] and [log]"
+             [access], [[authenticator]], [admin], [log] and [sys]"
         ),
     }
 }

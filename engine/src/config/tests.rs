@@ -3,7 +3,7 @@
 use super::authenticator::RawAuthenticator;
 use super::keys::{
     ACCESS, ADMIN, AUTHENTICATOR, AllLimits, ENGINE, Key, Kind, LIMITS, LISTENER, RawListener,
-    STORAGE, value_text,
+    STORAGE, SYS, value_text,
 };
 use super::log::LOG;
 use super::*;
@@ -129,7 +129,7 @@ fn an_unknown_section_gets_a_suggestion() {
             "p.toml:1:2: unknown section `limit`; did you mean [limits]?",
             "p.toml:3:3: unknown section `listeners`; did you mean [[listener]]?",
             "p.toml:4:2: unknown section `cluster`; the file has the sections [engine], [[listener]], [limits], \
-             [storage], [access], [[authenticator]], [admin] and [log]",
+             [storage], [access], [[authenticator]], [admin], [log] and [sys]",
         ],
     );
 }
@@ -458,6 +458,7 @@ fn the_document_has_every_key_with_its_unit_range_and_default() {
     rows.extend(ADMIN.iter().map(|key| row(key, &admin)));
     let of_log = [("file", "none"), ("journal_socket", "`\"/run/systemd/journal/socket\"`")];
     rows.extend(LOG.iter().map(|key| row(key, &of_log)));
+    rows.extend(SYS.iter().map(|key| row::<SysConfig>(key, &[])));
     let defaults = [
         ("name", "required"),
         ("kind", "required"),
