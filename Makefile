@@ -198,3 +198,4 @@ deb: $(CARGO_DEB)
 ## Installs, starts, upgrades, removes and purges it in an empty folder tree; checks container and Kubernetes files.
 package-check: deb
 	$(PYTHON) tools/packaging/check.py target/deb/*.deb
+	$(PYTHON) tools/packaging/check_manifests.py target/release

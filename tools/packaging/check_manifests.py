@@ -1,0 +1,136 @@
+"""The Containerfile and the Kubernetes manifests, as far as that needs neither an engine nor a cluster.
+
+What they copy is there, images have tags, names that have to be the same are, and every configuration in them passes
+`petrel --check-config`. Usage: check_manifests.py FOLDER-OF-PROGRAMS
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = ROOT / "tools/packaging"
+
+
+def hold(what, text):
+    if not what:
+        sys.exit(f"package-check: {text}")
+
+
+def check_config(petrel, text, name):
+    with tempfile.TemporaryDirectory() as folder:
+        # Secrets of a cluster: files that are not here. No token lets nobody in.
+        (Path(folder) / "tokens").touch()
+        text = re.sub(r'"/etc/petrel-tokens/tokens"', f'"{folder}/tokens"', text)
+        file = Path(folder) / "petrel.toml"
+        file.write_text(text)
+        done = subprocess.run([petrel, "--config", file, "--check-config"], capture_output=True, text=True)
+        hold(done.returncode == 0, f"the configuration of {name}: {done.stdout}{done.stderr}")
+    return tomllib.loads(text)
+
+
+def instructions(text):
+    text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
+    return [line.split(None, 1) for line in text.splitlines() if line.strip()]
+
+
+def check_container(petrel):
+    lines = instructions((HERE / "Containerfile").read_text())
+    stages, copied = [], set()
+    for what, rest in lines:
+        words = shlex.split(rest) if not rest.startswith("[") else []
+        if what == "FROM":
+            hold(re.fullmatch(r"[a-z0-9./-]+:[0-9a-z][0-9a-z.-]+", words[0]), f"{words[0]} has no tag")
+            hold(not words[0].endswith(":latest"), f"{words[0]} is another image every day")
+            stages.append(words[2] if len(words) > 1 else "")
+        elif what == "COPY" and not words[0].startswith("--from"):
+            for source in words[:-1]:
+                hold((ROOT / source).exists(), f"the Containerfile copies {source}, which is not there")
+                copied.add(source.split("/")[0])
+        elif what == "COPY":
+            hold(words[0].removeprefix("--from=") in stages, f"no stage {words[0]}")
+    workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]
+    missing = {member.split("/")[0] for member in workspace["members"]} - copied
+    hold(not missing, f"the Containerfile does not copy members of the workspace: {missing}")
+    rust = workspace["package"]["rust-version"]
+    images = [rest.split()[0] for what, rest in lines if what == "FROM"]
+    hold(f"rust:{rust}" in images[0], f"{images[0]} is not Rust {rust}")
+    users = [rest for what, rest in lines if what == "USER"]
+    hold(users and not users[-1].startswith(("0", "root")), "the container runs as root")
+    hold(any(what == "HEALTHCHECK" for what, _ in lines), "the container has no health check")
+    config = check_config(petrel, (HERE / "container.toml").read_text(), "the container")
+    exposed = next(rest for what, rest in lines if what == "EXPOSE").split()
+    ports = {listener["address"].rsplit(":", 1)[1] for listener in config["listener"]}
+    hold(set(exposed) == ports, f"the container exposes {exposed}, its configuration has {ports}")
+    print("the Containerfile: its paths, images, user and configuration are good")
+
+
+def check_kubernetes(petrel):
+    try:
+        import yaml
+    except ImportError:
+        print("not run here: the Kubernetes manifests: this Python has no module yaml")
+        return
+    found = {}
+    for file in sorted((HERE / "kubernetes").glob("*.yaml")):
+        for document in yaml.safe_load_all(file.read_text()):
+            found[document["kind"], document["metadata"]["name"]] = document
+    stateful = found["StatefulSet", "petrel"]["spec"]
+    template = stateful["template"]
+    labels, pod = template["metadata"]["labels"], template["spec"]
+    hold(stateful["selector"]["matchLabels"] == labels, "the set does not select its own pods")
+    hold(("Service", stateful["serviceName"]) in found, "the set has no service of its own")
+    budget = found["PodDisruptionBudget", "petrel"]["spec"]
+    hold(budget["selector"]["matchLabels"] == labels, "the budget is for other pods")
+
+    [container] = pod["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    services = [document["spec"] for (kind, _), document in found.items() if kind == "Service"]
+    for service in services:
+        hold(service["selector"] == labels, "a service selects other pods")
+        hold(all(port["targetPort"] in ports for port in service["ports"]), "a service names a port that no pod has")
+    paths = {"startupProbe": "ready", "readinessProbe": "ready", "livenessProbe": "live"}
+    for probe, path in paths.items():
+        asked = container[probe]["httpGet"]
+        hold((asked["path"], asked["port"]) == (f"/health/{path}", "admin"), f"{probe} asks {asked}")
+    drain = container["lifecycle"]["preStop"]["exec"]["command"]
+    within = int(drain[drain.index("--within") + 1])
+    hold(pod["terminationGracePeriodSeconds"] > within, "the pod is killed before it is drained")
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    hold(container["image"] == f"petrel:{version}", f"{container['image']} is not version {version}")
+
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    volumes = {volume["name"] for volume in pod["volumes"]}
+    volumes |= {claim["metadata"]["name"] for claim in stateful["volumeClaimTemplates"]}
+    hold(set(mounts) == volumes, f"mounts are {set(mounts)}, volumes {volumes}")
+    [source] = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+    data = found["ConfigMap", source]["data"]
+    file = Path(container["args"][1])
+    hold(str(file.parent) == mounts["configuration"] and file.name in data, f"{file} is not mounted")
+    config = check_config(petrel, data[file.name], "the ConfigMap")
+    hold(config["storage"]["path"] == mounts["state"], "what is stored is not on the volume")
+    hold(config["engine"]["control"] == mounts["run"], "the control folder is read-only")
+    served = {int(config["admin"]["address"].rsplit(":", 1)[1])}
+    served |= {int(listener["address"].rsplit(":", 1)[1]) for listener in config["listener"]}
+    hold(served == set(ports.values()), f"the pod has the ports {ports}, its configuration {served}")
+    security = pod["securityContext"]
+    users = [rest for what, rest in instructions((HERE / "Containerfile").read_text()) if what == "USER"]
+    hold(users[-1] == f"{security['runAsUser']}:{security['runAsGroup']}", "the pod runs as another user")
+    print("the Kubernetes manifests: names, ports, volumes, probes and configuration fit together")
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: check_manifests.py FOLDER-OF-PROGRAMS")
+    petrel = Path(sys.argv[1]).resolve() / "petrel"
+    check_container(petrel)
+    check_kubernetes(petrel)
+    print("not run here: building the image and applying the manifests: that needs an engine and a cluster")
+
+
+if __name__ == "__main__":
+    main()
