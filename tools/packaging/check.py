@@ -28,6 +28,8 @@ path = "{state}"
 [[listener]]
 protocol = "mqtt"
 address = "127.0.0.1:0"
+[admin]
+address = "127.0.0.1:0"
 """
 
 
@@ -214,6 +216,8 @@ def exchange(tree, service, kept=None):
     run(petrelctl, "pub", "-p", port, "-t", "package/kept", "-m", "still here", "-q", "1", "-r")
     got = run(petrelctl, "sub", "-p", port, "-t", "package/#", "-C", "1", "-W", "30")
     hold(got.strip() == "still here", f"what comes is {got!r}")
+    run(petrelctl, "probe", "-h", "127.0.0.1", "-p", port, "--count", "1", "--timeout", "30")
+    run(petrelctl, "status", "--folder", tree.root / "run/petrel")
 
 
 def check_service(tree, unit):
@@ -291,7 +295,7 @@ def check(package, tree):
     tree.dpkg("--purge", "petrel")
     left = tree.files() - tree.before
     # What stands for systemd's own part here, and the list of users.
-    ours = {"notify", "run", "run/petrel"}
+    ours = {"notify", "run"}
     users = {f"etc/{name}" for name in ("passwd", "group", "shadow", "gshadow")}
     left = {name for name in left - ours - users if not name.startswith("etc/.pwd") and not name.endswith("-")}
     left = {name for name in left if (tree.root / name).is_symlink() or not (tree.root / name).is_dir()}

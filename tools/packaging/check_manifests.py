@@ -4,6 +4,7 @@ What they copy is there, images have tags, names that have to be the same are, a
 `petrel --check-config`. Usage: check_manifests.py FOLDER-OF-PROGRAMS
 """
 
+import json
 import re
 import shlex
 import subprocess
@@ -31,6 +32,16 @@ def check_config(petrel, text, name):
         done = subprocess.run([petrel, "--config", file, "--check-config"], capture_output=True, text=True)
         hold(done.returncode == 0, f"the configuration of {name}: {done.stdout}{done.stderr}")
     return tomllib.loads(text)
+
+
+def check_options(petrel, command):
+    """A command line of petrelctl has options that there are."""
+    program, name, *rest = command
+    hold(program == "/usr/bin/petrelctl", f"{program} is not in the container")
+    done = subprocess.run([petrel.with_name("petrelctl"), name, "--help"], capture_output=True, text=True)
+    hold(done.returncode == 0, f"petrelctl has no command {name}")
+    for option in (word for word in rest if word.startswith("-")):
+        hold(re.search(rf"(^|\s){re.escape(option)}[ ,]", done.stdout), f"petrelctl {name} has no option {option}")
 
 
 def instructions(text):
@@ -61,7 +72,9 @@ def check_container(petrel):
     hold(f"rust:{rust}" in images[0], f"{images[0]} is not Rust {rust}")
     users = [rest for what, rest in lines if what == "USER"]
     hold(users and not users[-1].startswith(("0", "root")), "the container runs as root")
-    hold(any(what == "HEALTHCHECK" for what, _ in lines), "the container has no health check")
+    health = next((rest for what, rest in lines if what == "HEALTHCHECK"), None)
+    hold(health, "the container has no health check")
+    check_options(petrel, json.loads(health[health.index("[") :]))
     config = check_config(petrel, (HERE / "container.toml").read_text(), "the container")
     exposed = next(rest for what, rest in lines if what == "EXPOSE").split()
     ports = {listener["address"].rsplit(":", 1)[1] for listener in config["listener"]}
@@ -98,6 +111,7 @@ def check_kubernetes(petrel):
         asked = container[probe]["httpGet"]
         hold((asked["path"], asked["port"]) == (f"/health/{path}", "admin"), f"{probe} asks {asked}")
     drain = container["lifecycle"]["preStop"]["exec"]["command"]
+    check_options(petrel, drain)
     within = int(drain[drain.index("--within") + 1])
     hold(pod["terminationGracePeriodSeconds"] > within, "the pod is killed before it is drained")
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
