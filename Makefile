@@ -14,7 +14,7 @@ SESSIONS ?= 1000000
 MESSAGES ?= 10
 TLS ?= 0
 
-.PHONY: run test check format clippy tidy unit integration sim sim-storm clients ledger conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline deb package-check
+.PHONY: run test check format clippy tidy unit integration sim sim-storm clients ledger openapi conformance bench-idle bench-cpu bench-hot bench-memory bench-density bench-restart bench-operate bench-storm bench-overload bench-tls bench-durable bench-logins bench-malformed fuzz-live bench-tuning bench-retained bench-match bench bench-gate bench-baseline deb package-check
 
 ## Builds in release and starts the broker with its defaults: mqtt 127.0.0.1:1883, ws 127.0.0.1:8083.
 run:
@@ -72,11 +72,17 @@ clients: $(VENV)/ready $(NODE_DIR)/ready
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-tools
 	$(VENV)/bin/python tools/clients/run.py
 	$(VENV)/bin/python tools/clients/ledger.py --seconds 10
+	$(VENV)/bin/python tools/clients/openapi.py
 
 ## The ledger against what clients have counted, in a mixed run of five minutes: ARGS="--seconds 300 --shards 2".
 ledger: $(VENV)/ready
 	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-tools
 	$(VENV)/bin/python tools/clients/ledger.py $(ARGS)
+
+## What the admin interface answers to questions that nobody would think of: ARGS="--examples 200 --seed 7".
+openapi: $(VENV)/ready
+	$(CARGO) build --locked --release -q -p petrel-engine -p petrel-tools
+	$(VENV)/bin/python tools/clients/openapi.py $(ARGS)
 
 ## Writes docs/CONFORMANCE.md again from the tags in the tree.
 conformance:
@@ -97,6 +103,12 @@ bench-restart:
 	$(CARGO) build --locked --release -p petrel-engine -p petrel-bench
 	$(CARGO) build --locked --release -p petrel-storage --example fill
 	$(PYTHON) bench/restart.py --sessions $(SESSIONS) --messages $(MESSAGES) $(ARGS)
+
+## What a scrape and a list of all clients cost a broker with SESSIONS sessions: ten minutes, on a machine at rest.
+bench-operate:
+	$(CARGO) build --locked --release -q -p petrel-engine
+	$(CARGO) build --locked --release -q -p petrel-storage --example fill
+	$(PYTHON) bench/operate.py --sessions $(SESSIONS) $(ARGS)
 
 ## N connections held, over TLS with TLS=1; a message to each.
 bench-density:

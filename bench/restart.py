@@ -37,13 +37,13 @@ def disk_bytes(folder):
 class Start:
     """A broker over a folder, from its first moment on."""
 
-    def __init__(self, folder, options):
+    def __init__(self, folder, options, more=""):
         self.port = broker.free_port()
         config = pathlib.Path(folder) / "petrel.toml"
         config.write_text(
             f"[engine]\nshards = {options.shards}\n"
             f'[[listener]]\nprotocol = "mqtt"\naddress = "127.0.0.1:{self.port}"\n'
-            f'[storage]\npath = "{folder}/data"\nlanes = {options.lanes}\n'
+            f'[storage]\npath = "{folder}/data"\nlanes = {options.lanes}\n{more}'
         )
         self.begun = time.monotonic()
         command = [str(broker.PETREL), "--config", str(config)]

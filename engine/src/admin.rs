@@ -118,10 +118,13 @@ async fn asked<T: Send + 'static>(
 
 /// The description of everything that can be asked.
 #[derive(OpenApi)]
-#[openapi(info(
-    title = "Petrel",
-    description = "What people and machines ask a running broker, and have it do."
-))]
+#[openapi(
+    info(
+        title = "Petrel",
+        description = "What people and machines ask a running broker, and have it do."
+    ),
+    components(schemas(answer::Fault))
+)]
 struct Description;
 
 /// Answers until it is dropped.

@@ -503,3 +503,21 @@ fn a_recording_is_made_and_read() {
         lab.stop();
     }
 }
+
+/// What an answer looks like is said of every answer.
+#[test]
+fn no_reference_of_the_description_leads_nowhere() {
+    let lab = Lab::new(1, RUNTIMES[1], |_, _| {});
+    let description = lab.get("/api/openapi.json");
+    let text = description.to_string();
+    let names: Vec<_> = text
+        .split("#/components/schemas/")
+        .skip(1)
+        .map(|rest| rest.split('"').next().expect("a name"))
+        .collect();
+    assert!(names.len() > 50, "{}", names.len());
+    for name in names {
+        assert!(description["components"]["schemas"][name].is_object(), "{name}");
+    }
+    lab.stop();
+}
