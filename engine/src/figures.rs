@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hdrhistogram::Histogram;
+use petrel_net::doors::Doors;
 use petrel_net::stages::{Census, Stage, State};
 use petrel_net::traffic::Traffic;
 use petrel_shard::{DropReason, Ledger, Limit, Limited, Totals};
@@ -33,6 +34,8 @@ pub struct Counters {
     sessions: AtomicU64,
     totals: Numbers<3>,
     traffic: Numbers<{ Traffic::NUMBERS }>,
+    doors: Numbers<{ Doors::NUMBERS }>,
+    between: Numbers<{ Between::NUMBERS }>,
     gone: Numbers<4>,
     /// How long turns have taken.
     pub turns: TurnTimes,
@@ -92,6 +95,44 @@ pub struct Counted<'a> {
     pub gone: [u64; 4],
     /// Packets and bytes.
     pub traffic: &'a Traffic,
+    /// Connections by listener and version.
+    pub doors: &'a Doors,
+    /// What goes on between shards, and between them and storage.
+    pub between: Between,
+}
+
+/// What goes on between a shard, the others and storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Between {
+    /// What it has sent to other shards since the start.
+    pub sent: u64,
+    /// What waits since the ring of its receiver is full.
+    pub waiting: u64,
+    /// Times that it was woken by another thread.
+    pub woken: u64,
+    /// Records that it has given to the lanes and that are not kept yet.
+    pub unkept: u64,
+    /// Sessions of which another connection has taken possession.
+    pub taken_over: u64,
+}
+
+impl Between {
+    const NUMBERS: usize = 5;
+
+    const fn numbers(self) -> [u64; Self::NUMBERS] {
+        [self.sent, self.waiting, self.woken, self.unkept, self.taken_over]
+    }
+
+    const fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
+        let [sent, waiting, woken, unkept, taken_over] = numbers;
+        Self { sent, waiting, woken, unkept, taken_over }
+    }
+
+    fn add(&mut self, others: &Self) {
+        let (mut sum, others) = (self.numbers(), others.numbers());
+        sum.iter_mut().zip(others).for_each(|(sum, more)| *sum += more);
+        *self = Self::from_numbers(sum);
+    }
 }
 
 impl Counters {
@@ -100,6 +141,8 @@ impl Counters {
         let Counted {
             gone,
             traffic,
+            doors,
+            between,
             census,
             decided,
             sessions,
@@ -122,6 +165,8 @@ impl Counters {
         self.ended.store(*ended.numbers());
         self.gone.store(gone);
         self.traffic.store(traffic.numbers());
+        self.doors.store(doors.numbers());
+        self.between.store(between.numbers());
     }
 
     fn figures(&self) -> Figures {
@@ -145,6 +190,8 @@ impl Counters {
             ended: ByReason::from_numbers(self.ended.load().into_iter()),
             gone: self.gone.load(),
             traffic: Traffic::from_numbers(self.traffic.load()),
+            doors: Doors::from_numbers(&self.doors.load()),
+            between: Between::from_numbers(self.between.load()),
         }
     }
 }
@@ -212,6 +259,10 @@ pub struct Figures {
     pub gone: [u64; 4],
     /// Packets and bytes.
     pub traffic: Traffic,
+    /// Connections by listener and version.
+    pub doors: Doors,
+    /// What goes on between shards, and between them and storage.
+    pub between: Between,
 }
 
 impl Figures {
@@ -336,6 +387,8 @@ pub struct ShardFigures {
     pub level: u64,
     /// What has become of messages.
     pub ledger: Ledger,
+    /// What goes on between it and others.
+    pub between: Between,
 }
 
 /// Reads the figures of a broker, also after it has ended.
@@ -361,6 +414,7 @@ impl Watch {
             connections: shard.connections.load(Ordering::Relaxed),
             level: shard.level.load(Ordering::Relaxed),
             ledger: Ledger::from_numbers(shard.ledger.load()),
+            between: Between::from_numbers(shard.between.load()),
         })
     }
 
@@ -392,6 +446,8 @@ impl Watch {
             all.ended.add(&one.ended);
             all.gone.iter_mut().zip(one.gone).for_each(|(sum, more)| *sum += more);
             all.traffic.add(&one.traffic);
+            all.doors.add(&one.doors);
+            all.between.add(&one.between);
         }
         all
     }
@@ -444,6 +500,8 @@ mod tests {
                 ended,
                 gone: [1, 2, 3, 4],
                 traffic: &Traffic::default(),
+                doors: &Doors::default(),
+                between: Between::default(),
             });
             counters.adopted.store(3, Ordering::Relaxed);
             counters.stranded.store(4, Ordering::Relaxed);
@@ -507,6 +565,8 @@ mod tests {
             ended: ByReason::default(),
             gone: [0; 4],
             traffic: &Traffic::default(),
+            doors: &Doors::default(),
+            between: Between::default(),
         });
         assert_eq!(Watch::new([counters], Ends::default()).figures().sessions_offline(), 60);
     }

@@ -108,6 +108,9 @@ pub struct StorageEnd {
     /// For the records that come next.
     empty: Vec<Record>,
     when_full: WhenFull,
+    /// The position of the last record that was given to lanes, and of the last that is known to be kept.
+    given: u64,
+    known: u64,
 }
 
 /// What a lane says to one shard.
@@ -189,6 +192,8 @@ pub fn start<S: Store + Send + 'static>(
             answers,
             empty: Vec::new(),
             when_full: room.when_full,
+            given: 0,
+            known: 0,
         }
     });
     let ends = ends.collect();
@@ -263,6 +268,7 @@ impl StorageEnd {
             let empty = std::mem::take(&mut self.empty);
             let records = std::mem::replace(&mut out.records, empty);
             let upto = out.records_upto;
+            self.given = upto;
             for (lane, order) in self.ends.split(records, upto, out.urgent) {
                 self.send(lane, order);
             }
@@ -372,7 +378,14 @@ impl StorageEnd {
                 farthest = self.ends.answered(lane, kept).or(farthest);
             }
         }
+        self.known = farthest.unwrap_or(self.known);
         farthest
+    }
+
+    /// Records that were given to lanes and are not known to be kept.
+    #[must_use]
+    pub const fn unkept(&self) -> u64 {
+        self.given.saturating_sub(self.known)
     }
 
     /// The next answer of a lane.

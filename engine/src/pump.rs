@@ -40,7 +40,7 @@ use petrel_shard::{
 
 use crate::auth::AuthMethods;
 use crate::doorway::{Causes, Doorway};
-use crate::figures::{Counted, Counters, RetainedFigures, StorageFigures};
+use crate::figures::{Between, Counted, Counters, RetainedFigures, StorageFigures};
 use crate::grace::{Grace, OwnMark};
 use crate::guard::{Guard, Seat, Target};
 use crate::keeper::StorageEnd;
@@ -508,6 +508,14 @@ impl Pump {
         let (in_trouble, troubles) = lanes.unwrap_or_default();
         let refused = ledger.drops.of(DropReason::StorageFull);
         let storage = StorageFigures { in_trouble, troubles, refused };
+        let mesh = self.parts.mesh.figures();
+        let between = Between {
+            sent: mesh.sent,
+            waiting: mesh.waiting,
+            woken: self.parts.bell.rung(),
+            unkept: self.parts.storage.as_ref().map_or(0, StorageEnd::unkept),
+            taken_over: self.report.sessions_taken_over(),
+        };
         let mut limited = self.report.limited();
         limited.add(&self.outbox.limited);
         self.parts.counters.publish(Counted {
@@ -522,6 +530,8 @@ impl Pump {
             ended: self.report.ended(),
             gone: self.report.gone(),
             traffic: self.parts.wire.traffic(),
+            doors: self.parts.wire.doors(),
+            between,
         });
     }
 

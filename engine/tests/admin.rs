@@ -107,6 +107,28 @@ fn numbers_are_those_of_the_broker_and_add_up() {
             found[&name]
         });
         assert_eq!(each[0] + each[1], 3.0);
+        let of = |beginning: &str| -> f64 {
+            let samples = found.iter().filter(|(name, _)| name.starts_with(beginning));
+            samples.map(|(_, number)| number).sum()
+        };
+        assert_eq!(of("petrel_listener_connections{"), 3.0);
+        assert_eq!((of("petrel_shard_waiting{"), of("petrel_storage_unkept_records")), (0.0, 0.0));
+        // A client with the same identifier takes the place of another.
+        let again = Client::connect(address, "a", Version::V3_1_1);
+        let begin = Instant::now();
+        loop {
+            let found = samples(admin);
+            let old = found.iter().find(|(name, _)| {
+                name.starts_with("petrel_listener_connections{") && name.contains("\"3.1.1\"")
+            });
+            if found["petrel_sessions_taken_over_total"] == 1.0
+                && old.is_some_and(|it| *it.1 == 1.0)
+            {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{found:?}");
+        }
+        drop(again);
         assert!(found["process_resident_memory_bytes"] > 1e6);
         assert!(found["process_start_time_seconds"] > 1.7e9);
         drop(clients);

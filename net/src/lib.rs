@@ -10,6 +10,7 @@ pub mod bucket;
 pub mod certificate;
 mod conn;
 mod deadlines;
+pub mod doors;
 pub mod listener;
 mod outbound;
 mod poller;

@@ -35,6 +35,7 @@ use crate::admission::{Admission, Next, Waiting};
 use crate::bucket::Buckets;
 use crate::conn::{Conn, Flags, Link, Remote};
 use crate::deadlines::Deadlines;
+use crate::doors::Doors;
 use crate::listener::places_max;
 use crate::outbound::{Queue, Stage};
 use crate::poller::{EVENTS_PER_WAIT_MAX, Happened, Poller, Readiness};
@@ -219,6 +220,7 @@ pub struct Wire {
     shut_out: Option<ShutOut>,
     census: Census,
     traffic: Traffic,
+    doors: Doors,
     volumes: Volumes,
     events: VecDeque<WireEvent>,
     current: Option<Current>,
@@ -283,6 +285,7 @@ impl Wire {
             shut_out: None,
             census: Census::default(),
             traffic: Traffic::default(),
+            doors: Doors::default(),
             volumes: Volumes::default(),
             events: VecDeque::new(),
             current: None,
@@ -580,6 +583,12 @@ impl Wire {
         &self.traffic
     }
 
+    /// Connections that have said CONNECT, by listener and version.
+    #[must_use]
+    pub const fn doors(&self) -> &Doors {
+        &self.doors
+    }
+
     /// Counts the bytes of each connection that comes from now on, or no longer.
     pub fn count_volumes(&mut self, is_on: bool) {
         self.volumes.set(is_on);
@@ -604,6 +613,9 @@ impl Wire {
     fn forget(&mut self, key: ConnKey) -> Option<Conn> {
         let conn = self.conns.remove(key)?;
         self.census.leave(conn.state);
+        if let Some(version) = conn.version {
+            self.doors.leave(conn.listener, version);
+        }
         if conn.flags.has(Flags::HANDSHAKE) {
             self.admission.ended();
         }

@@ -137,6 +137,15 @@ pub struct MeshEnd {
     courier: Option<Courier>,
 }
 
+/// What one shard sends to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MeshFigures {
+    /// Messages, answers and questions since the start.
+    pub sent: u64,
+    /// Those that wait since the ring of their receiver is full.
+    pub waiting: u64,
+}
+
 #[derive(Debug)]
 struct Outgoing {
     ring: Producer<Stamped>,
@@ -211,6 +220,17 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
 }
 
 impl MeshEnd {
+    /// What this end has done and what waits.
+    #[must_use]
+    pub fn figures(&self) -> MeshFigures {
+        let mut figures = MeshFigures::default();
+        for outgoing in &self.outgoing {
+            figures.sent += outgoing.sent;
+            figures.waiting += outgoing.waiting_messages as u64;
+        }
+        figures
+    }
+
     /// The number of shards.
     #[must_use]
     pub fn shards(&self) -> u16 {

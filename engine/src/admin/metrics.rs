@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use hdrhistogram::Histogram;
+use petrel_net::doors::Doors;
 use petrel_net::stages::{Stage, State};
 use petrel_net::traffic::{OneWay, Traffic};
 use petrel_shard::{DropReason, EndedBy, Ledger, Limit};
@@ -19,6 +20,7 @@ use prometheus_client::registry::Registry;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::Source;
+use super::clients::version_name;
 use crate::figures::{Figures, Name, ShardFigures};
 use crate::guard::GuardFigures;
 use crate::memory;
@@ -49,6 +51,7 @@ pub(super) struct Metrics {
     guard: GuardFigures,
     stalls: u64,
     serves: bool,
+    listeners: Vec<String>,
 }
 
 impl Metrics {
@@ -61,6 +64,7 @@ impl Metrics {
             guard: source.guard.figures(),
             stalls: source.shards.pulses().map(|pulse| pulse.stalls()).sum(),
             serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
+            listeners: source.doors.iter().map(|door| door.name.clone()).collect(),
         }
     }
 
@@ -176,6 +180,21 @@ impl Metrics {
         let states = State::ALL.map(|state| (state.name().to_owned(), figures.census.state(state)));
         let help = "Connections by what they are: still to say CONNECT, connected by transport, or closing";
         writer.gauges(("petrel_connections", help, "state"), states)?;
+        let help =
+            "Connections that have said CONNECT, by the name of their listener and by version";
+        let mut of = writer.0.encode_descriptor(
+            "petrel_listener_connections",
+            help,
+            None,
+            MetricType::Gauge,
+        )?;
+        for (index, listener) in self.listeners.iter().enumerate() {
+            for (version, count) in Doors::VERSIONS.into_iter().zip(figures.doors.listener(index)) {
+                let version = version_name(version).to_owned();
+                let labels = [("listener", listener.clone()), ("version", version)];
+                ConstGauge::new(count).encode(of.encode_family(&labels)?)?;
+            }
+        }
         let help = "Sessions, with a connection or without";
         writer.gauge("petrel_sessions", help, figures.sessions as f64)?;
         let help = "Sessions whose client is away";
@@ -208,6 +227,8 @@ impl Metrics {
         let help =
             "Connections that moved from the shard that accepted them to that of their session";
         writer.counter("petrel_connections_moved", help, figures.adopted)?;
+        let help = "Connections that were ended by another one with the same client identifier";
+        writer.counter("petrel_sessions_taken_over", help, figures.between.taken_over)?;
         let help = "Connections that were lost on the way there, for want of a descriptor";
         writer.counter("petrel_connections_stranded", help, figures.stranded)
     }
@@ -267,6 +288,10 @@ impl Metrics {
         let help = "Topics, payloads and properties of retained messages";
         writer.gauge("petrel_retained_bytes", help, retained.bytes as f64)?;
         let storage = self.figures.storage;
+        let between = self.figures.between;
+        let help =
+            "Records that shards have given to the lanes of the storage and that are not kept yet";
+        writer.gauge("petrel_storage_unkept_records", help, between.unkept as f64)?;
         let help = "Lanes whose disk fails or has no room";
         writer.gauge("petrel_storage_lanes_in_trouble", help, storage.in_trouble as f64)?;
         let help = "Times that a lane's disk began to fail or had no room";
@@ -300,6 +325,12 @@ impl Metrics {
         };
         let help = "Connections of each shard";
         writer.gauges(("petrel_shard_connections", help, "shard"), each(|it| it.connections))?;
+        let help = "Messages, questions and answers that each shard has sent to others";
+        writer.counters(("petrel_shard_sent", help, "shard"), each(|it| it.between.sent))?;
+        let help = "Of those, what waits for room in the ring of its receiver";
+        writer.gauges(("petrel_shard_waiting", help, "shard"), each(|it| it.between.waiting))?;
+        let help = "Times that each shard was woken by another thread";
+        writer.counters(("petrel_shard_woken", help, "shard"), each(|it| it.between.woken))?;
         let help = "How much each shard has to do: 0, or a level up to 3";
         writer.gauges(("petrel_shard_load_level", help, "shard"), each(|it| it.level))?;
         let help = "Messages that clients of each shard have published";

@@ -225,6 +225,9 @@ impl Wire {
     /// Puts a connection into the table and into epoll; it is closed if that fails.
     fn admit(&mut self, conn: Conn) -> Option<ConnKey> {
         self.census.enter(conn.state);
+        if let Some(version) = conn.version {
+            self.doors.enter(conn.listener, version);
+        }
         let key = self.conns.insert(conn);
         self.volumes.begin(key, Volume::default());
         let socket = &self.conns.get(key)?.socket;

@@ -339,6 +339,7 @@ impl Wire {
                 let peer = conn.edge.take().map_or_else(Remote::default, |edge| edge.peer);
                 let (listener, state) = (conn.listener, conn.transport.state());
                 self.census.count(Stage::Connect);
+                self.doors.enter(listener, connect.version);
                 self.enter(conn_key, state);
                 WireEvent::Connect { conn: conn_key, connect, listener, peer }
             }
