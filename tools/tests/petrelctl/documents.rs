@@ -2,10 +2,18 @@
 
 use std::collections::VecDeque;
 
+use petrel_engine::config::Config;
+
 use crate::broker::plain;
 use crate::support::{outcome, petrelctl};
 
 const PROBE: &str = include_str!("../../../docs/operate/PROBE.md");
+/// All pages with command lines that are shown without what they print.
+const PAGES: [&str; 3] = [
+    PROBE,
+    include_str!("../../../docs/operate/ADMIN.md"),
+    include_str!("../../../docs/operate/TRACES.md"),
+];
 
 /// The blocks of a document of one kind.
 fn blocks<'d>(document: &'d str, kind: &str) -> Vec<&'d str> {
@@ -49,9 +57,10 @@ fn what_is_shown_is_what_is_printed() {
 
 #[test]
 fn command_lines_that_are_shown_are_understood() {
-    let lines: Vec<_> = blocks(PROBE, "sh").into_iter().flat_map(str::lines).collect();
-    assert!(!lines.is_empty());
-    for line in lines {
+    let lines = PAGES.iter().map(|page| blocks(page, "sh").into_iter().flat_map(str::lines));
+    let lines: Vec<Vec<_>> = lines.map(Iterator::collect).collect();
+    assert!(lines.iter().all(|lines| !lines.is_empty()));
+    for line in lines.into_iter().flatten() {
         let words: Vec<_> = line.split_whitespace().skip(1).chain(["--help"]).collect();
         let (code, stdout, stderr) = outcome(&mut petrelctl(&words));
         assert_eq!((code, stderr.as_str()), (0, ""), "{line}");
@@ -70,4 +79,26 @@ fn every_step_and_metric_of_the_document_is_one() {
         count += 1;
     }
     assert_eq!(count, exporter.matches("family(\"petrel_probe_").count(), "a metric has no row");
+}
+
+/// The configuration that is shown to those who secure a broker is one, with its rules.
+#[test]
+fn the_secure_configuration_is_a_good_one() {
+    let page = include_str!("../../../docs/operate/SECURE.md");
+    let blocks = blocks(page, "toml");
+    let [config, rules] = blocks[..] else { panic!("a configuration and its rules") };
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = |name: &str| folder.path().join(name);
+    let made = rcgen::generate_simple_self_signed(["broker.example".to_owned()]).expect("made");
+    std::fs::write(place("server.pem"), made.cert.pem()).expect("written");
+    std::fs::write(place("server.key"), made.signing_key.serialize_pem()).expect("written");
+    std::fs::write(place("users"), "").expect("written");
+    std::fs::write(place("rules.toml"), rules).expect("written");
+    std::fs::write(place("petrel.toml"), config).expect("written");
+    let tokens = place("tokens");
+    let tokens = tokens.to_str().expect("UTF-8");
+    assert_eq!(outcome(&mut petrelctl(&["token", tokens, "support"])).0, 0);
+    let config = Config::load(&place("petrel.toml")).unwrap_or_else(|error| panic!("{error}"));
+    assert!(config.read_rules().expect("good rules").is_some());
+    petrel_engine::admin::check(config.admin.as_ref().expect("it listens")).expect("good tokens");
 }
