@@ -32,6 +32,7 @@ def main():
         broker = Broker(arguments.broker, folder, Certificates(folder), shards=2, control=control)
         try:
             cookie = json.loads((control / "admin.json").read_text())
+            furnish(arguments, broker)
             code = schemathesis(arguments, cookie, folder)
             reset(cookie)
             serves(arguments, broker)
@@ -47,6 +48,15 @@ def options():
     parser.add_argument("--examples", type=int, default=20, help="questions of each kind")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
+
+
+def furnish(arguments, broker):
+    """What the examples of the description name: a client with a session, and a retained message."""
+    port = str(broker.endpoint("mqtt").port)
+    program = Path(arguments.broker).with_name("petrelctl")
+    for words in (["sub", "-i", "sensor-7", "-c", "-q", "1", "-t", "plant/#", "-E"],
+                  ["pub", "-r", "-q", "1", "-t", "plant/1", "-m", "kept"]):
+        subprocess.run([program, words[0], "-p", port, *words[1:]], check=True, timeout=60)
 
 
 def schemathesis(arguments, cookie, folder):

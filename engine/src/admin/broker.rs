@@ -106,6 +106,7 @@ pub(super) struct Banned {
 #[serde(deny_unknown_fields)]
 pub(super) struct BanGiven {
     /// `client-id`, `user` or `address`.
+    #[schema(example = "client-id")]
     kind: String,
     /// Client identifier, user name, or address as in `10.0.0.0/8`.
     who: String,
@@ -122,6 +123,7 @@ pub(super) struct BanGiven {
 #[into_params(parameter_in = Query)]
 pub(super) struct BanAsked {
     /// `client-id`, `user` or `address`.
+    #[param(example = "client-id")]
     kind: String,
     /// Client identifier, user name, or address.
     who: String,

@@ -408,7 +408,7 @@ pub(super) async fn list(
 
 /// Tells all about a client.
 #[utoipa::path(get, path = "/api/v1/clients/{client_id}", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier")),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7")),
     responses((status = 200, body = Client), Refused), security(("token" = [])))]
 pub(super) async fn show(
     State(known): State<Arc<Known>>,
@@ -429,7 +429,7 @@ pub(super) async fn show(
 
 /// Disconnects a client; its session stays as long as it would by itself.
 #[utoipa::path(post, path = "/api/v1/clients/{client_id}/disconnect", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier")),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7")),
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
 pub(super) async fn disconnect(
     State(known): State<Arc<Known>>,
@@ -456,7 +456,7 @@ pub(super) async fn disconnect(
 
 /// Ends the session of a client, and its connection; its subscriptions and what waits for it are gone.
 #[utoipa::path(delete, path = "/api/v1/clients/{client_id}", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier")),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7")),
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
 pub(super) async fn end(
     State(known): State<Arc<Known>>,
@@ -478,7 +478,7 @@ pub(super) async fn end(
 
 /// Lists the subscriptions of a client.
 #[utoipa::path(get, path = "/api/v1/clients/{client_id}/subscriptions", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier"), PartAsked),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7"), PartAsked),
     responses((status = 200, body = SubscriptionsPage), Refused), security(("token" = [])))]
 pub(super) async fn subscriptions(
     State(known): State<Arc<Known>>,
@@ -500,7 +500,7 @@ pub(super) async fn subscriptions(
 
 /// Shows what waits for a client: what is in flight first, then its queue.
 #[utoipa::path(get, path = "/api/v1/clients/{client_id}/queue", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier"), PartAsked),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7"), PartAsked),
     responses((status = 200, body = QueuePage), Refused), security(("token" = [])))]
 pub(super) async fn queue(
     State(known): State<Arc<Known>>,

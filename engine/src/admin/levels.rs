@@ -18,8 +18,10 @@ pub(super) struct LogLevels {
 #[serde(deny_unknown_fields)]
 pub(super) struct AreaLevel {
     /// `broker`, `clients`, `authentication`, `messages`, `listeners`, `storage`, `load` or `admin`.
+    #[schema(example = "clients")]
     area: String,
     /// `off`, `error`, `warn`, `info` or `debug`.
+    #[schema(example = "info")]
     level: String,
 }
 

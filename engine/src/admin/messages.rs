@@ -74,6 +74,7 @@ pub(super) struct Retained {
 #[into_params(parameter_in = Query)]
 pub(super) struct TopicAsked {
     /// Topic name, without wildcards.
+    #[param(example = "plant/1")]
     topic: String,
 }
 
@@ -81,6 +82,7 @@ pub(super) struct TopicAsked {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Publishing {
+    #[schema(example = "plant/1")]
     topic: String,
     /// As text; this or `payload_base64`.
     #[serde(default)]

@@ -199,7 +199,7 @@ pub(super) async fn list(State(known): State<Arc<Known>>) -> Result<Json<TracesL
 
 /// Tells of a recording.
 #[utoipa::path(get, path = "/api/v1/traces/{id}", tag = "traces",
-    params(("id" = u64, Path, description = "Number of the recording")),
+    params(("id" = u64, Path, description = "Number of the recording", example = 1)),
     responses((status = 200, body = Trace), Refused), security(("token" = [])))]
 pub(super) async fn show(
     State(known): State<Arc<Known>>,
@@ -214,7 +214,7 @@ pub(super) async fn show(
 
 /// Ends a recording, which can be read until it is deleted.
 #[utoipa::path(post, path = "/api/v1/traces/{id}/stop", tag = "traces",
-    params(("id" = u64, Path, description = "Number of the recording")),
+    params(("id" = u64, Path, description = "Number of the recording", example = 1)),
     responses((status = 200, body = Trace), Refused), security(("token" = [])))]
 pub(super) async fn stop(
     State(known): State<Arc<Known>>,
@@ -229,7 +229,7 @@ pub(super) async fn stop(
 
 /// Ends a recording and forgets it.
 #[utoipa::path(delete, path = "/api/v1/traces/{id}", tag = "traces",
-    params(("id" = u64, Path, description = "Number of the recording")),
+    params(("id" = u64, Path, description = "Number of the recording", example = 1)),
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
 pub(super) async fn delete(
     State(known): State<Arc<Known>>,
@@ -244,7 +244,7 @@ pub(super) async fn delete(
 
 /// Reads a recording, from a position on. What happened in the last fifth of a second is not there yet.
 #[utoipa::path(get, path = "/api/v1/traces/{id}/entries", tag = "traces",
-    params(("id" = u64, Path, description = "Number of the recording"), EntriesAsked),
+    params(("id" = u64, Path, description = "Number of the recording", example = 1), EntriesAsked),
     responses((status = 200, content((TraceEntries = "application/json"), (String = "text/plain"))),
         Refused),
     security(("token" = [])))]

@@ -28,6 +28,7 @@ const NEAR_MAX: usize = 1_000;
 #[into_params(parameter_in = Query)]
 pub(super) struct WhyAsked {
     /// Topic name, without wildcards.
+    #[param(example = "plant/1")]
     topic: String,
     /// Client identifier of a publisher, to look at what it may publish.
     publisher: Option<String>,
@@ -105,7 +106,7 @@ struct Publisher {
 
 /// Says whether and where messages to a topic reach a client, or do not.
 #[utoipa::path(get, path = "/api/v1/clients/{client_id}/why", tag = "clients",
-    params(("client_id" = String, Path, description = "Client identifier"), WhyAsked),
+    params(("client_id" = String, Path, description = "Client identifier", example = "sensor-7"), WhyAsked),
     responses((status = 200, body = Why), Refused), security(("token" = [])))]
 pub(super) async fn why(
     State(known): State<Arc<Known>>,
