@@ -6,6 +6,7 @@
 
 mod arrivals;
 pub mod callers;
+mod commands;
 mod drain;
 mod held;
 pub mod history;
@@ -16,8 +17,6 @@ pub mod rate;
 pub mod turns;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -27,15 +26,14 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::BytesMut;
 use crossbeam_channel::Receiver;
 use petrel_access::Desk;
-use petrel_access::scram::{ByListener, Scram};
+use petrel_access::scram::Scram;
 use petrel_mesh::{Batch, Handover, MeshEnd, Stamp};
 use petrel_net::volume::Volume;
-use petrel_net::{Bell, ConnKey, Protocol, Wire, WireEvent};
-use petrel_proto::{Packet, Publish, ReasonCode, Text};
-use petrel_shard::access::Rules;
+use petrel_net::{Bell, ConnKey, Wire, WireEvent};
+use petrel_proto::{Packet, ReasonCode};
 use petrel_shard::{
-    ConnId, DropReason, Event, Input, Limits, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap,
-    Totals, Walk,
+    ConnId, DropReason, Event, Input, Now, Outbox, PeerMessage, Shard, ShardIndex, SlotMap, Totals,
+    Walk,
 };
 
 use crate::auth::AuthMethods;
@@ -47,10 +45,10 @@ use crate::keeper::StorageEnd;
 use crate::log::{self, Area};
 use crate::memory::{self, GivesBack};
 use crate::report::{Names, Report};
-use crate::shards::{Look, View};
-use crate::trace::{Tracer, Watch};
+use crate::trace::Tracer;
 use crate::watchdog::Pulse;
 use callers::Callers;
+pub use commands::Command;
 use drain::Drain;
 use held::{Held, Why};
 use history::History;
@@ -137,40 +135,6 @@ impl Clock {
     pub fn micros(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
-}
-
-/// What the process tells a shard.
-#[derive(Debug)]
-pub enum Command {
-    /// Publish the wills that the end of the broker sets free, and say when they are given away.
-    LastWills(mpsc::Sender<()>),
-    /// Take leave of everybody and end.
-    Stop,
-    /// New connections of this listener get this.
-    SetProtocol(u16, Protocol),
-    /// What clients may do from now on.
-    SetRules(Option<Arc<Rules>>),
-    /// The users of SCRAM.
-    SetScram(ByListener),
-    /// How much each client may publish from now on.
-    SetRate(PublishRate),
-    /// What shards keep from now on.
-    SetLimits(Box<Limits>),
-    /// Whoever this is about is disconnected.
-    Ban(Target),
-    /// A listener stops, or listens again at an address; says what came of it.
-    SetListening(u16, Option<SocketAddr>, mpsc::Sender<io::Result<()>>),
-    /// Everybody is sent away until a time, to a server that is named; or nobody any more.
-    Drain(Option<(u64, Option<Text>)>),
-    /// The shard handles this.
-    Feed(Box<Input>),
-    /// Somebody asks something.
-    Look(Look),
-    /// Publish this, which no client has sent, and say to whoever wants to know what has become of it: see
-    /// [`Shard::publish_own`]. Goes to the home of its topic, so that there is one order of all that is told.
-    Publish(Box<Publish>, Option<crossbeam_channel::Sender<ReasonCode>>),
-    /// This is watched from now on, or nothing.
-    Watch(Option<Watch>),
 }
 
 /// What a turn says about the next.
@@ -571,84 +535,6 @@ impl Pump {
     fn take_traced(&mut self) {
         let at_us = self.parts.clock.micros();
         self.parts.tracer.take(at_us, &mut self.outbox);
-    }
-
-    /// Takes the commands of the process.
-    fn obey(&mut self) {
-        while let Ok(command) = self.parts.commands.try_recv() {
-            match command {
-                Command::LastWills(asked) => {
-                    self.parts.wire.stop_listening();
-                    self.parts.wire.drop_unknown();
-                    self.feed(Input::LastWills);
-                    self.last_wills.push(asked);
-                }
-                Command::Stop => {
-                    let deadline_ms = self.now.mono_ms + LAST_PARCELS_MS_MAX;
-                    self.stop_after = Some((self.parts.mesh.now(), deadline_ms));
-                }
-                Command::SetRules(rules) => self.feed(Input::Rules(rules)),
-                Command::SetScram(users) => {
-                    if let Some(scram) = &mut self.parts.scram {
-                        scram.set_users(users);
-                    }
-                }
-                Command::SetRate(rate) => {
-                    self.rates.set(rate);
-                    let wire = &mut self.parts.wire;
-                    self.held.release(Why::Rate(u64::MAX), |conn| wire.resume(conn));
-                }
-                Command::SetLimits(limits) => self.feed(Input::Limits(limits)),
-                Command::SetListening(index, address, asked) => {
-                    // Whoever asked may have lost patience.
-                    let _ = asked.send(self.parts.wire.set_listening(index, address));
-                }
-                Command::Drain(drain) => {
-                    self.drain = drain.map(|(until_ms, reference)| Drain::new(until_ms, reference));
-                    if self.drain.is_some() {
-                        self.parts.wire.drop_unknown();
-                    }
-                }
-                Command::Feed(input) => self.feed(*input),
-                Command::Look(look) => {
-                    look.answer(&View {
-                        index: self.parts.index,
-                        shard: &self.shard,
-                        out: &self.outbox,
-                        now: self.now,
-                        wire: &self.parts.wire,
-                        history: &self.history,
-                    });
-                    // The next turn takes the next.
-                    return;
-                }
-                Command::Ban(target) => {
-                    let later = BANNED_AGAIN_MS.map(|ms| (target.clone(), self.now.mono_ms + ms));
-                    self.banned.extend(later);
-                    self.feed(Input::Ban(target));
-                }
-                Command::Publish(publish, asked) => {
-                    let mut reason = ReasonCode::Success;
-                    self.work_on(|shard, now, out| reason = shard.publish_own(now, *publish, out));
-                    if let Some(asked) = asked {
-                        // Whoever asked may have lost patience.
-                        let _ = asked.send(reason);
-                    }
-                }
-                Command::Watch(watch) => {
-                    let watched = watch.as_ref().map(|watch| Arc::clone(&watch.watched));
-                    self.parts.tracer.set(watch);
-                    self.feed(Input::Watch(watched));
-                }
-                Command::SetProtocol(index, protocol) => {
-                    for listener in self.parts.wire.listeners_mut() {
-                        if listener.index() == index {
-                            listener.set_protocol(protocol.clone());
-                        }
-                    }
-                }
-            }
-        }
     }
 
     /// Sends those away whose turn it is.
