@@ -40,7 +40,7 @@ pub struct Counters {
     /// How long turns have taken.
     pub turns: TurnTimes,
     retained: Numbers<3>,
-    storage: Numbers<3>,
+    storage: Numbers<4>,
     limited: Numbers<{ Limit::ALL.len() }>,
     ledger: Numbers<{ Ledger::NUMBERS }>,
     denied: Numbers<{ ByReason::NUMBERS }>,
@@ -159,7 +159,12 @@ impl Counters {
         self.sessions.store(sessions as u64, Ordering::Relaxed);
         self.totals.store([totals.subscriptions, totals.queued, totals.inflight]);
         self.retained.store([retained.messages, retained.bytes, retained.dropped]);
-        self.storage.store([storage.in_trouble, storage.troubles, storage.refused]);
+        self.storage.store([
+            storage.in_trouble,
+            storage.troubles,
+            storage.refused,
+            storage.commits,
+        ]);
         self.limited.store(limited.numbers());
         self.ledger.store(ledger.numbers());
         self.ended.store(*ended.numbers());
@@ -173,7 +178,7 @@ impl Counters {
         let get = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let [messages, bytes, not_retained] = self.retained.load();
         let [subscriptions, queued, inflight] = self.totals.load();
-        let [in_trouble, troubles, refused] = self.storage.load();
+        let [in_trouble, troubles, refused, commits] = self.storage.load();
         let denied = ByReason::from_numbers(self.denied.load().into_iter());
         Figures {
             certificate_ends_in_s: None,
@@ -184,7 +189,7 @@ impl Counters {
             sessions: get(&self.sessions),
             totals: Totals { subscriptions, queued, inflight },
             retained: RetainedFigures { messages, bytes, dropped: not_retained },
-            storage: StorageFigures { in_trouble, troubles, refused },
+            storage: StorageFigures { in_trouble, troubles, refused, commits },
             limited: Limited::from_numbers(self.limited.load()),
             ledger: Ledger::from_numbers(self.ledger.load()),
             ended: ByReason::from_numbers(self.ended.load().into_iter()),
@@ -225,6 +230,8 @@ pub struct StorageFigures {
     pub troubles: u64,
     /// Messages since the start that were refused for it.
     pub refused: u64,
+    /// Times since the start that a lane has written what had come: one batch, and what waits for it goes on.
+    pub commits: u64,
 }
 
 /// The numbers of all shards together.
@@ -365,8 +372,11 @@ impl fmt::Display for RetainedFigures {
 impl fmt::Display for StorageFigures {
     /// One line of `name=number`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { in_trouble, troubles, refused } = self;
-        write!(f, "storage: in_trouble={in_trouble} troubles={troubles} refused={refused}")
+        let Self { in_trouble, troubles, refused, commits } = self;
+        write!(
+            f,
+            "storage: in_trouble={in_trouble} troubles={troubles} refused={refused} commits={commits}"
+        )
     }
 }
 
@@ -441,6 +451,7 @@ impl Watch {
             all.storage.in_trouble = all.storage.in_trouble.max(one.storage.in_trouble);
             all.storage.troubles = all.storage.troubles.max(one.storage.troubles);
             all.storage.refused += one.storage.refused;
+            all.storage.commits = all.storage.commits.max(one.storage.commits);
             all.limited.add(&one.limited);
             all.ledger.add(&one.ledger);
             all.ended.add(&one.ended);
@@ -466,7 +477,7 @@ mod tests {
         let counters: Vec<_> = (0..2).map(|_| Arc::new(Counters::default())).collect();
         for counters in &counters {
             let retained = RetainedFigures { messages: 5, bytes: 60, dropped: 1 };
-            let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4 };
+            let storage = StorageFigures { in_trouble: 1, troubles: 3, refused: 4, commits: 5 };
             let limited = Limited::from_numbers([1, 2, 3, 4, 5, 6, 7, 8]);
             let ledger = Ledger {
                 received: [10, 4, 2],
@@ -526,7 +537,10 @@ mod tests {
              subscriptions=60 queued=6 inflight=2"
         );
         assert_eq!(figures.retained.to_string(), "retained: messages=10 bytes=120 dropped=2");
-        assert_eq!(figures.storage.to_string(), "storage: in_trouble=1 troubles=3 refused=8");
+        assert_eq!(
+            figures.storage.to_string(),
+            "storage: in_trouble=1 troubles=3 refused=8 commits=5"
+        );
         assert_eq!(figures.denied().to_string(), "denied: server_busy=2 banned=2");
         assert_eq!(
             figures.limits().to_string(),

@@ -76,6 +76,8 @@ struct Board {
     pending_bytes: AtomicU64,
     /// How often that has begun.
     troubles: AtomicU64,
+    /// How often lanes have written what had come.
+    commits: AtomicU64,
     /// Lanes that try to open their store again.
     recovering: AtomicUsize,
 }
@@ -145,6 +147,7 @@ pub fn start<S: Store + Send + 'static>(
         failing: (0..count).map(|_| AtomicBool::new(false)).collect(),
         pending_bytes: AtomicU64::new(0),
         troubles: AtomicU64::new(0),
+        commits: AtomicU64::new(0),
         recovering: AtomicUsize::new(0),
     });
     let answers: Vec<_> = bells.iter().map(|_| crossbeam_channel::unbounded()).collect();
@@ -353,6 +356,12 @@ impl StorageEnd {
     pub fn troubles(&self) -> (u64, u64) {
         let failing = self.board.failing.iter().filter(|failing| failing.load(Ordering::Relaxed));
         (failing.count() as u64, self.board.troubles.load(Ordering::Relaxed))
+    }
+
+    /// How often lanes have written what had come.
+    #[must_use]
+    pub fn commits(&self) -> u64 {
+        self.board.commits.load(Ordering::Relaxed)
     }
 
     /// True if publishers are to be refused at the moment.
@@ -589,6 +598,7 @@ impl<S: Store> Worker<S> {
             || self.lane.gathered() >= GATHER_MAX;
         if due {
             let kept = self.lane.commit()?;
+            self.board.commits.fetch_add(1, Ordering::Relaxed);
             self.tell(kept);
         }
         if !self.viewers.is_empty() {

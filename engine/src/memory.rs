@@ -185,6 +185,25 @@ pub(crate) fn resident_bytes() -> u64 {
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
+/// What the process has in memory and beyond, by the kernel's counts: anonymous, of files, shared, swapped out.
+/// *Cost*: as [`resident_bytes`].
+#[cfg(feature = "admin")]
+pub(crate) fn by_state() -> [(&'static str, u64); 4] {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    };
+    let states = [
+        ("anonymous", "RssAnon"),
+        ("file", "RssFile"),
+        ("shared", "RssShmem"),
+        ("swapped", "VmSwap"),
+    ];
+    states.map(|(name, key)| (name, of(key)))
+}
+
 /// When this process was started, in seconds since its machine was.
 #[cfg(feature = "admin")]
 pub(crate) fn started_after_boot_s() -> Option<f64> {

@@ -471,7 +471,8 @@ impl Pump {
         let lanes = self.parts.storage.as_ref().map(StorageEnd::troubles);
         let (in_trouble, troubles) = lanes.unwrap_or_default();
         let refused = ledger.drops.of(DropReason::StorageFull);
-        let storage = StorageFigures { in_trouble, troubles, refused };
+        let commits = self.parts.storage.as_ref().map_or(0, StorageEnd::commits);
+        let storage = StorageFigures { in_trouble, troubles, refused, commits };
         let mesh = self.parts.mesh.figures();
         let between = Between {
             sent: mesh.sent,

@@ -159,6 +159,10 @@ impl Metrics {
         let help = "Resident pages of the process";
         let resident = memory::resident_bytes() as f64;
         writer.gauge("process_resident_memory_bytes", help, resident)?;
+        let states = memory::by_state().map(|(state, bytes)| (state.to_owned(), bytes));
+        let help =
+            "Memory of the process by what it is: anonymous, of files, shared, or swapped out";
+        writer.gauges(("petrel_memory_bytes", help, "state"), states)?;
         let help = "When the process was started, in seconds since 1970";
         let up = clock_gettime(ClockId::Boottime);
         let since_boot_s = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9;
@@ -292,6 +296,8 @@ impl Metrics {
         let help =
             "Records that shards have given to the lanes of the storage and that are not kept yet";
         writer.gauge("petrel_storage_unkept_records", help, between.unkept as f64)?;
+        let help = "Times that a lane of the storage has written what had come as one batch";
+        writer.counter("petrel_storage_commits", help, storage.commits)?;
         let help = "Lanes whose disk fails or has no room";
         writer.gauge("petrel_storage_lanes_in_trouble", help, storage.in_trouble as f64)?;
         let help = "Times that a lane's disk began to fail or had no room";
