@@ -74,6 +74,8 @@ pub struct Detail {
     pub has_will: bool,
     /// Bytes that wait in memory, and those of the messages that wait in storage.
     pub queued_bytes: (u64, u64),
+    /// Of the first 10,000 messages that wait in memory, those that have expired: they make room for others.
+    pub expired: u64,
     /// Bytes of what is in flight.
     pub inflight_bytes: u64,
     /// QoS 2 messages that it has published and not released.
@@ -173,6 +175,9 @@ pub struct Shared {
     pub queued: u64,
 }
 
+/// Messages of a queue that are looked at for those that have expired, at most.
+const EXPIRED_LOOKED_AT: usize = 10_000;
+
 /// Receivers of a topic that are looked at, at most.
 const RECEIVERS_LOOKED_AT: usize = 20_000;
 
@@ -261,6 +266,10 @@ impl Shard {
             is_kept: session.kept.is_some(),
             has_will: session.will().is_some(),
             queued_bytes: (flow.map_or(0, |flow| flow.queue.bytes), session.stored().1),
+            expired: flow.map_or(0, |flow| {
+                let waiting = flow.queue.deliveries.iter().take(EXPIRED_LOOKED_AT);
+                waiting.filter(|delivery| delivery.message.expired(now.mono_ms)).count() as u64
+            }),
             inflight_bytes: flow.map_or(0, |flow| flow.inflight_bytes),
             incoming: flow.map_or(0, |flow| flow.incoming.len() as u64),
             connected,

@@ -235,7 +235,12 @@ fn explain(facts: &Facts) -> Why {
             without_session(facts, &mut findings);
             (Reaches::No, format!("No message reaches {client}, for it has no session."))
         }
-        Some(session) => with_session(facts, session, &mut findings),
+        Some(session) => {
+            if let Some(ban) = &facts.ban {
+                findings.wrong("ban", format!("it is shut out, and cannot come back: {ban}"));
+            }
+            with_session(facts, session, &mut findings)
+        }
     };
     publishers(facts, &mut findings);
     let retained = match facts.retained {
@@ -302,33 +307,111 @@ fn with_session(facts: &Facts, session: &Session, findings: &mut Findings) -> (R
             format!("A message to {topic} does not reach {client}: no subscription of it matches.");
         return (Reaches::No, text);
     }
-    let only_shared = session.matching.iter().all(|it| it.shared);
-    let qos = session.matching.iter().map(|it| it.qos).max().unwrap_or_default();
-    let blocked = blocks(facts, session, qos, findings);
+    let fate = match own_message(facts, session).or_else(|| too_large(facts, session)) {
+        Some(why) => Fate::same(Outcome::Dropped, why),
+        None => fate(facts, session, findings),
+    };
     losses(facts, session, findings);
-    let away = session.detail.connected.is_none();
-    let (reaches, answer) = match blocked {
-        Some(Blocked::Dropped(why)) => {
+    match session.matching.iter().all(|it| it.shared) {
+        true => shared_answer(facts, &client, &topic, &fate),
+        false => answer(&client, &topic, &fate),
+    }
+}
+
+/// What becomes of a message, and why.
+struct Fate {
+    /// Delivered at QoS 0.
+    unreliable: Outcome,
+    /// Delivered at QoS 1 or 2; `None` if the subscription has QoS 0.
+    reliable: Option<Outcome>,
+    why: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Sent,
+    Waits,
+    Dropped,
+}
+
+impl Fate {
+    fn same(outcome: Outcome, why: String) -> Self {
+        Self { unreliable: outcome, reliable: Some(outcome), why }
+    }
+}
+
+fn answer(client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
+    let Fate { unreliable, reliable, why } = fate;
+    match (*reliable, *unreliable) {
+        (Some(Outcome::Sent) | None, Outcome::Sent) => {
+            (Reaches::AtOnce, format!("A message to {topic} reaches {client} at once."))
+        }
+        (None | Some(Outcome::Dropped), Outcome::Dropped) => {
             (Reaches::No, format!("A message to {topic} does not reach {client}: {why}."))
         }
-        Some(Blocked::Waits(why)) => {
+        (Some(Outcome::Waits), of_zero) => {
+            let becomes = if of_zero == Outcome::Sent { "is sent at once" } else { "is dropped" };
             let text = format!(
-                "A message to {topic} of QoS 1 or 2 waits for {client}, and one of QoS 0 is {}: {why}.",
-                if away { "dropped" } else { "sent at once" }
+                "A message to {topic} of QoS 1 or 2 waits for {client}, and one of QoS 0 {becomes}: {why}."
             );
             (Reaches::Later, text)
         }
-        None => (Reaches::AtOnce, format!("A message to {topic} reaches {client} at once.")),
-    };
-    match (reaches, only_shared) {
-        (Reaches::AtOnce | Reaches::Later, true) => {
+        (Some(Outcome::Dropped), _) => {
+            let text = format!(
+                "A message to {topic} of QoS 1 or 2 does not reach {client}, and one of QoS 0 is sent at once: {why}."
+            );
+            (Reaches::No, text)
+        }
+        // Nothing else comes of a connection that takes QoS 1 and 2.
+        (_, _) => (Reaches::AtOnce, format!("A message to {topic} reaches {client} at once.")),
+    }
+}
+
+/// Of a client that gets the topic through shared groups only.
+fn shared_answer(facts: &Facts, client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
+    let ready: u64 = facts.groups.iter().map(|group| group.ready).sum();
+    let takes = fate.reliable.unwrap_or(fate.unreliable) == Outcome::Sent;
+    match (takes, ready) {
+        (true, _) => {
             let text = format!(
                 "A message to {topic} reaches one member of the shared group, which may be {client} or another."
             );
             (Reaches::Perhaps, text)
         }
-        _ => (reaches, answer),
+        (false, 1..) => {
+            let text = format!(
+                "A message to {topic} goes to another member of the shared group, for {client} takes none now: {}.",
+                fate.why
+            );
+            (Reaches::No, text)
+        }
+        (false, 0) => {
+            let text = format!(
+                "A message to {topic} waits in the shared group until a member can take it, which {client} cannot \
+                 now: {}.",
+                fate.why
+            );
+            (Reaches::Later, text)
+        }
     }
+}
+
+/// Why a client does not get what it publishes itself, if that is asked.
+fn own_message(facts: &Facts, session: &Session) -> Option<String> {
+    let itself = facts.publisher.as_ref().is_some_and(|publisher| publisher.name == facts.client);
+    let all = session.matching.iter().all(|own| own.no_local);
+    (itself && all)
+        .then(|| "it has asked not to get what it publishes itself (No Local)".to_owned())
+}
+
+/// Why no message to the topic fits a packet that it takes.
+fn too_large(facts: &Facts, session: &Session) -> Option<String> {
+    let most = session.detail.connected.as_ref()?.maximum_packet_size as usize;
+    // Type, length, and the length of the topic name.
+    let least = 4 + facts.topic.as_bytes().len();
+    (least > most).then(|| {
+        format!("it takes packets of up to {most} bytes, and the topic alone makes them longer")
+    })
 }
 
 fn presence(facts: &Facts, session: &Session, findings: &mut Findings) {
@@ -474,25 +557,24 @@ fn near(filter: &str, topic: &TopicName) -> Option<String> {
     None
 }
 
-enum Blocked {
-    Waits(String),
-    Dropped(String),
-}
-
-/// What keeps a message from the client at the moment.
-fn blocks(facts: &Facts, session: &Session, qos: Qos, findings: &mut Findings) -> Option<Blocked> {
+/// What becomes of a message that the client subscribes to, by its queue, its window and its socket.
+fn fate(facts: &Facts, session: &Session, findings: &mut Findings) -> Fate {
     let (detail, limits) = (&session.detail, &facts.limits);
-    let queue = queue_is_full(detail, limits, findings);
+    let qos = session.matching.iter().map(|it| it.qos).max().unwrap_or_default();
+    let full = queue_is_full(detail, limits, findings);
+    let reliable = |outcome| (qos > Qos::AtMostOnce).then_some(outcome);
+    // What must wait waits in the queue, or is dropped.
+    let queued = |unreliable, why: String| match full.clone() {
+        Some(full) => Fate { unreliable, reliable: reliable(Outcome::Dropped), why: full },
+        None => Fate { unreliable, reliable: reliable(Outcome::Waits), why },
+    };
     let Some(connected) = &detail.connected else {
         if qos == Qos::AtMostOnce {
             let text = "its subscription has QoS 0, and messages of QoS 0 are not kept for a client that is away";
             findings.wrong("QoS", text.to_owned());
-            return Some(Blocked::Dropped(text.to_owned()));
+            return Fate { unreliable: Outcome::Dropped, reliable: None, why: text.to_owned() };
         }
-        return Some(match queue {
-            Some(full) => Blocked::Dropped(full),
-            None => Blocked::Waits("it is not connected".to_owned()),
-        });
+        return queued(Outcome::Dropped, "it is not connected".to_owned());
     };
     if u64::from(limits.outgoing_bytes_maximum) <= connected.pending_bytes {
         let text = format!(
@@ -500,10 +582,7 @@ fn blocks(facts: &Facts, session: &Session, qos: Qos, findings: &mut Findings) -
             connected.pending_bytes, limits.outgoing_bytes_maximum
         );
         findings.wrong("socket", text.clone());
-        if qos == Qos::AtMostOnce {
-            return Some(Blocked::Dropped(text));
-        }
-        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
+        return queued(Outcome::Dropped, text);
     }
     if connected.pending_bytes > 0 {
         let bytes = connected.pending_bytes;
@@ -514,19 +593,40 @@ fn blocks(facts: &Facts, session: &Session, qos: Qos, findings: &mut Findings) -
         let text = format!("it takes packets of up to {bytes} bytes; longer messages are dropped");
         findings.fine("packet size", text);
     }
-    if connected.send_quota == 0 && qos > Qos::AtMostOnce {
-        let text = format!(
+    match window_is_full(facts, session) {
+        Some(text) => {
+            findings.wrong("in flight", text.clone());
+            queued(Outcome::Sent, text)
+        }
+        None if detail.line.queued > 0 => {
+            queued(Outcome::Sent, format!("{} messages wait before it", detail.line.queued))
+        }
+        None => Fate {
+            unreliable: Outcome::Sent,
+            reliable: reliable(Outcome::Sent),
+            why: String::new(),
+        },
+    }
+}
+
+/// Why no more may be in flight to it, if that is so.
+fn window_is_full(facts: &Facts, session: &Session) -> Option<String> {
+    let connected = session.detail.connected.as_ref()?;
+    if connected.send_quota == 0 {
+        return Some(format!(
             "it has not acknowledged {} messages, as many as may be in flight to it",
             connected.receive_maximum
-        );
-        findings.wrong("in flight", text.clone());
-        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
+        ));
     }
-    if detail.line.queued > 0 && qos > Qos::AtMostOnce {
-        let text = format!("{} messages wait before it", detail.line.queued);
-        return Some(queue.map_or(Blocked::Waits(text), Blocked::Dropped));
-    }
-    None
+    let (bytes, most) =
+        (session.detail.inflight_bytes, facts.limits.outgoing_inflight_bytes_maximum);
+    let next = facts.topic.as_bytes().len() as u64;
+    (bytes > 0 && bytes + next > most).then(|| {
+        format!(
+            "it has not acknowledged messages of {bytes} bytes, and at most {most} may be in flight to it \
+             (outgoing_inflight_bytes_maximum)"
+        )
+    })
 }
 
 /// Why its queue takes no more, if it does not.
@@ -538,8 +638,13 @@ fn queue_is_full(detail: &Detail, limits: &Limits, findings: &mut Findings) -> O
          most {} (session_queue_bytes)",
         limits.session_queue_bytes
     );
-    if messages < most && bytes < limits.session_queue_bytes {
-        findings.fine("queue", text);
+    // A new message makes those give way that have expired.
+    if messages - detail.expired.min(messages) < most && bytes < limits.session_queue_bytes {
+        let expired = match detail.expired {
+            0 => String::new(),
+            expired => format!("; {expired} of them have expired, and make room for others"),
+        };
+        findings.fine("queue", format!("{text}{expired}"));
         return None;
     }
     let policy = match limits.session_queue_full {
@@ -574,6 +679,11 @@ fn losses(facts: &Facts, session: &Session, findings: &mut Findings) {
 
 fn publishers(facts: &Facts, findings: &mut Findings) {
     let topic = quoted(facts.topic.text().as_str());
+    if facts.topic.is_system() && matches!(facts.topic.levels().next(), Some(b"$SYS" | b"$share")) {
+        let text =
+            format!("no client may publish to {topic}: only the broker and its operators do");
+        findings.wrong("publisher", text);
+    }
     for (who, why, ms) in &facts.refused {
         let (who, why, ago) = (quoted(who), why.words(), ago(*ms));
         findings

@@ -57,6 +57,7 @@ fn facts() -> Facts {
         is_kept: false,
         has_will: false,
         queued_bytes: (0, 0),
+        expired: 0,
         inflight_bytes: 0,
         incoming: 0,
         connected: Some(connected()),
@@ -151,6 +152,68 @@ fn a_slow_reader_and_one_that_acknowledges_nothing_are_told_apart() {
     });
     assert_eq!(reaches, Reaches::Later);
     assert!(answer.contains("it has not acknowledged 10 messages"), "{answer}");
+}
+
+/// Each of these was once answered otherwise than it is.
+#[test]
+fn what_becomes_of_each_qos_is_told() {
+    let full = |session: &mut Session| session.detail.line.queued = 1_000_000;
+    let (reaches, answer, _) = explained(|facts, session| {
+        let connected = session.detail.connected.as_mut().expect("it is there");
+        connected.pending_bytes = facts.limits.outgoing_bytes_maximum.into();
+    });
+    assert_eq!(reaches, Reaches::Later);
+    assert!(answer.contains("one of QoS 0 is dropped: it reads too slowly"), "{answer}");
+    let (reaches, answer, _) = explained(|_, session| full(session));
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("QoS 1 or 2 does not reach 'c', and one of QoS 0 is sent"), "{answer}");
+    let (reaches, _, _) = explained(|_, session| {
+        full(session);
+        session.detail.expired = 999_999;
+        session.detail.connected = None;
+    });
+    assert_eq!(reaches, Reaches::Later, "what has expired makes room");
+    let (reaches, answer, _) = explained(|facts, session| {
+        session.detail.inflight_bytes = facts.limits.outgoing_inflight_bytes_maximum;
+    });
+    assert_eq!(reaches, Reaches::Later);
+    assert!(answer.contains("outgoing_inflight_bytes_maximum"), "{answer}");
+    let (reaches, answer, _) = explained(|_, session| {
+        session.detail.connected.as_mut().expect("it is there").maximum_packet_size = 6;
+    });
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("the topic alone makes them longer"), "{answer}");
+    let (reaches, answer, _) = explained(|facts, session| {
+        session.matching[0].no_local = true;
+        facts.publisher = Some(Publisher { name: "c".into(), found: Some((true, rights())) });
+    });
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("No Local"), "{answer}");
+    let (_, _, wrong) = explained(|facts, _| {
+        facts.topic = TopicName::new(owned("$SYS/x").expect("a text")).expect("a topic");
+        facts.ban = Some("client-id \"c\"".into());
+    });
+    assert!(wrong[0].contains("cannot come back") && wrong[1].contains("no client may publish"));
+}
+
+#[test]
+fn a_shared_group_goes_on_without_a_member_that_takes_nothing() {
+    let shared = |ready: u64, qos: Qos| {
+        explained(|facts, session| {
+            session.matching = vec![subscribed("$share/g/a/+", qos)];
+            session.detail.connected = None;
+            let filter = "$share/g/a/+".to_owned();
+            facts.groups.push(Shared { filter, members: 2, ready, queued: 0 });
+        })
+    };
+    let (reaches, answer, _) = shared(1, Qos::AtLeastOnce);
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("goes to another member"), "{answer}");
+    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let (reaches, answer, _) = shared(0, qos);
+        assert_eq!(reaches, Reaches::Later);
+        assert!(answer.contains("waits in the shared group"), "{answer}");
+    }
 }
 
 #[test]
