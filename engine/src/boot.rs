@@ -311,8 +311,12 @@ impl Running {
     #[cfg(feature = "admin")]
     fn doors(&self) -> Vec<Door> {
         let all = self.config.listeners.iter().zip(&self.addresses);
-        let door = |(listener, &address): (&config::Listener, _)| Door {
-            name: listener.name.clone(),
+        let door = |(listener, &address): (&config::Listener, &SocketAddr)| Door {
+            // One that is called by its address is called by that which it got.
+            name: match listener.name == listener.address.to_string() {
+                true => address.to_string(),
+                false => listener.name.clone(),
+            },
             protocol: listener.protocol.name().to_owned(),
             address,
         };

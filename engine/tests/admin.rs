@@ -223,3 +223,29 @@ fn the_document_the_alerts_and_the_dashboard_have_the_metrics_that_there_are() {
     assert!(used > 30, "{used}");
     broker.stop().expect("it stops");
 }
+
+/// One series for each name and version: two listeners for any port are told apart by what they got, and two of one name
+/// are counted together.
+#[test]
+fn no_series_is_there_twice() {
+    let mut config = config(1, RUNTIMES[1]);
+    config.admin = Some(AdminConfig::at("127.0.0.1:0".parse().expect("an address")));
+    let unnamed = || {
+        let listener = common::listener(petrel_engine::config::Protocol::Mqtt);
+        let name = listener.address.to_string();
+        petrel_engine::config::Listener { name, ..listener }
+    };
+    let same = common::listener(petrel_engine::config::Protocol::Mqtt);
+    config.listeners = vec![unnamed(), unnamed(), same.clone(), same];
+    let broker = start(config);
+    let (_, text) = get(broker.admin_address().expect("it listens"), "/metrics");
+    let mut series: Vec<_> =
+        text.lines().filter_map(|line| Some(line.rsplit_once(' ')?.0)).collect();
+    let all = series.len();
+    series.sort_unstable();
+    series.dedup();
+    assert_eq!(series.len(), all);
+    let listeners = series.iter().filter(|name| name.starts_with("petrel_listener_connections{"));
+    assert_eq!(listeners.count(), 9);
+    broker.stop().expect("it stops");
+}

@@ -3,6 +3,7 @@
 //! Names begin with `petrel_`, those of the process with `process_`; counters end with `_total`, and what is measured
 //! stands in the name, in base units. Labels have few values, none of which a client chooses.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
@@ -192,12 +193,16 @@ impl Metrics {
             None,
             MetricType::Gauge,
         )?;
+        // Several may have one name.
+        let mut counts = BTreeMap::new();
         for (index, listener) in self.listeners.iter().enumerate() {
             for (version, count) in Doors::VERSIONS.into_iter().zip(figures.doors.listener(index)) {
-                let version = version_name(version).to_owned();
-                let labels = [("listener", listener.clone()), ("version", version)];
-                ConstGauge::new(count).encode(of.encode_family(&labels)?)?;
+                *counts.entry((listener, version_name(version))).or_insert(0) += count;
             }
+        }
+        for ((listener, version), count) in counts {
+            let labels = [("listener", listener.clone()), ("version", version.to_owned())];
+            ConstGauge::new(count).encode(of.encode_family(&labels)?)?;
         }
         let help = "Sessions, with a connection or without";
         writer.gauge("petrel_sessions", help, figures.sessions as f64)?;
