@@ -521,3 +521,36 @@ fn no_reference_of_the_description_leads_nowhere() {
     }
     lab.stop();
 }
+
+/// One address cannot take all places: more than its share are closed at once, and the others go on.
+#[test]
+fn an_address_has_so_many_connections_and_no_more() {
+    let lab = Lab::new(1, RUNTIMES[1], |_, _| {});
+    let mut held: Vec<_> = (0..32)
+        .map(|_| {
+            let mut stream = TcpStream::connect(lab.admin).expect("it listens");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+            stream.write_all(b"GET /health/live HTTP/1.1\r\nHost: petrel\r\n\r\n").expect("sent");
+            let mut first = [0; 8];
+            stream.read_exact(&mut first).expect("an answer");
+            assert_eq!(&first, b"HTTP/1.1");
+            stream
+        })
+        .collect();
+    let mut more = TcpStream::connect(lab.admin).expect("it listens");
+    more.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+    assert_eq!(more.read(&mut [0; 1]).ok(), Some(0), "it is closed");
+    held.clear();
+    let begin = Instant::now();
+    loop {
+        let mut stream = TcpStream::connect(lab.admin).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
+        let asked = text_of(None, "GET", "/health/live", None);
+        let mut first = [0; 8];
+        if stream.write_all(asked.as_bytes()).is_ok() && stream.read_exact(&mut first).is_ok() {
+            break;
+        }
+        assert!(begin.elapsed() < PATIENCE, "nobody is answered any more");
+    }
+    lab.stop();
+}

@@ -70,8 +70,11 @@ pub(super) struct Audited {
 /// Reads a file of tokens.
 pub(super) fn read_tokens(file: &Path) -> Result<Bearers, String> {
     let shown = file.display();
-    let length = fs::metadata(file).map_err(|error| format!("{shown}: {error}"))?.len();
-    if length > TOKENS_BYTES_MAX {
+    let about = fs::metadata(file).map_err(|error| format!("{shown}: {error}"))?;
+    if !about.is_file() {
+        return Err(format!("{shown}: it is no file"));
+    }
+    if about.len() > TOKENS_BYTES_MAX {
         return Err(format!("{shown}: it is too long for a file of tokens"));
     }
     let text = fs::read_to_string(file).map_err(|error| format!("{shown}: {error}"))?;

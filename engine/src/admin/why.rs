@@ -15,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::answer::{Asked, Named, Problem, Refused};
 use super::clients::{client_id, version_name};
 use super::{Known, asked};
+use crate::guard::Target;
 use crate::log::Escaped;
 use crate::pump::history::{Past, owned};
 use crate::shards::{Shards, Unanswered, View};
@@ -161,7 +162,14 @@ fn gather(
         session.iter().flat_map(|it| &it.matching).any(|own| own.filter == group.filter)
     };
     let ban = known.source.guard.bans().list(now_ms).into_iter().find_map(|ban| {
-        let is_it = matches!(&ban.target, crate::guard::Target::ClientId(banned) if banned == id);
+        let detail = session.as_ref().map(|session| &session.detail);
+        let is_it = match &ban.target {
+            Target::ClientId(banned) => banned == id,
+            Target::User(user) => detail.is_some_and(|it| it.line.user.as_ref() == Some(user)),
+            Target::Addresses(range) => {
+                detail.and_then(|it| it.origin).is_some_and(|(address, _)| range.contains(address))
+            }
+        };
         is_it.then(|| ban.to_string())
     });
     Ok(Facts {
@@ -242,7 +250,15 @@ fn explain(facts: &Facts) -> Why {
             with_session(facts, session, &mut findings)
         }
     };
-    publishers(facts, &mut findings);
+    let refused = publishers(facts, &mut findings);
+    let is_own = facts.topic.is_system() && facts.publisher.is_none();
+    let (reaches, answer) = match refused {
+        // What the broker itself publishes there comes.
+        Some(why) if reaches != Reaches::No && !is_own => {
+            (Reaches::No, format!("No such message reaches {client}: {why}."))
+        }
+        _ => (reaches, answer),
+    };
     let retained = match facts.retained {
         Some(bytes) => format!("{topic} has a retained message of {bytes} bytes"),
         None => format!("{topic} has no retained message"),
@@ -369,7 +385,9 @@ fn answer(client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
 
 /// Of a client that gets the topic through shared groups only.
 fn shared_answer(facts: &Facts, client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
-    let ready: u64 = facts.groups.iter().map(|group| group.ready).sum();
+    // A group of one has nobody else.
+    let groups = facts.groups.iter().filter(|group| group.members > 1);
+    let ready: u64 = groups.map(|group| group.ready).sum();
     let takes = fate.reliable.unwrap_or(fate.unreliable) == Outcome::Sent;
     match (takes, ready) {
         (true, _) => {
@@ -647,12 +665,17 @@ fn queue_is_full(detail: &Detail, limits: &Limits, findings: &mut Findings) -> O
         findings.fine("queue", format!("{text}{expired}"));
         return None;
     }
+    if most == 0 && detail.connected.is_some() {
+        // What can be sent at once is not missed there.
+        findings.fine("queue", text);
+        return Some("its queue may hold nothing (session_queue_messages is 0)".to_owned());
+    }
     let policy = match limits.session_queue_full {
         QueueFull::DropNewest => "a new message is dropped",
         QueueFull::DropOldest => "the oldest message makes room for a new one",
     };
     findings.wrong("queue", format!("{text}: it is full, and {policy} (session_queue_full)"));
-    (limits.session_queue_full == QueueFull::DropNewest)
+    (most == 0 || limits.session_queue_full == QueueFull::DropNewest)
         .then(|| "its queue is full, and new messages are dropped".to_owned())
 }
 
@@ -677,40 +700,61 @@ fn losses(facts: &Facts, session: &Session, findings: &mut Findings) {
     findings.wrong("lost", text);
 }
 
-fn publishers(facts: &Facts, findings: &mut Findings) {
+/// What publishers may do. Why no message comes to the topic, if that is so.
+fn publishers(facts: &Facts, findings: &mut Findings) -> Option<String> {
     let topic = quoted(facts.topic.text().as_str());
-    if facts.topic.is_system() && matches!(facts.topic.levels().next(), Some(b"$SYS" | b"$share")) {
-        let text =
-            format!("no client may publish to {topic}: only the broker and its operators do");
-        findings.wrong("publisher", text);
+    let mut refused = topic_is_refused(facts, &topic);
+    if let Some(text) = &refused {
+        findings.wrong("publisher", text.clone());
     }
     for (who, why, ms) in &facts.refused {
         let (who, why, ago) = (quoted(who), why.words(), ago(*ms));
         findings
             .wrong("publisher", format!("a message of {who} to {topic} was refused {ago}: {why}"));
     }
-    let Some(publisher) = &facts.publisher else { return };
+    let Some(publisher) = &facts.publisher else { return refused };
     let name = quoted(&publisher.name);
     let Some((connected, rights)) = &publisher.found else {
         findings.wrong("publisher", format!("{name} has no session here"));
-        return;
+        return refused;
     };
     if !connected {
         findings.wrong("publisher", format!("{name} is not connected"));
     }
+    let highest = facts.limits.maximum_qos;
     let may = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce].into_iter();
+    let may = may.filter(|qos| *qos as u8 <= highest);
     let most = may.filter(|qos| rights.publish.allows(*qos, false)).max();
     let rule =
         if rights.are_rules { which(&rights.publish_rules, most.is_some()) } else { String::new() };
     match most {
         Some(qos) => {
-            let retain = if rights.publish.allows(qos, true) { "" } else { ", not retained" };
+            let may_retain = rights.publish.allows(qos, true) && facts.limits.retain_available;
+            let retain = if may_retain { "" } else { ", not retained" };
             let text =
                 format!("{name} may publish to {topic} at up to QoS {}{retain}{rule}", qos as u8);
             findings.fine("publisher", text);
         }
-        None => findings.wrong("publisher", format!("{name} may not publish to {topic}{rule}")),
+        None => {
+            let text = format!("{name} may not publish to {topic}{rule}");
+            findings.wrong("publisher", text.clone());
+            refused = Some(text);
+        }
     }
+    refused
+}
+
+/// Why no client may publish to the topic, if that is so.
+fn topic_is_refused(facts: &Facts, topic: &str) -> Option<String> {
+    if facts.topic.is_system() && matches!(facts.topic.levels().next(), Some(b"$SYS" | b"$share")) {
+        return Some(format!(
+            "no client may publish to {topic}: only the broker and its operators do"
+        ));
+    }
+    let (levels, most) = (facts.topic.levels().count(), facts.limits.topic_levels_maximum);
+    (levels > usize::from(most)).then(|| {
+        format!("{topic} has {levels} levels, and a topic may have {most} (topic_levels_maximum)")
+    })
 }
 
 #[cfg(test)]

@@ -110,7 +110,10 @@ pub(super) fn shards(it: &Value) -> String {
 impl MetricsArguments {
     /// Asks and prints.
     pub fn run(self) -> Result<(), Failure> {
-        crate::print(&self.reach.broker()?.get_text("/metrics")?)
+        let text = self.reach.broker()?.get_text("/metrics")?;
+        // Whoever answers may be no broker.
+        let safe = |char: char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char };
+        crate::print(&text.chars().map(safe).collect::<String>())
     }
 }
 

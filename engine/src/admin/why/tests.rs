@@ -196,6 +196,33 @@ fn what_becomes_of_each_qos_is_told() {
     assert!(wrong[0].contains("cannot come back") && wrong[1].contains("no client may publish"));
 }
 
+/// A publisher that may not publish is why nothing comes, whoever would get it.
+#[test]
+fn a_publisher_that_may_not_publish_is_the_answer() {
+    let by = |publish: Publishable| {
+        explained(|facts, _| {
+            let rights = Rights { publish, are_rules: true, ..rights() };
+            facts.publisher = Some(Publisher { name: "p".into(), found: Some((true, rights)) });
+            (facts.limits.maximum_qos, facts.limits.retain_available) = (1, false);
+        })
+    };
+    let (reaches, answer, _) = by(Publishable::NOTHING);
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("'p' may not publish to 'a/b': no rule allows it"), "{answer}");
+    assert_eq!(by(Publishable::EVERYTHING).0, Reaches::AtOnce);
+    let (reaches, answer, _) = explained(|facts, _| facts.limits.topic_levels_maximum = 1);
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("topic_levels_maximum"), "{answer}");
+    let (reaches, _, wrong) = explained(|facts, session| {
+        (facts.limits.session_queue_messages, facts.limits.session_queue_full) =
+            (0, QueueFull::DropOldest);
+        session.detail.connected = None;
+    });
+    assert_eq!(reaches, Reaches::No, "{wrong:?}");
+    let (reaches, _, wrong) = explained(|facts, _| facts.limits.session_queue_messages = 0);
+    assert_eq!((reaches, wrong.len()), (Reaches::AtOnce, 0), "{wrong:?}");
+}
+
 #[test]
 fn a_shared_group_goes_on_without_a_member_that_takes_nothing() {
     let shared = |ready: u64, qos: Qos| {
