@@ -17,7 +17,7 @@ use petrel_shard::{DropReason, Ledger, Limit, Limited, Totals};
 
 pub use self::by_reason::{ByReason, Name};
 use crate::certificates::Ends;
-use crate::pump::turns::TurnTimes;
+use crate::pump::times::Times;
 
 /// Where a shard puts what it has counted.
 #[derive(Debug, Default)]
@@ -38,7 +38,9 @@ pub struct Counters {
     between: Numbers<{ Between::NUMBERS }>,
     gone: Numbers<4>,
     /// How long turns have taken.
-    pub turns: TurnTimes,
+    pub turns: Times,
+    /// How long packets were in the broker.
+    pub residency: Times,
     retained: Numbers<3>,
     storage: Numbers<4>,
     limited: Numbers<{ Limit::ALL.len() }>,
@@ -112,20 +114,21 @@ pub struct Between {
     pub woken: u64,
     /// Records that it has given to the lanes and that are not kept yet.
     pub unkept: u64,
-    /// Sessions of which another connection has taken possession.
-    pub taken_over: u64,
+    /// Sessions of which another connection has taken possession: one that this shard had accepted, or another.
+    pub taken_over: [u64; 2],
 }
 
 impl Between {
-    const NUMBERS: usize = 5;
+    const NUMBERS: usize = 6;
 
     const fn numbers(self) -> [u64; Self::NUMBERS] {
-        [self.sent, self.waiting, self.woken, self.unkept, self.taken_over]
+        let [here, moved] = self.taken_over;
+        [self.sent, self.waiting, self.woken, self.unkept, here, moved]
     }
 
     const fn from_numbers(numbers: [u64; Self::NUMBERS]) -> Self {
-        let [sent, waiting, woken, unkept, taken_over] = numbers;
-        Self { sent, waiting, woken, unkept, taken_over }
+        let [sent, waiting, woken, unkept, here, moved] = numbers;
+        Self { sent, waiting, woken, unkept, taken_over: [here, moved] }
     }
 
     fn add(&mut self, others: &Self) {
@@ -416,6 +419,12 @@ impl Watch {
     /// How long the turns of each shard have taken, in microseconds.
     pub fn turns(&self) -> impl Iterator<Item = Histogram<u64>> {
         self.shards.iter().map(|shard| shard.turns.all())
+    }
+
+    /// How long the packets that each shard has sent were in the broker, in microseconds: from when what caused
+    /// them could be read, by whichever shard, until they were given to their sockets.
+    pub fn residency(&self) -> impl Iterator<Item = Histogram<u64>> {
+        self.shards.iter().map(|shard| shard.residency.all())
     }
 
     /// Some numbers of each shard, a quarter of a second old at most.

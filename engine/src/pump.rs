@@ -14,7 +14,7 @@ pub mod load;
 mod pace;
 mod peers;
 pub mod rate;
-pub mod turns;
+pub mod times;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -55,7 +55,7 @@ use history::History;
 use load::{Level, Load, ProcessLoad, Signals};
 use peers::PeerLoad;
 use rate::{Pace, PublishRate, Rates};
-use turns::Turns;
+use times::Lately;
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
@@ -128,6 +128,12 @@ impl Clock {
     #[must_use]
     pub fn now(&self) -> Now {
         Now { mono_ms: u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    /// The same in nanoseconds.
+    #[must_use]
+    pub fn nanos(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// The same in microseconds.
@@ -271,7 +277,9 @@ pub struct Pump {
     /// A walk over all sessions, and what the last one has found.
     walk: Walk,
     totals: Totals,
-    turns: Turns,
+    times: Lately,
+    /// Sessions of which another connection has taken possession: one that this shard had accepted, or another.
+    taken_over: [u64; 2],
     history: History,
     /// Everybody is sent away.
     drain: Option<Drain>,
@@ -325,7 +333,8 @@ impl Pump {
             callers: Callers::default(),
             walk: Walk::default(),
             totals: Totals::default(),
-            turns: Turns::default(),
+            times: Lately::default(),
+            taken_over: [0; 2],
             history: History::default(),
             drain: None,
             stop_at_ms: None,
@@ -379,12 +388,14 @@ impl Pump {
     /// The epoll instance is broken; the shard cannot go on.
     pub fn turn(&mut self, timeout: Option<Duration>) -> std::io::Result<Turned> {
         let happened = self.parts.wire.poll(timeout)?;
-        self.turns.begin();
+        let began = self.parts.clock.nanos();
+        self.now = Now { mono_ms: began / 1_000_000 };
+        self.times.begin_turn(began);
+        self.parts.wire.tell_time(began);
         self.gives_back.did(self.handled);
         (self.handled, self.receivers_work) = (0, 0);
         self.parts.bell.disarm();
         self.parts.mark.begin();
-        self.now = self.parts.clock.now();
         self.parts.pulse.beat();
         let ticked = self.parts.wire.advance(self.now.mono_ms);
         self.obey();
@@ -413,10 +424,12 @@ impl Pump {
             self.look_at_the_doorway();
         }
         self.receive();
+        self.times.handles_its_own(self.outbox.writes.len());
         self.hear_storage();
         self.hear_desk();
         self.let_in();
         self.read();
+        self.times.handles_its_own(self.outbox.writes.len());
         // After what has been read: who has sent something meanwhile has not been silent.
         if ticked || self.shard.is_overdue() {
             self.feed(Input::Timer);
@@ -449,7 +462,7 @@ impl Pump {
             return Ok(Turned::Over);
         }
         let waiting = !self.questions.is_empty();
-        self.turns.end();
+        self.times.end_turn(self.parts.clock.nanos());
         Ok(match (self.has_work(), happened) {
             (true, _) => Turned::Busy,
             (false, _) if waiting => Turned::Waiting,
@@ -462,7 +475,7 @@ impl Pump {
     fn publish(&mut self) {
         let walked = self.shard.walk_on(&mut self.walk, SESSIONS_PER_WALK);
         self.totals = walked.unwrap_or(self.totals);
-        self.turns.publish(&self.parts.counters.turns);
+        self.times.publish(&self.parts.counters.turns, &self.parts.counters.residency);
         let (census, decided) = (self.parts.wire.census(), self.report.decided());
         let (messages, bytes) = self.shard.retained();
         let ledger = &self.outbox.ledger;
@@ -479,7 +492,7 @@ impl Pump {
             waiting: mesh.waiting,
             woken: self.parts.bell.rung(),
             unkept: self.parts.storage.as_ref().map_or(0, StorageEnd::unkept),
-            taken_over: self.report.sessions_taken_over(),
+            taken_over: self.taken_over,
         };
         let mut limited = self.report.limited();
         limited.add(&self.outbox.limited);
@@ -638,6 +651,7 @@ impl Pump {
         self.sockets_wait = false;
         while left > 0 && !self.is_full() {
             let Some(event) = self.parts.wire.next_event() else { return };
+            self.times.handles(self.parts.wire.readable_since_ns(), self.outbox.writes.len());
             let work = match &event {
                 WireEvent::Connect { .. } | WireEvent::Closed { .. } => WORK_OF_A_SESSION,
                 WireEvent::Packet {
@@ -858,6 +872,7 @@ impl Pump {
             });
             outbox.peers.clear();
             self.ask();
+            self.parts.mesh.set_since(self.times.earliest());
             self.parts.mesh.flush();
             self.write();
             for at in 0..self.outbox.closes.len() {
@@ -871,6 +886,9 @@ impl Pump {
             for event in self.outbox.events.drain(..) {
                 self.report.event(self.now.mono_ms, &event, &self.callers);
                 self.history.note(&event, SystemTime::now());
+                if let Event::TakenOver { by, .. } = &event {
+                    self.taken_over[usize::from(self.parts.wire.has_moved(key_of(*by)))] += 1;
+                }
                 if let Event::Connected { client_id, .. } = event
                     && self.parts.guard.connected(&client_id, self.now.mono_ms)
                 {
@@ -900,7 +918,8 @@ impl Pump {
     }
 
     fn write(&mut self) {
-        let Self { outbox, parts, flushed, fanouts, .. } = self;
+        let Self { outbox, parts, flushed, fanouts, times, .. } = self;
+        let packets = outbox.writes.len();
         let mut urgent_from = 0;
         let whole = outbox.writes.len()..outbox.writes.len();
         for fanout in fanouts.drain(..).chain([whole]) {
@@ -915,6 +934,9 @@ impl Pump {
         }
         outbox.clear_writes();
         parts.wire.flush(|conn, pending_bytes| flushed.push((conn, pending_bytes)));
+        if packets > 0 {
+            times.sent(packets, parts.clock.nanos());
+        }
     }
 }
 

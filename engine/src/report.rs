@@ -68,7 +68,6 @@ pub struct Report {
     sample_at_ms: u64,
     decided: Decided,
     ended: ByReason,
-    taken_over: u64,
     /// By who ended them.
     gone: [u64; EndedBy::ALL.len()],
     limited: Limited,
@@ -102,7 +101,6 @@ impl Report {
     #[must_use]
     pub fn new(shard: ShardIndex, names: Arc<Names>) -> Self {
         Self {
-            taken_over: 0,
             shard,
             names,
             accepts_failed: 0,
@@ -129,8 +127,7 @@ impl Report {
                     self.ended.count(*reason);
                 }
             }
-            Event::TakenOver { .. } => self.taken_over += 1,
-            Event::Revoked { .. } => {}
+            Event::TakenOver { .. } | Event::Revoked { .. } => {}
         }
         // Most of them are wanted by nobody.
         if !log::is_on(Area::Clients, Level::Warn) {
@@ -317,12 +314,6 @@ impl Report {
     #[must_use]
     pub const fn ended(&self) -> ByReason {
         self.ended
-    }
-
-    /// Sessions of which another connection has taken possession so far.
-    #[must_use]
-    pub const fn sessions_taken_over(&self) -> u64 {
-        self.taken_over
     }
 
     /// Connections that have ended so far, in the order of [`EndedBy::ALL`].

@@ -50,6 +50,24 @@ fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
         .collect()
 }
 
+/// All samples whose names begin so, together.
+fn sum(samples: &BTreeMap<String, f64>, beginning: &str) -> f64 {
+    let samples = samples.iter().filter(|(name, _)| name.starts_with(beginning));
+    samples.map(|(_, number)| number).sum()
+}
+
+/// Waits until something holds of the samples; shards make known what they count four times a second.
+fn until(admin: SocketAddr, holds: impl Fn(&BTreeMap<String, f64>) -> bool) {
+    let begin = Instant::now();
+    loop {
+        let found = samples(admin);
+        if holds(&found) {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{found:?}");
+    }
+}
+
 #[test]
 fn numbers_are_those_of_the_broker_and_add_up() {
     for runtime in RUNTIMES {
@@ -107,28 +125,35 @@ fn numbers_are_those_of_the_broker_and_add_up() {
             found[&name]
         });
         assert_eq!(each[0] + each[1], 3.0);
-        let of = |beginning: &str| -> f64 {
-            let samples = found.iter().filter(|(name, _)| name.starts_with(beginning));
-            samples.map(|(_, number)| number).sum()
-        };
+        let of = |beginning: &str| sum(&found, beginning);
         assert_eq!(of("petrel_listener_connections{"), 3.0);
         assert_eq!((of("petrel_shard_waiting{"), of("petrel_storage_unkept_records")), (0.0, 0.0));
+        // Each packet that was sent has been in the broker for some time.
+        until(admin, |found| {
+            let sent = sum(found, "petrel_packets_sent_total{");
+            sent > 0.0 && sum(found, "petrel_residency_seconds_count{") == sent
+        });
         // A client with the same identifier takes the place of another.
         let again = Client::connect(address, "a", Version::V3_1_1);
-        let begin = Instant::now();
-        loop {
-            let found = samples(admin);
+        until(admin, |found| {
             let old = found.iter().find(|(name, _)| {
                 name.starts_with("petrel_listener_connections{") && name.contains("\"3.1.1\"")
             });
-            if found["petrel_sessions_taken_over_total"] == 1.0
+            sum(found, "petrel_sessions_taken_over_total{") == 1.0
                 && old.is_some_and(|it| *it.1 == 1.0)
-            {
-                break;
-            }
-            assert!(begin.elapsed() < PATIENCE, "{found:?}");
-        }
+        });
         drop(again);
+        // The shard that accepts a connection is the one of its session, or another.
+        let ids = (0..64).map(|number| format!("twice-{number}"));
+        let twice: Vec<_> =
+            ids.map(|id| [(); 2].map(|()| Client::connect(address, &id, Version::V5))).collect();
+        until(admin, |found| {
+            let by =
+                |which| found[&format!("petrel_sessions_taken_over_total{{accepted=\"{which}\"}}")];
+            let (here, elsewhere) = (by("by_its_shard"), by("by_another_shard"));
+            here + elsewhere == 65.0 && here > 0.0 && elsewhere > 0.0
+        });
+        drop(twice);
         assert!(found["process_resident_memory_bytes"] > 1e6);
         assert!(found["process_start_time_seconds"] > 1.7e9);
         drop(clients);

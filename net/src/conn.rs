@@ -132,6 +132,8 @@ impl Flags {
     pub(crate) const LONG_CONNECT: Self = Self(1 << 13);
     /// The header of its proxy is to come.
     pub(crate) const PROXIED: Self = Self(1 << 14);
+    /// It has come from another shard.
+    pub(crate) const MOVED: Self = Self(1 << 15);
 
     pub(crate) const fn has(self, flag: Self) -> bool {
         self.0 & flag.0 != 0

@@ -13,6 +13,7 @@
 
 mod life;
 mod read;
+mod ready;
 mod write;
 
 #[cfg(test)]
@@ -46,6 +47,7 @@ use crate::traffic::Traffic;
 use crate::transport::Between;
 use crate::volume::{Volume, Volumes};
 use crate::{Bell, ConnKey, Listener};
+use ready::ReadyList;
 
 /// Whether an address is shut out, at a time in milliseconds.
 #[derive(Clone)]
@@ -197,7 +199,9 @@ pub struct Wire {
     /// The step that runs and when it was begun, while somebody new waits.
     step: Option<(Next, Instant)>,
     /// Established connections to be read, in order.
-    ready: VecDeque<ConnKey>,
+    ready: ReadyList,
+    /// Since when it is known that what is read now can be read, by the clock of [`Wire::tell_time`].
+    readable_since_ns: u64,
     /// Connections whose sockets take bytes again, in order.
     writable: VecDeque<ConnKey>,
     /// Established connections whose peer has gone and that have nothing left to be read.
@@ -272,7 +276,8 @@ impl Wire {
             admission: Admission::new(limits.handshakes_max),
             depth: Depth::new(places_max()),
             step: None,
-            ready: VecDeque::new(),
+            ready: ReadyList::default(),
+            readable_since_ns: 0,
             writable: VecDeque::new(),
             leaving: VecDeque::new(),
             reads: 0,
@@ -426,8 +431,8 @@ impl Wire {
             for listener in &mut self.listeners {
                 listener.resting = false;
             }
-            for list in [&mut self.ready, &mut self.leaving, &mut self.finishing, &mut self.hellos]
-            {
+            let ready = &mut self.ready.keys;
+            for list in [ready, &mut self.leaving, &mut self.finishing, &mut self.hellos] {
                 rest(list);
             }
             rest(&mut self.events);
@@ -436,6 +441,20 @@ impl Wire {
             self.rest_stages();
         }
         ticked
+    }
+
+    /// Tells the time more exactly, in nanoseconds of whatever clock the caller has: what [`Wire::poll`] has found
+    /// since the last call can be read since now.
+    pub fn tell_time(&mut self, now_ns: u64) {
+        self.ready.tell(now_ns);
+        self.readable_since_ns = now_ns;
+    }
+
+    /// Since when it is known that the bytes of the last event could be read, by the clock of [`Wire::tell_time`].
+    /// What a connection has sent beyond what is read of it at once is known to be there from then on.
+    #[must_use]
+    pub const fn readable_since_ns(&self) -> u64 {
+        self.readable_since_ns
     }
 
     /// The next thing that happened in this turn.
@@ -453,6 +472,7 @@ impl Wire {
                 }
                 continue;
             }
+            self.readable_since_ns = self.ready.now_ns();
             let key = match self.next_step() {
                 Next::Established => self.next_established(),
                 Next::Finish => self.finishing.pop_front(),
@@ -487,8 +507,12 @@ impl Wire {
     fn next_established(&mut self) -> Option<ConnKey> {
         self.reads = self.reads.wrapping_add(1);
         let turn_of_leaving = self.reads.is_multiple_of(LEAVING_ONE_IN);
-        let first = if turn_of_leaving { &mut self.leaving } else { &mut self.ready };
-        first.pop_front().or_else(|| self.ready.pop_front()).or_else(|| self.leaving.pop_front())
+        if turn_of_leaving && let Some(key) = self.leaving.pop_front() {
+            return Some(key);
+        }
+        let Some((key, since_ns)) = self.ready.pop_front() else { return self.leaving.pop_front() };
+        self.readable_since_ns = since_ns;
+        Some(key)
     }
 
     /// What comes next. The clock is read only while somebody new waits.
@@ -517,7 +541,7 @@ impl Wire {
             self.listeners.iter().any(|it| it.can_accept() && it.protocol.is_tls() == tls)
         };
         Waiting {
-            established: self.ready.len() + self.leaving.len().min(LEAVING_PER_TURN_MAX),
+            established: self.ready.keys.len() + self.leaving.len().min(LEAVING_PER_TURN_MAX),
             finishing: self.finishing.len(),
             hellos: self.hellos.len(),
             accepts: accepts(true),

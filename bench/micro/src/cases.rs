@@ -19,7 +19,7 @@ use crate::packets::{self, VERSION, bytes};
 use crate::retained;
 use crate::rig::{Rig, conn};
 use crate::rules;
-use crate::sockets::traced;
+use crate::sockets::{CountedBy, counted};
 use crate::syscalls;
 use crate::tls::{Peers, record};
 
@@ -91,6 +91,12 @@ const CASES: &[Case] = &[
     case("retained, a/+/c, 10,000 topics", 3200, |n| answered(n, "plus")),
     case("retained, #, 10,000 topics", 9600, |n| answered(n, "all")),
     case("retained, +/x, 10,000 topics", 10_000, |n| answered(n, "passed")),
+    case("message qos0 to 1, socket to socket, 64 together", 6400, |messages| {
+        counted(messages / 64, Qos::AtMostOnce, 64, CountedBy::Callgrind);
+    }),
+    case("message qos1 to 1, socket to socket", 100, |n| {
+        counted(n, Qos::AtLeastOnce, 1, CountedBy::Callgrind);
+    }),
     case("tls rustls, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Rustls)),
     case("tls rustls, seal 100 bytes", 200, |rounds| sealed(rounds, RecordLayer::Rustls)),
     case("tls compact, open 100 bytes", 200, |rounds| opened(rounds, RecordLayer::Compact)),
@@ -99,9 +105,9 @@ const CASES: &[Case] = &[
 
 /// What system calls are counted of: those of the broker in turns over real sockets, whoever makes them.
 const TRACED: &[Case] = &[
-    case("sockets, qos0, 1 together", 100, |n| traced(n, Qos::AtMostOnce, 1)),
-    case("sockets, qos0, 64 together", 100, |n| traced(n, Qos::AtMostOnce, 64)),
-    case("sockets, qos1, 1 together", 100, |n| traced(n, Qos::AtLeastOnce, 1)),
+    case("sockets, qos0, 1 together", 100, |n| counted(n, Qos::AtMostOnce, 1, CountedBy::Tracer)),
+    case("sockets, qos0, 64 together", 100, |n| counted(n, Qos::AtMostOnce, 64, CountedBy::Tracer)),
+    case("sockets, qos1, 1 together", 100, |n| counted(n, Qos::AtLeastOnce, 1, CountedBy::Tracer)),
 ];
 
 /// Runs one case, to be counted.

@@ -12,6 +12,7 @@ use petrel_proto::{Packet, Qos};
 use petrel_shard::{ConnId, Input, Origin};
 use rustls::client::ClientConnection;
 
+use crate::callgrind::measured;
 use crate::counters::each;
 use crate::figure::{Figure, Figures};
 use crate::heap::{Count, Counted};
@@ -41,8 +42,19 @@ struct Broker {
     flushed: Vec<(ConnKey, usize)>,
     /// Sockets written to.
     writes: u32,
-    /// Whoever traces system calls is told of each turn.
-    traced: bool,
+    /// Who counts what a turn does.
+    counted_by: CountedBy,
+}
+
+/// Who looks at what a turn does, beside the counters of this process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum CountedBy {
+    /// Nobody.
+    Nobody,
+    /// Whoever traces system calls is told where a turn begins and ends.
+    Tracer,
+    /// Callgrind counts the instructions of a turn.
+    Callgrind,
 }
 
 impl Broker {
@@ -54,17 +66,26 @@ impl Broker {
         let listener = Listener::open(any, protocol, 0).map_err(|error| error.to_string())?;
         let address = listener.local_address().map_err(|error| error.to_string())?;
         wire.listen(listener).map_err(|error| error.to_string())?;
-        Ok(Self { wire, rig: Rig::new(1), address, flushed: Vec::new(), writes: 0, traced: false })
+        Ok(Self {
+            wire,
+            rig: Rig::new(1),
+            address,
+            flushed: Vec::new(),
+            writes: 0,
+            counted_by: CountedBy::Nobody,
+        })
     }
 
     /// One turn, waiting at most so long for something to happen; the shard's time stands still.
     fn turn(&mut self, wait: Duration) {
-        if self.traced {
-            syscalls::mark();
-        }
-        self.turn_untold(wait);
-        if self.traced {
-            syscalls::mark();
+        match self.counted_by {
+            CountedBy::Nobody => self.turn_untold(wait),
+            CountedBy::Tracer => {
+                syscalls::mark();
+                self.turn_untold(wait);
+                syscalls::mark();
+            }
+            CountedBy::Callgrind => measured(&mut || self.turn_untold(wait)),
         }
     }
 
@@ -209,7 +230,7 @@ fn connections(figures: &mut Figures) -> Result<(), String> {
 /// What turns allocate and write in which so many messages arrive together, one publisher to one
 /// subscriber, with the subscriber's acknowledgements.
 fn turns(figures: &mut Figures, qos: Qos, together: u32) -> Result<(), String> {
-    let (counted, writes) = exchange(qos, together, TURNS, false)?;
+    let (counted, writes) = exchange(qos, together, TURNS, CountedBy::Nobody)?;
     let name = format!("sockets, qos{}, {together} together", qos as u8);
     let messages = TURNS * together;
     let allocations = each(counted.allocations, messages, "per message");
@@ -218,16 +239,16 @@ fn turns(figures: &mut Figures, qos: Qos, together: u32) -> Result<(), String> {
     Ok(())
 }
 
-/// The same in so many turns of which whoever traces is told.
+/// The same in so many turns that somebody else counts.
 ///
 /// # Panics
 /// The system has no sockets for it.
-pub fn traced(turns: u32, qos: Qos, together: u32) {
-    exchange(qos, together, turns, true).expect("there are sockets");
+pub fn counted(turns: u32, qos: Qos, together: u32, by: CountedBy) {
+    exchange(qos, together, turns, by).expect("there are sockets");
 }
 
 /// As many turns to warm up as are counted: allocations and writes of the latter.
-fn exchange(qos: Qos, together: u32, turns: u32, traced: bool) -> Result<(Counted, u32), String> {
+fn exchange(qos: Qos, together: u32, turns: u32, by: CountedBy) -> Result<(Counted, u32), String> {
     let mut broker = Broker::new(Protocol::Mqtt)?;
     let hello = [packets::connect(0, 0, false)];
     let mut publisher = broker.client(&hello, CONNACK_BYTES)?;
@@ -250,7 +271,7 @@ fn exchange(qos: Qos, together: u32, turns: u32, traced: bool) -> Result<(Counte
         Ok(())
     };
     run(&mut broker, 0)?;
-    broker.traced = traced;
+    broker.counted_by = by;
     let (count, writes) = (Count::begin(), broker.writes);
     run(&mut broker, turns)?;
     Ok((count.end(), broker.writes - writes))

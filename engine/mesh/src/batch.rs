@@ -5,6 +5,8 @@
 
 use petrel_shard::{Message, Passed, PassedHead, PeerMessage};
 
+use crate::Stamp;
+
 /// Messages in their order; the memory is used again once it has been given back.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -17,6 +19,7 @@ pub struct Batch {
     next: usize,
     next_told: usize,
     next_byte: usize,
+    since: Stamp,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +79,16 @@ impl Batch {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.told_bytes + self.passed.len() as u64
+    }
+
+    /// When the first of what caused these messages could be read, as the sender has said.
+    #[must_use]
+    pub const fn since(&self) -> Stamp {
+        self.since
+    }
+
+    pub(crate) const fn set_since(&mut self, since: Stamp) {
+        self.since = since;
     }
 
     /// Takes the next message out. Nothing is put in from then on until it has been given back.

@@ -123,6 +123,8 @@ pub struct MeshEnd {
     incoming: Vec<Incoming>,
     bells: Arc<[Arc<Bell>]>,
     clock: Instant,
+    /// When what causes the messages that are gathered could be read.
+    since: Stamp,
     /// The parcels at the heads of the rings that may be taken, earliest first.
     heads: BinaryHeap<Reverse<(Stamp, u16)>>,
     /// Nothing put in later is taken in this turn.
@@ -184,6 +186,7 @@ pub fn mesh(bells: &Arc<[Arc<Bell>]>) -> Vec<MeshEnd> {
         incoming: Vec::with_capacity(shards),
         bells: Arc::clone(bells),
         clock,
+        since: 0,
         heads: BinaryHeap::with_capacity(shards),
         until: 0,
         parcels_left: 0,
@@ -248,6 +251,11 @@ impl MeshEnd {
         u64::try_from(self.clock.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
+    /// What causes the messages that are gathered could be read at this time; parcels carry it.
+    pub const fn set_since(&mut self, since: Stamp) {
+        self.since = since;
+    }
+
     /// Gathers a message; it leaves with [`MeshEnd::flush`].
     pub fn send(&mut self, to: ShardIndex, message: PeerMessage) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
@@ -293,7 +301,7 @@ impl MeshEnd {
     pub fn hand_over(&mut self, to: ShardIndex, handover: Box<Handover>) {
         if let Some(outgoing) = self.outgoing.get_mut(usize::from(to.0)) {
             self.busy.insert(to.0);
-            outgoing.seal();
+            outgoing.seal(self.since);
             outgoing.waiting.push_back(Waiting { bytes: 0, parcel: Parcel::Adopt(handover) });
         }
     }
@@ -304,10 +312,10 @@ impl MeshEnd {
             return;
         }
         let now = self.now();
-        let Self { outgoing, bells, courier, busy, .. } = self;
+        let Self { outgoing, bells, courier, busy, since, .. } = self;
         busy.retain(|to| {
             let Some(outgoing) = outgoing.get_mut(usize::from(to)) else { return false };
-            outgoing.seal();
+            outgoing.seal(*since);
             let way = Way { to: ShardIndex(to), at: now };
             if !outgoing.waiting.is_empty() && outgoing.push(way, courier.as_mut()) {
                 outgoing.mail.announce(outgoing.from);
@@ -560,10 +568,11 @@ impl Outgoing {
         free() as usize
     }
 
-    fn seal(&mut self) {
+    fn seal(&mut self, since: Stamp) {
         if !self.gathered.is_empty() {
             let next = self.spent.pop().unwrap_or_default();
-            let messages = std::mem::replace(&mut self.gathered, next);
+            let mut messages = std::mem::replace(&mut self.gathered, next);
+            messages.set_since(since);
             let bytes = messages.bytes();
             self.waiting_messages += messages.len();
             self.waiting_bytes += bytes;
@@ -688,6 +697,22 @@ mod tests {
             matches!(received, Some((ShardIndex(0), Parcel::Messages(it))) if it.len() == 1000)
         );
         assert!(!ends[2].has_mail());
+    }
+
+    #[test]
+    fn parcels_carry_since_when_what_caused_them_could_be_read() {
+        let mut ends = ends(2);
+        for since in [30, 20] {
+            ends[0].send(ShardIndex(1), message(0));
+            ends[0].set_since(since);
+            ends[0].flush();
+        }
+        ends[1].begin_to_receive();
+        let found = std::iter::from_fn(|| ends[1].receive()).map(|(_, parcel)| match parcel {
+            Parcel::Messages(batch) => batch.since(),
+            Parcel::Adopt(_) => panic!("only messages were sent"),
+        });
+        assert!(found.eq([30, 20]));
     }
 
     #[test]

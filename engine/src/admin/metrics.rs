@@ -25,10 +25,10 @@ use super::clients::version_name;
 use crate::figures::{Figures, Name, ShardFigures};
 use crate::guard::GuardFigures;
 use crate::memory;
-use crate::pump::turns;
+use crate::pump::times;
 
-/// Bounds of what turns are counted by.
-const TURN_BOUNDS: [Duration; 12] = [
+/// Bounds of what turns and what they send are counted by.
+const TIME_BOUNDS: [Duration; 12] = [
     Duration::from_micros(10),
     Duration::from_micros(25),
     Duration::from_micros(50),
@@ -49,6 +49,7 @@ pub(super) struct Metrics {
     figures: Figures,
     shards: Vec<ShardFigures>,
     turns: Vec<Histogram<u64>>,
+    residency: Vec<Histogram<u64>>,
     guard: GuardFigures,
     stalls: u64,
     serves: bool,
@@ -62,6 +63,7 @@ impl Metrics {
             figures: source.watch.figures(),
             shards: source.watch.shards().collect(),
             turns: source.watch.turns().collect(),
+            residency: source.watch.residency().collect(),
             guard: source.guard.figures(),
             stalls: source.shards.pulses().map(|pulse| pulse.stalls()).sum(),
             serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
@@ -93,6 +95,19 @@ impl Writer<'_> {
         let gauge = ConstGauge::new(value);
         let of = self.0.encode_descriptor(name, help, None, gauge.metric_type())?;
         gauge.encode(of)
+    }
+
+    /// A histogram for each shard, of microseconds.
+    fn times(&mut self, (name, help): (&str, &str), all: &[Histogram<u64>]) -> fmt::Result {
+        let mut of = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (shard, times) in all.iter().enumerate() {
+            let labels = [("shard", shard.to_string())];
+            let buckets = times::buckets(times, &TIME_BOUNDS);
+            let sum_s = times.mean() * times.len() as f64 / 1e6;
+            let mut of = of.encode_family(&labels)?;
+            of.encode_histogram::<NoLabelSet>(sum_s, times.len(), &buckets, None)?;
+        }
+        Ok(())
     }
 
     /// A counter for each value of a label.
@@ -236,8 +251,10 @@ impl Metrics {
         let help =
             "Connections that moved from the shard that accepted them to that of their session";
         writer.counter("petrel_connections_moved", help, figures.adopted)?;
-        let help = "Connections that were ended by another one with the same client identifier";
-        writer.counter("petrel_sessions_taken_over", help, figures.between.taken_over)?;
+        let help = "Connections that were ended by another one with the same client identifier, by which shard had accepted that one";
+        let accepted = ["by_its_shard", "by_another_shard"].map(str::to_owned).into_iter();
+        let taken_over = accepted.zip(figures.between.taken_over);
+        writer.counters(("petrel_sessions_taken_over", help, "accepted"), taken_over)?;
         let help = "Connections that were lost on the way there, for want of a descriptor";
         writer.counter("petrel_connections_stranded", help, figures.stranded)
     }
@@ -347,21 +364,11 @@ impl Metrics {
         let help = "Messages that clients of each shard have published";
         let received = each(|it| it.ledger.received.iter().sum());
         writer.counters(("petrel_shard_messages_received", help, "shard"), received)?;
-        let help = "How long the turns of each shard took, from what came to what was sent: what a packet is \
-                    in the broker at most, on one shard";
-        let mut of = writer.0.encode_descriptor(
-            "petrel_shard_turn_seconds",
-            help,
-            None,
-            MetricType::Histogram,
-        )?;
-        for (shard, turns) in self.turns.iter().enumerate() {
-            let labels = [("shard", shard.to_string())];
-            let buckets = turns::buckets(turns, &TURN_BOUNDS);
-            let sum_s = turns.mean() * turns.len() as f64 / 1e6;
-            let mut of = of.encode_family(&labels)?;
-            of.encode_histogram::<NoLabelSet>(sum_s, turns.len(), &buckets, None)?;
-        }
+        let help = "How long the turns of each shard took, from what came to what was sent";
+        writer.times(("petrel_shard_turn_seconds", help), &self.turns)?;
+        let help = "How long what the packets that each shard has sent to clients come of was in the broker: from when it \
+                    could be read, by this shard or another, until they were given to their sockets";
+        writer.times(("petrel_residency_seconds", help), &self.residency)?;
         let help = "Times that an executor had forgotten its shard; more than 0 is a fault";
         writer.counter("petrel_shard_stalls", help, self.stalls)
     }

@@ -108,6 +108,7 @@ impl Pump {
                 }
             };
             let before = batch.len();
+            self.times.handles(batch.since(), self.outbox.writes.len());
             while left > 0
                 && self.takes_from_peers()
                 && let Some(message) = batch.pop()

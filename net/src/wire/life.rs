@@ -448,11 +448,18 @@ impl Wire {
         })
     }
 
+    /// True if a connection has come from another wire.
+    #[must_use]
+    pub fn has_moved(&self, key: ConnKey) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::MOVED))
+    }
+
     /// Takes over a connection from another wire. It is read even if nothing new arrives. `None` if
     /// the system refuses to watch it, or if its socket did not arrive; then it is closed.
     pub fn attach(&mut self, detached: Detached) -> Option<ConnKey> {
         let mut conn = Conn::new(detached.socket?, detached.listener, detached.transport);
         conn.flags = detached.flags;
+        conn.flags.set(Flags::MOVED);
         conn.state = conn.transport.state();
         conn.version = detached.version;
         conn.queue = detached.queue;
