@@ -1,7 +1,7 @@
 //! How many bytes each connection has brought and been sent, as long as somebody wants to know.
 //!
-//! As [`crate::traffic`] counts: MQTT Control Packets, before encryption and framing. *Cost*: a branch for a packet
-//! while nobody wants to know, a cache line of its own otherwise.
+//! As [`crate::traffic`] counts: MQTT Control Packets, before encryption and framing. *Cost*: a branch for what a socket
+//! brings or takes at once while nobody wants to know, a cache line of its own otherwise.
 
 use crate::ConnKey;
 
@@ -48,6 +48,15 @@ impl Volumes {
             && let Some(volume) = self.entry(key)
         {
             volume.received += bytes as u64;
+        }
+    }
+
+    /// Bytes that were received wait for the rest of their packet, or for their turn.
+    pub(crate) fn put_back(&mut self, key: ConnKey, bytes: usize) {
+        if self.is_on
+            && let Some(volume) = self.entry(key)
+        {
+            volume.received = volume.received.saturating_sub(bytes as u64);
         }
     }
 

@@ -264,6 +264,9 @@ impl Wire {
 
     fn begin(&mut self, key: ConnKey, chunk: Bytes, behind: Bytes) {
         debug_assert!(self.current.is_none());
+        let bytes = chunk.len() + behind.len();
+        self.traffic.received.add_bytes(bytes);
+        self.volumes.received(key, bytes);
         self.current = Some(Current { key, chunk, behind });
         self.packets_left = PACKETS_PER_READ_MAX;
     }
@@ -284,8 +287,7 @@ impl Wire {
             Ok(Frame::Complete(length)) => {
                 // The clock of the packet that was incomplete ends with it.
                 conn.inbox = None;
-                self.traffic.received.count(current.chunk.first(), length);
-                self.volumes.received(key, length);
+                self.traffic.received.count(current.chunk.first());
                 let result = decode_front(&current.chunk, length, conn.version).map_err(|error| {
                     (error, connect_version(current.chunk.get(..length).unwrap_or_default()))
                 });
@@ -366,8 +368,15 @@ impl Wire {
         WireEvent::Violation { conn: conn_key, error }
     }
 
+    /// Bytes that were taken are not used yet, and will be taken again.
+    fn put_back(&mut self, key: ConnKey, bytes: usize) {
+        self.traffic.received.put_bytes_back(bytes);
+        self.volumes.put_back(key, bytes);
+    }
+
     /// Keeps the start of a packet until the rest comes.
     fn stash(&mut self, key: ConnKey, rest: &[u8], need: usize) {
+        self.put_back(key, rest.len());
         let now_ms = self.now_ms;
         let Some(conn) = self.conns.get_mut(key) else { return };
         if rest.is_empty() {
@@ -410,8 +419,10 @@ impl Wire {
         let mut bytes = BytesMut::with_capacity(current.chunk.len() + current.behind.len());
         bytes.extend_from_slice(&current.chunk);
         bytes.extend_from_slice(&current.behind);
+        let held = bytes.len();
         conn.flags.set(Flags::BACKLOG);
         conn.inbox = Some(Box::new(Inbox { bytes, need: 0, since_ms: self.now_ms }));
+        self.put_back(key, held);
     }
 
     /// Stops reading a connection; what is known of it goes on being written.

@@ -7,6 +7,7 @@ mod proxy;
 mod rig;
 mod stages;
 mod tls;
+mod volume;
 
 use std::io::{Read, Write};
 

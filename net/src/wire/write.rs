@@ -54,8 +54,7 @@ impl Wire {
         }
         let copied = payload.len() <= COPIED_PAYLOAD_BYTES_MAX || !conn.transport.is_plain();
         let bytes = head.bytes.len() + payload.len();
-        self.traffic.sent.count(head.bytes.first(), bytes);
-        self.volumes.sent(key, bytes);
+        self.traffic.sent.count(head.bytes.first());
         let Some(stage) = self.stage(key, urgency) else { return };
         stage.bytes += bytes;
         head.put(&mut stage.small);
@@ -167,8 +166,8 @@ impl Wire {
         let nobody = Stage::new(ConnKey { index: u32::MAX, generation: 0 });
         let mut stage = std::mem::replace(self.stages.get_mut(at as usize)?, nobody);
         self.staged_bytes -= stage.bytes;
-        stage.bytes = 0;
         let sent = self.send_stage(&mut stage);
+        stage.bytes = 0;
         stage.control = Vec::new();
         stage.small.clear();
         stage.shared.clear();
@@ -194,6 +193,8 @@ impl Wire {
         if stage.is_empty() || conn.flags.has(Flags::MUTE) {
             return None;
         }
+        self.traffic.sent.add_bytes(stage.bytes);
+        self.volumes.sent(key, stage.bytes);
         if !conn.transport.is_plain() {
             self.wire_out.append(&mut stage.control);
             if stage.small.is_empty() {
