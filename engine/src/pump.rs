@@ -8,7 +8,7 @@ mod arrivals;
 pub mod callers;
 mod commands;
 mod drain;
-mod held;
+pub mod held;
 pub mod history;
 pub mod load;
 mod pace;

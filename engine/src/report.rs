@@ -127,7 +127,7 @@ impl Report {
                     self.ended.count(*reason);
                 }
             }
-            Event::TakenOver { .. } | Event::Revoked { .. } => {}
+            Event::TakenOver { .. } | Event::Revoked { .. } | Event::SessionEnded { .. } => {}
         }
         // Most of them are wanted by nobody.
         if !log::is_on(Area::Clients, Level::Warn) {
@@ -151,6 +151,21 @@ impl Report {
             Event::TakenOver { conn, by, client_id } => {
                 let of = |conn: &ConnId| callers.get(key_of(*conn)).and_then(|it| it.address);
                 self.taken_over(client_id, of(conn), of(by));
+            }
+            Event::SessionEnded { client_id, what } => {
+                if log::is_on(Area::Clients, Level::Info) {
+                    let client = client_id.as_bytes();
+                    let fields = [
+                        ("client_id", Value::Outside(client)),
+                        self.of_shard(),
+                        ("what", Value::word(what)),
+                    ];
+                    let message = format_args!(
+                        "the session of client '{}' has ended: {what}",
+                        Escaped(client)
+                    );
+                    log::say(Line::SessionEnded, Level::Info, &fields, message);
+                }
             }
             Event::Revoked { client_id, filter } => {
                 let (client, filter) = (client_id.as_bytes(), filter.as_bytes());

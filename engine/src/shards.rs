@@ -15,6 +15,7 @@ use petrel_shard::{ConnId, Input, Now, Outbox, Shard, ShardIndex, SlotMap};
 
 use crate::figures::Counters;
 use crate::guard::Target;
+use crate::pump::held::Held;
 use crate::pump::history::History;
 use crate::pump::{Command, key_of};
 use crate::reins::Tell;
@@ -56,6 +57,8 @@ pub struct View<'a> {
     pub wire: &'a Wire,
     /// What happened to its clients lately.
     pub history: &'a History,
+    /// Connections that are not read for now.
+    pub held: &'a Held,
 }
 
 impl View<'_> {
@@ -63,6 +66,16 @@ impl View<'_> {
     #[must_use]
     pub fn link(&self, conn: ConnId) -> Option<Link> {
         self.wire.link(key_of(conn))
+    }
+
+    /// Why a connection is not read for now, if it is not.
+    #[must_use]
+    pub fn why_held(&self, conn: ConnId) -> Option<&'static str> {
+        let key = key_of(conn);
+        if self.wire.is_paused(key) {
+            return Some(self.held.why(key).unwrap_or("the broker has more to do than it can"));
+        }
+        self.wire.is_choked(key).then_some("it does not read what it is sent")
     }
 }
 

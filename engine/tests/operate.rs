@@ -368,6 +368,32 @@ fn it_is_said_why_a_client_does_not_get_messages() {
         let shown = lab.get("/api/v1/clients/reader");
         assert_eq!(shown["lost"]["messages"], 3);
         assert_eq!(shown["lost"]["last_topic"], "House/door");
+        // A session that is over is told from one that never was.
+        assert_eq!(lab.ask("DELETE", "/api/v1/clients/reader", None).0, 200);
+        let ended = lab.until("/api/v1/clients/reader/why?topic=t", |it| it["reaches"] == "no");
+        let said = "session ended, an operator has ended it";
+        assert!(ended.to_string().contains(said) && !none.to_string().contains(said), "{ended}");
+        lab.stop();
+    }
+}
+
+#[test]
+fn a_publisher_that_is_not_read_for_its_rate_is_told() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |config, _| {
+            (config.rate.publish_messages_per_s, config.rate.publish_messages_burst) = (1, 1);
+        });
+        let mut reader = Client::connect(lab.mqtt(), "reader", Version::V5);
+        reader.subscribe("t", Qos::AtMostOnce);
+        let mut writer = Client::connect(lab.mqtt(), "writer", Version::V5);
+        let mut told = String::new();
+        let begin = Instant::now();
+        while !told.contains("'writer' is not read for now") {
+            assert!(begin.elapsed() < PATIENCE, "{told}");
+            writer.send(&publish_packet("t", "m", Qos::AtMostOnce, 0));
+            told = lab.get("/api/v1/clients/reader/why?topic=t&publisher=writer").to_string();
+        }
+        assert!(told.contains("it has published more than its share"), "{told}");
         lab.stop();
     }
 }

@@ -7,7 +7,7 @@ use petrel_proto::{ClientId, Disconnect, Packet, ReasonCode, ReasonProperties, T
 use crate::ConnId;
 use crate::connect::{client_hash, fit};
 use crate::connection::{Connection, Violation};
-use crate::event::{DropReason, EndedBy, Limit};
+use crate::event::{DropReason, EndedBy, Event, Limit};
 use crate::ledger::drop_message;
 use crate::peer::PeerMessage;
 use crate::sabotage::{self, Sabotage};
@@ -179,6 +179,8 @@ impl Shard {
         }
         // It may have ended with its connection.
         if let Some(index) = self.find_session(client_id) {
+            let (client_id, what) = (client_id.clone(), "an operator has ended it");
+            turn.out.events.push(Event::SessionEnded { client_id, what });
             self.end_session(turn, index);
         }
     }

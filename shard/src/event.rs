@@ -256,6 +256,13 @@ pub enum Event {
         /// To what.
         filter: petrel_proto::TopicFilter,
     },
+    /// The session of a client that is away has ended.
+    SessionEnded {
+        /// Whose.
+        client_id: ClientId,
+        /// Why, in words.
+        what: &'static str,
+    },
     /// A connection ended.
     Disconnected {
         /// The connection.

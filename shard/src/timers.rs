@@ -6,6 +6,7 @@
 use petrel_proto::ReasonCode;
 
 use crate::connection::Violation;
+use crate::event::Event;
 use crate::sabotage::{self, Sabotage};
 use crate::shard::{LAST_WILLS_WRITES_MAX, Shard, Turn};
 use crate::{ConnId, Now};
@@ -187,6 +188,8 @@ impl Shard {
         }
         let expires = !sabotage::on(Sabotage::ExpiryIgnored);
         if expires && !session.is_online() && session.expires_at.ms() <= turn.now_ms {
+            let (client_id, what) = (session.client_id(), "its expiry interval is over");
+            turn.out.events.push(Event::SessionEnded { client_id, what });
             self.end_session(turn, index);
             return true;
         }

@@ -87,6 +87,8 @@ struct Facts {
     refused: Vec<(String, DropReason, u64)>,
     retained: Option<usize>,
     publisher: Option<Publisher>,
+    /// Connections that are not read for now, and why.
+    held: Vec<(usize, &'static str)>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +105,8 @@ struct Publisher {
     name: String,
     /// Whether it is connected, and its rights; `None` without a session.
     found: Option<(bool, Rights)>,
+    /// Why it is not read for now.
+    held: Option<&'static str>,
 }
 
 /// Says whether and where messages to a topic reach a client, or do not.
@@ -155,9 +159,14 @@ fn gather(
         let refused = view.shard.refused_for(&asked_topic, view.out).into_iter();
         let refused =
             refused.map(|(who, why, at)| (who.as_str().to_owned(), why, now_ms.saturating_sub(at)));
-        (groups, refused.collect::<Vec<_>>())
+        (groups, refused.collect::<Vec<_>>(), view.held.counts().collect::<Vec<_>>())
     })?;
-    let (groups, refused): (Vec<_>, Vec<_>) = elsewhere.into_iter().unzip();
+    let (mut groups, mut refused, mut held) = (Vec::new(), Vec::new(), Vec::new());
+    for (of_shard, refused_there, held_there) in elsewhere {
+        groups.extend(of_shard);
+        refused.extend(refused_there);
+        held.extend(held_there);
+    }
     let is_mine = |group: &Shared| {
         session.iter().flat_map(|it| &it.matching).any(|own| own.filter == group.filter)
     };
@@ -179,8 +188,9 @@ fn gather(
         past,
         now_ms,
         limits,
-        groups: groups.into_iter().flatten().filter(is_mine).collect(),
-        refused: refused.into_iter().flatten().collect(),
+        groups: groups.into_iter().filter(is_mine).collect(),
+        refused,
+        held,
         retained: retained(shards, topic)?,
         publisher: publisher.map(|it| look_at_publisher(shards, it, topic)).transpose()?,
         session,
@@ -215,9 +225,12 @@ fn look_at_publisher(
     let (asked_id, asked_topic) = (id.clone(), topic.clone());
     let found = shards.ask(shards.home_of(id.as_bytes()), move |view| {
         let rights = view.shard.rights(&asked_id, &asked_topic)?;
-        Some((view.shard.connection_of(&asked_id).is_some(), rights))
+        let conn = view.shard.connection_of(&asked_id);
+        Some((conn.is_some(), rights, conn.and_then(|conn| view.why_held(conn))))
     })?;
-    Ok(Publisher { name: id.as_str().to_owned(), found })
+    let held = found.and_then(|(_, _, held)| held);
+    let found = found.map(|(is_connected, rights, _)| (is_connected, rights));
+    Ok(Publisher { name: id.as_str().to_owned(), found, held })
 }
 
 /// Collects findings.
@@ -291,12 +304,8 @@ fn without_session(facts: &Facts, findings: &mut Findings) {
     let last = match facts.past.first() {
         Some(past) => {
             let ago = past.at.elapsed().unwrap_or_default();
-            let ago = ago_of(ago);
-            let why = if past.why.is_empty() { String::new() } else { format!(": {}", past.why) };
-            format!(
-                "{client} has no session; the last that happened to it was \"{}\"{why} (0x{:02x}), {ago}",
-                past.what, past.reason
-            )
+            let (ago, what) = (ago_of(ago), what_happened(past));
+            format!("{client} has no session; the last that happened to it, {ago}: {what}")
         }
         None => format!(
             "{client} has no session, and nothing is known of it: it has not come lately, or comes with another \
@@ -307,6 +316,12 @@ fn without_session(facts: &Facts, findings: &mut Findings) {
     if let Some(ban) = &facts.ban {
         findings.wrong("ban", format!("it is shut out: {ban}"));
     }
+}
+
+fn what_happened(past: &Past) -> String {
+    let why = if past.why.is_empty() { String::new() } else { format!(", {}", past.why) };
+    let code = if past.reason > 0 { format!(" (0x{:02x})", past.reason) } else { String::new() };
+    format!("{}{why}{code}", past.what)
 }
 
 fn ago_of(time: std::time::Duration) -> String {
@@ -450,10 +465,9 @@ fn presence(facts: &Facts, session: &Session, findings: &mut Findings) {
         Some(u64::MAX) | None => "never".to_owned(),
         Some(at) => format!("in {} s", at.saturating_sub(facts.now_ms).div_ceil(1000)),
     };
-    let left = facts.past.iter().find(|past| past.what != "connected").map(|past| {
-        let why = if past.why.is_empty() { "" } else { past.why };
+    let left = facts.past.iter().find(|past| past.is_departure()).map(|past| {
         let ago = ago_of(past.at.elapsed().unwrap_or_default());
-        format!("; it went {ago}: {} {why}(0x{:02x})", past.what, past.reason)
+        format!("; it went {ago}: {}", what_happened(past))
     });
     findings.wrong(
         "connection",
@@ -712,8 +726,18 @@ fn publishers(facts: &Facts, findings: &mut Findings) -> Option<String> {
         findings
             .wrong("publisher", format!("a message of {who} to {topic} was refused {ago}: {why}"));
     }
+    for (count, why) in &facts.held {
+        let text = format!(
+            "{count} connections of a shard are not read for now, so what they publish comes later: {why}"
+        );
+        findings.fine("publishers", text);
+    }
     let Some(publisher) = &facts.publisher else { return refused };
     let name = quoted(&publisher.name);
+    if let Some(why) = publisher.held {
+        let text = format!("{name} is not read for now, so what it publishes comes later: {why}");
+        findings.wrong("publisher", text);
+    }
     let Some((connected, rights)) = &publisher.found else {
         findings.wrong("publisher", format!("{name} has no session here"));
         return refused;

@@ -95,6 +95,8 @@ events! {
     /// A client has come a second time, which ends its first connection.
     SessionTakenOver "session_taken_over" Clients ByClients [Warn]
         ["client_id" "shard" "address" "new_address"];
+    /// The session of a client that is away has ended.
+    SessionEnded "session_ended" Clients ByClients [Info] ["client_id" "shard" "what"];
     /// A client has lost a subscription, since it may not have it.
     SubscriptionRevoked "subscription_revoked" Clients ByClients [Warn] ["client_id" "shard" "filter"];
     /// The broker has banned somebody by itself.

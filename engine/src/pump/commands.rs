@@ -98,6 +98,7 @@ impl Pump {
                         now: self.now,
                         wire: &self.parts.wire,
                         history: &self.history,
+                        held: &self.held,
                     });
                     // The next turn takes the next.
                     return;

@@ -8,7 +8,7 @@ use petrel_shard::ShardIndex;
 
 /// Connections that are held back, each for one reason.
 #[derive(Debug)]
-pub(super) struct Held {
+pub struct Held {
     by_shard: Vec<VecDeque<ConnKey>>,
     by_storage: Vec<ConnKey>,
     by_fanout: Vec<ConnKey>,
@@ -63,6 +63,42 @@ impl Held {
             Why::Parts(begun) => self.by_parts.push_back((conn, begun)),
             Why::Rate(until_ms) => self.by_rate.push(Reverse((until_ms, conn))),
         }
+    }
+
+    /// What a connection waits for, in words, if it is one of them. *Cost*: a look at all of them.
+    #[must_use]
+    pub fn why(&self, conn: ConnKey) -> Option<&'static str> {
+        let of_shard = || {
+            let held = self.by_shard.iter().position(|held| held.contains(&conn))?;
+            Some(Why::Shard(ShardIndex(held as u16)))
+        };
+        let why = if self.by_storage.contains(&conn) {
+            Why::Storage
+        } else if self.by_fanout.contains(&conn) {
+            Why::Fanout
+        } else if let Some((_, begun)) = self.by_parts.iter().find(|(held, _)| *held == conn) {
+            Why::Parts(*begun)
+        } else if let Some(Reverse((until_ms, _))) =
+            self.by_rate.iter().find(|Reverse((_, held))| *held == conn)
+        {
+            Why::Rate(*until_ms)
+        } else {
+            of_shard()?
+        };
+        Some(why.words())
+    }
+
+    /// How many wait, and for what in words.
+    pub fn counts(&self) -> impl Iterator<Item = (usize, &'static str)> {
+        let by_shard = self.by_shard.iter().map(VecDeque::len).sum();
+        let all = [
+            (by_shard, Why::Shard(ShardIndex(0))),
+            (self.by_storage.len(), Why::Storage),
+            (self.by_fanout.len(), Why::Fanout),
+            (self.by_parts.len(), Why::Parts(0)),
+            (self.by_rate.len(), Why::Rate(0)),
+        ];
+        all.into_iter().filter(|(count, _)| *count > 0).map(|(count, why)| (count, why.words()))
     }
 
     /// All of them.

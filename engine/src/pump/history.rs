@@ -11,6 +11,16 @@ use petrel_shard::{EndedBy, Event};
 /// Events that are kept.
 const EVENTS_MAX: usize = 4_096;
 
+/// How connections end.
+const GONE: [&str; 4] = [
+    "disconnected by the client",
+    "disconnected by the broker",
+    "connection lost",
+    "disconnected by an operator",
+];
+/// What is said of a session that has ended while its client was away.
+const SESSION_ENDED: &str = "session ended";
+
 /// What has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Past {
@@ -24,6 +34,14 @@ pub struct Past {
     pub reason: u8,
     /// More of it, in words of ours.
     pub why: &'static str,
+}
+
+impl Past {
+    /// True if a connection ended.
+    #[must_use]
+    pub fn is_departure(&self) -> bool {
+        GONE.contains(&self.what)
+    }
 }
 
 /// The last events of a shard.
@@ -48,12 +66,13 @@ impl History {
             Event::Revoked { client_id, .. } => {
                 (client_id, "unsubscribed", 0, "it may not have a subscription any more")
             }
+            Event::SessionEnded { client_id, what } => (client_id, SESSION_ENDED, 0, *what),
             Event::Disconnected { client_id, by, reason, what, .. } => {
                 let by = match by {
-                    EndedBy::Client => "disconnected by the client",
-                    EndedBy::Broker => "disconnected by the broker",
-                    EndedBy::Network => "connection lost",
-                    EndedBy::Admin => "disconnected by an operator",
+                    EndedBy::Client => GONE[0],
+                    EndedBy::Broker => GONE[1],
+                    EndedBy::Network => GONE[2],
+                    EndedBy::Admin => GONE[3],
                 };
                 (client_id, by, *reason as u8, *what)
             }

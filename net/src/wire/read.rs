@@ -433,6 +433,18 @@ impl Wire {
         }
     }
 
+    /// True if a connection is not read until [`Wire::resume`].
+    #[must_use]
+    pub fn is_paused(&self, key: ConnKey) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::PAUSED))
+    }
+
+    /// True if a connection is not read until it has taken what waits for its socket.
+    #[must_use]
+    pub fn is_choked(&self, key: ConnKey) -> bool {
+        self.conns.get(key).is_some_and(|conn| conn.flags.has(Flags::CHOKED))
+    }
+
     /// Reads a connection again.
     pub fn resume(&mut self, key: ConnKey) {
         if let Some(conn) = self.conns.get_mut(key)

@@ -1,6 +1,7 @@
 //! Sessions: sections 3.1.2.4, 3.1.2.11.2, 3.2.2.1 and 4.1.
 
 use petrel_proto::{Disconnect, MessageFields, ReasonCode as R, Version};
+use petrel_shard::Event;
 
 use crate::harness::{across, across_with, versions};
 use crate::packets::*;
@@ -112,8 +113,11 @@ fn a_session_ends_when_its_expiry_has_passed_and_not_before() {
         net.advance(9_000);
         let a = net.resumed(expiry(10, false), true);
         net.drop(a);
+        net.events.clear();
         net.advance(10_500);
         assert_eq!((net.census().sessions, net.census().subscriptions), (0, 0));
+        let ended = |event: &Event| matches!(event, Event::SessionEnded { what, .. } if what.contains("expiry"));
+        assert!(net.events.len() == 1 && net.events.iter().all(ended), "{:?}", net.events);
         net.resumed(expiry(10, false), false);
     });
 }

@@ -82,6 +82,7 @@ fn facts() -> Facts {
         refused: Vec::new(),
         retained: None,
         publisher: None,
+        held: Vec::new(),
     }
 }
 
@@ -185,7 +186,8 @@ fn what_becomes_of_each_qos_is_told() {
     assert!(answer.contains("the topic alone makes them longer"), "{answer}");
     let (reaches, answer, _) = explained(|facts, session| {
         session.matching[0].no_local = true;
-        facts.publisher = Some(Publisher { name: "c".into(), found: Some((true, rights())) });
+        facts.publisher =
+            Some(Publisher { name: "c".into(), found: Some((true, rights())), held: None });
     });
     assert_eq!(reaches, Reaches::No);
     assert!(answer.contains("No Local"), "{answer}");
@@ -202,7 +204,8 @@ fn a_publisher_that_may_not_publish_is_the_answer() {
     let by = |publish: Publishable| {
         explained(|facts, _| {
             let rights = Rights { publish, are_rules: true, ..rights() };
-            facts.publisher = Some(Publisher { name: "p".into(), found: Some((true, rights)) });
+            facts.publisher =
+                Some(Publisher { name: "p".into(), found: Some((true, rights)), held: None });
             (facts.limits.maximum_qos, facts.limits.retain_available) = (1, false);
         })
     };
@@ -221,6 +224,19 @@ fn a_publisher_that_may_not_publish_is_the_answer() {
     assert_eq!(reaches, Reaches::No, "{wrong:?}");
     let (reaches, _, wrong) = explained(|facts, _| facts.limits.session_queue_messages = 0);
     assert_eq!((reaches, wrong.len()), (Reaches::AtOnce, 0), "{wrong:?}");
+}
+
+#[test]
+fn a_publisher_that_is_not_read_is_told() {
+    let (reaches, _, wrong) = explained(|facts, _| {
+        let why = "it has published more than its share";
+        let found = Some((true, rights()));
+        facts.held = vec![(1, why)];
+        facts.publisher = Some(Publisher { name: "p".into(), found, held: Some(why) });
+    });
+    assert_eq!(reaches, Reaches::AtOnce, "what does come");
+    let said = "'p' is not read for now, so what it publishes comes later: it has published more than its share";
+    assert_eq!(wrong, [said]);
 }
 
 #[test]
@@ -282,7 +298,8 @@ fn the_rule_that_decides_is_named() {
             publish_rules: Verdicts::default(),
             ..session.rights
         };
-        facts.publisher = Some(Publisher { name: "p".into(), found: Some((true, rights)) });
+        facts.publisher =
+            Some(Publisher { name: "p".into(), found: Some((true, rights)), held: None });
     });
     assert_eq!(
         wrong,
