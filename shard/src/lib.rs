@@ -89,7 +89,7 @@ pub use losses::{Loss, Losses};
 pub use message::Message;
 pub use outbox::{Asks, Credentials, Outbox, Question, Write};
 pub use passed::{Passed, PassedHead};
-pub use peer::PeerMessage;
+pub use peer::{PeerMessage, Readiness};
 pub use record::{Incarnation, Record};
 pub use shard::Shard;
 pub use standing::Identity;

@@ -14,7 +14,7 @@ use crate::event::DropReason;
 use crate::flow::{Delivery, Stage};
 use crate::level_hash::TopicLevels;
 use crate::losses::Loss;
-use crate::peer::GroupKey;
+use crate::peer::{GroupKey, Readiness};
 use crate::receivers::Target;
 use crate::retained::Answer;
 use crate::session::{Session, SharedSubscription};
@@ -171,8 +171,12 @@ pub struct Shared {
     pub members: u64,
     /// How many of them could take a message now.
     pub ready: u64,
-    /// How many messages wait in it.
+    /// How many of them are connected.
+    pub online: u64,
+    /// How many messages wait in it, and their bytes as queues count them.
     pub queued: u64,
+    /// See `queued`.
+    pub queued_bytes: u64,
 }
 
 /// Messages of a queue that are looked at for those that have expired, at most.
@@ -354,6 +358,12 @@ impl Shard {
         self.rights_of(self.find_session(client_id)?, topic.text().as_str())
     }
 
+    /// How a client stands towards its shared groups. `None` if it has no session here.
+    #[must_use]
+    pub fn standing_in_groups(&self, client_id: &ClientId) -> Option<Readiness> {
+        Some(self.readiness(self.find_session(client_id)?))
+    }
+
     /// Whether messages to a topic would be sent to this shard's clients, by the table of the whole process.
     #[must_use]
     pub fn is_interested(&self, topic: &TopicName) -> bool {
@@ -392,7 +402,9 @@ impl Shard {
             filter: group.key.written(),
             members: group.members.len() as u64,
             ready: group.members.iter().filter(|member| member.readiness.ready).count() as u64,
+            online: group.members.iter().filter(|member| member.readiness.online).count() as u64,
             queued: group.waiting() as u64,
+            queued_bytes: group.waiting_bytes(),
         })
     }
 

@@ -159,7 +159,7 @@ impl Retained {
 
 impl From<Shared> for Group {
     fn from(shared: Shared) -> Self {
-        let Shared { filter, members, ready, queued } = shared;
+        let Shared { filter, members, ready, queued, .. } = shared;
         Self { filter, members, ready, queued }
     }
 }

@@ -1,5 +1,7 @@
 //! Why a client gets the messages to a topic, or does not: everything that the broker knows of it, in sentences.
 
+mod groups;
+
 use std::sync::Arc;
 
 use axum::Json;
@@ -8,7 +10,7 @@ use petrel_proto::{ClientId, Qos, TopicFilter, TopicName};
 use petrel_shard::access::Verdicts;
 use petrel_shard::config::QueueFull;
 use petrel_shard::look::{Detail, Rights, Shared, Subscribed};
-use petrel_shard::{DropReason, Limits};
+use petrel_shard::{DropReason, Limits, Readiness};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -78,6 +80,8 @@ struct Facts {
     topic: TopicName,
     /// `None` without a session.
     session: Option<Session>,
+    /// Whether the table of all shards has those that have to get the topic for its sake.
+    is_interested: bool,
     ban: Option<String>,
     past: Vec<Past>,
     now_ms: u64,
@@ -97,7 +101,8 @@ struct Session {
     matching: Vec<Subscribed>,
     others: Vec<Subscribed>,
     rights: Rights,
-    is_interested: bool,
+    /// How it stands towards its shared groups.
+    standing: Readiness,
 }
 
 #[derive(Debug, Clone)]
@@ -149,9 +154,11 @@ fn gather(
     let look = move |view: &View<'_>| {
         let past: Vec<_> = view.history.of(&asked_id).take(3).cloned().collect();
         let session = session_of(view, &asked_id, &asked_topic);
-        (session, past, view.now.mono_ms, view.shard.limits().clone())
+        let is_interested = view.shard.is_interested(&asked_topic);
+        (session, past, view.now.mono_ms, view.shard.limits().clone(), is_interested)
     };
-    let (session, past, now_ms, limits) = shards.ask(shards.home_of(id.as_bytes()), look)?;
+    let (session, past, now_ms, limits, is_interested) =
+        shards.ask(shards.home_of(id.as_bytes()), look)?;
     let asked_topic = topic.clone();
     let elsewhere = shards.ask_all(move |view| {
         let (_, _, groups) = view.shard.reached(&asked_topic, 0);
@@ -159,6 +166,9 @@ fn gather(
         let refused = view.shard.refused_for(&asked_topic, view.out).into_iter();
         let refused =
             refused.map(|(who, why, at)| (who.as_str().to_owned(), why, now_ms.saturating_sub(at)));
+        // Messages of a group go to the shard that owns it.
+        let is_interested = view.shard.is_interested(&asked_topic);
+        let groups: Vec<_> = groups.into_iter().map(|group| (group, is_interested)).collect();
         (groups, refused.collect::<Vec<_>>(), view.held.counts().collect::<Vec<_>>())
     })?;
     let (mut groups, mut refused, mut held) = (Vec::new(), Vec::new(), Vec::new());
@@ -167,9 +177,9 @@ fn gather(
         refused.extend(refused_there);
         held.extend(held_there);
     }
-    let is_mine = |group: &Shared| {
-        session.iter().flat_map(|it| &it.matching).any(|own| own.filter == group.filter)
-    };
+    let matching = || session.iter().flat_map(|it| &it.matching);
+    groups.retain(|(group, _)| matching().any(|own| own.filter == group.filter));
+    let is_plain = matching().any(|own| !own.shared);
     let ban = known.source.guard.bans().list(now_ms).into_iter().find_map(|ban| {
         let detail = session.as_ref().map(|session| &session.detail);
         let is_it = match &ban.target {
@@ -188,7 +198,8 @@ fn gather(
         past,
         now_ms,
         limits,
-        groups: groups.into_iter().filter(is_mine).collect(),
+        is_interested: (is_interested || !is_plain) && groups.iter().all(|(_, is)| *is),
+        groups: groups.into_iter().map(|(group, _)| group).collect(),
         refused,
         held,
         retained: retained(shards, topic)?,
@@ -204,7 +215,7 @@ fn session_of(view: &View<'_>, id: &ClientId, topic: &TopicName) -> Option<Sessi
         matching: shard.subscribed_to(id, topic)?,
         others: shard.subscribed(id, 0, NEAR_MAX)?,
         rights: shard.rights(id, topic)?,
-        is_interested: shard.is_interested(topic),
+        standing: shard.standing_in_groups(id)?,
     })
 }
 
@@ -338,13 +349,22 @@ fn with_session(facts: &Facts, session: &Session, findings: &mut Findings) -> (R
             format!("A message to {topic} does not reach {client}: no subscription of it matches.");
         return (Reaches::No, text);
     }
-    let fate = match own_message(facts, session).or_else(|| too_large(facts, session)) {
+    let never = own_message(facts, session)
+        .or_else(|| silent(facts))
+        .or_else(|| too_large(facts, session, Qos::AtMostOnce));
+    let fate = match never {
         Some(why) => Fate::same(Outcome::Dropped, why),
-        None => fate(facts, session, findings),
+        None => {
+            let fate = fate(facts, session, findings);
+            match (fate.reliable, too_large(facts, session, Qos::AtLeastOnce)) {
+                (Some(_), Some(why)) => Fate { reliable: Some(Outcome::Dropped), why, ..fate },
+                _ => fate,
+            }
+        }
     };
     losses(facts, session, findings);
     match session.matching.iter().all(|it| it.shared) {
-        true => shared_answer(facts, &client, &topic, &fate),
+        true => groups::answer(facts, session, (&client, &topic), &fate),
         false => answer(&client, &topic, &fate),
     }
 }
@@ -398,37 +418,6 @@ fn answer(client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
     }
 }
 
-/// Of a client that gets the topic through shared groups only.
-fn shared_answer(facts: &Facts, client: &str, topic: &str, fate: &Fate) -> (Reaches, String) {
-    // A group of one has nobody else.
-    let groups = facts.groups.iter().filter(|group| group.members > 1);
-    let ready: u64 = groups.map(|group| group.ready).sum();
-    let takes = fate.reliable.unwrap_or(fate.unreliable) == Outcome::Sent;
-    match (takes, ready) {
-        (true, _) => {
-            let text = format!(
-                "A message to {topic} reaches one member of the shared group, which may be {client} or another."
-            );
-            (Reaches::Perhaps, text)
-        }
-        (false, 1..) => {
-            let text = format!(
-                "A message to {topic} goes to another member of the shared group, for {client} takes none now: {}.",
-                fate.why
-            );
-            (Reaches::No, text)
-        }
-        (false, 0) => {
-            let text = format!(
-                "A message to {topic} waits in the shared group until a member can take it, which {client} cannot \
-                 now: {}.",
-                fate.why
-            );
-            (Reaches::Later, text)
-        }
-    }
-}
-
 /// Why a client does not get what it publishes itself, if that is asked.
 fn own_message(facts: &Facts, session: &Session) -> Option<String> {
     let itself = facts.publisher.as_ref().is_some_and(|publisher| publisher.name == facts.client);
@@ -437,11 +426,20 @@ fn own_message(facts: &Facts, session: &Session) -> Option<String> {
         .then(|| "it has asked not to get what it publishes itself (No Local)".to_owned())
 }
 
-/// Why no message to the topic fits a packet that it takes.
-fn too_large(facts: &Facts, session: &Session) -> Option<String> {
+/// Why the broker says nothing on a topic of its own, if that is so: what it says there is retained.
+fn silent(facts: &Facts) -> Option<String> {
+    (is_sys(facts) && facts.retained.is_none()).then(|| {
+        "the broker publishes nothing there: [sys] interval_s is 0, or there is no such topic"
+            .to_owned()
+    })
+}
+
+/// Why no message to the topic fits a packet that it takes, of any QoS or of QoS 1 and 2.
+fn too_large(facts: &Facts, session: &Session, qos: Qos) -> Option<String> {
     let most = session.detail.connected.as_ref()?.maximum_packet_size as usize;
-    // Type, length, and the length of the topic name.
-    let least = 4 + facts.topic.as_bytes().len();
+    // Type and length, the length of the topic name, an identifier, and the length of the properties.
+    let identifier = if qos == Qos::AtMostOnce { 0 } else { 2 };
+    let least = 2 + 2 + facts.topic.as_bytes().len() + identifier + 1;
     (least > most).then(|| {
         format!("it takes packets of up to {most} bytes, and the topic alone makes them longer")
     })
@@ -486,17 +484,7 @@ fn subscriptions(facts: &Facts, session: &Session, findings: &mut Findings) -> b
         }
         findings.fine("subscription", text);
     }
-    for group in &facts.groups {
-        let (filter, members, ready) = (quoted(&group.filter), group.members, group.ready);
-        findings.fine(
-            "shared group",
-            format!(
-                "each message to {filter} goes to one of its {members} members, of which {ready} could take one \
-                 now; {} wait in the group",
-                group.queued
-            ),
-        );
-    }
+    groups::describe(facts, findings);
     rights(session, &topic, findings);
     if session.matching.is_empty() {
         let count = session.detail.line.subscriptions;
@@ -511,7 +499,7 @@ fn subscriptions(facts: &Facts, session: &Session, findings: &mut Findings) -> b
         }
         return false;
     }
-    if !session.is_interested {
+    if !facts.is_interested {
         findings.wrong(
             "interest",
             "the table of all shards does not say that its shard wants this topic, which is a fault of Petrel"
@@ -592,7 +580,7 @@ fn near(filter: &str, topic: &TopicName) -> Option<String> {
 /// What becomes of a message that the client subscribes to, by its queue, its window and its socket.
 fn fate(facts: &Facts, session: &Session, findings: &mut Findings) -> Fate {
     let (detail, limits) = (&session.detail, &facts.limits);
-    let qos = session.matching.iter().map(|it| it.qos).max().unwrap_or_default();
+    let qos = asked_qos(facts, session);
     let full = queue_is_full(detail, limits, findings);
     let reliable = |outcome| (qos > Qos::AtMostOnce).then_some(outcome);
     // What must wait waits in the queue, or is dropped.
@@ -602,7 +590,14 @@ fn fate(facts: &Facts, session: &Session, findings: &mut Findings) -> Fate {
     };
     let Some(connected) = &detail.connected else {
         if qos == Qos::AtMostOnce {
-            let text = "its subscription has QoS 0, and messages of QoS 0 are not kept for a client that is away";
+            let text = match is_sys(facts) {
+                true => {
+                    "the broker publishes there at QoS 0, which is not kept for a client that is away"
+                }
+                false => {
+                    "its subscription has QoS 0, and messages of QoS 0 are not kept for a client that is away"
+                }
+            };
             findings.wrong("QoS", text.to_owned());
             return Fate { unreliable: Outcome::Dropped, reliable: None, why: text.to_owned() };
         }
@@ -639,6 +634,24 @@ fn fate(facts: &Facts, session: &Session, findings: &mut Findings) -> Fate {
             why: String::new(),
         },
     }
+}
+
+/// The QoS at which it gets messages: by a subscription of its own if it has one, for a copy of each comes by that
+/// whatever shared groups do.
+fn asked_qos(facts: &Facts, session: &Session) -> Qos {
+    if is_sys(facts) {
+        return Qos::AtMostOnce;
+    }
+    let highest = |shared: bool| {
+        let of = session.matching.iter().filter(|it| it.shared == shared);
+        of.map(|it| it.qos).max()
+    };
+    highest(false).or_else(|| highest(true)).unwrap_or_default()
+}
+
+/// True of the topics on which the broker says how it is.
+fn is_sys(facts: &Facts) -> bool {
+    facts.topic.levels().next() == Some(b"$SYS")
 }
 
 /// Why no more may be in flight to it, if that is so.
@@ -744,6 +757,9 @@ fn publishers(facts: &Facts, findings: &mut Findings) -> Option<String> {
     };
     if !connected {
         findings.wrong("publisher", format!("{name} is not connected"));
+    }
+    if refused.is_some() {
+        return refused;
     }
     let highest = facts.limits.maximum_qos;
     let may = [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce].into_iter();

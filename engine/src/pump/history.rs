@@ -12,12 +12,15 @@ use petrel_shard::{EndedBy, Event};
 const EVENTS_MAX: usize = 4_096;
 
 /// How connections end.
-const GONE: [&str; 4] = [
+const GONE: [&str; 5] = [
     "disconnected by the client",
     "disconnected by the broker",
     "connection lost",
     "disconnected by an operator",
+    "cut off",
 ];
+/// What shards say of the end of somebody who is banned.
+const BANNED: &str = "banned";
 /// What is said of a session that has ended while its client was away.
 const SESSION_ENDED: &str = "session ended";
 
@@ -69,6 +72,8 @@ impl History {
             Event::SessionEnded { client_id, what } => (client_id, SESSION_ENDED, 0, *what),
             Event::Disconnected { client_id, by, reason, what, .. } => {
                 let by = match by {
+                    // Whoever has made the ban.
+                    EndedBy::Admin if *what == BANNED => GONE[4],
                     EndedBy::Client => GONE[0],
                     EndedBy::Broker => GONE[1],
                     EndedBy::Network => GONE[2],

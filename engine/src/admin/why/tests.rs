@@ -72,8 +72,9 @@ fn facts() -> Facts {
             matching: vec![subscribed("a/+", Qos::AtLeastOnce)],
             others: vec![subscribed("a/+", Qos::AtLeastOnce)],
             rights: rights(),
-            is_interested: true,
+            standing: Readiness { online: true, ready: true },
         }),
+        is_interested: true,
         ban: None,
         past: Vec::new(),
         now_ms: 10_000,
@@ -239,24 +240,111 @@ fn a_publisher_that_is_not_read_is_told() {
     assert_eq!(wrong, [said]);
 }
 
+/// A group of which the client is a member: those of its members that are ready and online, and what waits in it.
+fn in_group(
+    (ready, online, queued): (u64, u64, u64),
+    qos: Qos,
+    own: (bool, bool),
+    change: impl FnOnce(&mut Facts, &mut Session),
+) -> (Reaches, String, Vec<String>) {
+    explained(|facts, session| {
+        session.matching = vec![subscribed("$share/g/a/+", qos)];
+        session.standing = Readiness { online: own.0, ready: own.1 };
+        if !own.0 {
+            session.detail.connected = None;
+        }
+        let filter = "$share/g/a/+".to_owned();
+        facts.groups.push(Shared { filter, members: 2, ready, online, queued, queued_bytes: 0 });
+        change(facts, session);
+    })
+}
+
 #[test]
 fn a_shared_group_goes_on_without_a_member_that_takes_nothing() {
-    let shared = |ready: u64, qos: Qos| {
-        explained(|facts, session| {
-            session.matching = vec![subscribed("$share/g/a/+", qos)];
-            session.detail.connected = None;
-            let filter = "$share/g/a/+".to_owned();
-            facts.groups.push(Shared { filter, members: 2, ready, queued: 0 });
-        })
-    };
-    let (reaches, answer, _) = shared(1, Qos::AtLeastOnce);
+    let away = (false, false);
+    let (reaches, answer, _) = in_group((1, 1, 0), Qos::AtLeastOnce, away, |_, _| {});
     assert_eq!(reaches, Reaches::No);
     assert!(answer.contains("goes to another member"), "{answer}");
     for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
-        let (reaches, answer, _) = shared(0, qos);
+        let (reaches, answer, _) = in_group((0, 0, 0), qos, away, |_, _| {});
         assert_eq!(reaches, Reaches::Later);
-        assert!(answer.contains("waits in the shared group"), "{answer}");
+        assert!(answer.contains("of QoS 1 or 2 waits in the shared group"), "{answer}");
+        assert!(answer.contains("one of QoS 0 is dropped"), "{answer}");
     }
+}
+
+#[test]
+fn who_is_alone_in_a_shared_group_is_told_what_becomes_of_its_messages() {
+    let here = (true, true);
+    let (reaches, answer, _) = in_group((1, 1, 0), Qos::AtLeastOnce, here, |_, _| {});
+    assert_eq!(reaches, Reaches::AtOnce, "{answer}");
+    let (reaches, ..) = in_group((2, 2, 0), Qos::AtLeastOnce, here, |_, _| {});
+    assert_eq!(reaches, Reaches::Perhaps);
+    // It is ready for the group as long as its queue is short, though its window is full.
+    let (reaches, answer, _) = in_group((1, 1, 0), Qos::AtLeastOnce, here, |_, session| {
+        session.detail.connected = Some(Connected { send_quota: 0, ..connected() });
+    });
+    assert_eq!(reaches, Reaches::Later, "{answer}");
+    assert!(
+        answer.contains("waits for 'c'") && answer.contains("one of QoS 0 reaches"),
+        "{answer}"
+    );
+}
+
+#[test]
+fn a_shared_group_that_is_full_drops_what_comes() {
+    let (reaches, answer, wrong) =
+        in_group((0, 0, 3), Qos::AtLeastOnce, (false, false), |facts, _| {
+            facts.limits.session_queue_messages = 3;
+        });
+    assert_eq!(reaches, Reaches::No, "{answer}");
+    assert!(wrong.iter().any(|text| text.contains("as much as may")), "{wrong:?}");
+}
+
+#[test]
+fn a_subscription_of_its_own_counts_before_those_of_groups() {
+    let (reaches, answer, _) =
+        in_group((0, 0, 0), Qos::AtLeastOnce, (true, false), |_, session| {
+            session.matching.push(subscribed("a/b", Qos::AtMostOnce));
+            session.detail.connected = Some(Connected { send_quota: 0, ..connected() });
+        });
+    assert_eq!(reaches, Reaches::AtOnce, "{answer}");
+}
+
+#[test]
+fn what_fits_no_packet_is_told_for_each_qos() {
+    let of = |bytes: u32| {
+        explained(|_, session| {
+            let connected = Connected { maximum_packet_size: bytes, ..connected() };
+            session.detail.connected = Some(connected);
+        })
+    };
+    // The topic has three bytes.
+    assert_eq!(of(7).0, Reaches::No);
+    let (reaches, answer, _) = of(9);
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("one of QoS 0 is sent at once"), "{answer}");
+    assert_eq!(of(10).0, Reaches::AtOnce);
+}
+
+#[test]
+fn what_the_broker_says_of_itself_is_of_qos_0_and_only_where_it_says_it() {
+    let of = |retained: Option<usize>, is_connected: bool| {
+        explained(|facts, session| {
+            let topic = owned("$SYS/broker/uptime").expect("a text");
+            facts.topic = TopicName::new(topic).expect("a topic");
+            facts.retained = retained;
+            session.matching = vec![subscribed("$SYS/#", Qos::AtLeastOnce)];
+            if !is_connected {
+                session.detail.connected = None;
+            }
+        })
+    };
+    assert_eq!(of(Some(3), true).0, Reaches::AtOnce);
+    assert_eq!(of(Some(3), false).0, Reaches::No);
+    let (reaches, answer, _) = of(None, true);
+    assert_eq!(reaches, Reaches::No);
+    assert!(answer.contains("[sys] interval_s is 0"), "{answer}");
 }
 
 #[test]
@@ -317,7 +405,14 @@ fn messages_that_were_refused_are_told_of_the_publisher_and_a_shared_group_of_it
         facts.refused.push(("p\n".into(), DropReason::NotAuthorized, 5_000));
         session.matching = vec![subscribed("$share/g/a/+", Qos::AtLeastOnce)];
         let filter = "$share/g/a/+".to_owned();
-        facts.groups.push(Shared { filter, members: 3, ready: 1, queued: 2 });
+        facts.groups.push(Shared {
+            filter,
+            members: 3,
+            ready: 2,
+            online: 2,
+            queued: 2,
+            queued_bytes: 10,
+        });
     });
     assert_eq!(reaches, Reaches::Perhaps);
     assert!(answer.contains("one member of the shared group"), "{answer}");
