@@ -94,17 +94,14 @@ fn shown(kind: &str) -> Vec<&'static str> {
     parts.map(|rest| rest.split("```").next().expect("an end")).collect()
 }
 
-/// A line of a recording without what differs from run to run: the time, and the port of the client.
+/// A line of a recording without what differs from run to run: time, port, and what the listener is called.
 fn shape(line: &str) -> String {
     let (time, rest) = line.split_once(' ').expect("a time");
     assert!(time.ends_with('Z'), "{line}");
-    match rest.split_once("127.0.0.1:") {
-        None => rest.to_owned(),
-        Some((before, after)) => {
-            let after = after.trim_start_matches(|char: char| char.is_ascii_digit());
-            format!("{before}127.0.0.1:PORT{after}")
-        }
-    }
+    let Some((who, after)) = rest.split_once("(127.0.0.1") else { return rest.to_owned() };
+    let (place, after) = after.split_once(')').expect("an end");
+    let port = if place.starts_with(':') { ":PORT" } else { "" };
+    format!("{who}(127.0.0.1{port} at LISTENER){after}")
 }
 
 /// The lines of each shard are those that are shown, in their order.

@@ -32,7 +32,7 @@ fn read(name: &str) -> String {
 
 const CHECK: &str = "tools/packaging/check.py";
 const MANIFESTS: &str = "tools/packaging/check_manifests.py";
-const PROGRAMS: &str = "tools/clients/pages.py";
+const PROGRAMS: &str = "tools/packaging/pages.py";
 const CONFIGURATIONS: (&str, &str) =
     ("tools/tests/petrelctl/pages/configuration.rs", "every_configuration_that_is_shown_is_good");
 const DOCUMENTS: &str = "tools/tests/petrelctl/documents.rs";
