@@ -73,6 +73,7 @@ clients: $(VENV)/ready $(NODE_DIR)/ready
 	$(VENV)/bin/python tools/clients/run.py
 	$(VENV)/bin/python tools/clients/ledger.py --seconds 10
 	$(VENV)/bin/python tools/clients/openapi.py
+	$(PYTHON) tools/packaging/pages.py target/release
 
 ## The ledger against what clients have counted, in a mixed run of five minutes: ARGS="--seconds 300 --shards 2".
 ledger: $(VENV)/ready

@@ -86,6 +86,58 @@ fn login(address: SocketAddr, id: &str, user: &str) -> Client {
 const RULES: &str = "[[rule]]\nallow = \"both\"\ntopics = [\"a/#\"]\n\
                      [[rule]]\ndeny = \"publish\"\ntopics = [\"a/secret\"]\n";
 
+/// The blocks of this kind that docs/operate/TRACES.md shows.
+fn shown(kind: &str) -> Vec<&'static str> {
+    let page = include_str!("../../docs/operate/TRACES.md");
+    let begin = format!("```{kind}\n");
+    let parts = page.split(&begin).skip(1);
+    parts.map(|rest| rest.split("```").next().expect("an end")).collect()
+}
+
+/// A line of a recording without what differs from run to run: time, port, and what the listener is called.
+fn shape(line: &str) -> String {
+    let (time, rest) = line.split_once(' ').expect("a time");
+    assert!(time.ends_with('Z'), "{line}");
+    let Some((who, after)) = rest.split_once("(127.0.0.1") else { return rest.to_owned() };
+    let (place, after) = after.split_once(')').expect("an end");
+    let port = if place.starts_with(':') { ":PORT" } else { "" };
+    format!("{who}(127.0.0.1{port} at LISTENER){after}")
+}
+
+/// The lines of each shard are those that are shown, in their order.
+#[track_caller]
+fn hold(block: usize, count: usize, lines: &[String]) {
+    let blocks = shown("text");
+    assert_eq!(blocks.len(), 3, "recordings that are shown");
+    let shown: Vec<_> = blocks[block].lines().map(shape).collect();
+    let lines: Vec<_> = lines[lines.len() - count..].iter().map(|line| shape(line)).collect();
+    for shard in ["shard 0 ", "shard 1 "] {
+        let of = |lines: &[String]| -> Vec<String> {
+            lines.iter().filter(|line| line.starts_with(shard)).cloned().collect()
+        };
+        assert_eq!(of(&lines), of(&shown));
+    }
+}
+
+/// An entry of a recording has the keys of the one that is shown, with values of the same type.
+#[track_caller]
+fn hold_json(entries: &[Value]) {
+    let [text] = shown("json")[..] else { panic!("one entry is shown") };
+    let shown: Value = serde_json::from_str(text).expect("JSON");
+    let is_it = |it: &&Value| it["event"] == shown["event"] && it["packet"] == shown["packet"];
+    let entry = entries.iter().find(is_it).expect("it is there");
+    let mut same = entry.clone();
+    for key in ["connection", "time", "time_us"] {
+        assert_eq!(
+            std::mem::discriminant(&entry[key]),
+            std::mem::discriminant(&shown[key]),
+            "{key} of {entry}"
+        );
+        same[key] = shown[key].clone();
+    }
+    assert_eq!(same, shown);
+}
+
 #[test]
 fn a_message_is_seen_from_publish_to_puback_across_shards() {
     for runtime in RUNTIMES {
@@ -135,6 +187,8 @@ fn a_message_is_seen_from_publish_to_puback_across_shards() {
         assert!(lines[0].contains("-> PUBLISH 'a/b' packet_id=7 qos=1"), "{}", lines[0]);
         assert!(lines.iter().any(|it| it.contains("may publish this: rule 1 allows it")));
         assert!(lines.iter().any(|it| it.ends_with("'a/b': goes to shard 1")), "{lines:#?}");
+        hold(0, 9, &lines);
+        hold_json(&entries);
 
         let id = broker.traces().begin(client(&from)).expect("room");
         publisher.send(&publish_packet("a/secret", "x", Qos::AtLeastOnce, 8));
@@ -148,6 +202,7 @@ fn a_message_is_seen_from_publish_to_puback_across_shards() {
         assert_eq!(entries[1]["denying_rule"], 2);
         assert_eq!(entries[2]["why"], "not authorised");
         assert_eq!(entries[3]["reason_code"], 0x87);
+        hold(1, 4, &broker.traces().text(id, 0, READ_MAX).expect("it is there").0);
         broker.stop().expect("it stops");
     }
 }
@@ -198,6 +253,7 @@ fn a_queue_that_is_full_is_seen() {
         let (lines, _) = broker.traces().text(id, 0, READ_MAX).expect("it is there");
         let all = format!("{lines:?} {entries:?}");
         assert!(!all.contains("s3cret"), "{all}");
+        hold(2, 4, &lines);
         let stopped = broker.traces().stop(id).expect("it is there");
         assert_eq!(stopped.state, State::Stopped);
         broker.stop().expect("it stops");

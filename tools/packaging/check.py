@@ -16,9 +16,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pages import blocks, certificate, own_network
+
 PATIENCE_S = 60
 # Points of `systemd-analyze security`, of 100: what a service may do of what it could.
 EXPOSURE_MAX = 20
+INSTALL = "docs/operate/INSTALL.md"
+UPGRADE = "docs/operate/UPGRADE.md"
 CONFIG = """\
 [engine]
 shards = 2
@@ -264,6 +268,144 @@ def check_contents(tree):
     print("the default configuration is good")
 
 
+class Operator:
+    """Types what a page shows: each line as it stands, but in the tree and by the numbers of its users."""
+
+    def __init__(self, tree, unit, packages):
+        self.tree, self.unit, self.packages = tree, unit, packages
+        self.service, self.place = None, tree.root.parent / "operator"
+        self.place.mkdir(exist_ok=True)
+
+    def types(self, block, typed=None):
+        for line in block.splitlines():
+            for command in line.split(" && "):
+                self.does(command.replace("sudo ", "").split(), typed)
+
+    def does(self, words, typed):
+        match words:
+            case ["systemctl", what, "petrel"]:
+                self.systemctl(what)
+            case ["apt", "install", *_, package]:
+                # The package's own scripts have systemd do this.
+                self.end()
+                self.tree.dpkg("--install", self.packages[Path(package).name])
+                self.systemctl("start")
+            case ["dpkg-deb", "-x", package, folder]:
+                run("dpkg-deb", "-x", self.packages[Path(package).name], self.place / folder)
+            case _:
+                self.runs(words, typed)
+
+    def runs(self, words, typed):
+        user, group = self.tree.user()
+        numbers = {"petrel:petrel": f"{user}:{group}"}
+        if words[0] == "install":
+            numbers["petrel"] = str(user)
+        words = [numbers.get(word, word) for word in words]
+        ours = ("/etc/petrel", "/run/petrel", "/var/lib/petrel", "/var/backups/petrel")
+        words = [f"{self.tree.root}{word}" if word.startswith(ours) else word for word in words]
+        if words[0] in ("petrel", "petrelctl"):
+            words[0] = f"{self.tree.root}/usr/bin/{words[0]}"
+        environment = {**os.environ, "PETREL_FOLDER": f"{self.tree.root}/run/petrel"}
+        (self.tree.root / "var/backups").mkdir(exist_ok=True)
+        done = subprocess.run(
+            words, cwd=self.place, env=environment, input=typed or "", capture_output=True, text=True, timeout=300
+        )
+        hold(done.returncode == 0, f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}{done.stderr}")
+
+    def systemctl(self, what):
+        match what:
+            case "status":
+                hold(any(state.startswith("STATUS=serving on ") for state in self.service.status), self.service.status)
+            case "stop":
+                self.end()
+            case "start" | "restart":
+                self.end()
+                self.service = Service(self.tree, self.unit)
+            case _:
+                sys.exit(f"package-check: systemctl {what} is not known here")
+
+    def end(self):
+        if self.service:
+            self.service.end()
+        self.service = None
+
+
+def own_paths(tree, text):
+    """A configuration as it stands, with its folders in the tree."""
+    return re.sub(r'"(/run/petrel|/var/lib/petrel)"', rf'"{tree.root}\1"', text)
+
+
+def follow_install(package, tree, unit):
+    """What INSTALL.md shows of the package, from the installation to a listener for others."""
+    [install, users] = blocks(INSTALL, "Debian package", "sh")
+    [toml] = blocks(INSTALL, "Debian package", "toml")
+    hold("restart petrel" in users, f"{INSTALL} does not end with a restart")
+    config = tree.root / "etc/petrel/petrel.toml"
+    default = config.read_text()
+    config.write_text(own_paths(tree, default))
+    operator = Operator(tree, unit, {"petrel_*.deb": package})
+    operator.types(install)
+    if not shutil.which("openssl"):
+        left_out(f"the listener for others of {INSTALL}", "there is no openssl for its certificate")
+    else:
+        config.write_text(own_paths(tree, default) + toml)
+        certificate(config.parent)
+        *first, restart = users.splitlines(keepends=True)
+        operator.types("".join(first), "s3cret\n")
+        _, group = tree.user()
+        for name in ("server.pem", "server.key", "users"):
+            os.chown(config.parent / name, 0, group)
+            (config.parent / name).chmod(0o640)
+        operator.types(restart)
+        words = "petrelctl probe -h 127.0.0.1 -p 8883 --count 1 -u NAME -P s3cret --cafile".split()
+        operator.runs([*words, "/etc/petrel/server.pem"], None)
+        for name in ("server.pem", "server.key", "users"):
+            (config.parent / name).unlink()
+    operator.end()
+    for folder in ("var/lib/petrel", "run/petrel"):
+        shutil.rmtree(tree.root / folder)
+    config.write_text(default)
+    print(f"{INSTALL}: the package is installed, configured and restarted as it says")
+
+
+def follow_upgrade(package, upgrade, tree, unit):
+    """What UPGRADE.md shows: to another version, back to the old one, and back to what was kept before."""
+    [there] = blocks(UPGRADE, "Upgrade Petrel", "sh")
+    [back, restore] = blocks(UPGRADE, "Back to the old version", "sh")
+    config = tree.root / "etc/petrel/petrel.toml"
+    default = config.read_text()
+    config.write_text(own_paths(tree, default))
+    operator = Operator(tree, unit, {"petrel_NEW.deb": upgrade, "petrel_OLD.deb": package})
+    operator.systemctl("start")
+    petrelctl = [tree.root / "usr/bin/petrelctl"]
+    session = "-c -i keeper -q 1 -t jobs/#".split()
+
+    def publish(text):
+        run(*petrelctl, "pub", "-t", "state", "-m", text, "-q", "1", "-r")
+        run(*petrelctl, "pub", "-t", "jobs/1", "-m", text, "-q", "1")
+
+    def kept(count):
+        """What is retained, and the first messages that waited."""
+        state = run(*petrelctl, "sub", "-t", "state", "-C", "1", "-W", "30").strip()
+        return state, run(*petrelctl, "sub", *session, "-C", str(count), "-W", "30").split()
+
+    run(*petrelctl, "sub", *session, "-E")
+    publish("before")
+    operator.types(there)
+    publish("after")
+    operator.types(back)
+    hold(kept(2) == ("after", ["before", "after"]), "what the newer version has kept is lost on the way back")
+    operator.types(restore)
+    hold(kept(1) == ("before", ["before"]), "the broker is not as it was when the backup was made")
+    operator.end()
+    for folder in ("var/lib/petrel", "var/lib/petrel.newer", "run/petrel", "var/backups"):
+        shutil.rmtree(tree.root / folder)
+    for left in config.parent.glob("petrel.toml.dpkg-*"):
+        left.unlink()
+    config.write_text(default)
+    print(f"{UPGRADE}: backup, drain, upgrade, the way back and a restoration keep what it says")
+
+
 def check(package, tree):
     tree.dpkg("--install", package)
     check_contents(tree)
@@ -274,13 +416,18 @@ def check(package, tree):
     enabled = tree.root / "etc/systemd/system/multi-user.target.wants/petrel.service"
     hold(enabled.is_symlink(), "the unit is not enabled")
 
+    upgrade = newer(package, tree.root.parent / "newer")
+    if "PETREL_OWN_NETWORK" in os.environ:
+        follow_install(package, tree, unit)
+        follow_upgrade(package, upgrade, tree, unit)
+
     config = folder / "petrel.toml"
     own = CONFIG.format(run=tree.root / "run/petrel", state=tree.root / "var/lib/petrel")
     config.write_text(own)
     check_service(tree, unit)
     check_calls(tree, unit)
 
-    tree.dpkg("--install", newer(package, tree.root.parent / "newer"))
+    tree.dpkg("--install", upgrade)
     hold(config.read_text() == own, "an upgrade has changed the user's configuration")
     hold("next version" in (folder / "petrel.toml.dpkg-dist").read_text(), "the new default file is not beside it")
     service = Service(tree, unit)
@@ -307,6 +454,9 @@ def main():
     if len(sys.argv) != 2:
         sys.exit("usage: check.py PACKAGE.deb")
     package = Path(sys.argv[1]).resolve()
+    if os.geteuid() == 0 and "PETREL_OWN_NETWORK" not in os.environ:
+        why = own_network(sys.argv)
+        left_out(f"the examples of {INSTALL} and {UPGRADE}", f"no network of its own for their ports: {why}")
     for program in ("dpkg", "dpkg-deb", "setpriv", "systemd-sysusers"):
         if not shutil.which(program):
             return left_out("the package's check", f"there is no {program}")

@@ -7,14 +7,18 @@ What they copy is there, images have tags, names that have to be the same are, a
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 from pathlib import Path
 
+from pages import blocks, lines, plan, sections
+
 ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / "tools/packaging"
+INSTALL = "docs/operate/INSTALL.md"
 
 
 def hold(what, text):
@@ -137,12 +141,72 @@ def check_kubernetes(petrel):
     print("the Kubernetes manifests: names, ports, volumes, probes and configuration fit together")
 
 
+def follow_container(petrel, version):
+    """What INSTALL.md shows for a container, as far as that needs no engine."""
+    [block] = blocks(INSTALL, "Container", "sh")
+    build, start, ask = (shlex.split(line) for line in lines(block))
+    file = next(word for word in build if word.endswith("Containerfile"))
+    hold((ROOT / file).resolve() == HERE / "Containerfile", f"{file} is not the Containerfile")
+    image = f"petrel:{version}"
+    hold(build[-2:] == [image, "."] and start[-1] == image, f"the image is not {image}")
+    made = instructions((HERE / "Containerfile").read_text())
+    volume = start[start.index("-v") + 1].split(":")[1]
+    hold(["VOLUME", volume] in made, f"{volume} is no volume of the container")
+    port = start[start.index("-p") + 1].split(":")[1]
+    hold(any(what == "EXPOSE" and port in rest.split() for what, rest in made), f"port {port} is not exposed")
+    hold(ask[:4] == ["podman", "exec", start[start.index("--name") + 1], "petrelctl"], f"{ask} asks somebody else")
+    check_options(petrel, ["/usr/bin/petrelctl", *ask[4:]])
+    print(f"{INSTALL}: the image, its volume, its port and what is asked in it are those of the Containerfile")
+
+
+def follow_kubernetes(petrel):
+    """What INSTALL.md shows for a cluster, as far as that needs none."""
+    [block] = blocks(INSTALL, "Kubernetes", "sh")
+    token, secret, apply = (shlex.split(line) for line in lines(block))
+    hold(token[0] == "petrelctl", f"{token} is none of petrelctl")
+    subprocess.run([petrel.with_name("petrelctl"), *token[1:]], check=True, capture_output=True)
+    hold((ROOT / apply[apply.index("-f") + 1]).resolve() == HERE / "kubernetes", f"{apply} applies something else")
+    if not shutil.which("kubectl"):
+        return print("not run here: the secret of the cluster: there is no kubectl")
+    with tempfile.TemporaryDirectory() as folder:
+        make = [petrel.with_name("petrelctl"), "token", "tokens", "prometheus"]
+        subprocess.run(make, cwd=folder, check=True, capture_output=True)
+        words = [*secret, "--dry-run=client", "-o", "json"]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+        hold(done.returncode == 0, f"{' '.join(secret)}: {done.stderr}")
+        made = json.loads(done.stdout)
+    wanted = (HERE / "kubernetes/statefulset.yaml").read_text()
+    hold(f"secretName: {made['metadata']['name']}\n" in wanted, "the set mounts another secret")
+    [key] = made["data"]
+    hold(f"- key: {key}\n" in wanted, f"the set mounts another key than {key}")
+    print(f"{INSTALL}: the secret that kubectl makes is the one that the set mounts")
+
+
+def follow_source(petrel):
+    """What INSTALL.md shows for those who build: what `make run` does, which pages.py starts."""
+    [block] = blocks(INSTALL, "From source", "sh")
+    hold(lines(block) == [step.strip() for step in plan("make run")], f"{INSTALL} builds otherwise than make run")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([petrel.with_name("petrelctl"), "man", f"{folder}/man"], check=True)
+        hold(any(Path(folder, "man").iterdir()), "petrelctl man writes nothing")
+    subprocess.run([petrel.with_name("petrelctl"), "completions", "bash"], check=True, capture_output=True)
+    print(f"{INSTALL}: from source is what make run does")
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: check_manifests.py FOLDER-OF-PROGRAMS")
     petrel = Path(sys.argv[1]).resolve() / "petrel"
     check_container(petrel)
     check_kubernetes(petrel)
+    version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
+    follow_container(petrel, version)
+    follow_kubernetes(petrel)
+    follow_source(petrel)
+    # The first is check.py's.
+    followed = {"Debian package", "Container", "Kubernetes", "From source"}
+    shown = {heading for heading, text in sections(INSTALL).items() if "```" in text}
+    hold(shown == followed, f"{INSTALL} has blocks below {shown - followed}, which nothing runs")
     print("not run here: building the image and applying the manifests: that needs an engine and a cluster")
 
 

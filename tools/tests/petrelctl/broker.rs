@@ -14,7 +14,7 @@ use petrel_engine::config::{
 use crate::secure::certificates;
 use crate::support::{code, outcome, petrelctl};
 
-fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
+pub fn listener(protocol: Protocol, tls: Option<TlsFiles>) -> Listener {
     let path = if protocol.is_websocket() { "/mqtt".to_owned() } else { String::new() };
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Listener {
@@ -47,7 +47,7 @@ fn config(shards: u16, listeners: Vec<Listener>) -> Config {
     Config { engine, listeners, ..Config::default() }
 }
 
-fn start(shards: u16, listeners: Vec<Listener>) -> Running {
+pub fn start(shards: u16, listeners: Vec<Listener>) -> Running {
     let config = config(shards, listeners);
     boot::start(config, &AuthMethods::default()).unwrap_or_else(|error| panic!("{error}"))
 }

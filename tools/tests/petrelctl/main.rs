@@ -6,6 +6,7 @@ mod broker;
 mod command_line;
 mod documents;
 mod operate;
+mod pages;
 mod probe;
 mod publish;
 mod secure;

@@ -157,3 +157,32 @@ fn a_backup_of_a_broker_that_runs_or_not_becomes_a_folder_again() {
     assert!(stderr.contains("lane-0.records, chunk at byte "), "{stderr}");
     assert!(!at("other").exists());
 }
+
+/// The commands of docs/BACKUP.md, with its names for folders: those for a running broker while it runs, then all.
+#[test]
+fn the_page_is_followed() {
+    let page = include_str!("../../../docs/BACKUP.md");
+    let [commands] = crate::pages::blocks(page, "sh")[..] else { panic!("one block of commands") };
+    let place = tempfile::tempdir().unwrap();
+    let at = |name: &str| place.path().join(name).to_str().unwrap().to_owned();
+    let run = |line: &str, dir: &str| {
+        let line = line.split('#').next().unwrap();
+        let words = line.split_whitespace().skip(1).map(|word| match word {
+            "FOLDER" => at("data"),
+            "NEW_FOLDER" => at("new"),
+            "DIR" => at(dir),
+            word => word.to_owned(),
+        });
+        let (code, stdout, stderr) = outcome(petrelctl(&[]).args(words));
+        assert_eq!((code, stderr.as_str()), (0, ""), "{line}: {stdout}");
+    };
+    let of_a_broker = |line: &&str| !line.contains(" restore ") && !line.contains(" repair ");
+    keep_and(Path::new(&at("data")), || {
+        commands.lines().filter(of_a_broker).for_each(|line| run(line, "warm"));
+    });
+    commands.lines().for_each(|line| run(line, "cold"));
+    let running = start(Path::new(&at("new")));
+    let port = running.addresses()[0].port();
+    assert_eq!(done(port, "sub -t b -q 1 -c -i keeper -C 1"), "waits\n");
+    running.stop().unwrap();
+}

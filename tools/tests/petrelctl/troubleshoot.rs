@@ -215,6 +215,19 @@ fn slow_reader(lab: &Lab) -> TcpStream {
     stream
 }
 
+/// The command without anything put in.
+#[test]
+fn the_first_question_is_one() {
+    let [line] = crate::pages::blocks(TROUBLESHOOT, "text")[..] else { panic!("one question") };
+    let lab = Lab::new();
+    let words = line.replace("CLIENT", "nobody").replace("TOPIC", "t");
+    let words: Vec<_> = words.split_whitespace().skip(1).collect();
+    let (code, out, _) = outcome(petrelctl(&words).env("PETREL_FOLDER", lab.control()));
+    assert_eq!(code, 1, "{out}");
+    assert!(out.contains("\n! ") || out.contains("has no session"), "{out}");
+    lab.broker.stop().expect("it stops");
+}
+
 /// Every page of the operator's has its place in the index, and the index has no other.
 #[test]
 fn the_index_names_every_page() {

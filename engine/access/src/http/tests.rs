@@ -82,6 +82,27 @@ fn a_program_is_told_who_asks_and_says_who_that_is() {
     end(desk, office);
 }
 
+/// What docs/CONFIGURATION.md shows has the keys of what is asked, each with a value of the same type.
+#[test]
+fn what_is_shown_is_asked() {
+    let page = include_str!("../../../../docs/CONFIGURATION.md");
+    let (_, rest) = page.split_once("```json\n").unwrap();
+    let (shown, rest) = rest.split_once("```").unwrap();
+    assert!(!rest.contains("```json"), "one body is shown");
+    let shown: Value = serde_json::from_str(shown).unwrap();
+    let server = Server::start(|_| ok(ALLOW));
+    let (office, mut desk) = start(Settings::default(), vec![vec![check(&server, terms())]]);
+    assert!(desk.ask(1000, alice()).is_none());
+    next(&mut desk, 1000);
+    let asked = server.seen().remove(0).json();
+    let types = |value: &Value| -> Vec<_> {
+        let pairs = value.as_object().unwrap().iter();
+        pairs.map(|(key, value)| (key.clone(), std::mem::discriminant(value))).collect()
+    };
+    assert_eq!(types(&shown), types(&asked));
+    end(desk, office);
+}
+
 #[test]
 fn words_for_no_and_for_no_opinion_and_what_is_known_by_them() {
     let server = Server::start(|request| match request.json()["user"].as_str() {
