@@ -138,7 +138,7 @@ pub struct Admin {
 }
 
 /// What it reads from files.
-struct Files {
+pub(crate) struct Files {
     bearers: petrel_access::bearer::Bearers,
     tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>,
 }
@@ -224,15 +224,18 @@ impl Admin {
         self.config.url(self.address)
     }
 
-    /// Reads tokens and certificate again.
+    /// Reads tokens and certificate again; nothing has changed yet.
     ///
     /// # Errors
-    /// What is wrong with them; then nothing has changed.
-    pub fn reload(&self) -> Result<(), String> {
-        let files = Files::read(&self.config)?;
+    /// What is wrong with them.
+    pub(crate) fn read(&self) -> Result<Files, String> {
+        Files::read(&self.config)
+    }
+
+    /// These hold from now on.
+    pub(crate) fn take(&self, files: Files) {
         self.known.gate.set(files.bearers);
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = files.tls;
-        Ok(())
     }
 }
 
