@@ -12,6 +12,7 @@ mod gate;
 mod levels;
 mod messages;
 mod metrics;
+mod process;
 mod serve;
 mod storage;
 mod traces;
@@ -96,6 +97,8 @@ impl Known {
         let asking = Arc::new(Semaphore::new(ASKED_AT_ONCE));
         let listeners = source.doors.iter().map(|door| door.name.clone()).collect();
         let doors = Doors::new(source.doors.clone());
+        // Known from now on, before somebody sets the clock.
+        let _ = process::started_s();
         Self { source, listeners, doors, gate, begun: Instant::now(), asking }
     }
 }
@@ -246,6 +249,8 @@ impl Drop for Admin {
             // One that panicked has aborted the process.
             let _ = thread.join();
         }
+        // Not when the last who knows it ends: some may still wait for a shard.
+        self.known.gate.close();
     }
 }
 

@@ -138,6 +138,14 @@ impl Gate {
         }
     }
 
+    /// The process ends: its own token is of no more use.
+    pub(super) fn close(&self) {
+        if let Some(file) = &self.cookie {
+            // What somebody has removed is as good as removed.
+            let _ = fs::remove_file(file);
+        }
+    }
+
     /// These tokens hold from now on.
     pub(super) fn set(&self, bearers: Bearers) {
         *self.bearers.write().unwrap_or_else(PoisonError::into_inner) = bearers;
@@ -241,15 +249,6 @@ impl Gate {
             status,
             said: kept,
         });
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if let Some(file) = &self.cookie {
-            // What somebody has removed is as good as removed.
-            let _ = fs::remove_file(file);
-        }
     }
 }
 
