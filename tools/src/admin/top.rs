@@ -160,7 +160,7 @@ impl Seen {
 impl TopArguments {
     /// Looks and prints.
     pub fn run(self) -> Result<(), Failure> {
-        let broker = self.reach.broker()?;
+        let mut broker = self.reach.broker()?;
         let is_screen = std::io::stdout().is_terminal() && !self.reach.json;
         let signals = Signals::catch()?;
         let keys = is_screen.then(Keys::take).flatten();
@@ -170,6 +170,12 @@ impl TopArguments {
             if Instant::now() >= next {
                 next = Instant::now() + Duration::from_secs(self.every);
                 if !is_paused {
+                    // One that was started again has left another token, and may be elsewhere.
+                    if seen.away.is_some()
+                        && let Ok(found) = self.reach.broker()
+                    {
+                        broker = found;
+                    }
                     let answer = broker.get("/api/v1/overview");
                     // One that has never answered may be none at all.
                     seen.look(if seen.now.is_none() { Ok(answer?) } else { answer });
