@@ -340,3 +340,58 @@ pub(super) async fn undrain(State(known): State<Arc<Known>>) -> Result<Done, Pro
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors() -> Doors {
+        let address = "127.0.0.1:1883".parse().expect("an address");
+        let door =
+            |name: &str| Door { name: name.to_owned(), protocol: "mqtt".to_owned(), address };
+        Doors::new(vec![door("first"), door("second")])
+    }
+
+    /// What two shards come to say of a listener.
+    fn said(answers: Vec<io::Result<()>>) -> Result<(), Failed> {
+        let (asked, turned) = mpsc::channel();
+        answers.into_iter().for_each(|answer| asked.send(answer).expect("somebody waits"));
+        Turned { answers: turned, shards: 2 }.wait(Instant::now())
+    }
+
+    #[test]
+    fn a_shard_that_says_nothing_is_stuck_and_one_that_cannot_is_told() {
+        let taken = || Err(io::ErrorKind::AddrInUse.into());
+        assert_eq!(said(vec![Ok(()), Ok(())]), Ok(()));
+        assert_eq!(said(vec![Ok(())]), Err(Failed::Stuck));
+        let refused = Failed::Refused("address in use".to_owned());
+        assert_eq!(said(vec![taken(), Ok(())]), Err(refused));
+        assert_eq!(said(vec![taken()]), Err(Failed::Stuck));
+    }
+
+    #[test]
+    fn a_listener_is_told_as_it_will_be() {
+        let doors = doors();
+        let could_not = || Err(Failed::Refused("why".to_owned()));
+        for (open, done, listening) in [
+            (false, Ok(()), false),
+            (false, could_not(), true),
+            (false, Err(Failed::Stuck), false),
+            (true, Ok(()), true),
+            (true, could_not(), false),
+            (true, Err(Failed::Stuck), true),
+        ] {
+            doors.has_turned(1, open, &done);
+            assert_eq!(doors.listening(), [true, listening], "{open} {done:?}");
+        }
+        let problem = doors.told(1, true, &Failed::Refused("it is in use".to_owned()));
+        assert_eq!(problem.1, "\"second\": 127.0.0.1:1883 cannot be opened: it is in use");
+    }
+
+    #[test]
+    fn whoever_looks_does_not_wait_for_whoever_opens_and_closes() {
+        let doors = doors();
+        let _turning = doors.turning();
+        assert!(doors.state.try_lock().is_ok_and(|state| state.drain.is_none()));
+    }
+}
