@@ -12,6 +12,7 @@ mod gate;
 mod levels;
 mod messages;
 mod metrics;
+mod process;
 mod serve;
 mod storage;
 mod traces;
@@ -96,6 +97,8 @@ impl Known {
         let asking = Arc::new(Semaphore::new(ASKED_AT_ONCE));
         let listeners = source.doors.iter().map(|door| door.name.clone()).collect();
         let doors = Doors::new(source.doors.clone());
+        // Known from now on, before somebody sets the clock.
+        let _ = process::started_s();
         Self { source, listeners, doors, gate, begun: Instant::now(), asking }
     }
 }
@@ -138,7 +141,7 @@ pub struct Admin {
 }
 
 /// What it reads from files.
-struct Files {
+pub(crate) struct Files {
     bearers: petrel_access::bearer::Bearers,
     tls: Option<Arc<tokio_rustls::rustls::ServerConfig>>,
 }
@@ -224,15 +227,18 @@ impl Admin {
         self.config.url(self.address)
     }
 
-    /// Reads tokens and certificate again.
+    /// Reads tokens and certificate again; nothing has changed yet.
     ///
     /// # Errors
-    /// What is wrong with them; then nothing has changed.
-    pub fn reload(&self) -> Result<(), String> {
-        let files = Files::read(&self.config)?;
+    /// What is wrong with them.
+    pub(crate) fn read(&self) -> Result<Files, String> {
+        Files::read(&self.config)
+    }
+
+    /// These hold from now on.
+    pub(crate) fn take(&self, files: Files) {
         self.known.gate.set(files.bearers);
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = files.tls;
-        Ok(())
     }
 }
 
@@ -243,6 +249,8 @@ impl Drop for Admin {
             // One that panicked has aborted the process.
             let _ = thread.join();
         }
+        // Not when the last who knows it ends: some may still wait for a shard.
+        self.known.gate.close();
     }
 }
 

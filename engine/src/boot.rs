@@ -449,15 +449,21 @@ impl Running {
         let checks = self.config.read_checks().map_err(BootError::Refused)?;
         let rules = self.config.read_rules().map_err(BootError::Refused)?;
         #[cfg(feature = "admin")]
-        if let Some(admin) = &self.admin {
-            admin.reload().map_err(BootError::Refused)?;
-        }
-        for shard in &self.shards {
-            shard.handle.tell(Command::SetScram(checks.scram()));
-        }
+        let admin = self.admin.as_ref().map(|admin| Ok((admin, admin.read()?)));
+        #[cfg(feature = "admin")]
+        let admin = admin.transpose().map_err(BootError::Refused)?;
+        let scram = checks.scram();
+        // The last that may fail; what follows is taken on.
         if let Some(inquiries) = &self.staff.inquiries {
             let set = inquiries.set_checks(checks);
             set.map_err(|error| BootError::Refused(error.to_string()))?;
+        }
+        #[cfg(feature = "admin")]
+        if let Some((admin, files)) = admin {
+            admin.take(files);
+        }
+        for shard in &self.shards {
+            shard.handle.tell(Command::SetScram(scram.clone()));
         }
         let mut told = self.staff.rules.lock().unwrap_or_else(PoisonError::into_inner);
         // What was decided by the same rules need not be decided again.

@@ -392,7 +392,7 @@ impl<F: Fn(&mut fmt::Formatter<'_>) -> fmt::Result> fmt::Display for Line<F> {
 }
 
 /// Some numbers of one shard.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ShardFigures {
     /// Connections.
     pub connections: u64,

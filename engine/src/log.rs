@@ -165,7 +165,8 @@ pub fn error(text: impl fmt::Display) {
     say(Event::Note, Level::Error, &[], format_args!("{text}"));
 }
 
-/// Writes a line, if it is wanted, and if clients have not caused too many lately. True if it was.
+/// Writes a line, if it is wanted, and if clients have not caused too many lately. True if it was. What operators ask
+/// for is always wanted: nobody takes levels down to be unseen.
 #[allow(clippy::must_use_candidate, reason = "few want to know")]
 pub fn say(event: Event, level: Level, fields: Fields<'_>, message: fmt::Arguments<'_>) -> bool {
     debug_assert!(
@@ -173,7 +174,8 @@ pub fn say(event: Event, level: Level, fields: Fields<'_>, message: fmt::Argumen
         "{event:?} has other fields"
     );
     debug_assert!(event.levels().contains(&level), "{event:?} has other levels");
-    if !is_on(event.area(), level) || event.is_limited() && !limit::take(event) {
+    let is_wanted = is_on(event.area(), level) || matches!(event, Event::OperatorAsked);
+    if !is_wanted || event.is_limited() && !limit::take(event) {
         return false;
     }
     match WRITER.get() {
@@ -200,5 +202,24 @@ fn encoded(
     match config.to {
         Destination::Journald => line.journal(),
         _ => line.encode(config.format),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_switches_the_area_off_is_written_all_the_same() {
+        let before = levels().of(Area::Admin);
+        set_level(Area::Admin, Level::Off);
+        let said = |event, level| say(event, level, &[], format_args!("a test says this"));
+        let written = [
+            said(Event::OperatorAsked, Level::Info),
+            said(Event::OperatorRefused, Level::Warn),
+            said(Event::BansDamaged, Level::Error),
+        ];
+        set_level(Area::Admin, before);
+        assert_eq!(written, [true, false, false]);
     }
 }

@@ -107,6 +107,8 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
 
 /// Reads the file and what it names again, and says what became of that.
 fn reload(running: &mut Running, file: Option<&Path>) -> String {
+    // Whoever asks while the files are read may mean what is in them later.
+    let asking = running.reins().reloads();
     let left = match file.map(Config::load).transpose() {
         Ok(Some(new)) => running.reload_with(&new).map_err(|error| error.to_string()),
         Ok(None) => running.reload().map(|()| Vec::new()).map_err(|error| error.to_string()),
@@ -129,7 +131,7 @@ fn reload(running: &mut Running, file: Option<&Path>) -> String {
             log::say(Event::ConfigurationReloaded, Level::Error, &[], text);
         }
     }
-    running.reins().reloaded(&said);
+    asking.tell(&said);
     said.unwrap_or_else(|wrong| wrong)
 }
 

@@ -204,15 +204,6 @@ pub(crate) fn by_state() -> [(&'static str, u64); 4] {
     states.map(|(name, key)| (name, of(key)))
 }
 
-/// When this process was started, in seconds since its machine was.
-#[cfg(feature = "admin")]
-pub(crate) fn started_after_boot_s() -> Option<f64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name in parentheses may hold anything; the state follows it, and this is the twentieth after that.
-    let ticks: u64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
-    Some(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
-}
-
 /// What a process may have if nobody says: most of what its machine has, or its control group allows. `None` if
 /// neither is known.
 #[must_use]

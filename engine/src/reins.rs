@@ -1,12 +1,13 @@
 //! What an operator may do to a broker that runs, from any thread.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use petrel_access::files::{self, Rights};
 use petrel_proto::Text;
 use petrel_storage::control::{BanRequest, Subject};
 use rustix::process::{Signal, getpid, kill_process};
@@ -20,6 +21,26 @@ use crate::pump::Clock;
 const BANS: &str = "bans.json";
 /// A file of bans is no longer than that.
 const BANS_BYTES_MAX: u64 = 64 << 20;
+
+/// Its owner writes it, and its group may read it, as with logs.
+const MODE: u32 = 0o640;
+
+/// Why a ban, or the end of one, is not as it was asked for: a sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotBanned {
+    /// Nothing has changed.
+    Refused(String),
+    /// It holds, and the next process will not know it.
+    Unkept(String),
+}
+
+impl From<NotBanned> for String {
+    fn from(not: NotBanned) -> Self {
+        match not {
+            NotBanned::Refused(text) | NotBanned::Unkept(text) => text,
+        }
+    }
+}
 
 /// Speaks to all shards.
 pub trait Tell: Send + Sync {
@@ -36,8 +57,44 @@ pub struct Reins {
     file: Option<PathBuf>,
     /// One at a time.
     changing: Mutex<()>,
-    /// Who wants to know what became of reading the configuration again; `None` if nobody reads it.
-    reloads: Mutex<Option<Vec<Sender<Said>>>>,
+    reloads: Reloads,
+}
+
+/// Who wants to know what became of reading the configuration again; `None` if nobody reads it.
+#[derive(Debug, Default)]
+struct Reloads(Mutex<Option<Vec<Sender<Said>>>>);
+
+/// Those who asked before it was begun to read the configuration again: what is read is what they mean.
+#[derive(Debug)]
+#[must_use = "they wait"]
+pub struct Asking(Vec<Sender<Said>>);
+
+impl Reloads {
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Sender<Said>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where it will be said; `None` if nobody reads it.
+    fn join(&self) -> Option<Receiver<Said>> {
+        let (asked, said) = channel();
+        self.waiting().as_mut()?.push(asked);
+        Some(said)
+    }
+
+    /// All who have joined until now.
+    fn begin(&self) -> Asking {
+        Asking(self.waiting().as_mut().map(std::mem::take).unwrap_or_default())
+    }
+}
+
+impl Asking {
+    /// What became of it.
+    pub fn tell(self, said: &Said) {
+        for asked in self.0 {
+            // Whoever asked may have lost patience.
+            let _ = asked.send(said.clone());
+        }
+    }
 }
 
 /// What was said of something, for people.
@@ -61,7 +118,7 @@ impl Reins {
             clock,
             file,
             changing: Mutex::default(),
-            reloads: Mutex::default(),
+            reloads: Reloads::default(),
         };
         if let Some(file) = &reins.file {
             match reins.read(file) {
@@ -103,18 +160,14 @@ impl Reins {
         self.clock.now().mono_ms
     }
 
-    /// The program reads its configuration again when it gets SIGHUP, and says so by [`Reins::reloaded`].
+    /// The program reads its configuration again when it gets SIGHUP, and tells those whom [`Reins::reloads`] names.
     pub fn answers_reloads(&self) {
-        *self.reloads.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+        *self.reloads.waiting() = Some(Vec::new());
     }
 
-    /// What became of it.
-    pub fn reloaded(&self, said: &Said) {
-        let mut waiting = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
-        for asked in waiting.iter_mut().flat_map(|waiting| waiting.drain(..)) {
-            // Whoever asked may have lost patience.
-            let _ = asked.send(said.clone());
-        }
+    /// The configuration is about to be read again. Whoever asks from now on sends another signal.
+    pub fn reloads(&self) -> Asking {
+        self.reloads.begin()
     }
 
     /// Has the program read its configuration again, and says what became of it.
@@ -122,12 +175,7 @@ impl Reins {
     /// # Errors
     /// What is wrong with the configuration, or that nobody reads it.
     pub fn reload(&self) -> Said {
-        let (asked, said) = channel();
-        {
-            let mut waiting = self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
-            let waiting = waiting.as_mut().ok_or("this process reads no configuration again")?;
-            waiting.push(asked);
-        }
+        let said = self.reloads.join().ok_or("this process reads no configuration again")?;
         kill_process(getpid(), Signal::HUP).map_err(|error| format!("no signal: {error}"))?;
         said.recv_timeout(RELOADED_WITHIN)
             .map_err(|_| "it takes long; see the log of the broker".to_owned())?
@@ -137,15 +185,15 @@ impl Reins {
     /// good. Holds in the next process as well, if there is a folder.
     ///
     /// # Errors
-    /// A sentence: there are too many bans, or the file cannot be written; then it holds as long as the process.
-    pub fn ban(&self, asked: &BanRequest) -> Result<(), String> {
-        let target = target_of(&asked.subject)?;
+    /// There are too many bans, or the file cannot be written; then it holds as long as the process.
+    pub fn ban(&self, asked: &BanRequest) -> Result<(), NotBanned> {
+        let target = target_of(&asked.subject).map_err(NotBanned::Refused)?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let until_ms =
             asked.for_s.map_or(u64::MAX, |s| self.now_ms().saturating_add(s.saturating_mul(1000)));
         let ban = Ban { target: target.clone(), until_ms, why: asked.why.clone(), is_own: false };
         if !self.guard.bans().add(ban, self.now_ms()) {
-            return Err("there is no room for more bans".into());
+            return Err(NotBanned::Refused("there is no room for more bans".into()));
         }
         self.shards.ban(&target);
         self.keep()
@@ -154,9 +202,9 @@ impl Reins {
     /// Takes a ban back, also one that the broker has made itself; false if there was none.
     ///
     /// # Errors
-    /// A sentence: the file cannot be written; then the ban holds again in the next process.
-    pub fn unban(&self, subject: &Subject) -> Result<bool, String> {
-        let target = target_of(subject)?;
+    /// The file cannot be written; then the ban holds again in the next process.
+    pub fn unban(&self, subject: &Subject) -> Result<bool, NotBanned> {
+        let target = target_of(subject).map_err(NotBanned::Refused)?;
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let was_there = self.guard.bans().remove(&target);
         if was_there {
@@ -184,7 +232,7 @@ impl Reins {
     }
 
     /// Writes the bans of operators down.
-    fn keep(&self) -> Result<(), String> {
+    fn keep(&self) -> Result<(), NotBanned> {
         let Some(file) = &self.file else { return Ok(()) };
         let now_ms = self.now_ms();
         let wall_s = wall_s();
@@ -196,16 +244,11 @@ impl Reins {
         };
         let bans = self.guard.bans().list(now_ms).into_iter().filter(|ban| !ban.is_own);
         let text = format!("{}\n", Value::from(bans.map(one).collect::<Vec<_>>()));
-        let new = file.with_extension("new");
-        let written = File::create(&new).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.and_then(|()| fs::rename(&new, file)).map_err(|error| {
-            format!(
+        files::replace(file, &text, Rights::Always(MODE)).map_err(|error| {
+            NotBanned::Unkept(format!(
                 "{}: {error}; the change holds as long as this process, and is not kept",
                 file.display()
-            )
+            ))
         })
     }
 
@@ -261,4 +304,24 @@ fn target_of(subject: &Subject) -> Result<Target, String> {
             Target::Addresses(range.parse().map_err(|what| format!("{range:?} {what}"))?)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_asks_while_the_configuration_is_read_is_told_of_the_next_time() {
+        let reloads = Reloads::default();
+        assert!(reloads.join().is_none(), "nobody reads it");
+        *reloads.waiting() = Some(Vec::new());
+        let first = reloads.join().expect("somebody reads it");
+        let asking = reloads.begin();
+        let second = reloads.join().expect("somebody reads it");
+        asking.tell(&Ok("the old file".into()));
+        assert_eq!(first.try_recv(), Ok(Ok("the old file".into())));
+        assert!(second.try_recv().is_err());
+        reloads.begin().tell(&Ok("the new one".into()));
+        assert_eq!(second.try_recv(), Ok(Ok("the new one".into())));
+    }
 }

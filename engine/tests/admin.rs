@@ -239,6 +239,7 @@ fn the_document_the_alerts_and_the_dashboard_have_the_metrics_that_there_are() {
     let files = [
         include_str!("../../docs/operate/alerts.yml"),
         include_str!("../../docs/operate/grafana.json"),
+        include_str!("../../docs/operate/SECURE.md"),
     ];
     let mut used = 0;
     for name in files.into_iter().flat_map(names) {

@@ -262,6 +262,111 @@ fn bans_are_made_listed_and_taken_back() {
     lab.stop();
 }
 
+/// A path says little: what the body asks for is kept as well.
+#[test]
+fn what_is_asked_for_in_a_body_is_kept_with_who_asked() {
+    let lab = Lab::new(1, RUNTIMES[1], |_, _| {});
+    let (level, publish) =
+        (json!({"area": "load", "level": "info"}), json!({"topic": "a/b", "payload": "hello"}));
+    let ban = json!({"kind": "user", "who": "eve", "for_s": 60, "why": "tries\npasswords"});
+    let trace = json!({"kind": "topic", "who": "a/#"});
+    let system = json!({"topic": "$SYS/broker/uptime", "payload": "0"});
+    for (method, path, body, status, said) in [
+        ("PUT", "log", &level, 200, "load is written up to info"),
+        ("POST", "bans", &ban, 200, r#"user "eve" is banned for 60 s: tries"#),
+        ("POST", "publish", &publish, 200, r#"5 bytes are published to "a/b""#),
+        ("POST", "publish", &system, 400, r#""$SYS/broker/uptime": topics that begin with `$`"#),
+        ("POST", "traces", &trace, 200, r#"recording 1 of topic "a/#" has begun"#),
+        ("POST", "drain", &json!({"server_reference": "x:1"}), 200, r#"0 seconds, to "x:1""#),
+    ] {
+        let path = format!("/api/v1/{path}");
+        let answer = lab.ask(method, &path, Some(body));
+        assert_eq!(answer.0, status, "{path}: {}", answer.1);
+        let last = lab.get("/api/v1/audit?limit=1")["entries"][0].clone();
+        assert_eq!(
+            (&last["what"], &last["status"]),
+            (&json!(format!("{method} {path}")), &json!(status))
+        );
+        assert!(last["said"].as_str().is_some_and(|text| text.contains(said)), "{last}");
+    }
+    lab.stop();
+}
+
+/// The connection ends before the answer is there: whatever was done all the same is kept.
+#[test]
+fn whoever_asks_and_goes_away_is_kept_too() {
+    let lab = Lab::new(1, RUNTIMES[1], |_, _| {});
+    for n in 0..20 {
+        let mut stream = TcpStream::connect(lab.admin).expect("it listens");
+        let ban = json!({"kind": "user", "who": format!("user{n}")});
+        let text = text_of(Some(&lab.token), "POST", "/api/v1/bans", Some(&ban));
+        stream.write_all(text.as_bytes()).expect("sent");
+        stream.shutdown(std::net::Shutdown::Write).expect("no more comes");
+    }
+    let none = json!([]);
+    let bans = lab.until("/api/v1/bans", |it| it["bans"] != none)["bans"].clone();
+    for ban in bans.as_array().expect("a list") {
+        let said = format!("user {} is banned", ban["who"]);
+        lab.until("/api/v1/audit", |it| {
+            let entries = it["entries"].as_array().expect("a list");
+            entries.iter().any(|it| it["said"] == said && it["status"] == 200)
+        });
+    }
+    lab.stop();
+}
+
+/// Something has taken the port meanwhile: clients are let in by the other listeners, and it can be tried again.
+#[test]
+fn a_listener_that_cannot_be_opened_again_keeps_no_drain_going() {
+    for runtime in RUNTIMES {
+        let lab = Lab::new(2, runtime, |config, _| {
+            let listener = |name: &str| petrel_engine::config::Listener {
+                name: name.to_owned(),
+                ..common::listener(petrel_engine::config::Protocol::Mqtt)
+            };
+            config.listeners = vec![listener("first"), listener("second")];
+        });
+        let second = lab.broker.as_ref().expect("it runs").addresses()[1];
+        assert_eq!(lab.ask("POST", "/api/v1/drain", Some(&json!({}))).0, 200);
+        let taken = std::net::TcpListener::bind(second).expect("nobody listens");
+        let (status, said) = lab.ask("DELETE", "/api/v1/drain", None);
+        let text = said["error"].as_str().unwrap_or_default();
+        let is_named = text.starts_with("clients are let in again, but \"second\": ");
+        assert!(status == 409 && is_named, "{status} {said}");
+        assert_eq!(request(lab.admin, None, "GET", "/health/ready", None).0, 200);
+        assert_eq!(lab.get("/api/v1/drain")["draining"], false);
+        let listening = || {
+            let listeners = lab.get("/api/v1/listeners")["listeners"].clone();
+            [listeners[0]["listening"] == true, listeners[1]["listening"] == true]
+        };
+        assert_eq!(listening(), [true, false]);
+        Client::connect(lab.mqtt(), "in again", Version::V5);
+        assert_eq!(lab.ask("POST", "/api/v1/listeners/second/start", None).0, 409);
+        drop(taken);
+        assert_eq!(lab.ask("POST", "/api/v1/listeners/second/start", None).0, 200);
+        assert_eq!(listening(), [true, true]);
+        Client::connect(second, "by the second", Version::V5);
+        lab.stop();
+    }
+}
+
+/// It holds as long as the process, and that is said.
+#[test]
+fn a_ban_that_cannot_be_written_down_is_not_the_fault_of_who_asks() {
+    let lab = Lab::new(1, RUNTIMES[1], |_, _| {});
+    // No file takes the place of a folder.
+    fs::create_dir_all(lab.folder.path().join("control/bans.json/in the way")).expect("made");
+    let ban = json!({"kind": "user", "who": "eve"});
+    let (status, said) = lab.ask("POST", "/api/v1/bans", Some(&ban));
+    let text = said["error"].as_str().unwrap_or_default();
+    assert!(status == 500 && text.contains("is not kept"), "{status} {said}");
+    assert_eq!(lab.get("/api/v1/bans")["bans"][0]["who"], "eve");
+    let (status, said) = lab.ask("DELETE", "/api/v1/bans?kind=user&who=eve", None);
+    assert_eq!(status, 500, "{said}");
+    assert_eq!(lab.get("/api/v1/bans")["bans"], json!([]));
+    lab.stop();
+}
+
 #[test]
 fn a_token_is_good_for_what_its_role_says_and_no_token_for_nothing() {
     let (metrics, metrics_token) = Bearer::make("prometheus", Role::Metrics).expect("made");

@@ -351,7 +351,10 @@ impl Wire {
             Some(_) if !listener.shut => Ok(()),
             Some(address) => {
                 listener.reopen(address)?;
-                self.poller.add_listener(&listener.socket, at as u32)
+                self.poller.add_listener(&listener.socket, at as u32).inspect_err(|_| {
+                    // A socket that nobody accepts from lets clients wait in vain. It costs no descriptor more.
+                    let _ = listener.shut();
+                })
             }
         }
     }

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from pages import blocks, certificate, own_network
@@ -94,7 +95,6 @@ class Service:
         path.unlink(missing_ok=True)
         self.socket.bind(str(path))
         path.chmod(0o666)
-        self.socket.settimeout(PATIENCE_S)
         user, group = tree.user()
         # StateDirectory= and RuntimeDirectory=.
         for name in ("var/lib/petrel", "run/petrel"):
@@ -111,8 +111,11 @@ class Service:
         self.status = self.hears("READY=1")
 
     def hears(self, state):
+        # One time for all: other states come all the while.
+        until = time.monotonic() + PATIENCE_S
         while True:
             try:
+                self.socket.settimeout(max(until - time.monotonic(), 0.001))
                 states = self.socket.recv(4096).decode().splitlines()
             except TimeoutError:
                 self.process.kill()

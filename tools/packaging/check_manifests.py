@@ -26,6 +26,17 @@ def hold(what, text):
         sys.exit(f"package-check: {text}")
 
 
+# What the process may take from SIGTERM to its end: five seconds for its clients, and as long for its storage.
+STOP_S = 10
+
+
+def constant(file, name):
+    """Seconds that a constant of the source has."""
+    found = re.search(rf"const {name}: Duration = Duration::from_secs\((\d+)\)", (ROOT / file).read_text())
+    hold(found, f"{file} has no {name} in seconds")
+    return int(found[1])
+
+
 def check_config(petrel, text, name):
     with tempfile.TemporaryDirectory() as folder:
         # Secrets of a cluster: files that are not here. No token lets nobody in.
@@ -117,7 +128,10 @@ def check_kubernetes(petrel):
     drain = container["lifecycle"]["preStop"]["exec"]["command"]
     check_options(petrel, drain)
     within = int(drain[drain.index("--within") + 1])
-    hold(pod["terminationGracePeriodSeconds"] > within, "the pod is killed before it is drained")
+    # The drain, what clients are given beyond it, and the end of the process with what it writes down.
+    least = within + constant("tools/src/admin/doors.rs", "BEYOND") + STOP_S
+    grace = pod["terminationGracePeriodSeconds"]
+    hold(grace >= least, f"the pod is killed after {grace} s, and may be drained and stopped after {least} s")
     version = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     hold(container["image"] == f"petrel:{version}", f"{container['image']} is not version {version}")
 

@@ -16,7 +16,7 @@ pub mod why;
 use serde_json::Value;
 
 /// A text from outside, safe for a terminal.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.chars().flat_map(shown_char).collect(),
@@ -32,7 +32,7 @@ fn shown_char(char: char) -> Box<dyn Iterator<Item = char>> {
 }
 
 /// Rows as columns that stand below each other; numbers to the right.
-fn columns(heads: &[&str], rows: &[Vec<String>]) -> String {
+pub fn columns(heads: &[&str], rows: &[Vec<String>]) -> String {
     let is_number = |text: &String| text.parse::<f64>().is_ok() || text == "-";
     let width = |at: usize| {
         let cells = rows.iter().filter_map(|row| row.get(at)).map(|cell| cell.chars().count());
@@ -71,14 +71,14 @@ fn part(text: &str) -> String {
 }
 
 /// What stands behind a path: those of the values that there are.
-fn query(values: &[(&str, Option<String>)]) -> String {
+pub fn query(values: &[(&str, Option<String>)]) -> String {
     let there = values.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     let parts: Vec<_> = there.map(|(name, value)| format!("{name}={}", part(value))).collect();
     if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
 }
 
 /// Bytes as people read them.
-fn bytes(count: &Value) -> String {
+pub fn bytes(count: &Value) -> String {
     let count = count.as_f64().unwrap_or(0.0);
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (count.max(1.0).log2() / 10.0).floor().min(4.0) as usize;
@@ -89,7 +89,7 @@ fn bytes(count: &Value) -> String {
 }
 
 /// A time as people read it.
-fn time(seconds: &Value) -> String {
+pub fn time(seconds: &Value) -> String {
     let Some(seconds) = seconds.as_f64() else { return "-".to_owned() };
     match seconds as u64 {
         0..=119 => format!("{seconds:.0} s"),

@@ -1,11 +1,11 @@
 //! `petrelctl passwd`: writes files of users.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use petrel_access::Passwords;
+use petrel_access::files::{self, Rights};
 use petrel_access::passwords::{Cost, hash};
 use petrel_access::scram::{Users, Verifier};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
@@ -53,12 +53,13 @@ impl PasswdArguments {
     pub fn run(self) -> Result<(), Failure> {
         let Self { file, user, groups, memory, passes, scram, delete, check } = self;
         let cost = Cost { memory_kib: memory, passes };
-        let old = match fs::read_to_string(&file) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !check && !delete => None,
+        let text = match fs::read_to_string(&file) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !check && !delete => {
+                String::new()
+            }
             Err(error) => return Err(unusable(&file, &error)),
         };
-        let text = old.clone().unwrap_or_default();
         let users = check_text(&file, &text, scram)?;
         if check {
             return crate::print(&format!("{}: {users} users, nothing is wrong\n", file.display()));
@@ -71,7 +72,7 @@ impl PasswdArguments {
                 let what = format!("{}: there is no user {user:?}", file.display());
                 return Err(Failure::new(what));
             }
-            return write(&file, &replaced(&text, &user, None), old.is_some());
+            return write(&file, &replaced(&text, &user, None));
         }
         if user.is_empty() || user.contains([':', '\n', '\r', '\0']) || user.starts_with('#') {
             let why =
@@ -92,7 +93,7 @@ impl PasswdArguments {
         }
         let new = replaced(&text, &user, Some(&line));
         check_text(&file, &new, scram)?;
-        write(&file, &new, old.is_some())
+        write(&file, &new)
     }
 }
 
@@ -134,36 +135,9 @@ fn replaced(text: &str, user: &str, line: Option<&str>) -> String {
     new
 }
 
-/// Puts the text in place of the file at once: a broker that reads meanwhile gets the one or the other.
-fn write(file: &Path, text: &str, exists: bool) -> Result<(), Failure> {
-    let unusable = |error: io::Error| unusable(file, &error);
-    // What a link leads to is replaced, not the link.
-    let file = if exists { &fs::canonicalize(file).map_err(unusable)? } else { file };
-    let mut name = file.as_os_str().to_owned();
-    name.push(format!(".{}", std::process::id()));
-    let beside = PathBuf::from(name);
-    let written = (|| {
-        let mut options = OpenOptions::new();
-        let mut new = options.write(true).create_new(true).mode(MODE).open(&beside)?;
-        if exists {
-            let old = fs::metadata(file)?;
-            new.set_permissions(fs::Permissions::from_mode(old.permissions().mode() & 0o7777))?;
-            // A broker of another user reads it as before; that only its owner and root may do.
-            let _ = std::os::unix::fs::fchown(
-                &new,
-                Some(std::os::unix::fs::MetadataExt::uid(&old)),
-                Some(std::os::unix::fs::MetadataExt::gid(&old)),
-            );
-        }
-        new.write_all(text.as_bytes())?;
-        new.sync_all()?;
-        fs::rename(&beside, file)
-    })();
-    if written.is_err() {
-        // It may never have been made.
-        let _ = fs::remove_file(&beside);
-    }
-    written.map_err(unusable)
+/// A broker that reads meanwhile gets the one or the other.
+fn write(file: &Path, text: &str) -> Result<(), Failure> {
+    files::replace(file, text, Rights::Kept(MODE)).map_err(|error| unusable(file, &error))
 }
 
 fn unusable(file: &Path, error: &io::Error) -> Failure {

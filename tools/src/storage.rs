@@ -7,6 +7,11 @@ use petrel_storage::control::{self, Answer, Request};
 use petrel_storage::repair::survey;
 use petrel_storage::{DiskOptions, DiskStore, check};
 
+use serde_json::Value;
+
+use crate::admin::reach::{Reach, say};
+use crate::admin::{bytes, shown};
+use crate::ban::by_socket;
 use crate::failure::Failure;
 
 /// Look at the folder in which a broker keeps things, while the broker runs or not.
@@ -35,8 +40,12 @@ enum StorageCommand {
     },
     /// Say what it takes of the disk.
     Stat {
-        /// The `path` of [storage] in the broker's configuration.
-        folder: PathBuf,
+        /// The `path` of [storage] in the broker's configuration; without it the admin interface of a broker that runs
+        /// is asked.
+        #[arg(value_name = "FOLDER")]
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        reach: Reach,
     },
     /// Say what is damaged, what can be read and what is lost, and mend it if that is wanted.
     #[command(
@@ -66,10 +75,29 @@ impl StorageArguments {
     pub fn run(self) -> Result<(), Failure> {
         match self.command {
             StorageCommand::Check { folder } => look(Asked::Check, &folder),
-            StorageCommand::Stat { folder } => look(Asked::Stat, &folder),
+            StorageCommand::Stat { path, reach } => match by_socket(path, &reach)? {
+                Some(folder) => look(Asked::Stat, &folder),
+                None => say(&reach, &reach.broker()?.get("/api/v1/storage")?, told),
+            },
             StorageCommand::Repair { folder, yes } => repair(&folder, yes),
         }
     }
+}
+
+/// What a broker says of its storage by its admin interface.
+fn told(it: &Value) -> String {
+    if it["path"].is_null() {
+        return "nothing is kept: the broker has no [storage] path\n".to_owned();
+    }
+    format!(
+        "{}\nfiles       {}\nfree        {}\nin trouble  {} lanes, {} times since the start\nrefused     {} messages\n",
+        shown(&it["path"]),
+        bytes(&it["bytes"]),
+        bytes(&it["free_bytes"]),
+        it["lanes_in_trouble"],
+        it["troubles"],
+        it["refused"],
+    )
 }
 
 fn look(asked: Asked, folder: &Path) -> Result<(), Failure> {

@@ -147,12 +147,6 @@ impl Bearers {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-
-    /// How many have one.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 fn parse_line(line: &str) -> Result<Bearer, &'static str> {
@@ -162,7 +156,8 @@ fn parse_line(line: &str) -> Result<Bearer, &'static str> {
     let role = Role::from_name(role).ok_or("a role is metrics, read or operate")?;
     let wrong = "the hash is 64 hexadecimal digits; petrelctl token writes it";
     let mut hash = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+    // The sign that a number may have is no digit.
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return Err(wrong);
     }
     for (at, byte) in hash.iter_mut().enumerate() {
@@ -182,7 +177,7 @@ mod tests {
         let file = format!("# tokens\n\n{bearer}\n{other}\n");
         assert!(!file.contains(&token) && !format!("{bearer:?}").contains("petrel_"));
         let bearers = Bearers::parse(&file).expect("a good file");
-        assert_eq!(bearers.len(), 2);
+        assert_eq!(bearers.0.len(), 2);
         assert_eq!(bearers.find(&token), Some(&bearer));
         assert_eq!(bearers.find(&format!("{token}x")), None);
         assert_eq!(bearers.find(""), None);
@@ -193,8 +188,11 @@ mod tests {
     fn each_line_that_is_none_is_named() {
         let good = Bearer::make("ops", Role::Read).expect("made").0;
         let short = &good.to_string()[..20];
-        let file =
-            format!("{good}\n{short}\nx:y\n{good}\na b:read:{}\nc:root:11\n", "0".repeat(64));
+        let file = format!(
+            "{good}\n{short}\nx:y\n{good}\na b:read:{}\nc:root:11\nd:read:{}\n",
+            "0".repeat(64),
+            "+f".repeat(32)
+        );
         let problems = Bearers::parse(&file).expect_err("a bad file");
         let lines: Vec<_> = problems.iter().map(|it| (it.line, it.text.as_str())).collect();
         assert_eq!(
@@ -205,6 +203,7 @@ mod tests {
                 (4, "there are two tokens called ops"),
                 (5, "a name has up to 64 letters, digits, dots, hyphens, @ and underlines"),
                 (6, "a role is metrics, read or operate"),
+                (7, "the hash is 64 hexadecimal digits; petrelctl token writes it"),
             ]
         );
         assert!(Bearer::make("a:b", Role::Read).is_err() && Bearer::make("", Role::Read).is_err());

@@ -16,6 +16,7 @@ pub mod bearer;
 pub mod breaker;
 pub mod check;
 pub mod desk;
+pub mod files;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod journal;

@@ -1,15 +1,16 @@
 //! How questions are read and answers are written: JSON both ways, and a sentence where something is wrong.
 
-use axum::Json;
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::reins::NotBanned;
 use crate::shards::Unanswered;
 
 /// Why something was not done.
@@ -43,13 +44,23 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.0, Json(Fault { error: self.1 })).into_response()
+        let said = Extension(Said(self.1.clone()));
+        (self.0, said, Json(Fault { error: self.1 })).into_response()
     }
 }
 
 impl From<Unanswered> for Problem {
     fn from(unanswered: Unanswered) -> Self {
         Self(StatusCode::SERVICE_UNAVAILABLE, unanswered.to_string())
+    }
+}
+
+impl From<NotBanned> for Problem {
+    fn from(not: NotBanned) -> Self {
+        match not {
+            NotBanned::Refused(text) => Self::bad(text),
+            NotBanned::Unkept(text) => Self(StatusCode::INTERNAL_SERVER_ERROR, text),
+        }
     }
 }
 
@@ -99,6 +110,9 @@ pub(super) enum Refused {
     /// The body is JSON and not what is wanted.
     #[response(status = 422)]
     Unusable(Fault),
+    /// A file cannot be written.
+    #[response(status = 500)]
+    Failed(Fault),
     /// A shard does not answer.
     #[response(status = 503)]
     Stuck(Fault),
@@ -140,6 +154,10 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Given<T> {
     }
 }
 
+/// What an answer says in a sentence, for those who keep what was done.
+#[derive(Debug, Clone)]
+pub(super) struct Said(pub(super) String);
+
 /// That something was done.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub(super) struct Done {
@@ -148,7 +166,13 @@ pub(super) struct Done {
 }
 
 impl Done {
-    pub(super) fn new(done: impl Into<String>) -> Json<Self> {
-        Json(Self { done: done.into() })
+    pub(super) fn new(done: impl Into<String>) -> Self {
+        Self { done: done.into() }
+    }
+}
+
+impl IntoResponse for Done {
+    fn into_response(self) -> Response {
+        (Extension(Said(self.done.clone())), Json(self)).into_response()
     }
 }

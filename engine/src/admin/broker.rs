@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use hdrhistogram::Histogram;
 use petrel_net::stages::{Stage, State as Stands};
 use petrel_shard::DropReason;
 use petrel_storage::control::{BanRequest, Subject};
@@ -14,6 +15,7 @@ use super::answer::{Asked, Done, Given, Problem, Refused};
 use super::clients::limit;
 use super::gate::Audited;
 use super::{Known, asked};
+use crate::figures::ShardFigures;
 use crate::memory;
 
 /// What runs.
@@ -145,6 +147,22 @@ pub(super) struct AuditList {
     entries: Vec<Audited>,
 }
 
+impl ShardNumbers {
+    /// Turns are counted in microseconds.
+    fn new(shard: usize, figures: &ShardFigures, turns: &Histogram<u64>) -> Self {
+        Self {
+            shard,
+            connections: figures.connections,
+            load_level: figures.level,
+            received: figures.ledger.received.iter().sum(),
+            delivered: figures.ledger.delivered.iter().sum(),
+            turn_p50_us: turns.value_at_quantile(0.5) as f64,
+            turn_p99_us: turns.value_at_quantile(0.99) as f64,
+            turn_max_us: turns.max() as f64,
+        }
+    }
+}
+
 /// Says what runs.
 #[utoipa::path(get, path = "/api/v1/version", tag = "broker",
     responses((status = 200, body = Version), Refused), security(("token" = [])))]
@@ -172,19 +190,7 @@ pub(super) async fn overview(State(known): State<Arc<Known>>) -> Json<Overview> 
     let dropped =
         dropped.map(|reason| Number { name: reason.words(), number: ledger.drops.of(reason) });
     let shards = source.watch.shards().zip(source.watch.turns()).enumerate();
-    let shards = shards.map(|(shard, (it, turns))| {
-        let us = |ns: u64| ns as f64 / 1000.0;
-        ShardNumbers {
-            shard,
-            connections: it.connections,
-            load_level: it.level,
-            received: it.ledger.received.iter().sum(),
-            delivered: it.ledger.delivered.iter().sum(),
-            turn_p50_us: us(turns.value_at_quantile(0.5)),
-            turn_p99_us: us(turns.value_at_quantile(0.99)),
-            turn_max_us: us(turns.max()),
-        }
-    });
+    let shards = shards.map(|(shard, (it, turns))| ShardNumbers::new(shard, &it, &turns));
     Json(Overview {
         uptime_s: known.begun.elapsed().as_secs(),
         ready: source.serves.load(std::sync::atomic::Ordering::Relaxed),
@@ -242,12 +248,19 @@ pub(super) async fn bans(State(known): State<Arc<Known>>) -> Result<Json<BansLis
 pub(super) async fn ban(
     State(known): State<Arc<Known>>,
     Given(BanGiven { kind, who, for_s, why }): Given<BanGiven>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let subject = Subject::of(&kind, who.clone()).map_err(Problem::bad)?;
     asked(&known, move |known| {
+        let mut told = format!("{kind} {who:?} is banned");
+        if let Some(seconds) = for_s {
+            told.push_str(&format!(" for {seconds} s"));
+        }
+        if !why.is_empty() {
+            told.push_str(&format!(": {why}"));
+        }
         let request = BanRequest { subject, for_s, why };
-        known.source.reins.ban(&request).map_err(Problem::bad)?;
-        Ok(Done::new(format!("{kind} {who:?} is banned")))
+        known.source.reins.ban(&request)?;
+        Ok(Done::new(told))
     })
     .await
 }
@@ -258,9 +271,9 @@ pub(super) async fn ban(
 pub(super) async fn unban(
     State(known): State<Arc<Known>>,
     Asked(BanAsked { kind, who }): Asked<BanAsked>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let subject = Subject::of(&kind, who.clone()).map_err(Problem::bad)?;
-    asked(&known, move |known| match known.source.reins.unban(&subject).map_err(Problem::bad)? {
+    asked(&known, move |known| match known.source.reins.unban(&subject)? {
         true => Ok(Done::new(format!("{kind} {who:?} is not banned any more"))),
         false => Err(Problem::missing(format!("{kind} {who:?} was not banned"))),
     })
@@ -270,7 +283,7 @@ pub(super) async fn unban(
 /// Has the configuration, and the files that it names, read again.
 #[utoipa::path(post, path = "/api/v1/reload", tag = "broker",
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
-pub(super) async fn reload(State(known): State<Arc<Known>>) -> Result<Json<Done>, Problem> {
+pub(super) async fn reload(State(known): State<Arc<Known>>) -> Result<Done, Problem> {
     asked(&known, |known| known.source.reins.reload().map(Done::new).map_err(Problem::conflict))
         .await
 }
@@ -283,4 +296,18 @@ pub(super) async fn audit(
     Asked(most): Asked<MostAsked>,
 ) -> Result<Json<AuditList>, Problem> {
     Ok(Json(AuditList { entries: known.gate.audited(limit(most.limit)?) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_of_250_us_is_told_as_such() {
+        let mut turns = Histogram::new(3).expect("bounds");
+        turns.record(250).expect("within them");
+        let numbers = ShardNumbers::new(3, &ShardFigures::default(), &turns);
+        let told = [numbers.turn_p50_us, numbers.turn_p99_us, numbers.turn_max_us];
+        assert_eq!((numbers.shard, told), (3, [250.0; 3]));
+    }
 }

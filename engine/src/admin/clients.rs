@@ -1,5 +1,6 @@
 //! Clients and their sessions: listed, looked at, disconnected, ended.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -227,6 +228,15 @@ pub(super) fn client_id(text: &str) -> Result<ClientId, Problem> {
     owned(text).ok_or_else(|| Problem::bad("this is no client identifier: it is no text of MQTT"))
 }
 
+/// Where a client comes from: its socket's other end, or who a proxy says it is.
+fn comes_from(socket: Option<SocketAddr>, origin: IpAddr) -> String {
+    let origin = origin.to_canonical();
+    match socket.filter(|it| it.ip().to_canonical() == origin) {
+        Some(socket) => written(socket),
+        None => origin.to_string(),
+    }
+}
+
 pub(super) fn no_session(client_id: &str) -> Problem {
     Problem::missing(format!("{client_id:?} has no session here"))
 }
@@ -257,10 +267,8 @@ impl Client {
         let mut line = ClientLine::new(&detail.line, view, listeners);
         // A proxy may have said who it is.
         if let Some((address, listener)) = detail.origin.filter(|_| line.connected) {
-            let is_same = |shown: &String| shown.starts_with(&address.to_canonical().to_string());
-            if !line.address.as_ref().is_some_and(is_same) {
-                line.address = Some(address.to_canonical().to_string());
-            }
+            let link = detail.line.conn.and_then(|conn| view.link(conn));
+            line.address = Some(comes_from(link.and_then(|link| link.address), address));
             line.listener = listeners.get(usize::from(listener)).cloned();
         }
         let ends = detail.ends_at_ms.filter(|at| *at != u64::MAX);
@@ -434,7 +442,7 @@ pub(super) async fn show(
 pub(super) async fn disconnect(
     State(known): State<Arc<Known>>,
     Named(name): Named<String>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let id = client_id(&name)?;
     asked(&known, move |known| {
         let shards = &known.source.shards;
@@ -461,7 +469,7 @@ pub(super) async fn disconnect(
 pub(super) async fn end(
     State(known): State<Arc<Known>>,
     Named(name): Named<String>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let id = client_id(&name)?;
     asked(&known, move |known| {
         let shards = &known.source.shards;
@@ -512,13 +520,28 @@ pub(super) async fn queue(
     asked(&known, move |known| {
         let shards = &known.source.shards;
         let home = shards.home_of(id.as_bytes());
-        let found = shards.ask(home, move |view| {
-            let waits = view.shard.queue(&id, skip, most)?;
-            let now_ms = view.now.mono_ms;
-            Some(waits.iter().map(|it| Waiting::new(it, now_ms)).collect::<Vec<_>>())
-        })?;
-        let messages = found.ok_or_else(|| no_session(&name))?;
+        let found = shards
+            .ask(home, move |view| Some((view.shard.queue(&id, skip, most)?, view.now.mono_ms)))?;
+        let (waits, now_ms) = found.ok_or_else(|| no_session(&name))?;
+        let messages = waits.iter().map(|it| Waiting::new(it, now_ms)).collect();
         Ok(Json(QueuePage { messages }))
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_behind_a_proxy_comes_from_where_the_proxy_says() {
+        let from = |socket: &str, origin: &str| {
+            comes_from(socket.parse().ok(), origin.parse().expect("an address"))
+        };
+        assert_eq!(from("10.0.0.12:1000", "10.0.0.1"), "10.0.0.1");
+        assert_eq!(from("10.0.0.1:1000", "10.0.0.1"), "10.0.0.1:1000");
+        assert_eq!(from("[::1]:1000", "::1"), "[::1]:1000");
+        assert_eq!(from("[::ffff:10.0.0.1]:1000", "10.0.0.1"), "10.0.0.1:1000");
+        assert_eq!(from("nowhere", "2001:db8::1"), "2001:db8::1");
+    }
 }

@@ -1,13 +1,15 @@
 //! By which ways clients come in: listeners that are stopped and opened again, and the drain that sends everybody
 //! away.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -39,6 +41,10 @@ pub struct Door {
 #[derive(Debug)]
 pub(super) struct Doors {
     doors: Vec<Door>,
+    /// Held by whoever opens and closes until the shards have done it, so that two who ask do not cross. Taken before
+    /// `state`, and only where it may be waited for.
+    turning: Mutex<()>,
+    /// Held only to look or to write down.
     state: Mutex<Open>,
 }
 
@@ -98,35 +104,109 @@ pub(super) struct Drain {
     connections: u64,
 }
 
+/// Why a listener is not as it was asked to be.
+#[derive(Debug, PartialEq, Eq)]
+enum Failed {
+    /// A shard has not answered; it does it as soon as it has a turn.
+    Stuck,
+    /// A shard could not, and says why.
+    Refused(String),
+}
+
 impl Doors {
     pub(super) fn new(doors: Vec<Door>) -> Self {
         let listening = vec![true; doors.len()];
-        Self { doors, state: Mutex::new(Open { listening, drain: None }) }
+        let state = Mutex::new(Open { listening, drain: None });
+        Self { doors, turning: Mutex::default(), state }
+    }
+
+    /// By listener: not stopped by an operator.
+    fn listening(&self) -> Vec<bool> {
+        self.state().listening.clone()
+    }
+
+    fn turning(&self) -> MutexGuard<'_, ()> {
+        self.turning.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, Open> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// What becomes of one that was asked to listen, or not to: it is open unless some shard could not open it.
+    fn has_turned(&self, index: usize, open: bool, done: &Result<(), Failed>) {
+        let could_not = matches!(done, Err(Failed::Refused(_)));
+        self.state().listening[index] = open != could_not;
+    }
+
+    /// What went wrong, for people.
+    fn told(&self, index: usize, open: bool, failed: &Failed) -> Problem {
+        let Door { name, address, .. } = &self.doors[index];
+        match failed {
+            Failed::Stuck => Problem::stuck(format!("{name:?}: a shard has not answered")),
+            Failed::Refused(why) => {
+                let what = if open { "opened" } else { "closed" };
+                Problem::conflict(format!("{name:?}: {address} cannot be {what}: {why}"))
+            }
+        }
+    }
 }
 
-/// Has all shards stop a listener, or open it.
-fn set_listening(known: &Known, index: usize, open: bool) -> Result<(), Problem> {
-    let door = &known.doors.doors[index];
-    let (asked, answers) = mpsc::channel();
-    let address = open.then_some(door.address);
-    // There are at most 64.
-    let number = index as u16;
-    known.source.shards.tell_all(|| Command::SetListening(number, address, asked.clone()));
-    drop(asked);
-    for _ in 0..known.source.shards.count() {
-        let answer = answers.recv_timeout(WITHIN);
-        let done = answer.map_err(|_| Problem::stuck("a shard has not answered"))?;
-        done.map_err(|error| {
-            let what = if open { "opened" } else { "closed" };
-            Problem::conflict(format!("{} cannot be {what}: {error}", door.address))
-        })?;
+/// What all shards answer of one listener.
+struct Turned {
+    answers: mpsc::Receiver<io::Result<()>>,
+    shards: usize,
+}
+
+impl Turned {
+    /// Asks all shards to stop a listener, or to open it.
+    fn ask(known: &Known, index: usize, open: bool) -> Self {
+        let (asked, answers) = mpsc::channel();
+        let address = open.then_some(known.doors.doors[index].address);
+        // There are at most 64.
+        let number = index as u16;
+        known.source.shards.tell_all(|| Command::SetListening(number, address, asked.clone()));
+        Self { answers, shards: known.source.shards.count() }
     }
-    Ok(())
+
+    /// Waits for all of them.
+    fn wait(self, until: Instant) -> Result<(), Failed> {
+        let mut refused = None;
+        for _ in 0..self.shards {
+            match self.answers.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => refused = Some(Failed::Refused(error.to_string())),
+                Err(_) => return Err(Failed::Stuck),
+            }
+        }
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+/// Has all shards stop some listeners, or open them. What cannot be opened by all is open by none.
+fn set_listening(known: &Known, wanted: &[usize], open: bool) -> Vec<Problem> {
+    let until = Instant::now() + WITHIN;
+    let asked: Vec<_> =
+        wanted.iter().map(|&index| (index, Turned::ask(known, index, open))).collect();
+    let mut problems = Vec::new();
+    for (index, turned) in asked {
+        let done = turned.wait(until);
+        known.doors.has_turned(index, open, &done);
+        let Err(failed) = done else { continue };
+        problems.push(known.doors.told(index, open, &failed));
+        if open && failed != Failed::Stuck {
+            // To close a socket needs nothing that may be missing.
+            let _ = Turned::ask(known, index, false).wait(Instant::now() + WITHIN);
+        }
+    }
+    problems
+}
+
+/// One answer of all that went wrong, behind what was done all the same.
+fn partly(done: &str, problems: Vec<Problem>) -> Problem {
+    let status = problems.first().map_or(StatusCode::CONFLICT, |problem| problem.0);
+    let texts: Vec<_> = problems.into_iter().map(|Problem(_, text)| text).collect();
+    Problem(status, format!("{done}, but {}", texts.join("; ")))
 }
 
 fn find(known: &Known, name: &str) -> Result<usize, Problem> {
@@ -156,7 +236,7 @@ pub(super) async fn list(State(known): State<Arc<Known>>) -> Json<ListenersList>
 pub(super) async fn stop(
     State(known): State<Arc<Known>>,
     Named(name): Named<String>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     turn(known, name, false).await
 }
 
@@ -167,20 +247,20 @@ pub(super) async fn stop(
 pub(super) async fn start(
     State(known): State<Arc<Known>>,
     Named(name): Named<String>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     turn(known, name, true).await
 }
 
-async fn turn(known: Arc<Known>, name: String, open: bool) -> Result<Json<Done>, Problem> {
+async fn turn(known: Arc<Known>, name: String, open: bool) -> Result<Done, Problem> {
     asked(&known, move |known| {
         let index = find(known, &name)?;
-        // Held until the shards have done it, so that two who ask do not cross.
-        let mut state = known.doors.state();
-        if state.drain.is_some() {
+        let _turning = known.doors.turning();
+        if known.doors.state().drain.is_some() {
             return Err(Problem::conflict("the broker drains: no listener takes connections"));
         }
-        set_listening(known, index, open)?;
-        state.listening[index] = open;
+        if let Some(problem) = set_listening(known, &[index], open).pop() {
+            return Err(problem);
+        }
         let does = if open { "takes connections" } else { "takes no more connections" };
         Ok(Done::new(format!("{name:?} {does}")))
     })
@@ -207,7 +287,7 @@ pub(super) async fn drain_state(State(known): State<Arc<Known>>) -> Json<Drain> 
 pub(super) async fn drain(
     State(known): State<Arc<Known>>,
     Given(DrainGiven { within_s, server_reference }): Given<DrainGiven>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     if within_s > DRAIN_S_MAX {
         return Err(Problem::bad(format!("`within_s` is at most {DRAIN_S_MAX}")));
     }
@@ -221,16 +301,21 @@ pub(super) async fn drain(
     });
     let reference = reference.transpose()?;
     asked(&known, move |known| {
-        let mut state = known.doors.state();
-        known.source.serves.store(false, Ordering::Relaxed);
-        for index in 0..known.doors.doors.len() {
-            set_listening(known, index, false)?;
-        }
+        let _turning = known.doors.turning();
         let until_ms = known.source.reins.now_ms() + u64::from(within_s) * 1000;
+        let to = server_reference.as_ref().map_or(String::new(), |to| format!(", to {to:?}"));
+        let done = format!("clients are sent away within {within_s} seconds{to}");
+        // Said before anything is done, so that what goes wrong below can be called off.
+        known.doors.state().drain = Some(Draining { until_ms, server_reference });
+        known.source.serves.store(false, Ordering::Relaxed);
+        let listening = known.doors.listening();
+        let problems =
+            set_listening(known, &(0..known.doors.doors.len()).collect::<Vec<_>>(), false);
+        // What an operator has not stopped listens again when the drain is called off.
+        known.doors.state().listening = listening;
         known.source.shards.tell_all(|| Command::Drain(Some((until_ms, reference.clone()))));
-        state.drain = Some(Draining { until_ms, server_reference });
-        log::info(format_args!("draining: clients are sent away within {within_s} seconds"));
-        Ok(Done::new(format!("clients are sent away within {within_s} seconds")))
+        log::info(format_args!("draining: {done}"));
+        if problems.is_empty() { Ok(Done::new(done)) } else { Err(partly(&done, problems)) }
     })
     .await
 }
@@ -238,22 +323,75 @@ pub(super) async fn drain(
 /// Takes connections again.
 #[utoipa::path(delete, path = "/api/v1/drain", tag = "listeners",
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
-pub(super) async fn undrain(State(known): State<Arc<Known>>) -> Result<Json<Done>, Problem> {
+pub(super) async fn undrain(State(known): State<Arc<Known>>) -> Result<Done, Problem> {
     asked(&known, |known| {
-        let mut state = known.doors.state();
-        if state.drain.is_none() {
+        let _turning = known.doors.turning();
+        if known.doors.state().drain.take().is_none() {
             return Err(Problem::conflict("the broker does not drain"));
         }
         known.source.shards.tell_all(|| Command::Drain(None));
-        for (index, listening) in state.listening.iter().enumerate() {
-            if *listening {
-                set_listening(known, index, true)?;
-            }
-        }
-        state.drain = None;
+        let listening = known.doors.listening();
+        let wanted: Vec<_> = (0..listening.len()).filter(|index| listening[*index]).collect();
+        let problems = set_listening(known, &wanted, true);
         known.source.serves.store(true, Ordering::Relaxed);
-        log::info("the drain is called off: clients are let in again");
-        Ok(Done::new("clients are let in again"))
+        let done = "clients are let in again";
+        log::info(format_args!("the drain is called off: {done}"));
+        if problems.is_empty() { Ok(Done::new(done)) } else { Err(partly(done, problems)) }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn doors() -> Doors {
+        let address = "127.0.0.1:1883".parse().expect("an address");
+        let door =
+            |name: &str| Door { name: name.to_owned(), protocol: "mqtt".to_owned(), address };
+        Doors::new(vec![door("first"), door("second")])
+    }
+
+    /// What two shards come to say of a listener.
+    fn said(answers: Vec<io::Result<()>>) -> Result<(), Failed> {
+        let (asked, turned) = mpsc::channel();
+        answers.into_iter().for_each(|answer| asked.send(answer).expect("somebody waits"));
+        Turned { answers: turned, shards: 2 }.wait(Instant::now())
+    }
+
+    #[test]
+    fn a_shard_that_says_nothing_is_stuck_and_one_that_cannot_is_told() {
+        let taken = || Err(io::ErrorKind::AddrInUse.into());
+        assert_eq!(said(vec![Ok(()), Ok(())]), Ok(()));
+        assert_eq!(said(vec![Ok(())]), Err(Failed::Stuck));
+        let refused = Failed::Refused("address in use".to_owned());
+        assert_eq!(said(vec![taken(), Ok(())]), Err(refused));
+        assert_eq!(said(vec![taken()]), Err(Failed::Stuck));
+    }
+
+    #[test]
+    fn a_listener_is_told_as_it_will_be() {
+        let doors = doors();
+        let could_not = || Err(Failed::Refused("why".to_owned()));
+        for (open, done, listening) in [
+            (false, Ok(()), false),
+            (false, could_not(), true),
+            (false, Err(Failed::Stuck), false),
+            (true, Ok(()), true),
+            (true, could_not(), false),
+            (true, Err(Failed::Stuck), true),
+        ] {
+            doors.has_turned(1, open, &done);
+            assert_eq!(doors.listening(), [true, listening], "{open} {done:?}");
+        }
+        let problem = doors.told(1, true, &Failed::Refused("it is in use".to_owned()));
+        assert_eq!(problem.1, "\"second\": 127.0.0.1:1883 cannot be opened: it is in use");
+    }
+
+    #[test]
+    fn whoever_looks_does_not_wait_for_whoever_opens_and_closes() {
+        let doors = doors();
+        let _turning = doors.turning();
+        assert!(doors.state.try_lock().is_ok_and(|state| state.drain.is_none()));
+    }
 }

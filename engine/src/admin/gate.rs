@@ -5,13 +5,11 @@
 //! control folder finds one in it that is good for everything and lives as long as the process.
 
 use std::collections::VecDeque;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
@@ -19,12 +17,13 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use petrel_access::bearer::{Bearer, Bearers, Role};
+use petrel_access::files::{self, Rights};
 use serde::Serialize;
 use serde_json::json;
 use utoipa::ToSchema;
 
 use super::Known;
-use super::answer::Problem;
+use super::answer::{Problem, Said};
 use super::serve::Peer;
 use crate::log::{self, Escaped, Event, Level, Value};
 
@@ -34,8 +33,10 @@ const COOKIE: &str = "admin.json";
 const TOKENS_BYTES_MAX: u64 = 1 << 20;
 /// Things done that are remembered.
 const AUDITED_MAX: usize = 1_000;
-/// Refusals have one line in so many milliseconds.
-const REFUSED_EVERY_MS: u64 = 1_000;
+/// Of an answer, so much is remembered.
+const SAID_CHARS_MAX: usize = 512;
+/// Refusals have one line in such a time.
+const REFUSED_EVERY: Duration = Duration::from_secs(1);
 
 /// Who may do what, and what they did.
 #[derive(Debug)]
@@ -47,8 +48,26 @@ pub(super) struct Gate {
     /// Others than this machine may reach it.
     is_open: bool,
     audited: Mutex<VecDeque<Audited>>,
-    refused_ms: AtomicU64,
-    refused: AtomicU64,
+    refused: Mutex<Refusals>,
+}
+
+/// Who was turned away since that was last said.
+#[derive(Debug, Default)]
+struct Refusals {
+    said: Option<Instant>,
+    count: u64,
+}
+
+impl Refusals {
+    /// One more; how many there are to tell of, if it is time to.
+    fn add(&mut self, now: Instant) -> Option<u64> {
+        self.count += 1;
+        if self.said.is_some_and(|said| now.duration_since(said) < REFUSED_EVERY) {
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.count))
+    }
 }
 
 /// Something that was done.
@@ -65,6 +84,9 @@ pub(super) struct Audited {
     what: String,
     /// What came of it, as HTTP has it.
     status: u16,
+    /// What was answered, in a sentence: it names what the body has asked for.
+    #[schema(example = "the session of \"sensor-7\" is ended")]
+    said: String,
 }
 
 /// Reads a file of tokens.
@@ -112,8 +134,15 @@ impl Gate {
             cookie,
             is_open,
             audited: Mutex::default(),
-            refused_ms: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// The process ends: its own token is of no more use.
+    pub(super) fn close(&self) {
+        if let Some(file) = &self.cookie {
+            // What somebody has removed is as good as removed.
+            let _ = fs::remove_file(file);
         }
     }
 
@@ -175,14 +204,9 @@ impl Gate {
 
     /// Says that somebody was turned away, at most once in a while.
     fn turned_away(&self, request: &Request, problem: &Problem) {
-        let now_ms = millis(SystemTime::now());
-        let last = self.refused_ms.load(Ordering::Relaxed);
-        self.refused.fetch_add(1, Ordering::Relaxed);
-        if now_ms < last + REFUSED_EVERY_MS {
-            return;
-        }
-        self.refused_ms.store(now_ms, Ordering::Relaxed);
-        let times = self.refused.swap(0, Ordering::Relaxed);
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(times) = refused.add(Instant::now()) else { return };
+        drop(refused);
         let address = address_of(request);
         let path = Escaped(request.uri().path().as_bytes());
         let (status, method) = (problem.0.as_u16(), request.method());
@@ -198,48 +222,39 @@ impl Gate {
         log::say(Event::OperatorRefused, Level::Warn, &fields, text);
     }
 
-    fn note(&self, who: &Bearer, address: String, what: String, status: StatusCode) {
-        let status = status.as_u16();
-        let shown = Escaped(what.as_bytes());
+    fn note(&self, who: &Bearer, address: String, what: &str, answer: &Response) {
+        let status = answer.status().as_u16();
+        let said = answer.extensions().get::<Said>().map_or("", |said| &said.0);
+        let kept = said.chars().take(SAID_CHARS_MAX).collect();
+        let (shown, said) = (Escaped(what.as_bytes()), Escaped(said.as_bytes()));
         let fields = [
             ("operator", Value::Word(&who.name)),
             ("address", Value::Word(&address)),
             ("request", Value::Shown(&shown)),
             ("status", Value::Number(status.into())),
         ];
-        let text = format_args!("admin: {} at {address}: {shown}: {status}", who.name);
+        let text = format_args!("admin: {} at {address}: {shown}: {status} {said}", who.name);
         log::say(Event::OperatorAsked, Level::Info, &fields, text);
-        let time_s = millis(SystemTime::now()) / 1000;
+        let time_s = UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs();
         let what = shown.to_string();
         let mut audited = self.audited.lock().unwrap_or_else(PoisonError::into_inner);
         if audited.len() == AUDITED_MAX {
             audited.pop_front();
         }
-        audited.push_back(Audited { time_s, who: who.name.clone(), address, what, status });
-    }
-}
-
-impl Drop for Gate {
-    fn drop(&mut self) {
-        if let Some(file) = &self.cookie {
-            // What somebody has removed is as good as removed.
-            let _ = fs::remove_file(file);
-        }
+        audited.push_back(Audited {
+            time_s,
+            who: who.name.clone(),
+            address,
+            what,
+            status,
+            said: kept,
+        });
     }
 }
 
 fn write_cookie(file: &Path, url: &str, token: &str) -> io::Result<()> {
-    let beside = file.with_extension("new");
-    // One that was left behind may have other rights.
-    let _ = fs::remove_file(&beside);
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    writeln!(out, "{}", json!({ "url": url, "token": token }))?;
-    fs::rename(beside, file)
-}
-
-fn millis(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    let text = format!("{}\n", json!({ "url": url, "token": token }));
+    files::replace(file, &text, Rights::Always(0o600))
 }
 
 fn address_of(request: &Request) -> String {
@@ -270,7 +285,24 @@ pub(super) async fn gate(
     let Some(who) = who.filter(|_| changes) else { return next.run(request).await };
     let what = format!("{} {}", request.method(), request.uri());
     let address = address_of(&request);
-    let answer = next.run(request).await;
-    known.gate.note(&who, address, what, answer.status());
-    answer
+    // Whoever asks may go away before the answer; what is done then is kept all the same.
+    let done = tokio::spawn(async move {
+        let answer = next.run(request).await;
+        known.gate.note(&who, address, &what, &answer);
+        answer
+    });
+    done.await.unwrap_or_else(|_| Problem::stuck("the broker stops").into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_once_a_second_and_none_is_forgotten() {
+        let (mut refusals, begin) = (Refusals::default(), Instant::now());
+        let told = [0, 1, 999, 1_000, 1_500, 2_500];
+        let told = told.map(|ms| refusals.add(begin + Duration::from_millis(ms)));
+        assert_eq!(told, [Some(1), None, None, Some(3), None, Some(2)]);
+    }
 }

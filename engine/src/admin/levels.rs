@@ -42,7 +42,7 @@ pub(super) async fn levels() -> Json<LogLevels> {
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
 pub(super) async fn set_level(
     Given(AreaLevel { area, level }): Given<AreaLevel>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let names = |names: &[&str]| names.join(", ");
     let known = Area::from_name(&area).ok_or_else(|| {
         Problem::bad(format!("`area` is one of {}", names(&Area::ALL.map(Area::name))))

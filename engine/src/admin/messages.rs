@@ -194,14 +194,12 @@ pub(super) async fn list(
         let mut messages = Vec::new();
         for _ in 0..QUESTIONS {
             let (filter, from) = (filter.clone(), after.as_deref().and_then(owned));
-            let (mut page, next) = shards.ask(shard, move |view| {
-                let answer = view.shard.list_retained(view.now, &filter, from.as_ref());
-                let all = answer.messages.iter().map(|it| Retained::new(it, view.now, false));
-                (all.collect::<Vec<_>>(), answer.next.map(|next| next.as_str().to_owned()))
+            let (page, now) = shards.ask(shard, move |view| {
+                (view.shard.list_retained(view.now, &filter, from.as_ref()), view.now)
             })?;
-            messages.append(&mut page);
-            match next {
-                Some(next) => after = Some(next),
+            messages.extend(page.messages.iter().map(|it| Retained::new(it, now, false)));
+            match page.next {
+                Some(next) => after = Some(next.as_str().to_owned()),
                 None => (shard, after) = (shard + 1, None),
             }
             if shard == shards.count() {
@@ -236,10 +234,13 @@ fn retained_of(shards: &Shards, topic: &TopicName) -> Result<Option<Retained>, P
     let home = shards.home_of(topic.as_bytes());
     let filter = TopicFilter::new(topic.text().clone());
     let filter = filter.map_err(|_| Problem::bad("`topic` is no topic name"))?;
-    Ok(shards.ask(home, move |view| {
+    // A payload is as long as a packet may be: the shard gives it away, and does not write it out.
+    let found = shards.ask(home, move |view| {
         let answer = view.shard.list_retained(view.now, &filter, None);
-        answer.messages.first().map(|message| Retained::new(message, view.now, true))
-    })?)
+        (answer.messages.into_iter().next(), view.now)
+    })?;
+    let (message, now) = found;
+    Ok(message.map(|message| Retained::new(&message, now, true)))
 }
 
 /// Deletes the retained message of a topic. Subscribers are sent an empty message, as when a client does it.
@@ -248,7 +249,7 @@ fn retained_of(shards: &Shards, topic: &TopicName) -> Result<Option<Retained>, P
 pub(super) async fn delete(
     State(known): State<Arc<Known>>,
     Asked(wants): Asked<TopicAsked>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let topic = topic_name(&wants.topic)?;
     asked(&known, move |known| {
         let shards = &known.source.shards;
@@ -262,7 +263,7 @@ pub(super) async fn delete(
     .await
 }
 
-/// Has the home of a topic publish a message, and says how many bytes went where.
+/// Has the home of a topic publish a message, and says whether it reaches anybody: `NoMatchingSubscribers` if not.
 fn publish_in(shards: &Shards, publish: Publish) -> Result<ReasonCode, Problem> {
     let reason = shards.publish_and_see(publish)?;
     match reason {
@@ -287,14 +288,20 @@ fn own(topic: TopicName, payload: Vec<u8>, qos: Qos, retain: bool) -> Publish {
     }
 }
 
-/// Publishes a message. No rule of `[access]` forbids it, nor that the topic begins with `$`.
+/// Publishes a message. No rule of `[access]` forbids it; a topic that begins with `$` is the broker's own.
 #[utoipa::path(post, path = "/api/v1/publish", tag = "messages", request_body = Publishing,
     responses((status = 200, body = Done), Refused), security(("token" = [])))]
 pub(super) async fn publish(
     State(known): State<Arc<Known>>,
     Given(wants): Given<Publishing>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     let topic = topic_name(&wants.topic)?;
+    if topic.is_system() {
+        return Err(Problem::bad(format!(
+            "{:?}: topics that begin with `$` are the broker's own; nobody publishes to them",
+            topic.text().as_str()
+        )));
+    }
     let qos = Qos::from_u8(wants.qos).ok_or_else(|| Problem::bad("`qos` is 0, 1 or 2"))?;
     let payload = match (wants.payload, wants.payload_base64) {
         (Some(_), Some(_)) => return Err(Problem::bad("`payload` or `payload_base64`, not both")),

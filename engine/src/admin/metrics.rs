@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use petrel_net::doors::Doors;
@@ -18,10 +18,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::Source;
 use super::clients::version_name;
+use super::{Source, process};
 use crate::figures::{Figures, Name, ShardFigures};
 use crate::guard::GuardFigures;
 use crate::memory;
@@ -180,13 +181,16 @@ impl Metrics {
             "Memory of the process by what it is: anonymous, of files, shared, or swapped out";
         writer.gauges(("petrel_memory_bytes", help, "state"), states)?;
         let help = "When the process was started, in seconds since 1970";
-        let up = clock_gettime(ClockId::Boottime);
-        let since_boot_s = up.tv_sec as f64 + up.tv_nsec as f64 / 1e9;
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now_s = now.map_or(0.0, |now| now.as_secs_f64());
-        if let Some(after_boot_s) = memory::started_after_boot_s() {
-            let started_s = now_s - since_boot_s + after_boot_s;
-            writer.gauge("process_start_time_seconds", help, started_s.round())?;
+        if let Some(started_s) = process::started_s() {
+            writer.gauge("process_start_time_seconds", help, started_s)?;
+        }
+        if let Some(open) = process::descriptors() {
+            let help = "Descriptors that are open; where shards have tables of their own, in the one that has most";
+            writer.gauge("process_open_fds", help, open as f64)?;
+        }
+        if let Some(most) = getrlimit(Resource::Nofile).current {
+            let help = "Descriptors that a table may have";
+            writer.gauge("process_max_fds", help, most as f64)?;
         }
         if let Some(ends_in_s) = self.figures.certificate_ends_in_s {
             let help = "Until the certificate ends that ends first of those that clients are shown; below 0 if it has";

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderName;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use petrel_proto::{Text, TopicFilter};
 use petrel_shard::Subject;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::answer::{Asked, Done, Given, Named, Problem, Refused};
+use super::answer::{Asked, Done, Given, Named, Problem, Refused, Said};
 use super::clients::limit;
 use super::{Known, asked};
 use crate::trace::{About, Spec, WhenFull};
@@ -175,13 +175,16 @@ fn missing(id: u64) -> Problem {
 pub(super) async fn begin(
     State(known): State<Arc<Known>>,
     Given(given): Given<TraceGiven>,
-) -> Result<Json<Trace>, Problem> {
+) -> Result<Response, Problem> {
     let spec = given.spec().map_err(Problem::bad)?;
     spec.check().map_err(Problem::bad)?;
     asked(&known, move |known| {
         let traces = &known.source.traces;
         let id = traces.begin(spec).map_err(Problem::conflict)?;
-        traces.about(id).map(|about| Json(about.into())).ok_or_else(|| missing(id))
+        let about = traces.about(id).ok_or_else(|| missing(id))?;
+        let (kind, who) = about.subject();
+        let said = Said(format!("recording {id} of {kind} {who:?} has begun"));
+        Ok((Extension(said), Json(Trace::from(about))).into_response())
     })
     .await
 }
@@ -234,7 +237,7 @@ pub(super) async fn stop(
 pub(super) async fn delete(
     State(known): State<Arc<Known>>,
     Named(id): Named<u64>,
-) -> Result<Json<Done>, Problem> {
+) -> Result<Done, Problem> {
     asked(&known, move |known| match known.source.traces.delete(id) {
         true => Ok(Done::new(format!("recording {id} is deleted"))),
         false => Err(missing(id)),

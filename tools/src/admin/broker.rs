@@ -126,11 +126,11 @@ impl AuditArguments {
             let row = |it: &Value| {
                 let at = jiff::Timestamp::from_second(it["time_s"].as_i64().unwrap_or(0));
                 let at = at.map(|at| at.to_string()).unwrap_or_default();
-                let rest = ["who", "address", "status", "what"].map(|key| shown(&it[key]));
+                let rest = ["who", "address", "status", "what", "said"].map(|key| shown(&it[key]));
                 [vec![at], rest.to_vec()].concat()
             };
             let rows: Vec<_> = entries.map(row).collect();
-            columns(&["TIME", "WHO", "FROM", "STATUS", "WHAT"], &rows)
+            columns(&["TIME", "WHO", "FROM", "STATUS", "WHAT", "SAID"], &rows)
         })
     }
 }

@@ -70,8 +70,11 @@ enum ClientsCommand {
         /// Client identifier.
         client_id: String,
         /// At most so many messages are shown.
-        #[arg(long, value_name = "N", default_value_t = 100)]
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         most: u32,
+        /// So many are left out before the first.
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        skip: u32,
     },
 }
 
@@ -106,8 +109,8 @@ impl ClientsArguments {
                 let all = subscriptions(&broker, &of(&client_id, "/subscriptions"))?;
                 say(&reach, &all, subscription_list)
             }
-            ClientsCommand::Queue { client_id, most } => {
-                let path = format!("{}?limit={most}", of(&client_id, "/queue"));
+            ClientsCommand::Queue { client_id, most, skip } => {
+                let path = format!("{}?limit={most}&skip={skip}", of(&client_id, "/queue"));
                 say(&reach, &broker.get(&path)?, queue)
             }
         }

@@ -8,6 +8,9 @@ use super::reach::{Broker, Reach, done, say};
 use super::{columns, part, shown};
 use crate::failure::Failure;
 
+/// So long it may take until all listeners are as they are to be.
+const TURN_S: u64 = 30;
+
 /// List, stop and open the listeners of a broker that runs.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = false)]
@@ -67,7 +70,8 @@ impl ListenersArguments {
     /// Does it.
     pub fn run(self) -> Result<(), Failure> {
         let Self { reach, command } = self;
-        let broker = reach.broker()?;
+        // All shards have to do it.
+        let broker = reach.broker()?.patient(TURN_S);
         let turn = |name: &str, how: &str| {
             broker.put("POST", &format!("/api/v1/listeners/{}/{how}", part(name)), None)
         };
@@ -95,7 +99,8 @@ impl DrainArguments {
     /// Sends everybody away, and waits until they have gone.
     pub fn run(self) -> Result<(), Failure> {
         let Self { reach, within, server_reference, no_wait, stop } = self;
-        let broker = reach.broker()?;
+        // All shards have to do it.
+        let broker = reach.broker()?.patient(TURN_S);
         if stop {
             return say(&reach, &broker.put("DELETE", "/api/v1/drain", None)?, done);
         }

@@ -1,5 +1,11 @@
 //! `petrelctl retained`, `groups` and `topic`: messages that are kept for everybody, and whom messages reach.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::reach::{Broker, Reach, done, say};
@@ -55,6 +61,9 @@ pub struct GroupsArguments {
     reach: Reach,
 }
 
+/// No packet of MQTT is longer, and the broker says what it takes.
+const CONTENT_BYTES_MAX: u64 = 256 << 20;
+
 /// Have a broker that runs publish a message, which no rule of [access] forbids.
 #[derive(clap::Args)]
 #[command(after_help = "`petrelctl pub` publishes as a client, by MQTT.")]
@@ -63,9 +72,17 @@ pub struct PublishArguments {
     reach: Reach,
     /// Topic name.
     topic: String,
-    /// The payload; empty without it.
-    #[arg(default_value = "", hide_default_value = true)]
-    payload: String,
+    /// The payload as text; empty without it.
+    payload: Option<String>,
+    /// The payload as bytes, in base64.
+    #[arg(long, value_name = "BASE64", conflicts_with = "payload")]
+    payload_base64: Option<String>,
+    /// The file that has the payload; - for stdin.
+    #[arg(long, short, value_name = "FILE", conflicts_with_all = ["payload", "payload_base64"])]
+    file: Option<PathBuf>,
+    /// Content Type, as in application/json.
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
     /// QoS.
     #[arg(long, short, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
@@ -189,12 +206,28 @@ impl GroupsArguments {
     }
 }
 
+/// All of a file, or of stdin.
+fn content(file: &Path) -> Result<Vec<u8>, Failure> {
+    let mut content = Vec::new();
+    let read = match file.to_str() {
+        Some("-") => io::stdin().take(CONTENT_BYTES_MAX).read_to_end(&mut content),
+        _ => File::open(file).and_then(|it| it.take(CONTENT_BYTES_MAX).read_to_end(&mut content)),
+    };
+    read.map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    Ok(content)
+}
+
 impl PublishArguments {
     /// Has it published.
     pub fn run(self) -> Result<(), Failure> {
-        let Self { reach, topic, payload, qos, retain, expires } = self;
+        let Self { reach, topic, payload, payload_base64, file, content_type, .. } = self;
+        let payload_base64 = match &file {
+            Some(file) => Some(STANDARD.encode(content(file)?)),
+            None => payload_base64,
+        };
         let message = json!({
-            "topic": topic, "payload": payload, "qos": qos, "retain": retain, "expires_s": expires,
+            "topic": topic, "payload": payload, "payload_base64": payload_base64, "qos": self.qos,
+            "retain": self.retain, "expires_s": self.expires, "content_type": content_type,
         });
         say(&reach, &reach.broker()?.put("POST", "/api/v1/publish", Some(&message))?, done)
     }

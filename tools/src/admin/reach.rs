@@ -1,16 +1,18 @@
 //! The way to the admin interface of a broker.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
-use ureq::http::{Request, Response};
+use ureq::Agent;
+use ureq::http::{Request, StatusCode};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
 
 use crate::failure::Failure;
 
@@ -20,20 +22,22 @@ const URL: &str = "http://127.0.0.1:9180";
 const FOLDER: &str = "/run/petrel";
 /// The file in a control folder that says where the admin interface is, with a token.
 const COOKIE: &str = "admin.json";
-/// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A body comes at least so fast on the whole.
+const BYTES_PER_S_MIN: u64 = 8 << 10;
+/// Bytes that are read at once.
+const PIECE_BYTES: usize = 64 << 10;
 /// Longer answers are none.
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// The exit code when no broker can be asked.
 pub const UNREACHABLE: u8 = 3;
 
 /// How the broker is reached.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "The broker")]
 pub struct Reach {
-    /// The control folder of a broker on this machine, in which it leaves a token; without it and without --url
-    /// that of the environment variable PETREL_FOLDER, or /run/petrel.
+    /// The control folder of a broker on this machine, in which it leaves a token, and says where it listens unless
+    /// --url does; without it and without --url that of the environment variable PETREL_FOLDER, or /run/petrel.
     #[arg(long, value_name = "FOLDER", global = true)]
     folder: Option<PathBuf>,
     /// Where its admin interface listens, as in <https://broker:9180>.
@@ -45,6 +49,9 @@ pub struct Reach {
     /// Certificates that are trusted, in PEM, instead of the system's.
     #[arg(long, value_name = "FILE", global = true)]
     cafile: Option<PathBuf>,
+    /// So many seconds may pass in which nothing comes.
+    #[arg(long, value_name = "SECONDS", global = true, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
     /// Print what the broker answers, as JSON.
     #[arg(long, global = true)]
     pub json: bool,
@@ -55,6 +62,33 @@ pub struct Broker {
     agent: Agent,
     url: String,
     token: Option<String>,
+    timeout: Duration,
+}
+
+/// What comes of an answer, in order.
+enum Came {
+    Status(StatusCode),
+    Piece(Vec<u8>),
+    /// The whole body was there.
+    End,
+    Failed(String),
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy)]
+struct Patience {
+    begin: Instant,
+    timeout: Duration,
+}
+
+impl Patience {
+    /// How long the next piece may take behind so many bytes; `None` if they were too slow.
+    fn left(self, now: Instant, bytes: usize) -> Option<Duration> {
+        let for_bytes = Duration::from_secs(bytes as u64 / BYTES_PER_S_MIN);
+        let end = self.begin + self.timeout + for_bytes;
+        let left = end.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some(left.min(self.timeout))
+    }
 }
 
 /// How an answer is to be read.
@@ -68,29 +102,31 @@ impl Reach {
     /// Finds the broker; nothing is asked yet.
     pub fn broker(&self) -> Result<Broker, Failure> {
         let cookie = self.cookie()?;
-        let (url, own) = match (&self.url, cookie) {
-            (Some(url), _) => (url.trim_end_matches('/').to_owned(), None),
-            (None, Some((url, token))) => (url, Some(token)),
-            (None, None) => (URL.to_owned(), None),
+        let (named, own) = cookie.unzip();
+        let url = match &self.url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => named.unwrap_or_else(|| URL.to_owned()),
         };
         let token = match &self.token_file {
             Some(file) => Some(first_line(file)?),
             None => own.or_else(|| std::env::var("PETREL_TOKEN").ok()),
         };
+        let timeout = Duration::from_secs(self.timeout);
         let mut config = Agent::config_builder()
-            .timeout_global(Some(PATIENCE))
+            .timeout_connect(Some(timeout))
             .http_status_as_error(false)
             .max_redirects(0)
             .user_agent(concat!("petrelctl/", env!("CARGO_PKG_VERSION")));
         if url.starts_with("https:") {
             config = config.tls_config(self.tls()?);
         }
-        Ok(Broker { agent: config.build().into(), url, token })
+        Ok(Broker { agent: config.build().into(), url, token, timeout })
     }
 
     /// What the broker has left in its folder.
     fn cookie(&self) -> Result<Option<(String, String)>, Failure> {
-        if self.url.is_some() {
+        // A token goes only where somebody who names both wants it.
+        if self.url.is_some() && self.folder.is_none() {
             return Ok(None);
         }
         let named =
@@ -138,7 +174,20 @@ fn first_line(file: &Path) -> Result<String, Failure> {
     Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
+impl Reach {
+    /// Whether something says that it is reached by its admin interface.
+    pub const fn is_named(&self) -> bool {
+        self.folder.is_some() || self.url.is_some() || self.token_file.is_some() || self.json
+    }
+}
+
 impl Broker {
+    /// One that is given so long at least before it says anything.
+    pub fn patient(self, seconds: u64) -> Self {
+        let timeout = self.timeout.max(Duration::from_secs(seconds));
+        Self { timeout, ..self }
+    }
+
     /// What a path says.
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
         self.ask("GET", path, None, Reads::Json)
@@ -171,27 +220,48 @@ impl Broker {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let sent = match body {
-            Some(body) => request
-                .header("content-type", "application/json")
-                .body(body.to_string())
-                .map(|request| self.agent.run(request)),
-            None => request.body(()).map(|request| self.agent.run(request)),
+        let wrong = |error| Failure::usage(format!("{url}: {error}"));
+        let request = match body {
+            Some(body) => request.header("content-type", "application/json").body(body.to_string()),
+            None => request.body(String::new()),
         };
-        let answer = sent
-            .map_err(|error| Failure::usage(format!("{url}: {error}")))?
-            .map_err(|error| unreachable(error.to_string()))?;
-        self.read(answer, reads)
+        let (tell, told) = sync_channel(1);
+        let (agent, request) = (self.agent.clone(), request.map_err(wrong)?);
+        // Ends with what it waits for, or with the process: the library has no bound for a pause.
+        std::thread::spawn(move || fetch(&agent, request, &tell));
+        let (status, text) = self.await_answer(&told).map_err(unreachable)?;
+        self.understood(status, text, reads)
     }
 
-    fn read(&self, answer: Response<Body>, reads: Reads) -> Result<Value, Failure> {
-        let status = answer.status();
-        let mut body = answer.into_body();
-        let text = body
-            .with_config()
-            .limit(ANSWER_BYTES_MAX)
-            .read_to_string()
-            .map_err(|error| Failure::new(format!("{}: {error}", self.url)))?;
+    /// Takes an answer as it comes, as long as it comes.
+    fn await_answer(&self, told: &Receiver<Came>) -> Result<(StatusCode, String), String> {
+        let timeout = self.timeout;
+        let patience = Patience { begin: Instant::now(), timeout };
+        let (mut status, mut body) = (StatusCode::OK, Vec::new());
+        loop {
+            let slow = || {
+                format!(
+                    "no whole answer has come, {} bytes so far; --timeout gives it longer",
+                    body.len()
+                )
+            };
+            let left = patience.left(Instant::now(), body.len()).ok_or_else(slow)?;
+            match told.recv_timeout(left) {
+                Ok(Came::Status(said)) => status = said,
+                Ok(Came::Piece(piece)) => body.extend_from_slice(&piece),
+                Ok(Came::End) => break,
+                Ok(Came::Failed(what)) => return Err(what),
+                Err(_) => return Err(slow()),
+            }
+            if body.len() > ANSWER_BYTES_MAX {
+                return Err(format!("its answer is longer than {ANSWER_BYTES_MAX} bytes"));
+            }
+        }
+        let text = String::from_utf8(body).map_err(|_| "its answer is no text".to_owned())?;
+        Ok((status, text))
+    }
+
+    fn understood(&self, status: StatusCode, text: String, reads: Reads) -> Result<Value, Failure> {
         let value: Option<Value> = serde_json::from_str(&text).ok();
         if status.is_success() {
             return match (reads, value) {
@@ -210,6 +280,38 @@ impl Broker {
     }
 }
 
+/// Asks, and gives on what comes until nobody takes it.
+fn fetch(agent: &Agent, request: Request<String>, tell: &SyncSender<Came>) {
+    let answer = match request.body().is_empty() {
+        true => agent.run(request.map(|_| ())),
+        false => agent.run(request),
+    };
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => {
+            // Whoever asked may have lost patience.
+            let _ = tell.send(Came::Failed(error.to_string()));
+            return;
+        }
+    };
+    let mut came = tell.send(Came::Status(answer.status()));
+    let mut body = answer.into_body().into_reader();
+    let mut piece = vec![0; PIECE_BYTES];
+    while came.is_ok() {
+        came = match body.read(&mut piece) {
+            Ok(0) => {
+                let _ = tell.send(Came::End);
+                return;
+            }
+            Ok(bytes) => tell.send(Came::Piece(piece[..bytes].to_vec())),
+            Err(error) => {
+                let _ = tell.send(Came::Failed(error.to_string()));
+                return;
+            }
+        };
+    }
+}
+
 /// Prints an answer: as it came, or as people read it.
 pub fn say(
     reach: &Reach,
@@ -225,4 +327,19 @@ pub fn say(
 /// What was done, in the broker's words.
 pub fn done(answer: &Value) -> String {
     format!("{}\n", super::shown(&answer["done"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_trickles_is_not_waited_for_and_a_long_one_is() {
+        let (begin, s) = (Instant::now(), Duration::from_secs);
+        let patience = Patience { begin, timeout: s(10) };
+        let left = |after_s, bytes| patience.left(begin + s(after_s), bytes);
+        assert_eq!([left(0, 0), left(9, 0), left(10, 0)], [Some(s(10)), Some(s(1)), None]);
+        assert_eq!([left(9, 9), left(10, 10)], [Some(s(1)), None], "a byte in a second");
+        assert_eq!([left(60, 1 << 20), left(139, 1 << 20)], [Some(s(10)), None]);
+    }
 }

@@ -1,11 +1,11 @@
 //! `petrelctl token`: writes files of tokens for the admin interface.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use petrel_access::bearer::{Bearer, Bearers, Role};
+use petrel_access::files::{self, Rights};
 
 use crate::failure::Failure;
 
@@ -27,6 +27,9 @@ pub struct TokenArguments {
     #[arg(long)]
     delete: bool,
 }
+
+/// Only its owner may read a new file.
+const MODE: u32 = 0o600;
 
 impl TokenArguments {
     /// Makes it, or takes it out.
@@ -65,19 +68,8 @@ fn check(file: &Path, text: &str) -> Result<(), Failure> {
     })
 }
 
-/// Writes the file anew, whole or not at all.
+/// Writes the file anew; a broker of another user can read it if it could before.
 fn write(file: &Path, text: &str) -> Result<(), Failure> {
-    let beside = file.with_extension("new");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&beside)
-        .and_then(|mut out| {
-            out.write_all(text.as_bytes())?;
-            out.sync_all()
-        })
-        .and_then(|()| fs::rename(&beside, file));
-    written.map_err(|error| Failure::new(format!("{}: {error}", file.display())))
+    files::replace(file, text, Rights::Kept(MODE))
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))
 }

@@ -5,6 +5,7 @@ mod back_ends;
 mod broker;
 mod command_line;
 mod documents;
+mod elsewhere;
 mod operate;
 mod pages;
 mod probe;
