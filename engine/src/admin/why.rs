@@ -787,9 +787,7 @@ fn publishers(facts: &Facts, findings: &mut Findings) -> Option<String> {
 /// Why no client may publish to the topic, if that is so.
 fn topic_is_refused(facts: &Facts, topic: &str) -> Option<String> {
     if facts.topic.is_system() && matches!(facts.topic.levels().next(), Some(b"$SYS" | b"$share")) {
-        return Some(format!(
-            "no client may publish to {topic}: only the broker and its operators do"
-        ));
+        return Some(format!("no client may publish to {topic}: only the broker does"));
     }
     let (levels, most) = (facts.topic.levels().count(), facts.limits.topic_levels_maximum);
     (levels > usize::from(most)).then(|| {
