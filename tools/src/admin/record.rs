@@ -84,7 +84,7 @@ enum LogCommand {
         /// Area, as in the list.
         area: String,
         /// Level.
-        #[arg(value_parser = ["off", "error", "warn", "info", "debug"])]
+        #[arg(value_parser = ["off", "error", "warn", "info"])]
         level: String,
     },
 }
