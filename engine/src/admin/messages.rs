@@ -28,7 +28,7 @@ const QUESTIONS: usize = 64;
 const PREVIEW_BYTES: usize = 256;
 /// Receivers that are named.
 const NAMED_MAX: usize = 100;
-/// Groups that a shard tells for one question.
+/// Groups that a shard tells for one question; fewer if they have many members.
 const GROUPS_PER_QUESTION: u32 = 1_024;
 
 /// Which retained messages are asked for.
@@ -262,7 +262,7 @@ pub(super) async fn delete(
     .await
 }
 
-/// Has the home of a topic publish a message, and says how many bytes went where.
+/// Has the home of a topic publish a message, and says whether somebody subscribes to it.
 fn publish_in(shards: &Shards, publish: Publish) -> Result<ReasonCode, Problem> {
     let reason = shards.publish_and_see(publish)?;
     match reason {

@@ -62,6 +62,8 @@ pub struct Broker {
 enum Reads {
     Json,
     Text,
+    /// Text, and where it goes on.
+    Page,
 }
 
 impl Reach {
@@ -150,6 +152,16 @@ impl Broker {
         Ok(value.as_str().unwrap_or_default().to_owned())
     }
 
+    /// Part of what a path says, as text, and the position behind it.
+    pub fn get_page(&self, path: &str) -> Result<(String, u64), Failure> {
+        let value = self.ask("GET", path, None, Reads::Page)?;
+        let next = value["next"].as_str().and_then(|next| next.parse().ok());
+        let next = next.ok_or_else(|| {
+            Failure::new(format!("{}: it does not say where {path} goes on", self.url))
+        })?;
+        Ok((value["text"].as_str().unwrap_or_default().to_owned(), next))
+    }
+
     /// Has something done.
     pub fn put(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.ask(method, path, body, Reads::Json)
@@ -186,6 +198,8 @@ impl Broker {
 
     fn read(&self, answer: Response<Body>, reads: Reads) -> Result<Value, Failure> {
         let status = answer.status();
+        let next = answer.headers().get("petrel-next").and_then(|next| next.to_str().ok());
+        let next = next.map(str::to_owned);
         let mut body = answer.into_body();
         let text = body
             .with_config()
@@ -196,6 +210,7 @@ impl Broker {
         if status.is_success() {
             return match (reads, value) {
                 (Reads::Text, _) => Ok(Value::String(text)),
+                (Reads::Page, _) => Ok(serde_json::json!({ "text": text, "next": next })),
                 (Reads::Json, Some(value)) => Ok(value),
                 (Reads::Json, None) => Err(Failure::new(format!(
                     "{}: it answers with something else than JSON; is it the admin interface of a broker?",
