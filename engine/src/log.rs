@@ -115,13 +115,16 @@ pub fn start(config: &LogConfig) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes on levels and rate, and opens the file again, which somebody may have moved away. The rest of a changed
-/// configuration needs a restart.
+/// Takes on levels and rate. The rest of a changed configuration needs a restart.
 pub fn apply(config: &LogConfig) {
     limit::set_rate(config.rate);
     for area in Area::ALL {
         set_level(area, config.levels.of(area));
     }
+}
+
+/// Opens the file again, which somebody may have moved away. It waits for nothing.
+pub fn reopen() {
     if let Some((queue, _)) = WRITER.get() {
         queue.reopen();
     }

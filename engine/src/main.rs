@@ -107,6 +107,8 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
 
 /// Reads the file and what it names again, and says what became of that.
 fn reload(running: &mut Running, file: Option<&Path>) -> String {
+    // Whatever becomes of the rest: who moves the log away says so by the same signal.
+    log::reopen();
     // Whoever asks while the files are read may mean what is in them later.
     let asking = running.reins().reloads();
     let left = match file.map(Config::load).transpose() {

@@ -71,20 +71,39 @@ impl Drop for Systemd {
     }
 }
 
+/// What there is to say of the shards.
+#[derive(Debug, PartialEq, Eq)]
+enum Word {
+    /// All of them have turns.
+    Alive,
+    /// This one has none, and nothing has been said of that.
+    Stuck(usize),
+    Nothing,
+}
+
+/// What to say when this shard is stuck. One answer decides of the word and of the next, so that none goes unsaid.
+fn word(stuck: Option<usize>, was_stuck: &mut bool) -> Word {
+    let was_stuck = std::mem::replace(was_stuck, stuck.is_some());
+    match stuck {
+        None => Word::Alive,
+        Some(shard) if !was_stuck => Word::Stuck(shard),
+        Some(_) => Word::Nothing,
+    }
+}
+
 /// Says that the process is alive, unless some shard is stuck.
 fn feed(vigil: &Vigil, every: Duration, stopped: &Receiver<()>) {
     let mut was_stuck = false;
     loop {
-        match vigil.stuck() {
-            None => say(&[NotifyState::Watchdog]),
-            Some(shard) if !was_stuck => {
+        match word(vigil.stuck(), &mut was_stuck) {
+            Word::Alive => say(&[NotifyState::Watchdog]),
+            Word::Stuck(shard) => {
                 let status = format!("shard {shard} has no turns: the watchdog is not fed");
                 log::error(&status);
                 say(&[NotifyState::Status(&status)]);
             }
-            Some(_) => {}
+            Word::Nothing => {}
         }
-        was_stuck = vigil.stuck().is_some();
         if stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {
             return;
         }
@@ -101,5 +120,26 @@ fn say(states: &[NotifyState<'_>]) {
         log::warn(format_args!(
             "systemd cannot be told how the broker is, at the socket that NOTIFY_SOCKET names: {error}"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_is_stuck_is_named_once_each_time() {
+        let mut was_stuck = false;
+        let words = [None, Some(2), Some(2), Some(1), None, Some(0)];
+        let said = words.map(|stuck| word(stuck, &mut was_stuck));
+        let expected = [
+            Word::Alive,
+            Word::Stuck(2),
+            Word::Nothing,
+            Word::Nothing,
+            Word::Alive,
+            Word::Stuck(0),
+        ];
+        assert_eq!(said, expected);
     }
 }

@@ -265,7 +265,8 @@ impl Traces {
     }
 
     /// Entries of a recording from a position on, as lines for people, and the position behind them. Those of the
-    /// last fifth of a second are not there yet. `None` if there is no such recording.
+    /// last fifth of a second are not there yet. Fewer than `most` if they are large, none only if there are none. `None`
+    /// if there is no such recording.
     #[must_use]
     pub fn text(&self, id: u64, from: u64, most: usize) -> Option<(Vec<String>, u64)> {
         self.read(id, from, most, Entry::text)
@@ -315,10 +316,12 @@ impl Inner {
 
     fn take(&self, batch: Batch) {
         let mut book = self.book();
-        let Batch { number, entries, left_out } = batch;
+        let Batch { number, entries, left_out, .. } = batch;
         let entries: Vec<_> = entries.into_iter().map(Arc::new).collect();
         for recording in book.recordings.values_mut() {
-            recording.note_left_out(number, left_out);
+            for (number, count) in &left_out {
+                recording.note_left_out(*number, *count);
+            }
             entries.iter().for_each(|entry| recording.take(number, entry));
         }
     }

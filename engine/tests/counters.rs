@@ -662,7 +662,22 @@ const LIMITS: &[Limit] = &[
                 client.send(&Packet::Connect(connect));
                 place.clients.push(client);
             }
-            let Some(Packet::ConnAck(ack)) = place.clients[39].receive() else {
+            // Who they are depends on which of them are looked at first.
+            place.until_counted("denied:server_busy", AtLeast(1));
+            let told = |client: &Client| {
+                client.stream.set_nonblocking(true).expect("it can be");
+                let told = client.stream.peek(&mut [0]).is_ok_and(|bytes| bytes > 0);
+                client.stream.set_nonblocking(false).expect("it can be");
+                told
+            };
+            let begin = Instant::now();
+            let busy = loop {
+                if let Some(busy) = place.clients.iter().position(told) {
+                    break busy;
+                }
+                assert!(begin.elapsed() < PATIENCE, "nobody is told");
+            };
+            let Some(Packet::ConnAck(ack)) = place.clients[busy].receive() else {
                 panic!("no CONNACK")
             };
             assert_eq!(ack.reason, ReasonCode::ServerBusy);

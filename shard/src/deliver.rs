@@ -651,5 +651,5 @@ fn encode<B: Body>(
 #[inline(never)]
 fn note_alias(turn: &mut Turn<'_>, topic: &[u8]) {
     let write = turn.out.writes.len();
-    turn.out.notes.add(|| Note::Alias { write, topic: topic_text(topic) });
+    turn.out.notes.add_alias(write, topic);
 }

@@ -140,7 +140,7 @@ pub struct Rights {
     pub publish: Publishable,
     /// At which QoS it may subscribe.
     pub subscribe: Option<Qos>,
-    /// Rules of the file, by their position, counted from 1.
+    /// Rules of the file, by their position, counted from 0.
     pub publish_rules: Verdicts,
     /// The same.
     pub subscribe_rules: Verdicts,
@@ -182,8 +182,14 @@ pub struct Shared {
 /// Messages of a queue that are looked at for those that have expired, at most.
 const EXPIRED_LOOKED_AT: usize = 10_000;
 
-/// Receivers of a topic that are looked at, at most.
+/// Receivers of a topic, or members of groups, that are looked at, at most.
 const RECEIVERS_LOOKED_AT: usize = 20_000;
+
+/// A page of subscriptions ends when its filters have so many bytes.
+const FILTER_BYTES_PER_PAGE: usize = 1 << 20;
+
+/// Bytes of a filter that take as long to copy as a member to look at, about.
+const FILTER_BYTES_PER_LOOK: usize = 64;
 
 fn shared_subscription(group: &GroupKey, it: &SharedSubscription) -> Subscribed {
     Subscribed {
@@ -283,7 +289,8 @@ impl Shard {
         })
     }
 
-    /// Subscriptions of a session, behind so many that are left out, at most so many.
+    /// Subscriptions of a session, behind so many that are left out, at most so many, or fewer if their filters are
+    /// long; none only if there are none. Cost: nothing is copied of those that are left out.
     #[must_use]
     pub fn subscribed(
         &self,
@@ -292,10 +299,18 @@ impl Shard {
         most: usize,
     ) -> Option<Vec<Subscribed>> {
         let session = self.sessions.get(self.find_session(client_id)?)?;
-        let own = session.subscriptions.as_slice().iter().filter_map(|it| self.subscription(*it));
+        let own = session.subscriptions.as_slice();
         let shared = session.rare.as_deref().into_iter().flat_map(|rare| &rare.shared);
+        let shared = shared.skip(skip.saturating_sub(own.len()));
         let shared = shared.map(|(group, it)| shared_subscription(group, it));
-        Some(own.chain(shared).skip(skip).take(most).collect())
+        let own = own.iter().skip(skip).filter_map(|it| self.subscription(*it));
+        let mut bytes = 0;
+        let has_room = |it: &Subscribed| {
+            let has_room = bytes < FILTER_BYTES_PER_PAGE;
+            bytes += it.filter.len();
+            has_room
+        };
+        Some(own.chain(shared).take(most).take_while(has_room).collect())
     }
 
     /// Those of its subscriptions that a topic matches. Cost: a search of all filters, and a look at each of its
@@ -334,22 +349,25 @@ impl Shard {
     }
 
     /// Messages for a session that are in memory: those in flight, then those that wait; behind so many that are
-    /// left out, at most so many.
+    /// left out, at most so many. Cost: a look at what is in flight, and nothing of what is left out of the queue.
     #[must_use]
     pub fn queue(&self, client_id: &ClientId, skip: usize, most: usize) -> Option<Vec<Waits>> {
         let session = self.sessions.get(self.find_session(client_id)?)?;
         let Some(flow) = session.flow.as_deref() else { return Some(Vec::new()) };
-        let waits = |sent: bool, delivery: &Delivery| Waits {
+        let waits = |(sent, delivery): (bool, &Delivery)| Waits {
             message: Arc::clone(&delivery.message),
             qos: delivery.qos,
             sent,
         };
-        let sent = flow.inflight.iter().filter_map(|entry| match &entry.stage {
-            Stage::Published(delivery) => Some(waits(true, delivery)),
-            Stage::Released { .. } => None,
-        });
-        let queued = flow.queue.deliveries.iter().map(|delivery| waits(false, delivery));
-        Some(sent.chain(queued).skip(skip).take(most).collect())
+        let sent = || {
+            flow.inflight.iter().filter_map(|entry| match &entry.stage {
+                Stage::Published(delivery) => Some((true, delivery)),
+                Stage::Released { .. } => None,
+            })
+        };
+        let queued = flow.queue.deliveries.iter().skip(skip.saturating_sub(sent().count()));
+        let queued = queued.map(|delivery| (false, delivery));
+        Some(sent().skip(skip).chain(queued).take(most).map(waits).collect())
     }
 
     /// What a client may do with a topic. `None` if it has no session here.
@@ -372,7 +390,7 @@ impl Shard {
     }
 
     /// The receivers that a topic has here: how many, sessions and groups alike; the first few clients; and the shared
-    /// groups that are owned here, as far as they are among the first 20,000 receivers.
+    /// groups that are owned here, as far as they are among the first 20,000 receivers, members of groups included.
     #[must_use]
     pub fn reached(&self, topic: &TopicName, most: usize) -> (u64, Vec<ClientId>, Vec<Shared>) {
         let levels = TopicLevels::of(&self.key, topic.as_bytes());
@@ -380,8 +398,12 @@ impl Shard {
         self.matcher.matches(topic.as_bytes(), &levels, &mut |filter| filters.push(filter));
         let receivers = || filters.iter().filter_map(|filter| self.receivers.get(filter.0));
         let count = receivers().map(|receivers| receivers.as_slice().len() as u64).sum();
-        let (mut first, mut groups) = (Vec::new(), Vec::new());
-        for receiver in receivers().flat_map(|all| all.as_slice()).take(RECEIVERS_LOOKED_AT) {
+        let (mut first, mut groups, mut looks) = (Vec::new(), Vec::new(), 0);
+        for receiver in receivers().flat_map(|all| all.as_slice()) {
+            if looks >= RECEIVERS_LOOKED_AT {
+                break;
+            }
+            looks += 1;
             match receiver.target() {
                 Target::Session(index) => {
                     if first.len() < most
@@ -390,7 +412,10 @@ impl Shard {
                         first.push(session.client_id());
                     }
                 }
-                Target::Group(index) => groups.extend(self.shared(index)),
+                Target::Group(index) => {
+                    looks += self.looks_of_group(index);
+                    groups.extend(self.shared(index));
+                }
             }
         }
         (count, first, groups)
@@ -408,20 +433,34 @@ impl Shard {
         })
     }
 
-    /// All shared groups that are owned here, from a position on, with where to go on.
+    /// What it costs to tell of a group, in members that are looked at.
+    fn looks_of_group(&self, index: u32) -> usize {
+        let group = self.groups.groups.get(index);
+        group.map_or(0, |group| {
+            let bytes = group.key.share.as_str().len() + group.key.filter.as_bytes().len();
+            group.members.len() + bytes / FILTER_BYTES_PER_LOOK
+        })
+    }
+
+    /// The shared groups that are owned here, from a position on, at most so many, or fewer if they have many members;
+    /// with where to go on.
     #[must_use]
     pub fn list_shared(&self, from: u32, most: u32) -> (Vec<Shared>, Option<u32>) {
         let end = self.groups.groups.end();
-        let upto = from.saturating_add(most).min(end);
-        let found = (from..upto).filter_map(|index| self.shared(index)).collect();
-        (found, (upto < end).then_some(upto))
+        let (mut at, mut looks, mut found) = (from, 0, Vec::new());
+        while at < from.saturating_add(most).min(end) && looks < RECEIVERS_LOOKED_AT {
+            looks += 1 + self.looks_of_group(at);
+            found.extend(self.shared(at));
+            at += 1;
+        }
+        (found, (at < end).then_some(at))
     }
 
-    /// Clients whose messages to a topic were the last of theirs that were refused, and why. Cost: a look at each line of a
-    /// table of 1,024.
+    /// Clients whose messages to a topic were the last of theirs that were refused, and why; of a long topic the beginning,
+    /// the end and the length are compared. Cost: a look at each line of a table of 1,024.
     #[must_use]
     pub fn refused_for(&self, topic: &TopicName, out: &Outbox) -> Vec<(ClientId, DropReason, u64)> {
-        let lines = out.refusals.lines().filter(|loss| loss.topic() == (topic.as_bytes(), true));
+        let lines = out.refusals.lines().filter(|loss| loss.is_about(topic.as_bytes()));
         let named = lines.filter_map(|loss| {
             let session = self.sessions.get(loss.session())?;
             Some((session.client_id(), loss.last, loss.last_ms))

@@ -13,6 +13,8 @@ use crate::traced::{Note, topic_text};
 const LINES: usize = 1_024;
 /// Bytes of a topic that a line keeps.
 const TOPIC_BYTES: usize = 64;
+/// Bytes at the end of a longer one that it keeps too: topics of many devices begin alike.
+const END_BYTES: usize = 16;
 
 /// What sessions have lost, and what was refused that they published.
 #[derive(Debug, Default)]
@@ -34,6 +36,7 @@ pub struct Loss {
     /// When, on the monotonic clock.
     pub last_ms: u64,
     topic: [u8; TOPIC_BYTES],
+    end: [u8; END_BYTES],
     topic_bytes: u16,
 }
 
@@ -44,6 +47,7 @@ impl Loss {
         last: DropReason::QueueFull,
         last_ms: 0,
         topic: [0; TOPIC_BYTES],
+        end: [0; END_BYTES],
         topic_bytes: 0,
     };
 
@@ -52,11 +56,35 @@ impl Loss {
         self.session
     }
 
-    /// The topic of the last message, or its beginning; empty if it is not known any more. True if it is whole.
+    /// The topic of the last message, or its beginning, without part of a character; empty if it is not known any more.
+    /// True if it is whole.
     #[must_use]
     pub fn topic(&self) -> (&[u8], bool) {
-        let kept = usize::from(self.topic_bytes).min(TOPIC_BYTES);
-        (&self.topic[..kept], kept == usize::from(self.topic_bytes))
+        let kept = &self.topic[..usize::from(self.topic_bytes).min(TOPIC_BYTES)];
+        let is_whole = kept.len() == usize::from(self.topic_bytes);
+        let whole_bytes = match std::str::from_utf8(kept) {
+            Err(cut) if !is_whole => cut.valid_up_to(),
+            _ => kept.len(),
+        };
+        (&kept[..whole_bytes], is_whole)
+    }
+
+    /// True if the last message had this topic, as far as that is kept.
+    pub(crate) fn is_about(&self, topic: &[u8]) -> bool {
+        let of_this = Self::NONE.with_topic(topic);
+        (self.topic_bytes, self.topic, self.end)
+            == (of_this.topic_bytes, of_this.topic, of_this.end)
+    }
+
+    fn with_topic(mut self, topic: &[u8]) -> Self {
+        let kept = topic.len().min(TOPIC_BYTES);
+        (self.topic, self.end) = ([0; TOPIC_BYTES], [0; END_BYTES]);
+        self.topic[..kept].copy_from_slice(&topic[..kept]);
+        if topic.len() > TOPIC_BYTES {
+            self.end.copy_from_slice(&topic[topic.len() - END_BYTES..]);
+        }
+        self.topic_bytes = u16::try_from(topic.len()).unwrap_or(u16::MAX);
+        self
     }
 }
 
@@ -72,9 +100,7 @@ impl Losses {
         self.last = Some(session);
         line.drops.count(reason);
         (line.last, line.last_ms) = (reason, now_ms);
-        let kept = topic.len().min(TOPIC_BYTES);
-        line.topic[..kept].copy_from_slice(&topic[..kept]);
-        line.topic_bytes = u16::try_from(topic.len()).unwrap_or(u16::MAX);
+        *line = line.with_topic(topic);
     }
 
     /// What a session has lost, as far as that is known.
@@ -136,6 +162,17 @@ mod tests {
         assert_eq!(loss.topic(), (&[b'x'; TOPIC_BYTES][..], false));
         losses.note(7, DropReason::Expired, b"a", 30);
         assert_eq!(losses.of(7).expect("noted").topic(), (&b"a"[..], true));
+        // A character of two bytes lies across the end of what is kept.
+        let long = |end: &str| format!("{}\u{e9}/of-a-device/{end}", "x".repeat(TOPIC_BYTES - 1));
+        losses.note(7, DropReason::Expired, long("17").as_bytes(), 35);
+        let loss = losses.of(7).expect("noted");
+        assert_eq!(loss.topic(), (&[b'x'; TOPIC_BYTES - 1][..], false));
+        assert!(loss.is_about(long("17").as_bytes()));
+        for other in [long("18"), long("7"), "x".repeat(TOPIC_BYTES), "a".into(), String::new()] {
+            assert!(!loss.is_about(other.as_bytes()), "{other}");
+        }
+        losses.note(7, DropReason::Expired, b"a", 36);
+        assert!(losses.of(7).expect("noted").is_about(b"a"));
         let other = 7 + LINES as u32;
         losses.forget(other);
         assert!(losses.of(7).is_some());

@@ -144,53 +144,15 @@ pub(crate) const NOBODY: u32 = u32::MAX;
 /// What has to be noted where it is decided.
 #[derive(Debug)]
 pub(crate) enum Note {
-    Lost {
-        session: u32,
-        topic: Option<Text>,
-        reason: DropReason,
-        copies: u64,
-    },
-    LostInGroup {
-        topic: Text,
-        reason: DropReason,
-    },
-    Refused {
-        session: u32,
-        topic: Text,
-        reason: DropReason,
-    },
-    NotRetained {
-        topic: Text,
-    },
-    Will {
-        session: u32,
-        topic: Text,
-    },
-    Routed {
-        session: u32,
-        topic: Text,
-        copies: u64,
-        matched: bool,
-    },
-    Queued {
-        session: u32,
-        topic: Text,
-        waiting: u64,
-    },
-    QueuedInGroup {
-        topic: Text,
-        group: String,
-    },
-    Lent {
-        topic: Text,
-        group: String,
-        shard: ShardIndex,
-    },
-    /// The topic of a PUBLISH that goes out with an alias alone, by the place of its write.
-    Alias {
-        write: usize,
-        topic: Text,
-    },
+    Lost { session: u32, topic: Option<Text>, reason: DropReason, copies: u64 },
+    LostInGroup { topic: Text, reason: DropReason },
+    Refused { session: u32, topic: Text, reason: DropReason },
+    NotRetained { topic: Text },
+    Will { session: u32, topic: Text },
+    Routed { session: u32, topic: Text, copies: u64, matched: bool },
+    Queued { session: u32, topic: Text, waiting: u64 },
+    QueuedInGroup { topic: Text, group: String },
+    Lent { topic: Text, group: String, shard: ShardIndex },
 }
 
 impl Note {
@@ -202,22 +164,51 @@ impl Note {
 
 /// Notes, while somebody watches.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Option<Vec<Note>>);
+pub(crate) struct Notes(Option<Noted>);
+
+/// What has been noted of one input.
+#[derive(Debug, Default)]
+struct Noted {
+    notes: Vec<Note>,
+    /// The topics of PUBLISHes that go out with an alias alone, by the places of their writes.
+    aliases: Vec<(usize, Text)>,
+    /// How much there was no room for.
+    left_out: u64,
+    /// How much had been said before the input.
+    said_before: usize,
+}
+
+impl Noted {
+    /// So much that is said of this input makes it enough.
+    const fn enough(&self) -> usize {
+        self.said_before + TRACED_PER_INPUT_MAX
+    }
+}
 
 impl Notes {
     /// Notes something, if somebody watches.
     #[inline]
     pub(crate) fn add(&mut self, note: impl FnOnce() -> Note) {
-        if let Some(notes) = &mut self.0 {
-            add(notes, note());
+        if let Some(noted) = &mut self.0 {
+            let Noted { notes, left_out, .. } = noted;
+            add((notes, left_out), note);
+        }
+    }
+
+    /// Notes the topic of the PUBLISH in this place of the writes, which does not name it.
+    pub(crate) fn add_alias(&mut self, write: usize, topic: &[u8]) {
+        if let Some(Noted { aliases, left_out, .. }) = &mut self.0 {
+            add((aliases, left_out), || (write, topic_text(topic)));
         }
     }
 }
 
+/// Adds to a list that has a bound of its own.
 #[cold]
-fn add(notes: &mut Vec<Note>, note: Note) {
-    if notes.len() < TRACED_PER_INPUT_MAX {
-        notes.push(note);
+fn add<T>((list, left_out): (&mut Vec<T>, &mut u64), of: impl FnOnce() -> T) {
+    match list.len() < TRACED_PER_INPUT_MAX {
+        true => list.push(of()),
+        false => *left_out += 1,
     }
 }
 
@@ -230,4 +221,23 @@ pub(crate) fn lose_in_group(turn: &mut Turn<'_>, topic: &TopicName, reason: Drop
 /// A topic name from the bytes of one, in memory of its own.
 pub(crate) fn topic_text(topic: &[u8]) -> Text {
     Text::new(bytes::Bytes::copy_from_slice(topic)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_noted_is_counted_and_notes_leave_room_for_topics() {
+        let mut notes = Notes(Some(Noted::default()));
+        for write in 0..TRACED_PER_INPUT_MAX + 5 {
+            notes.add(|| Note::NotRetained { topic: Text::EMPTY });
+            if write > 10 {
+                notes.add_alias(write, b"t");
+            }
+        }
+        let noted = notes.0.expect("somebody watches");
+        assert_eq!((noted.notes.len(), noted.left_out), (TRACED_PER_INPUT_MAX, 5));
+        assert_eq!(noted.aliases.len(), TRACED_PER_INPUT_MAX - 6);
+    }
 }

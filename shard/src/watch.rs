@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use petrel_proto::{ClientId, Packet, PacketId, Text, TopicFilter, Version};
@@ -22,6 +23,10 @@ pub const WATCHES_MAX: usize = 8;
 
 /// Exchanges of QoS 1 and 2 that are followed at once, at most; those beyond are not followed to their end.
 const EXCHANGES_MAX: usize = 8_192;
+
+/// Watched connections of which it is known at once whose they are and where they came from, at most: whoever
+/// watches all addresses watches everybody.
+const KNOWN_MAX: usize = 8_192;
 
 /// What is watched, the same in all shards.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,7 +76,7 @@ pub(crate) struct Watching {
     sessions: Vec<Asked>,
     /// By the position of the connection.
     conns: Vec<AskedConn>,
-    /// Connections that are watched, by their position.
+    /// Connections that are watched, by their position, as far as there is room.
     known: BTreeMap<u32, Known>,
     pub(crate) exchanges: BTreeMap<Exchange, Followed>,
 }
@@ -98,7 +103,7 @@ pub(crate) struct Known {
     pub(crate) whence: Option<Whence>,
 }
 
-/// One exchange of QoS 1 or 2.
+/// One exchange of QoS 1 or 2. Those of a connection stand together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Exchange {
     conn: ConnId,
@@ -216,6 +221,10 @@ impl Watching {
         new.sessions.iter_mut().for_each(keep);
         new.conns.iter_mut().for_each(|conn| keep(&mut conn.of));
         (new.known, new.exchanges) = (self.known, self.exchanges);
+        let conns = &new.conns;
+        new.known.retain(|index, _| {
+            conns.get(*index as usize).is_some_and(|conn| !conn.of.wanted.is_none())
+        });
         new.exchanges.retain(|_, followed| {
             followed.to.0 &= stays.0;
             !followed.to.is_none()
@@ -294,10 +303,15 @@ impl Watching {
             let whence = Whence { address: origin.address, listener: origin.listener };
             let client_id = connect.client_id.to_owned_text();
             let generation = conn.generation;
-            let known = Known { generation, client_id, whence: Some(whence) };
-            self.known.insert(conn.index, known);
+            self.know(conn, Known { generation, client_id, whence: Some(whence) });
         }
         wanted
+    }
+
+    fn know(&mut self, conn: ConnId, known: Known) {
+        if self.known.len() < KNOWN_MAX || self.known.contains_key(&conn.index) {
+            self.known.insert(conn.index, known);
+        }
     }
 
     /// A connection has got its session: what was known of one is known of the other.
@@ -332,8 +346,11 @@ impl Watching {
         {
             found.of = Asked::default();
         }
-        if !self.exchanges.is_empty() {
-            self.exchanges.retain(|exchange, _| exchange.conn != conn);
+        let begin = Exchange { conn, is_incoming: false, packet_id: PacketId(NonZeroU16::MIN) };
+        while let Some((&exchange, _)) = self.exchanges.range(begin..).next()
+            && exchange.conn == conn
+        {
+            self.exchanges.remove(&exchange);
         }
     }
 
@@ -457,7 +474,7 @@ impl Shard {
         if let Some(known) = about
             && watching.known(conn).is_none()
         {
-            watching.known.insert(conn.index, known);
+            watching.know(conn, known);
         }
         wanted
     }
@@ -467,7 +484,9 @@ impl Shard {
         let to = self.watchers_of_conn(conn);
         let watching = self.watching.as_deref();
         let known = watching.and_then(|watching| watching.known(conn));
-        (to, known.map(|known| known.client_id.clone()))
+        let of_session = || self.session_of(conn).and_then(|session| self.sessions.get(session));
+        let client_id = known.map(|known| known.client_id.clone());
+        (to, client_id.or_else(|| of_session().map(Session::client_id)))
     }
 
     /// The recordings that want what is said of a session by what it is now, whatever was found out before.
@@ -484,5 +503,68 @@ fn traits_of(session: &Session) -> Traits<'_> {
         client_id: session.client_id.as_str(),
         users: [standing.and_then(|standing| standing.user()).map(Text::as_str), None],
         address: standing.and_then(|standing| standing.origin()).map(|(address, _)| address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watching_everybody() -> Watching {
+        let everybody = "0.0.0.0/0".parse().map(Subject::Addresses).ok();
+        let mut subjects = [const { None }; WATCHES_MAX];
+        subjects[0] = everybody;
+        Watching::new(Arc::new(Watched { number: 1, subjects }))
+    }
+
+    fn conn(index: u32) -> ConnId {
+        ConnId { index, generation: 3 }
+    }
+
+    #[test]
+    fn who_watches_everybody_takes_no_more_memory_for_each_than_marks() {
+        let mut watching = watching_everybody();
+        let origin = Origin {
+            listener: 0,
+            allow_anonymous: true,
+            authenticates: false,
+            address: ([192, 0, 2, 1], 1).into(),
+            certificate: None,
+        };
+        let name = Text::try_from("a").unwrap();
+        let connect = petrel_proto::Connect {
+            version: Version::V5,
+            clean_start: true,
+            keep_alive_s: 0,
+            properties: Default::default(),
+            client_id: name,
+            will: None,
+            username: None,
+            password: None,
+        };
+        let most = KNOWN_MAX as u32;
+        for index in 0..most + 10 {
+            assert_eq!(watching.comes(conn(index), &connect, &origin), Watchers(1));
+        }
+        assert_eq!(watching.known.len(), KNOWN_MAX);
+        assert!(watching.known(conn(most)).is_none() && watching.found(conn(most)).is_some());
+        watching.forget(conn(7));
+        watching.comes(conn(most), &connect, &origin);
+        assert!(watching.known(conn(7)).is_none() && watching.known(conn(most)).is_some());
+    }
+
+    #[test]
+    fn the_end_of_a_connection_ends_its_exchanges_and_no_others() {
+        let mut watching = watching_everybody();
+        for index in 0..3 {
+            for (is_incoming, number) in [(false, 1), (true, 1), (true, u16::MAX)] {
+                let packet_id = PacketId::new(number).unwrap();
+                let exchange = Exchange { conn: conn(index), is_incoming, packet_id };
+                watching.follow(exchange, Followed { to: Watchers(1), topic: None });
+            }
+        }
+        watching.forget(conn(1));
+        let left: Vec<_> = watching.exchanges.keys().map(|it| it.conn.index).collect();
+        assert_eq!(left, [0, 0, 0, 2, 2, 2]);
     }
 }

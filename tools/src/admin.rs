@@ -24,6 +24,25 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
+/// A text that is escaped already, as JSON or by the broker, without what a terminal could take for more than letters.
+pub fn safe(text: &str) -> String {
+    let is_plain = |char: char| char.escape_debug().len() == 1;
+    let mut safe = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '"' | '\'' | '\\' => safe.push(char),
+            char if is_plain(char) => safe.push(char),
+            char => {
+                let mut units = [0; 2];
+                for unit in char.encode_utf16(&mut units) {
+                    safe.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    safe
+}
+
 fn shown_char(char: char) -> Box<dyn Iterator<Item = char>> {
     match char {
         '\'' | '"' => Box::new(std::iter::once(char)),
@@ -111,6 +130,20 @@ mod tests {
         assert_eq!(part("a/b?c#ü %"), "a%2Fb%3Fc%23%C3%BC%20%25");
         let asked = query(&[("a", Some("x&y".into())), ("b", None), ("c", Some("1".into()))]);
         assert_eq!((asked.as_str(), query(&[]).as_str()), ("?a=x%26y&c=1", ""));
+    }
+
+    #[test]
+    fn what_is_json_stays_json_and_steers_no_terminal() {
+        let answer =
+            json!({ "who": "a\u{1b}[2J\u{9b}1m\u{202e}\u{2028}'\"\\\u{e9}\u{1f600}\u{e0001}" });
+        let printed = safe(&answer.to_string());
+        assert_eq!(serde_json::from_str::<Value>(&printed).expect("JSON"), answer);
+        assert!(printed.chars().all(|char| char == '"'
+            || char == '\\'
+            || char == '\''
+            || char.escape_debug().len() == 1));
+        assert!(printed.contains("\u{e9}\u{1f600}\\udb40\\udc01"), "{printed}");
+        assert_eq!(safe("\"\\u{1b}\" is\nnot"), "\"\\u{1b}\" is\\u000anot");
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) struct AreaLevel {
     /// `broker`, `clients`, `authentication`, `messages`, `listeners`, `storage`, `load` or `admin`.
     #[schema(example = "clients")]
     area: String,
-    /// `off`, `error`, `warn`, `info` or `debug`.
+    /// `off`, `error`, `warn` or `info`.
     #[schema(example = "info")]
     level: String,
 }

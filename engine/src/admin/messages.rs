@@ -28,7 +28,7 @@ const QUESTIONS: usize = 64;
 const PREVIEW_BYTES: usize = 256;
 /// Receivers that are named.
 const NAMED_MAX: usize = 100;
-/// Groups that a shard tells for one question.
+/// Groups that a shard tells for one question; fewer if they have many members.
 const GROUPS_PER_QUESTION: u32 = 1_024;
 
 /// Which retained messages are asked for.

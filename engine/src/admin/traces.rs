@@ -89,7 +89,7 @@ pub(super) struct Trace {
 pub(super) struct EntriesAsked {
     /// From this position on; from the first without it.
     from: Option<u64>,
-    /// At most so many.
+    /// At most so many, and fewer if they are large; none only if there are none.
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// `json`, or `text`: a line for each, and the header `petrel-next`.

@@ -500,7 +500,7 @@ fn a_log_says_where_it_goes_or_why_that_is_nowhere() {
         "[log]\nto = \"file\"\nload = \"loud\"\n",
         &[
             "p.toml:2:6: `to` is \"file\", and nothing says which; add `file`, as in file = \"petrel.log\"",
-            "p.toml:3:8: `load` must be \"off\", \"error\", \"warn\", \"info\" or \"debug\", not \"loud\"",
+            "p.toml:3:8: `load` must be \"off\", \"error\", \"warn\" or \"info\", not \"loud\"",
         ],
     );
     refused(
@@ -516,7 +516,7 @@ fn a_log_says_where_it_goes_or_why_that_is_nowhere() {
 #[test]
 fn levels_and_rates_of_the_log_are_taken_on_and_where_it_goes_is_not() {
     let before = accepted("[log]\nclients = \"off\"\n");
-    let (taken, left) = before.taking_on(&accepted("[log]\nload = \"debug\"\nlines_per_s = 3\n"));
+    let (taken, left) = before.taking_on(&accepted("[log]\nload = \"error\"\nlines_per_s = 3\n"));
     assert_eq!(left, Vec::<String>::new());
     assert_eq!(taken.log.levels.of(crate::log::Area::Clients), crate::log::Level::Warn);
     assert_eq!(taken.log.rate.lines_per_s, 3);

@@ -15,16 +15,14 @@ pub enum Level {
     Warn,
     /// What the operator should know, or may want to.
     Info,
-    /// What helps to find a fault.
-    Debug,
 }
 
 impl Level {
     /// The names in the configuration and in lines.
-    pub const NAMES: &'static [&'static str] = &["off", "error", "warn", "info", "debug"];
+    pub const NAMES: &'static [&'static str] = &["off", "error", "warn", "info"];
 
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Off, Self::Error, Self::Warn, Self::Info, Self::Debug];
+    pub const ALL: [Self; 4] = [Self::Off, Self::Error, Self::Warn, Self::Info];
 
     /// Its name.
     #[must_use]
@@ -44,7 +42,6 @@ impl Level {
             Self::Off | Self::Error => 3,
             Self::Warn => 4,
             Self::Info => 6,
-            Self::Debug => 7,
         }
     }
 }
@@ -194,12 +191,12 @@ mod tests {
     #[test]
     fn a_level_is_changed_while_it_runs() {
         let area = Area::Admin;
-        assert!(is_on(area, Level::Info) && !is_on(area, Level::Debug));
+        assert!(is_on(area, Level::Info));
         set_level(area, Level::Off);
         assert!(!is_on(area, Level::Error));
         assert_eq!(levels().of(area), Level::Off);
-        set_level(area, Level::Debug);
-        assert!(is_on(area, Level::Debug));
+        set_level(area, Level::Warn);
+        assert!(is_on(area, Level::Warn) && !is_on(area, Level::Info));
         set_level(area, Level::Info);
     }
 }

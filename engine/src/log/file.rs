@@ -5,7 +5,8 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Only its owner writes it, and its group reads it: client identifiers and addresses stand there.
+/// Only its owner writes it, and its group reads it where the umask leaves it that: client identifiers and addresses
+/// stand there.
 const MODE: u32 = 0o640;
 
 /// The file that lines go to.
@@ -37,8 +38,10 @@ impl LogFile {
                 self.bytes = 1;
             }
         }
-        if std::mem::take(&mut self.is_torn) {
+        if self.is_torn {
+            // Torn until this is there: a disk may have no room for one byte either.
             self.file.write_all(b"\n")?;
+            self.bytes += 1;
         }
         self.is_torn = true;
         self.file.write_all(line)?;
@@ -149,6 +152,23 @@ mod tests {
         log.write(b"three\n").unwrap();
         let expected = [("log", "three\n"), ("old", "one\ntwo\n")];
         assert_eq!(contents(folder.path()), files(&expected));
+    }
+
+    #[test]
+    fn no_line_begins_in_the_middle_of_one_that_the_disk_did_not_take_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = LogFile::open(&path, 1000, 3).unwrap();
+        log.write(b"one\n").unwrap();
+        let full = OpenOptions::new().append(true).open("/dev/full").unwrap();
+        let mut file = std::mem::replace(&mut log.file, full);
+        file.write_all(b"tw").unwrap();
+        log.write(b"two\n").unwrap_err();
+        log.write(b"three\n").unwrap_err();
+        log.file = file;
+        log.write(b"four\n").unwrap();
+        log.write(b"five\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntw\nfour\nfive\n");
     }
 
     /// It goes on being written, though to one file.

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -27,27 +27,37 @@ pub(super) enum Entry {
     Line(Vec<u8>),
     /// Say when everything before has been written.
     Flush(mpsc::Sender<()>),
+    /// Look at [`Told`].
+    Wake,
+}
+
+/// What the thread that writes is told beside the lines, whether there is room for more of them or not.
+#[derive(Default)]
+struct Told {
+    /// Lines that were lost since it took any.
+    lost: AtomicU64,
     /// The file may be another.
-    Reopen,
+    reopens: AtomicBool,
 }
 
 /// Lines on their way to where they are written.
 pub(super) struct Queue {
     entries: Sender<Entry>,
-    /// Since the writer took none.
-    lost: Arc<AtomicU64>,
+    told: Arc<Told>,
 }
 
 impl Queue {
     pub(super) fn push(&self, line: Vec<u8>) {
         if let Err(TrySendError::Full(_)) = self.entries.try_send(Entry::Line(line)) {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.told.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
+    /// The file is opened again before the next line is written.
     pub(super) fn reopen(&self) {
-        // A writer that is stuck opens nothing either.
-        let _ = self.entries.try_send(Entry::Reopen);
+        self.told.reopens.store(true, Ordering::Release);
+        // What is full wakes the writer anyway.
+        let _ = self.entries.try_send(Entry::Wake);
     }
 
     /// Waits until what was pushed has been written, but not for ever.
@@ -119,41 +129,36 @@ impl Sink {
 struct Writer {
     sink: Sink,
     config: LogConfig,
-    lost: Arc<AtomicU64>,
+    told: Arc<Told>,
     sum_at: Instant,
+    /// When it was said for the last time what was left out.
+    summed: Instant,
 }
 
 impl Writer {
+    fn new(sink: Sink, config: LogConfig, told: Arc<Told>) -> Self {
+        let summed = Instant::now();
+        Self { sink, config, told, sum_at: summed + SUM_EVERY, summed }
+    }
+
     /// Writes until nobody can push any more.
     fn run(mut self, entries: &Receiver<Entry>) {
         loop {
-            match entries.recv_deadline(self.sum_at) {
+            let entry = entries.recv_deadline(self.sum_at);
+            if self.told.reopens.swap(false, Ordering::Acquire) {
+                self.reopen();
+            }
+            match entry {
                 Ok(Entry::Line(line)) => self.write(&line),
                 Ok(Entry::Flush(done)) => {
                     self.sum();
                     // Whoever asked may have lost patience.
                     let _ = done.send(());
                 }
-                Ok(Entry::Reopen) => {
-                    if let Sink::File(file) = &mut self.sink
-                        && file.reopen().is_err()
-                    {
-                        self.lost.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Entry::Wake) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let lost = self.lost.swap(0, Ordering::Relaxed);
-            if lost > 0 {
-                let to = self.config.to.name();
-                self.say(
-                    Level::Warn,
-                    Event::Note,
-                    &[],
-                    format_args!("{lost} lines were left out: {to} took none"),
-                );
-            }
+            self.say_lost();
             if self.sum_at <= Instant::now() {
                 self.sum();
                 self.sum_at = Instant::now() + SUM_EVERY;
@@ -164,13 +169,38 @@ impl Writer {
     fn write(&mut self, line: &[u8]) {
         if self.sink.write(line).is_err() {
             // Told when it takes lines again.
-            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.told.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Opens the file again. If that does not work, it goes on in the one that it has.
+    fn reopen(&mut self) {
+        let Sink::File(file) = &mut self.sink else { return };
+        if let Err(error) = file.reopen() {
+            let path = self.config.file.clone().unwrap_or_default();
+            let path = path.display();
+            let text = format_args!(
+                "the log cannot be opened again at {path}: {error}; it goes on in the file that was \
+                 there, until it is told to once more with SIGHUP"
+            );
+            self.say(Level::Error, Event::Note, &[], text);
+        }
+    }
+
+    /// Says how many lines nobody has taken, if now somebody does.
+    fn say_lost(&mut self) {
+        let lost = self.told.lost.swap(0, Ordering::Relaxed);
+        let to = self.config.to.name();
+        let text = format_args!("{lost} lines were left out: {to} took none");
+        if lost > 0 && !self.say(Level::Warn, Event::Note, &[], text) {
+            self.told.lost.fetch_add(lost, Ordering::Relaxed);
         }
     }
 
     /// Says what clients would have caused.
     fn sum(&mut self) {
-        let seconds = SUM_EVERY.as_secs();
+        // More than usual, if the last time nobody took it.
+        let seconds = self.summed.elapsed().max(SUM_EVERY).as_secs();
         for (area, event, count) in limit::left_out() {
             let fields = [
                 ("of_area", Value::Word(area.name())),
@@ -178,28 +208,28 @@ impl Writer {
                 ("count", Value::Number(count)),
                 ("seconds", Value::Number(seconds)),
             ];
-            let (area, event) = (area.name(), event.name());
-            self.say(
-                Level::Warn,
-                Event::LinesLeftOut,
-                &fields,
-                format_args!(
-                    "{count} lines of {event} ({area}) were left out in the last {seconds} s"
-                ),
+            let (area, name) = (area.name(), event.name());
+            let text = format_args!(
+                "{count} lines of {name} ({area}) were left out in the last {seconds} s"
             );
+            if !self.say(Level::Warn, Event::LinesLeftOut, &fields, text) {
+                limit::leave_out(event, count);
+                return;
+            }
         }
+        self.summed = Instant::now();
     }
 
+    /// False if nobody takes it.
     fn say(
         &mut self,
         level: Level,
         event: Event,
         fields: super::Fields<'_>,
         message: std::fmt::Arguments<'_>,
-    ) {
+    ) -> bool {
         let line = encoded(&self.config, level, event, fields, message);
-        // One that is lost here was a line about lines.
-        let _ = self.sink.write(&line);
+        self.sink.write(&line).is_ok()
     }
 }
 
@@ -209,9 +239,9 @@ impl Writer {
 /// It cannot be opened, or the system gives no thread.
 pub(super) fn start(config: &LogConfig) -> io::Result<Queue> {
     let (entries, received) = bounded(LINES_WAITING_MAX);
-    let lost = Arc::new(AtomicU64::new(0));
+    let told = Arc::new(Told::default());
     let (opened, is_open) = mpsc::channel();
-    let (config, to_thread) = (config.clone(), Arc::clone(&lost));
+    let (config, to_thread) = (config.clone(), Arc::clone(&told));
     let run = move || {
         if config.to == Destination::File {
             // Shards with tables of their own would hold files that have long been removed. Where the system
@@ -222,15 +252,14 @@ pub(super) fn start(config: &LogConfig) -> io::Result<Queue> {
             Ok(sink) => {
                 // Whoever starts waits for it.
                 let _ = opened.send(Ok(()));
-                let sum_at = Instant::now() + SUM_EVERY;
-                Writer { sink, config, lost: to_thread, sum_at }.run(&received);
+                Writer::new(sink, config, to_thread).run(&received);
             }
             Err(error) => drop(opened.send(Err(error))),
         }
     };
     std::thread::Builder::new().name("log".to_owned()).spawn(run)?;
     is_open.recv().map_err(io::Error::other)??;
-    Ok(Queue { entries, lost })
+    Ok(Queue { entries, told })
 }
 
 #[cfg(test)]
@@ -254,14 +283,14 @@ mod tests {
             }
         }
         let (entries, received) = bounded(4);
-        let lost = Arc::new(AtomicU64::new(0));
-        let queue = Queue { entries, lost: Arc::clone(&lost) };
+        let told = Arc::new(Told::default());
+        let queue = Queue { entries, told: Arc::clone(&told) };
         let (go_on, stuck) = mpsc::channel();
         let (wrote, written) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let sink = Sink::Stream(Box::new(Stuck(stuck, wrote)));
             let config = LogConfig::default();
-            Writer { sink, config, lost, sum_at: Instant::now() + SUM_EVERY }.run(&received);
+            Writer::new(sink, config, told).run(&received);
         });
         // Four wait and one is with the writer, at most.
         for n in 0..10 {
@@ -275,6 +304,64 @@ mod tests {
         assert!(text.starts_with("0\n"), "{text}");
         let (_, rest) = text.split_once(" warn  ").expect("something was left out");
         assert!(rest.contains(" lines were left out: stderr took none\n"), "{rest}");
+    }
+
+    /// Takes nothing so many times, and then all of it.
+    struct Full(u32, mpsc::Sender<Vec<u8>>);
+
+    impl io::Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.0 > 0 {
+                self.0 -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.1.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// No other test of this process leaves out lines of that.
+    #[test]
+    fn what_is_left_out_is_said_when_somebody_takes_it() {
+        let (wrote, written) = mpsc::channel();
+        // A line, twice that it was lost, and a sum.
+        let sink = Sink::Stream(Box::new(Full(4, wrote)));
+        let told = Arc::new(Told::default());
+        let mut writer = Writer::new(sink, LogConfig::default(), Arc::clone(&told));
+        writer.write(b"one\n");
+        writer.say_lost();
+        writer.say_lost();
+        limit::leave_out(Event::ListenerUseless, 7);
+        writer.sum();
+        assert_eq!(told.lost.load(Ordering::Relaxed), 1);
+        writer.say_lost();
+        writer.sum();
+        drop(writer);
+        let text = String::from_utf8(written.iter().flatten().collect()).expect("text");
+        assert!(text.contains("1 lines were left out: stderr took none\n"), "{text}");
+        assert!(text.contains("7 lines of listener_useless (listeners) were left out"), "{text}");
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_opened_again_however_many_lines_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let config =
+            LogConfig { to: Destination::File, file: Some(path.clone()), ..LogConfig::default() };
+        let sink = Sink::open(&config).expect("a file");
+        let (entries, received) = bounded(1);
+        let told = Arc::new(Told::default());
+        let queue = Queue { entries, told: Arc::clone(&told) };
+        queue.push(b"one\n".to_vec());
+        std::fs::rename(&path, folder.path().join("old")).unwrap();
+        queue.reopen();
+        drop(queue);
+        Writer::new(sink, config, told).run(&received);
+        assert_eq!(std::fs::read_to_string(path).unwrap(), "one\n");
     }
 
     #[test]

@@ -1,15 +1,20 @@
 //! What happened to the clients of a shard lately: the last few thousand events, for those who ask about one
-//! client.
+//! client. A client that comes and goes all the time pushes its own events out, and nobody else's.
 
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use petrel_proto::{ClientId, Text};
 use petrel_shard::{EndedBy, Event};
 
-/// Events that are kept.
-const EVENTS_MAX: usize = 4_096;
+/// Lists of events. A client's are all in one.
+const LISTS: usize = 64;
+/// Events of each list that are kept.
+const LIST_MAX: usize = 64;
+/// Events of one client that are kept.
+const OF_CLIENT_MAX: usize = 16;
 
 /// How connections end.
 const GONE: [&str; 5] = [
@@ -31,6 +36,8 @@ pub struct Past {
     pub at: SystemTime,
     /// To whom, in memory of its own.
     client_id: Box<str>,
+    /// Tells most clients of a list apart.
+    mark: u32,
     /// What, as one word.
     pub what: &'static str,
     /// The reason code that the client was told, or said; 0 if there is none.
@@ -50,11 +57,13 @@ impl Past {
 /// The last events of a shard.
 #[derive(Debug, Default)]
 pub struct History {
-    events: VecDeque<Past>,
+    /// By the marks of clients; none before something has happened.
+    lists: Vec<VecDeque<Past>>,
 }
 
 impl History {
-    /// Keeps an event, and forgets the oldest if there are many.
+    /// Keeps an event, and forgets the oldest of its client if it has many, or else the oldest of its list. Cost: a look
+    /// at each of the list, which stand together.
     pub(crate) fn note(&mut self, event: &Event, at: SystemTime) {
         let (client_id, what, reason, why) = match event {
             Event::Connected { client_id, session_present: true, .. } => {
@@ -82,17 +91,35 @@ impl History {
                 (client_id, by, *reason as u8, *what)
             }
         };
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
+        if self.lists.is_empty() {
+            self.lists.resize_with(LISTS, VecDeque::new);
+        }
+        let mark = mark_of(client_id.as_str());
+        let list = &mut self.lists[mark as usize % LISTS];
+        let mut own = list.iter().enumerate().filter(|(_, past)| past.mark == mark);
+        let oldest = own.next().map(|(at, _)| at);
+        if own.count() + 1 >= OF_CLIENT_MAX {
+            oldest.map(|at| list.remove(at));
+        } else if list.len() == LIST_MAX {
+            list.pop_front();
         }
         let client_id = client_id.as_str().into();
-        self.events.push_back(Past { at, client_id, what, reason, why });
+        list.push_back(Past { at, client_id, mark, what, reason, why });
     }
 
     /// What happened to one client, the last of it first.
     pub fn of(&self, client_id: &ClientId) -> impl Iterator<Item = &Past> {
-        self.events.iter().rev().filter(move |past| *past.client_id == *client_id.as_str())
+        let list = self.lists.get(mark_of(client_id.as_str()) as usize % LISTS);
+        let all = list.into_iter().flat_map(|list| list.iter().rev());
+        all.filter(move |past| *past.client_id == *client_id.as_str())
     }
+}
+
+/// The same for the same client identifier.
+fn mark_of(client_id: &str) -> u32 {
+    let mut hasher = DefaultHasher::new();
+    client_id.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 /// A text in memory of its own.
@@ -133,9 +160,19 @@ mod tests {
             history.of(&id("a")).map(|past| (past.what, past.reason, past.why)).collect();
         let last = ("disconnected by the broker", 0x8d, "silent");
         assert_eq!(of_a, [last, ("connected", 0, "a new session")]);
-        for _ in 0..EVENTS_MAX {
+        // One that comes all the time pushes out its own.
+        for _ in 0..10_000 {
             history.note(&connected("c"), SystemTime::UNIX_EPOCH);
         }
-        assert_eq!((history.of(&id("a")).count(), history.of(&id("c")).count()), (0, EVENTS_MAX));
+        let counts = ["a", "b", "c"].map(|name| history.of(&id(name)).count());
+        assert_eq!(counts, [2, 1, OF_CLIENT_MAX]);
+        // Many do, and there is no more room for them than before.
+        for n in 0..100_000 {
+            history.note(&connected(&format!("d{n}")), SystemTime::UNIX_EPOCH);
+        }
+        assert_eq!(history.of(&id("a")).count(), 0);
+        assert_eq!(history.of(&id("d99999")).count(), 1);
+        let events: usize = history.lists.iter().map(VecDeque::len).sum();
+        assert_eq!(events, LISTS * LIST_MAX);
     }
 }

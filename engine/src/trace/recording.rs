@@ -13,6 +13,10 @@ pub(super) const SETTLES_US: u64 = 200_000;
 /// What shards say of the time before its end comes within this, in microseconds.
 pub(super) const LATE_US: u64 = 500_000;
 
+/// What is read at once ends when it takes so many bytes: shown, with what has to be escaped, that may be eight times
+/// as much.
+pub(super) const READ_BYTES_MAX: u64 = 1 << 20;
+
 /// What a recording is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -45,7 +49,8 @@ pub struct About {
     pub next: u64,
     /// Bytes that they take.
     pub bytes: u64,
-    /// Entries that were not recorded since too much happened, of all recordings at that time.
+    /// Entries that were not recorded: too much happened, which is counted for all recordings at that time, or one alone
+    /// was larger than the recording may be.
     pub left_out: u64,
     /// Entries that have made room for newer ones.
     pub dropped: u64,
@@ -115,6 +120,11 @@ impl Recording {
             return;
         }
         let bytes = entry.cost_bytes();
+        if bytes > self.spec.bytes && self.spec.when_full == WhenFull::DropOldest {
+            // Nothing makes room for it.
+            self.left_out += 1;
+            return;
+        }
         while self.bytes + bytes > self.spec.bytes {
             let oldest = (self.spec.when_full == WhenFull::DropOldest).then(|| self.pop_oldest());
             if !matches!(oldest, Some(true)) {
@@ -177,11 +187,18 @@ impl Recording {
         }
     }
 
-    /// Entries from a position on, and the position behind them.
+    /// Entries from a position on, at most so many and fewer if they are large, and the position behind them.
     pub(super) fn read(&self, from: u64, most: usize) -> (Vec<Arc<Entry>>, u64) {
         let from = from.max(self.first);
         let skip = usize::try_from(from - self.first).unwrap_or(usize::MAX);
-        let entries: Vec<_> = self.entries.iter().skip(skip).take(most).cloned().collect();
+        let mut bytes = 0;
+        let has_room = |entry: &&Arc<Entry>| {
+            let has_room = bytes < READ_BYTES_MAX;
+            bytes += entry.cost_bytes();
+            has_room
+        };
+        let entries = self.entries.iter().skip(skip).take(most).take_while(has_room);
+        let entries: Vec<_> = entries.cloned().collect();
         let next = from + entries.len() as u64;
         (entries, next)
     }

@@ -6,7 +6,7 @@ use petrel_proto::{ReasonCode, Text, TopicFilter};
 use petrel_shard::{ConnId, Watchers};
 
 use super::entry::{Field, Value};
-use super::recording::{LATE_US, SETTLES_US};
+use super::recording::{LATE_US, READ_BYTES_MAX, SETTLES_US};
 use super::*;
 
 fn text(text: &str) -> Text {
@@ -76,7 +76,31 @@ fn a_recording_holds_no_more_bytes_than_it_may() {
     assert_eq!(drops.read(1_000, 5).0.len(), 0);
     let large = vec![("payload", Value::Payload(vec![0; BYTES_MIN as usize]))];
     drops.take(1, &entry(2_000, 0, "packet_in", large));
-    assert_eq!(drops.state, State::Full, "it would fit nowhere");
+    let about = drops.about(0);
+    assert!(drops.is_running() && about.left_out == 1, "it would fit nowhere");
+    assert_eq!((about.first, about.next), (5, fits + 5), "and nothing makes room for it");
+}
+
+#[test]
+fn what_is_read_at_once_ends_at_so_many_bytes() {
+    let mut recording = Recording::new(1, spec(BYTES_MAX, WhenFull::Stop), 0, 1, 0);
+    let payload = PAYLOAD_BYTES_MAX as usize;
+    for at_us in 0..100 {
+        let large = vec![("payload", Value::Payload(vec![0; payload]))];
+        recording.take(1, &entry(at_us, 0, "packet_in", large));
+    }
+    recording.settle(SETTLES_US + 1_000);
+    let (mut from, mut pages) = (0, 0);
+    loop {
+        let (entries, next) = recording.read(from, READ_MAX);
+        assert!(entries.iter().map(|it| it.cost_bytes()).sum::<u64>() < READ_BYTES_MAX * 2);
+        assert_eq!(next, from + entries.len() as u64);
+        if entries.is_empty() {
+            break;
+        }
+        (from, pages) = (next, pages + 1);
+    }
+    assert_eq!((from, pages), (100, 7));
 }
 
 #[test]
@@ -177,7 +201,9 @@ fn what_the_channel_has_no_room_for_is_counted() {
     (0..300).for_each(|_| deny());
     let batches = |inbox: &Inbox| -> (usize, u64) {
         let batches = inbox.receiver.try_iter().filter_map(|told| match told {
-            Told::Batch(batch) => Some((batch.entries.len(), batch.left_out)),
+            Told::Batch(Batch { entries, left_out, .. }) => {
+                Some((entries.len(), left_out.iter().map(|(_, count)| count).sum::<u64>()))
+            }
             _ => None,
         });
         batches.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
@@ -186,6 +212,68 @@ fn what_the_channel_has_no_room_for_is_counted() {
     assert!(taken < 300 && left_out == 0, "{taken} {left_out}");
     deny();
     assert_eq!(batches(&inbox), (1, 300 - taken as u64));
+}
+
+/// A tracer, of a broker with one shard, of which somebody with this identifier is watched.
+fn watching(ends: &tracer::Ends, number: u64, id: &str) -> (Tracer, Watch) {
+    let watched = Watched { number, subjects: std::array::from_fn(|_| Some(client(id))) };
+    let watch = Watch { watched: Arc::new(watched), payload_bytes: 0 };
+    let mut tracer = ends.of(petrel_shard::ShardIndex(0));
+    tracer.set(Some(watch.clone()));
+    (tracer, watch)
+}
+
+fn deny(tracer: &mut Tracer, id: &str) {
+    let about = Comer { client_id: id, user: None, whence: None };
+    let conn = ConnId { index: 0, generation: 0 };
+    tracer.denied(1, conn, &about, (ReasonCode::Banned, "banned"));
+}
+
+#[test]
+fn what_waits_has_a_bound_in_bytes() {
+    let (ends, inbox) = channel();
+    let id = "a".repeat(60_000);
+    let (mut tracer, _) = watching(&ends, 1, &id);
+    let all = (64 << 20) / id.len();
+    (0..all).for_each(|_| deny(&mut tracer, &id));
+    tracer.flush();
+    let mut taken = 0;
+    for told in inbox.receiver.try_iter() {
+        let Told::Batch(batch) = told else { continue };
+        assert!(batch.entries.len() <= 5, "256 KiB and one");
+        taken += batch.entries.len();
+    }
+    assert!(taken * id.len() <= 32 << 20 && taken * id.len() > 30 << 20, "{taken}");
+    // What was taken has made room.
+    deny(&mut tracer, &id);
+    tracer.flush();
+    let Ok(Told::Batch(batch)) = inbox.receiver.try_recv() else { panic!("a batch") };
+    assert_eq!((batch.entries.len(), batch.left_out), (1, vec![(1, (all - taken) as u64)]));
+}
+
+#[test]
+fn what_a_recording_has_missed_is_not_counted_for_the_next() {
+    let (ends, inbox) = channel();
+    let (mut tracer, watch) = watching(&ends, 1, "a");
+    for _ in 0..300 {
+        deny(&mut tracer, "a");
+        tracer.flush();
+    }
+    // There is no room for that either.
+    tracer.set(None);
+    let taken = inbox.receiver.try_iter().count() as u64;
+    let watched = Watched { number: 2, ..(*watch.watched).clone() };
+    tracer.set(Some(Watch { watched: Arc::new(watched), ..watch }));
+    deny(&mut tracer, "a");
+    tracer.flush();
+    let Ok(Told::Batch(batch)) = inbox.receiver.try_recv() else { panic!("a batch") };
+    assert_eq!((batch.number, batch.left_out), (2, vec![(1, 300 - taken)]));
+    let mut before = Recording::new(1, spec(BYTES_MIN, WhenFull::Stop), 0, 1, 0);
+    let mut next = Recording::new(2, spec(BYTES_MIN, WhenFull::Stop), 0, 2, 0);
+    for recording in [&mut before, &mut next] {
+        recording.note_left_out(1, 300 - taken);
+    }
+    assert_eq!((before.about(0).left_out, next.about(0).left_out), (300 - taken, 0));
 }
 
 #[test]

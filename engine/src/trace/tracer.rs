@@ -3,8 +3,9 @@
 //! A shard never waits for them: what finds the channel full is left out and counted.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use petrel_proto::{ReasonCode, Text};
 use petrel_shard::{ConnId, Outbox, ShardIndex, Watched, Watchers, Whence};
 
@@ -15,6 +16,10 @@ use super::entry::Entry;
 const BATCHES_MAX: usize = 256;
 /// Entries of a batch.
 const BATCH_MAX: usize = 512;
+/// Bytes of a batch, but for its last entry.
+const BATCH_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of all batches that wait, of all shards.
+const WAITING_BYTES_MAX: u64 = 32 << 20;
 
 /// What is watched, as shards are told.
 #[derive(Debug, Clone, Default)]
@@ -40,19 +45,48 @@ pub(super) struct Batch {
     /// Which watch it is of.
     pub(super) number: u64,
     pub(super) entries: Vec<Entry>,
-    /// What was left out before these, for whomever.
-    pub(super) left_out: u64,
+    /// What was left out before these, for whomever: of which watch, and how much.
+    pub(super) left_out: Vec<(u64, u64)>,
+    /// Room for the entries, until they are where they belong.
+    _room: Room,
+}
+
+/// Bytes that wait, which are given back when it is dropped.
+#[derive(Debug)]
+struct Room {
+    waiting: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Room {
+    fn take(waiting: &Arc<AtomicU64>, bytes: u64) -> Option<Self> {
+        let more = |before: u64| Some(before + bytes).filter(|all| *all <= WAITING_BYTES_MAX);
+        let waiting = Arc::clone(waiting);
+        let taken = waiting.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Self { waiting, bytes })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// The way to the recordings, and their end of it.
 pub(crate) fn channel() -> (Ends, Inbox) {
     let (sender, receiver) = bounded(BATCHES_MAX);
-    (Ends(sender.clone()), Inbox { sender, receiver })
+    let ends = Ends { sender: sender.clone(), waiting: Arc::default() };
+    (ends, Inbox { sender, receiver })
 }
 
 /// Makes the ends of shards.
 #[derive(Debug, Clone)]
-pub(crate) struct Ends(Sender<Told>);
+pub(crate) struct Ends {
+    sender: Sender<Told>,
+    /// Bytes that are on their way.
+    waiting: Arc<AtomicU64>,
+}
 
 /// Where everything arrives.
 #[derive(Debug)]
@@ -64,8 +98,9 @@ pub(crate) struct Inbox {
 impl Ends {
     /// That of one shard.
     pub(crate) fn of(&self, shard: ShardIndex) -> Tracer {
-        let (sender, shard) = (self.0.clone(), shard.0);
-        Tracer { sender, shard, watch: None, entries: Vec::new(), left_out: 0 }
+        let Self { sender, waiting } = self.clone();
+        let (entries, left_out) = (Vec::new(), Vec::new());
+        Tracer { sender, waiting, shard: shard.0, watch: None, entries, bytes: 0, left_out }
     }
 }
 
@@ -73,10 +108,14 @@ impl Ends {
 #[derive(Debug)]
 pub struct Tracer {
     sender: Sender<Told>,
+    waiting: Arc<AtomicU64>,
     shard: u16,
     watch: Option<Watch>,
     entries: Vec<Entry>,
-    left_out: u64,
+    /// What the entries take.
+    bytes: u64,
+    /// By watch, since recordings that begin later have missed nothing.
+    left_out: Vec<(u64, u64)>,
 }
 
 impl Tracer {
@@ -96,12 +135,26 @@ impl Tracer {
     /// Takes what the shard has said of one input.
     pub(crate) fn take(&mut self, at_us: u64, out: &mut Outbox) {
         let Some(watch) = &self.watch else { return };
-        self.left_out += std::mem::take(&mut out.untraced);
+        let payload_bytes = watch.payload_bytes;
+        self.leave_out(watch.watched.number, std::mem::take(&mut out.untraced));
         for traced in out.traced.drain(..) {
-            self.entries.push(describe(traced, at_us, self.shard, watch.payload_bytes));
+            self.push(describe(traced, at_us, self.shard, payload_bytes));
         }
-        if self.entries.len() >= BATCH_MAX {
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.cost_bytes();
+        self.entries.push(entry);
+        if self.entries.len() >= BATCH_MAX || self.bytes >= BATCH_BYTES_MAX {
             self.flush();
+        }
+    }
+
+    fn leave_out(&mut self, number: u64, count: u64) {
+        match self.left_out.last_mut() {
+            _ if count == 0 => {}
+            Some((of, left_out)) if *of == number => *left_out += count,
+            _ => self.left_out.push((number, count)),
         }
     }
 
@@ -127,7 +180,7 @@ impl Tracer {
         let mut fields = Fields::new();
         fields.reason(reason);
         fields.word("what", what);
-        self.entries.push(Entry {
+        self.push(Entry {
             at_us,
             shard: self.shard,
             to,
@@ -153,7 +206,7 @@ impl Tracer {
         }
         let mut fields = Fields::new();
         fields.word("why", why);
-        self.entries.push(Entry {
+        self.push(Entry {
             at_us,
             shard: self.shard,
             to,
@@ -168,18 +221,27 @@ impl Tracer {
 
     /// Gives away what there is.
     pub(crate) fn flush(&mut self) {
-        if self.entries.is_empty() && self.left_out == 0 {
+        if self.entries.is_empty() && self.left_out.is_empty() {
             return;
         }
         let Some(watch) = &self.watch else { return };
-        let (entries, left_out) = (std::mem::take(&mut self.entries), self.left_out);
-        let count = entries.len() as u64;
-        let batch = Batch { number: watch.watched.number, entries, left_out };
-        self.left_out = match self.sender.try_send(Told::Batch(batch)) {
-            Ok(()) => 0,
-            // Full, or nobody is there any more.
-            Err(_) => left_out + count,
+        let number = watch.watched.number;
+        let entries = std::mem::take(&mut self.entries);
+        let (count, bytes) = (entries.len() as u64, std::mem::take(&mut self.bytes));
+        let Some(_room) = Room::take(&self.waiting, bytes) else {
+            return self.leave_out(number, count);
         };
+        let left_out = std::mem::take(&mut self.left_out);
+        match self.sender.try_send(Told::Batch(Batch { number, entries, left_out, _room })) {
+            Ok(()) => {}
+            // Full, or nobody is there any more.
+            Err(TrySendError::Full(told) | TrySendError::Disconnected(told)) => {
+                if let Told::Batch(batch) = told {
+                    self.left_out = batch.left_out;
+                }
+                self.leave_out(number, count);
+            }
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! Says what an input was and what came of it, around its handling.
 
+use bytes::{BufMut as _, BytesMut};
 use petrel_proto::{Packet, Publish, Qos, ReasonCode, SharedHead, Subscribe, Text, TopicFilter};
 use smallvec::SmallVec;
 
-use super::{Note, TRACED_PER_INPUT_MAX, Traced, What, topic_text};
+use super::{Note, Noted, TRACED_PER_INPUT_MAX, Traced, What, topic_text};
 use crate::event::Event;
 use crate::ledger::Ledger;
 use crate::look::Rights;
@@ -90,7 +91,7 @@ impl Shard {
         run: impl FnOnce(&mut Self, &mut Outbox),
     ) {
         self.is_watched = false;
-        out.notes.0 = Some(Vec::new());
+        out.notes.0 = Some(Noted { said_before: before.traced, ..Noted::default() });
         run(self, out);
         // The input may have been the end of it.
         self.is_watched = self.watching.is_some();
@@ -186,9 +187,10 @@ impl Shard {
                 About::Message { conn: Some(conn), to, topic, retained_in, right }
             }
             Packet::Subscribe(subscribe) => {
-                for asked in &subscribe.filters {
+                for asked in subscribe.filters.iter().take(TRACED_PER_INPUT_MAX) {
                     self.say_right_to(out, conn, to, session, &asked.filter);
                 }
+                out.untraced += subscribe.filters.len().saturating_sub(TRACED_PER_INPUT_MAX) as u64;
                 About::Nothing
             }
             Packet::PubAck(_) | Packet::PubRec(_) => About::Ack { conn, to, topic },
@@ -296,7 +298,7 @@ impl Shard {
     fn say_outcome(&mut self, before: Before, out: &mut Outbox) {
         self.note_connected(&before, out);
         self.say_routed(&before, out);
-        self.take_notes_within(out, before.traced);
+        self.take_notes(out);
         self.say_writes(&before, out);
         for at in before.events..out.events.len() {
             if let Event::Disconnected { conn, client_id, by, reason, what } = &out.events[at] {
@@ -306,17 +308,8 @@ impl Shard {
                 let what = What::Ended { by: *by, reason: *reason, what };
                 let (conn, client_id) = (*conn, Some(client_id.clone()));
                 watching.forget(conn);
-                if !to.is_none() {
-                    let conn = Some(conn);
-                    out.traced.push(Traced {
-                        to,
-                        conn,
-                        whence: known,
-                        client_id,
-                        topic: None,
-                        what,
-                    });
-                }
+                let (conn, whence, topic) = (Some(conn), known, None);
+                say_within(out, Traced { to, conn, whence, client_id, topic, what });
             } else if let Event::Refused { conn, .. } = &out.events[at]
                 && let Some(watching) = &mut self.watching
             {
@@ -390,66 +383,48 @@ impl Shard {
     }
 
     /// Says what has been noted.
-    pub(crate) fn take_notes(&mut self, turn: &mut Turn<'_>) {
-        let traced = turn.out.traced.len();
-        self.take_notes_within(turn.out, traced);
-    }
-
-    fn take_notes_within(&mut self, out: &mut Outbox, traced_before: usize) {
-        let Some(notes) = &mut out.notes.0 else { return };
-        let mut notes = std::mem::take(notes);
-        let mut left_out = 0;
-        notes.retain_mut(|note| {
-            if matches!(note, Note::Alias { .. }) {
-                return true;
-            }
-            match out.traced.len() < traced_before + TRACED_PER_INPUT_MAX {
+    fn take_notes(&mut self, out: &mut Outbox) {
+        let Some(noted) = &mut out.notes.0 else { return };
+        let enough = noted.enough();
+        let notes = std::mem::take(&mut noted.notes);
+        out.untraced += std::mem::take(&mut noted.left_out);
+        for note in notes {
+            match out.traced.len() < enough {
                 true => self.say_note(out, note),
-                false => left_out += 1,
+                false => out.untraced += 1,
             }
-            false
-        });
-        out.untraced += left_out;
-        if let Some(rest) = &mut out.notes.0 {
-            *rest = notes;
         }
     }
 
-    fn say_note(&mut self, out: &mut Outbox, note: &mut Note) {
-        let take = std::mem::take::<Text>;
+    fn say_note(&mut self, out: &mut Outbox, note: Note) {
         let (session, topic, what) = match note {
             Note::Lost { session, topic, reason, copies } => {
-                let what = What::Dropped { reason: *reason, copies: *copies };
-                (Some(*session), topic.take(), what)
+                let what = What::Dropped { reason, copies };
+                (Some(session), topic, what)
             }
             Note::LostInGroup { topic, reason } => {
-                (None, Some(take(topic)), What::Dropped { reason: *reason, copies: 1 })
+                (None, Some(topic), What::Dropped { reason, copies: 1 })
             }
             Note::Refused { session, topic, reason } => {
-                (Some(*session), Some(take(topic)), What::Refused(*reason))
+                (Some(session), Some(topic), What::Refused(reason))
             }
-            Note::NotRetained { topic } => (None, Some(take(topic)), What::NotRetained),
-            Note::Will { session, topic } => (Some(*session), Some(take(topic)), What::Will),
+            Note::NotRetained { topic } => (None, Some(topic), What::NotRetained),
+            Note::Will { session, topic } => (Some(session), Some(topic), What::Will),
             Note::Routed { session, topic, copies, matched } => {
-                let (copies, shards, retained_in) = (*copies, SmallVec::new(), None);
-                let what = match *matched {
+                let (copies, shards, retained_in) = (copies, SmallVec::new(), None);
+                let what = match matched {
                     true => What::Routed { copies, shards, retained_in },
                     false => What::Unmatched { retained_in },
                 };
-                (Some(*session), Some(take(topic)), what)
+                (Some(session), Some(topic), what)
             }
             Note::Queued { session, topic, waiting } => {
-                (Some(*session), Some(take(topic)), What::Queued(*waiting))
+                (Some(session), Some(topic), What::Queued(waiting))
             }
             Note::QueuedInGroup { topic, group } => {
-                let group = std::mem::take(group);
-                (None, Some(take(topic)), What::QueuedInGroup { group })
+                (None, Some(topic), What::QueuedInGroup { group })
             }
-            Note::Lent { topic, group, shard } => {
-                let group = std::mem::take(group);
-                (None, Some(take(topic)), What::Lent { group, shard: *shard })
-            }
-            Note::Alias { .. } => return,
+            Note::Lent { topic, group, shard } => (None, Some(topic), What::Lent { group, shard }),
         };
         self.say_of_session(out, session, topic, what);
     }
@@ -472,7 +447,7 @@ impl Shard {
         let whence = conn.and_then(|conn| watching.known(conn)).and_then(|known| known.whence);
         let client_id = session.and_then(|session| self.sessions.get(session));
         let client_id = client_id.map(crate::session::Session::client_id);
-        out.traced.push(Traced { to, conn, whence, client_id, topic, what });
+        say_within(out, Traced { to, conn, whence, client_id, topic, what });
     }
 
     /// A session is about to end: what has been noted of it is said while it is there.
@@ -482,7 +457,7 @@ impl Shard {
         if turn.out.notes.0.is_none() {
             return;
         }
-        self.take_notes(turn);
+        self.take_notes(turn.out);
         self.say_of_session(turn.out, Some(index), None, What::SessionEnded);
         if let Some(watching) = &mut self.watching {
             watching.forget_session(index);
@@ -492,11 +467,9 @@ impl Shard {
     /// Says which packets go out.
     fn say_writes(&mut self, before: &Before, out: &mut Outbox) {
         let writes = std::mem::take(&mut out.writes);
-        let notes = out.notes.0.take().unwrap_or_default();
-        let mut aliases = notes.into_iter().filter_map(|note| match note {
-            Note::Alias { write, topic } => Some((write, topic)),
-            _ => None,
-        });
+        let noted = out.notes.0.as_mut();
+        let aliases = noted.map(|noted| std::mem::take(&mut noted.aliases));
+        let mut aliases = aliases.unwrap_or_default().into_iter();
         let mut alias = aliases.next();
         let mut form: Option<(Write, Packet, usize)> = None;
         for (at, write) in writes.iter().enumerate().skip(before.writes) {
@@ -519,15 +492,16 @@ impl Shard {
                 form = decoded(out, write, version).map(|(it, bytes)| (*write, it, bytes));
             }
             let Some((_, packet, bytes)) = &mut form else { continue };
-            if let Packet::Publish(publish) = packet
-                && write.packet_id().is_some()
-            {
-                publish.packet_id = write.packet_id();
+            if let Packet::Publish(publish) = packet {
+                publish.packet_id = write.packet_id().or(publish.packet_id);
+                if by_alias.is_none() && publish.topic.as_bytes().is_empty() {
+                    // There was no room for its topic, and that is counted.
+                    continue;
+                }
             }
             self.say_sent(out, (write.conn, own), by_alias, (packet, *bytes));
         }
         out.writes = writes;
-        out.notes.0 = Some(Vec::new());
     }
 
     fn say_sent(
@@ -608,14 +582,51 @@ fn told(peers: &[(ShardIndex, PeerMessage)]) -> SmallVec<[u16; 4]> {
     routed.map(|(to, _)| to.0).collect()
 }
 
-/// The packet of a write, and its length in bytes.
+/// Says something to those who want it, if not enough has been said of the input.
+fn say_within(out: &mut Outbox, traced: Traced) {
+    let has_room = out.notes.0.as_ref().is_none_or(|noted| out.traced.len() < noted.enough());
+    match traced.to.is_none() {
+        true => {}
+        false if has_room => out.traced.push(traced),
+        false => out.untraced += 1,
+    }
+}
+
+/// The packet of a write, and its length in bytes. A payload that is shared is not copied.
 fn decoded(out: &Outbox, write: &Write, version: petrel_proto::Version) -> Option<(Packet, usize)> {
-    let mut bytes = bytes::BytesMut::new();
+    let mut bytes = BytesMut::new();
     let head: SharedHead<'_> = out.head(write);
     head.put(&mut bytes);
-    bytes.extend_from_slice(out.payload(write));
-    let bytes = bytes.freeze();
-    let packet = petrel_proto::decode(&bytes, Some(version));
+    let payload = out.payload(write);
+    let packet_bytes = bytes.len() + payload.len();
+    if !payload.is_empty() {
+        bytes = without_payload(&bytes)?;
+    }
+    let packet = petrel_proto::decode(&bytes.freeze(), Some(version));
     debug_assert!(packet.is_ok(), "what is sent can be decoded: {packet:?}");
-    Some((packet.ok()?, bytes.len()))
+    let mut packet = packet.ok()?;
+    if let Packet::Publish(publish) = &mut packet
+        && !payload.is_empty()
+    {
+        publish.payload = payload.clone();
+    }
+    Some((packet, packet_bytes))
+}
+
+/// The bytes before the payload of a packet, as a packet that has none.
+fn without_payload(head: &[u8]) -> Option<BytesMut> {
+    let (first, rest) = head.split_first()?;
+    // The last byte of the length has no bit for another.
+    let length_bytes = 1 + rest.iter().position(|byte| byte & 0x80 == 0)?;
+    let rest = &rest[length_bytes..];
+    let mut packet = BytesMut::with_capacity(head.len());
+    packet.put_u8(*first);
+    let mut left = rest.len();
+    while left > 127 {
+        packet.put_u8((left % 128) as u8 | 0x80);
+        left /= 128;
+    }
+    packet.put_u8(left as u8);
+    packet.extend_from_slice(rest);
+    Some(packet)
 }

@@ -35,6 +35,8 @@ pub struct Net {
     pub events: Vec<Event>,
     /// What was said to those who watch, with the shard.
     pub traced: Vec<(u16, Traced)>,
+    /// How much was not said.
+    pub untraced: u64,
     drops: Drops,
     pub questions: Vec<Question>,
     pub limits: Limits,
@@ -152,6 +154,7 @@ impl Net {
         let mut net = Self {
             events: Vec::new(),
             traced: Vec::new(),
+            untraced: 0,
             drops: Drops::default(),
             questions: Vec::new(),
             allow_anonymous: true,
@@ -761,6 +764,7 @@ impl Net {
         }
         self.questions.append(&mut out.questions);
         self.events.append(&mut out.events);
+        self.untraced += out.untraced;
         self.traced.extend(out.traced.drain(..).map(|traced| (shard, traced)));
         self.drops.add(&out.ledger.drops);
         written.sort_unstable();

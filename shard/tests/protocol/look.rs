@@ -148,14 +148,21 @@ fn subscriptions_and_what_waits_are_told_page_by_page() {
             let all = shard.subscribed(&id_of("a"), 0, 100).expect("a session");
             assert_eq!(all.len(), 6);
             let pages: Vec<_> =
-                (0..6).flat_map(|n| shard.subscribed(&id_of("a"), n, 1).unwrap()).collect();
+                (0..7).flat_map(|n| shard.subscribed(&id_of("a"), n, 1).unwrap()).collect();
             assert_eq!(pages, all);
+            assert_eq!(shard.subscribed(&id_of("a"), 4, 9).unwrap(), all[4..]);
             let mut to = shard.subscribed_to(&id_of("a"), &topic("own/1")).expect("a session");
             to.sort_by(|a, b| a.filter.cmp(&b.filter));
             let filters: Vec<_> = to.iter().map(|it| (it.filter.as_str(), it.shared)).collect();
             assert_eq!(filters, [("$share/g/own/+", true), ("own/1/#", false)]);
-            let queue = shard.queue(&id_of("a"), 1, 10).expect("a session");
-            assert!(!queue.is_empty() && queue.iter().all(|waits| !waits.sent));
+            let payloads = |skip, most| -> Vec<_> {
+                let queue = shard.queue(&id_of("a"), skip, most).expect("a session");
+                assert!(queue.iter().all(|waits| !waits.sent));
+                queue.iter().map(|waits| waits.message.payload.clone()).collect()
+            };
+            assert_eq!(payloads(1, 10), ["2", "3"]);
+            assert_eq!(payloads(1, 1), ["2"]);
+            assert!(payloads(3, 1).is_empty());
             assert!(shard.is_interested(&topic("own/1")));
             let (_, first, _) = shard.reached(&topic("own/1"), 5);
             assert_eq!(first, [id_of("a")]);
@@ -166,6 +173,40 @@ fn subscriptions_and_what_waits_are_told_page_by_page() {
             net.shards().iter().flat_map(|shard| shard.list_shared(0, 10).0).collect();
         assert_eq!(groups.len(), 1);
         assert_eq!((groups[0].members, groups[0].ready), (1, 0));
+    });
+}
+
+/// A page is a bounded step: it ends before its number is reached if filters are long or members many.
+#[test]
+fn pages_end_early_where_each_line_is_much() {
+    let mut net = Net::new(1);
+    let a = net.online(v5("a"));
+    let long = "x".repeat(60_000);
+    for n in 0..40 {
+        net.subscribe(a, &format!("{n}/{long}"), QOS0);
+    }
+    net.home_of("a", |shard, _, _| {
+        let mut found = 0;
+        let mut pages = 0;
+        loop {
+            let page = shard.subscribed(&id_of("a"), found, 1_000).expect("a session");
+            if page.is_empty() {
+                break;
+            }
+            assert!(page.iter().map(|it| it.filter.len()).sum::<usize>() < 1_200_000);
+            (found, pages) = (found + page.len(), pages + 1);
+        }
+        assert_eq!((found, pages), (40, 3));
+        assert_eq!(shard.list_shared(0, 1_000), (Vec::new(), None));
+    });
+    for n in 0..40 {
+        net.subscribe_with(a, &format!("$share/g/{n}/{long}"), options(QOS0));
+    }
+    net.home_of("a", |shard, _, _| {
+        let (first, next) = shard.list_shared(0, 1_000);
+        assert_eq!((first.len(), next), (22, Some(22)), "940 looks each");
+        let (rest, next) = shard.list_shared(22, 1_000);
+        assert_eq!((rest.len(), next), (18, None));
     });
 }
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use petrel_proto::{Ack, Packet, Qos, ReasonCode as R, TopicFilter, Version};
-use petrel_shard::access::{Effect, Rule, Rules, Subjects};
-use petrel_shard::{Access, DropReason, Identity, Subject, Traced, Verdict, What};
+use petrel_shard::access::{AddressRange, Effect, Rule, Rules, Subjects};
+use petrel_shard::{Access, DropReason, Identity, Input, Subject, Traced, Verdict, What};
 
 use crate::harness::{Net, across, across_with};
 use crate::packets::*;
@@ -303,4 +303,59 @@ fn wills_and_messages_for_nobody_are_said() {
             "{said:?}"
         );
     });
+}
+
+/// However much one input leads to, so much of it is said, and the rest is counted.
+#[test]
+fn what_one_input_leads_to_is_said_in_part_and_counted() {
+    let mut net = Net::new(1);
+    let everybody: AddressRange = "0.0.0.0/0".parse().unwrap();
+    net.watch([Subject::Addresses(everybody)]);
+    for n in 0..600 {
+        let _ = net.online(v5(&format!("client{n}")));
+    }
+    net.traced.clear();
+    assert_eq!(net.untraced, 0);
+    net.handle_on(0, Input::Shutdown);
+    assert_eq!(net.traced.len(), 1_024);
+    assert_eq!(
+        net.untraced,
+        1_800 - 1_024,
+        "a DISCONNECT for each, its end, and that of its session"
+    );
+}
+
+/// Receivers that have forms of their own share a long payload in what is said of them too.
+#[test]
+fn a_payload_is_not_copied_for_what_is_said() {
+    let mut net = Net::new(1);
+    let publisher = net.online(v5("publisher"));
+    for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let client = net.online(v5(name));
+        let mut packet = subscribe(&[("t", options(QOS0))]);
+        packet.subscription_identifier = Some(200 + at as u32);
+        net.suback(client, packet);
+    }
+    net.watch([topic("t")]);
+    let long = "x".repeat(100_000);
+    net.publish(publisher, message("t", &long));
+    let sent: Vec<_> = net
+        .traced
+        .iter()
+        .filter_map(|(_, traced)| match &traced.what {
+            What::Sent { packet, bytes } => match &**packet {
+                Packet::Publish(publish) => Some((publish.clone(), *bytes)),
+                _ => None,
+            },
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sent.len(), 3);
+    for (publish, bytes) in &sent {
+        assert_eq!(publish.payload, long);
+        assert_eq!(publish.payload.as_ptr(), sent[0].0.payload.as_ptr());
+        assert_eq!(publish.topic.as_bytes(), b"t");
+        // First byte, three of length, topic, properties with their length.
+        assert_eq!(*bytes, 4 + 3 + 1 + 3 + 100_000);
+    }
 }

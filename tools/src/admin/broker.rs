@@ -111,6 +111,11 @@ impl MetricsArguments {
     /// Asks and prints.
     pub fn run(self) -> Result<(), Failure> {
         let text = self.reach.broker()?.get_text("/metrics")?;
+        if !text.ends_with("# EOF\n") {
+            return Err(Failure::new(
+                "what it answers are no metrics, or not all of them; is it the admin interface of a broker?",
+            ));
+        }
         // Whoever answers may be no broker.
         let safe = |char: char| if char.is_control() && char != '\n' { '\u{fffd}' } else { char };
         crate::print(&text.chars().map(safe).collect::<String>())

@@ -263,7 +263,8 @@ fn subscriptions(broker: &Broker, path: &str) -> Result<Value, Failure> {
     loop {
         let page = broker.get(&format!("{path}?limit={PAGE}&skip={}", all.len()))?;
         let found = page["subscriptions"].as_array().cloned().unwrap_or_default();
-        let is_last = found.len() < PAGE as usize;
+        // A page of long filters has fewer than were asked for.
+        let is_last = found.is_empty();
         all.extend(found);
         if is_last {
             return Ok(serde_json::json!({ "subscriptions": all }));

@@ -67,11 +67,19 @@ pub struct Broker {
 
 /// What comes of an answer, in order.
 enum Came {
-    Status(StatusCode),
+    /// How it begins: and where it goes on, if it is a page.
+    Head(StatusCode, Option<String>),
     Piece(Vec<u8>),
     /// The whole body was there.
     End,
     Failed(String),
+}
+
+/// An answer that has come.
+struct Whole {
+    status: StatusCode,
+    next: Option<String>,
+    text: String,
 }
 
 /// How long an answer is waited for.
@@ -96,6 +104,8 @@ impl Patience {
 enum Reads {
     Json,
     Text,
+    /// Text, and where it goes on.
+    Page,
 }
 
 impl Reach {
@@ -199,6 +209,16 @@ impl Broker {
         Ok(value.as_str().unwrap_or_default().to_owned())
     }
 
+    /// Part of what a path says, as text, and the position behind it.
+    pub fn get_page(&self, path: &str) -> Result<(String, u64), Failure> {
+        let value = self.ask("GET", path, None, Reads::Page)?;
+        let next = value["next"].as_str().and_then(|next| next.parse().ok());
+        let next = next.ok_or_else(|| {
+            Failure::new(format!("{}: it does not say where {path} goes on", self.url))
+        })?;
+        Ok((value["text"].as_str().unwrap_or_default().to_owned(), next))
+    }
+
     /// Has something done.
     pub fn put(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         self.ask(method, path, body, Reads::Json)
@@ -229,15 +249,15 @@ impl Broker {
         let (agent, request) = (self.agent.clone(), request.map_err(wrong)?);
         // Ends with what it waits for, or with the process: the library has no bound for a pause.
         std::thread::spawn(move || fetch(&agent, request, &tell));
-        let (status, text) = self.await_answer(&told).map_err(unreachable)?;
-        self.understood(status, text, reads)
+        let answer = self.await_answer(&told).map_err(unreachable)?;
+        self.understood(answer, reads)
     }
 
     /// Takes an answer as it comes, as long as it comes.
-    fn await_answer(&self, told: &Receiver<Came>) -> Result<(StatusCode, String), String> {
+    fn await_answer(&self, told: &Receiver<Came>) -> Result<Whole, String> {
         let timeout = self.timeout;
         let patience = Patience { begin: Instant::now(), timeout };
-        let (mut status, mut body) = (StatusCode::OK, Vec::new());
+        let (mut status, mut next, mut body) = (StatusCode::OK, None, Vec::new());
         loop {
             let slow = || {
                 format!(
@@ -247,7 +267,7 @@ impl Broker {
             };
             let left = patience.left(Instant::now(), body.len()).ok_or_else(slow)?;
             match told.recv_timeout(left) {
-                Ok(Came::Status(said)) => status = said,
+                Ok(Came::Head(said, goes_on)) => (status, next) = (said, goes_on),
                 Ok(Came::Piece(piece)) => body.extend_from_slice(&piece),
                 Ok(Came::End) => break,
                 Ok(Came::Failed(what)) => return Err(what),
@@ -258,24 +278,28 @@ impl Broker {
             }
         }
         let text = String::from_utf8(body).map_err(|_| "its answer is no text".to_owned())?;
-        Ok((status, text))
+        Ok(Whole { status, next, text })
     }
 
-    fn understood(&self, status: StatusCode, text: String, reads: Reads) -> Result<Value, Failure> {
+    fn understood(&self, answer: Whole, reads: Reads) -> Result<Value, Failure> {
+        let Whole { status, next, text } = answer;
         let value: Option<Value> = serde_json::from_str(&text).ok();
         if status.is_success() {
             return match (reads, value) {
                 (Reads::Text, _) => Ok(Value::String(text)),
-                (Reads::Json, Some(value)) => Ok(value),
-                (Reads::Json, None) => Err(Failure::new(format!(
-                    "{}: it answers with something else than JSON; is it the admin interface of a broker?",
+                (Reads::Page, _) => Ok(serde_json::json!({ "text": text, "next": next })),
+                // All its answers are objects.
+                (Reads::Json, Some(value)) if value.is_object() => Ok(value),
+                (Reads::Json, _) => Err(Failure::new(format!(
+                    "{}: it answers with something else than a JSON object; is it the admin interface of a broker?",
                     self.url
                 ))),
             };
         }
         let said = value.as_ref().and_then(|value| value["error"].as_str()).map(str::to_owned);
         let said = said.unwrap_or_else(|| format!("it answers {status}"));
-        let text = super::shown(&Value::String(said));
+        // It is the broker's own sentence, in which it has escaped what came from elsewhere.
+        let text = super::safe(&said);
         Err(Failure { text, exit_code: if status.as_u16() == 401 { UNREACHABLE } else { 1 } })
     }
 }
@@ -294,7 +318,8 @@ fn fetch(agent: &Agent, request: Request<String>, tell: &SyncSender<Came>) {
             return;
         }
     };
-    let mut came = tell.send(Came::Status(answer.status()));
+    let next = answer.headers().get("petrel-next").and_then(|next| next.to_str().ok());
+    let mut came = tell.send(Came::Head(answer.status(), next.map(str::to_owned)));
     let mut body = answer.into_body().into_reader();
     let mut piece = vec![0; PIECE_BYTES];
     while came.is_ok() {
@@ -319,14 +344,14 @@ pub fn say(
     people: impl FnOnce(&Value) -> String,
 ) -> Result<(), Failure> {
     match reach.json {
-        true => crate::print(&format!("{answer}\n")),
+        true => crate::print(&format!("{}\n", super::safe(&answer.to_string()))),
         false => crate::print(&people(answer)),
     }
 }
 
 /// What was done, in the broker's words.
 pub fn done(answer: &Value) -> String {
-    format!("{}\n", super::shown(&answer["done"]))
+    format!("{}\n", super::safe(answer["done"].as_str().unwrap_or_default()))
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ enum LogCommand {
         /// Area, as in the list.
         area: String,
         /// Level.
-        #[arg(value_parser = ["off", "error", "warn", "info", "debug"])]
+        #[arg(value_parser = ["off", "error", "warn", "info"])]
         level: String,
     },
 }
@@ -93,6 +93,8 @@ enum LogCommand {
 const PAGE: usize = 1_000;
 /// How often it is looked whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// After the end of a recording all of it can be read within this.
+const SETTLES_WITHIN: Duration = Duration::from_millis(800);
 
 impl TraceArguments {
     /// Does it.
@@ -138,24 +140,31 @@ fn print(reach: &Reach, broker: &Broker, id: u64, follow: bool) -> Result<(), Fa
     let about = format!("/api/v1/traces/{id}");
     let mut trace = broker.get(&about)?;
     let mut from = trace["first"].as_u64().unwrap_or(0);
+    let mut is_whole = !follow;
     loop {
         let path = format!("{about}/entries?from={from}&limit={PAGE}");
-        let page = broker.get(&path)?;
-        let next = page["next"].as_u64().unwrap_or(from);
-        let entries = page["entries"].as_array().into_iter().flatten();
-        let text = match reach.json {
-            true => entries.map(|entry| format!("{entry}\n")).collect(),
-            false => broker.get_text(&format!("{path}&format=text"))?,
+        let (text, next) = match reach.json {
+            true => {
+                let page = broker.get(&path)?;
+                let entries = page["entries"].as_array().into_iter().flatten();
+                let text: String = entries.map(|entry| format!("{entry}\n")).collect();
+                (text, page["next"].as_u64().unwrap_or(from))
+            }
+            false => broker.get_page(&format!("{path}&format=text"))?,
         };
-        let is_idle = next == from;
-        if !is_idle {
+        if next != from {
             crate::print(&text)?;
+            from = next;
+            continue;
         }
-        from = next;
-        if is_idle && (!follow || trace["state"] != "running") {
+        if is_whole {
             return Ok(());
         }
-        if is_idle {
+        // What happened shortly before the end is there shortly after it.
+        is_whole = trace["state"] != "running";
+        if is_whole {
+            std::thread::sleep(SETTLES_WITHIN);
+        } else {
             std::thread::sleep(LOOK_EVERY);
             trace = broker.get(&about)?;
         }

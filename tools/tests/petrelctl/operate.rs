@@ -180,3 +180,23 @@ fn a_broker_that_is_not_there_is_said_so() {
     let (code, _, err) = outcome(&mut petrelctl(&["status", "--url", url]));
     assert!(code == 3 && err.contains("--folder or --url say where the broker is"), "{code} {err}");
 }
+
+/// The end of a recording is not there yet when it ends, and every entry of it is printed once.
+#[test]
+fn a_recording_is_followed_to_its_end() {
+    let lab = Lab::new(|_, _| {});
+    for form in [&[][..], &["--json"]] {
+        let started = lab.says(&["trace", "start", "topic", "t/#"]);
+        let id = started.split(' ').nth(1).expect("its number").to_owned();
+        for n in 0..5 {
+            lab.client(&["pub", "-t", &format!("t/{n}"), "-m", "x"]);
+        }
+        lab.says(&["trace", "stop", &id]);
+        let said = lab.says(&[&["trace", "show", &id, "--follow"], form].concat());
+        let count = |what: &str| said.lines().filter(|line| line.contains(what)).count();
+        for n in 0..5 {
+            let topic = format!("t/{n}");
+            assert_eq!(count(&topic), 3, "PUBLISH, what it may, where it goes: {said}");
+        }
+    }
+}
