@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use petrel_engine::auth::AuthMethods;
 use petrel_engine::boot::{self, FdTables, Running};
@@ -14,7 +15,7 @@ use petrel_engine::figures::Watch;
 use petrel_engine::log::{self, Event, Level, Value};
 use petrel_engine::memory::Memory;
 use petrel_engine::systemd::Systemd;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 // The shards make and free small blocks all the time, each on its own core.
@@ -75,6 +76,8 @@ fn check(file: Option<&Path>) -> Result<(), Failed> {
 
 fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
+    // Whoever is at the limit of a file's size is told so by the write, as where a disk is full, instead of ended.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Failed::to_start)?;
     // Caught before anything starts, so that a signal during the start is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(Failed::to_start)?;
     log::start(&config.log).map_err(Failed::to_start)?;
