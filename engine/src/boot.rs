@@ -59,8 +59,9 @@ use crate::report::Names;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
 use crate::sys::SysTopics;
+use crate::systemd;
 use crate::trace::{self, Traces};
-use crate::watchdog::{Pulse, Vigil, Watchdog};
+use crate::watchdog::{Pulse, Vigil, Watchdog, stuck_after};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -165,7 +166,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let traces = start_traces(&config, inbox, handles.clone(), clock)?;
     let reins = Reins::new(guard, Box::new(handles.clone()), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
-    let vigil = Arc::new(Vigil::new(pulses));
+    let vigil = Arc::new(Vigil::new(pulses, stuck_after(systemd::alive_within())));
     let watchdog = Watchdog::start(Arc::clone(&vigil)).map_err(BootError::Shard)?;
     let mut running = Running {
         addresses: Vec::new(),
@@ -203,6 +204,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
                 // A shard that ended meanwhile says why when it is joined.
                 let _ = order.send(Order::Serve);
             }
+            running.vigil.begin();
             running.serves.store(true, Ordering::Relaxed);
             running.speak_of_itself();
             Ok(running)
