@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use petrel_engine::auth::AuthMethods;
-use petrel_engine::boot::{self, FdTables, Running};
+use petrel_engine::boot::{self, FdTables, Running, StopError};
 use petrel_engine::cli::{self, Command};
 use petrel_engine::config::{Config, Listener};
 use petrel_engine::figures::Watch;
@@ -103,7 +103,13 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     say(Event::BrokerStopping, "stopping: clients are told to go elsewhere");
     let stopped = running.stop();
     say(Event::Figures, watch.figures().stages());
-    stopped.map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
+    stopped.map_err(|error| {
+        let code = match error {
+            StopError::Shard(_) => 1,
+            StopError::Stuck(_) => 3,
+        };
+        Failed(code, format!("petrel: {error}"))
+    })?;
     say(Event::BrokerStopped, "stopped");
     Ok(())
 }
