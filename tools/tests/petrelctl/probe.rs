@@ -117,7 +117,9 @@ fn what_is_served_follows_the_broker() {
     let line = "probe --serve 0 --interval 0.05 --timeout 60 -h 127.0.0.1 -p";
     let mut words: Vec<_> = line.split_whitespace().collect();
     words.push(&port);
-    let mut child = petrelctl(&words).stdout(Stdio::piped()).spawn().expect("petrelctl starts");
+    let mut command = petrelctl(&words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("petrelctl starts");
     let mut line = String::new();
     let stdout = child.stdout.take().expect("a pipe");
     BufReader::new(stdout).read_line(&mut line).expect("where it serves");
@@ -136,12 +138,28 @@ fn what_is_served_follows_the_broker() {
         std::thread::yield_now();
     }
     // The round in which the broker stopped may have failed in any step; those after it cannot connect.
-    while sample(address, "petrel_probe_failures_total{step=\"connect\"}") < Some(1.0) {
+    while sample(address, "petrel_probe_failures_total{step=\"connect\"}") < Some(3.0) {
         std::thread::yield_now();
     }
     let time = sample(address, "petrel_probe_duration_seconds{step=\"round_trip\"}");
     assert_eq!(time, None, "it did not come so far");
     let pid = Pid::from_raw(child.id().try_into().expect("a process id")).expect("not zero");
     kill_process(pid, Signal::TERM).expect("it runs");
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("UTF-8");
+    let refused = format!(
+        "petrelctl: step connect: cannot connect to 127.0.0.1:{port}: connection refused; is the broker running there?"
+    );
+    assert_eq!(said.lines().filter(|line| *line == refused).count(), 1, "{said}");
+    assert_eq!(said.lines().last(), Some(&*refused), "{said}");
     assert_eq!(code(child.wait().expect("it ends")), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_keeps_it_from_serving() {
+    let line = "probe --serve 0 -h localhost --cafile nowhere.pem";
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (code, stdout, stderr) = outcome(&mut petrelctl(&words));
+    assert_eq!((code, stdout.len()), (1, 0), "{stderr}");
+    assert!(stderr.contains("nowhere.pem"), "{stderr}");
 }
