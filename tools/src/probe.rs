@@ -63,6 +63,9 @@ pub struct ProbeArguments {
     broker: BrokerArguments,
 }
 
+/// Bytes of one packet that a probe takes: its own have less than a hundred, those of others on the same topic have more.
+const PACKET_BYTES_MAX: u32 = 1 << 20;
+
 /// What a round needs to know.
 struct Plan {
     subscriber: Common,
@@ -108,8 +111,11 @@ impl ProbeArguments {
         }
         let [subscriber, publisher] = ["sub", "pub"].map(|role| {
             let prefix = self.id_prefix.as_deref();
-            options::client_id(prefix, common.version, role)
-                .map(|client_id| Common { client_id, ..common.clone() })
+            options::client_id(prefix, common.version, role).map(|client_id| Common {
+                client_id,
+                packet_bytes_max: PACKET_BYTES_MAX,
+                ..common.clone()
+            })
         });
         let topic = match self.broker.topic(self.topic.clone())? {
             Some(topic) => topic,

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 
-use petrel_proto::{ConnAckProperties, ReasonCode};
+use petrel_proto::{ConnAckProperties, Packet, ReasonCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -95,6 +95,48 @@ fn a_refusal_ends_with_its_code_and_silence_with_the_time() {
     );
     assert_eq!((code, said), (1, expected));
     broker.finish();
+}
+
+/// A broker that announces much and sends it is not believed, nor waited for.
+#[test]
+fn a_packet_without_measure_ends_the_round_before_it_is_taken() {
+    for version in ["311", "5"] {
+        let broker = Broker::start(|mut client| {
+            let connect = client.accept();
+            let most = connect.properties.maximum_packet_size;
+            assert_eq!(most, connect.version.is_v5().then_some(1 << 20));
+            assert!(matches!(client.next(), Some(Packet::Subscribe(_))));
+            client.stream.write_all(b"\x30\xff\xff\xff\x7f").expect("it reads");
+            while client.stream.write_all(&[b'z'; 65536]).is_ok() {}
+        });
+        let line = format!("probe --count 1 --timeout 60 -V {version}");
+        let said = failed(broker.address.port(), &line);
+        let expected = format!(
+            "petrelctl: step subscribe: {} sends a packet of more than 1048576 bytes\n",
+            broker.address
+        );
+        assert_eq!(said, (1, expected));
+        broker.finish();
+    }
+}
+
+#[test]
+fn a_round_ends_in_time_whatever_a_broker_sends_meanwhile() {
+    for answers_connect in [false, true] {
+        let broker = Broker::start(move |mut client| {
+            match answers_connect {
+                true => drop(client.accept()),
+                false => assert!(matches!(client.next(), Some(Packet::Connect(_)))),
+            }
+            let pongs = [0xd0, 0].repeat(1000);
+            while client.stream.write_all(&pongs).is_ok() {}
+        });
+        let (code, said) = failed(broker.address.port(), "probe --count 1 --timeout 0.5");
+        let step = if answers_connect { "step subscribe" } else { "step connect" };
+        assert_eq!(code, 1);
+        assert!(said.contains(step) && said.contains("does not answer"), "{said}");
+        broker.finish();
+    }
 }
 
 /// A number of the page; `None` if it is not there.
