@@ -49,7 +49,7 @@ use crate::log::{self, Event, Level};
 use crate::reins::Reins;
 use crate::shards::Shards;
 use crate::trace::Traces;
-use crate::watchdog::{STUCK_AFTER, Vigil};
+use crate::watchdog::Vigil;
 
 /// What the admin interface knows the broker by.
 #[derive(Clone)]
@@ -76,6 +76,13 @@ pub struct Source {
     pub storage: Option<PathBuf>,
     /// Where `petrelctl` finds its token, if anywhere.
     pub folder: Option<PathBuf>,
+}
+
+impl Source {
+    /// Clients are let in, and no shard is stuck on which they would wait.
+    fn is_ready(&self) -> bool {
+        self.serves.load(Ordering::Relaxed) && self.vigil.stuck().is_none()
+    }
 }
 
 /// Questions to shards at once.
@@ -311,21 +318,25 @@ async fn not_so() -> Problem {
 
 /// Whether the process does what it is for, or should be started anew.
 async fn live(State(known): State<Arc<Known>>) -> (StatusCode, String) {
-    match known.source.vigil.stuck() {
-        Some(shard) => {
-            let seconds = STUCK_AFTER.as_secs();
-            let text = format!("shard {shard} has had no turn for {seconds} seconds\n");
-            (StatusCode::SERVICE_UNAVAILABLE, text)
-        }
-        None => (StatusCode::OK, "live\n".to_owned()),
-    }
+    unless_stuck(&known.source.vigil, "live\n")
 }
 
 /// Whether clients should be sent here.
-async fn ready(State(known): State<Arc<Known>>) -> (StatusCode, &'static str) {
+async fn ready(State(known): State<Arc<Known>>) -> (StatusCode, String) {
     match known.source.serves.load(Ordering::Relaxed) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "clients are not let in\n"),
+        true => unless_stuck(&known.source.vigil, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "clients are not let in\n".to_owned()),
+    }
+}
+
+fn unless_stuck(vigil: &Vigil, well: &str) -> (StatusCode, String) {
+    match vigil.stuck() {
+        Some(shard) => {
+            let seconds = vigil.stuck_after().as_secs_f32();
+            let text = format!("shard {shard} has had no turn for {seconds} seconds\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text)
+        }
+        None => (StatusCode::OK, well.to_owned()),
     }
 }
 

@@ -9,6 +9,7 @@
 //! bells, the courier's sockets. After that a descriptor is used by the thread that opened it and by
 //! no other.
 
+mod end;
 mod error;
 mod seed;
 
@@ -34,6 +35,7 @@ use petrel_shard::access::Rules;
 use petrel_shard::level_hash::HashKey;
 use petrel_shard::{Interest, Outbox, Shard, ShardConfig, ShardIndex, SlotMap};
 
+pub use self::end::StopError;
 pub use self::error::BootError;
 use self::seed::{CALLED_OFF, Order, Place, Seed, wire_limits};
 #[cfg(feature = "admin")]
@@ -59,8 +61,9 @@ use crate::report::Names;
 use crate::shards::{ShardHandle, Shards};
 use crate::storage;
 use crate::sys::SysTopics;
+use crate::systemd;
 use crate::trace::{self, Traces};
-use crate::watchdog::{Pulse, Vigil, Watchdog};
+use crate::watchdog::{Pulse, Vigil, Watchdog, stuck_after};
 
 /// How long all shards together may take to come up.
 const READY_WITHIN: Duration = Duration::from_secs(20);
@@ -70,6 +73,9 @@ const START_LOCK_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long the last wills may take to be given away.
 const LAST_WILLS_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long shards that stop may take before it is asked whether they have turns; twice what they need at most.
+const END_WITHIN: Duration = Duration::from_secs(12);
 
 /// A broker that runs.
 pub struct Running {
@@ -165,7 +171,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
     let traces = start_traces(&config, inbox, handles.clone(), clock)?;
     let reins = Reins::new(guard, Box::new(handles.clone()), clock, config.control_folder());
     let pulses = shards.iter().map(|shard| Arc::clone(&shard.handle.pulse)).collect();
-    let vigil = Arc::new(Vigil::new(pulses));
+    let vigil = Arc::new(Vigil::new(pulses, stuck_after(systemd::alive_within())));
     let watchdog = Watchdog::start(Arc::clone(&vigil)).map_err(BootError::Shard)?;
     let mut running = Running {
         addresses: Vec::new(),
@@ -203,6 +209,7 @@ pub fn start(config: Config, auth: &AuthMethods) -> Result<Running, BootError> {
                 // A shard that ended meanwhile says why when it is joined.
                 let _ = order.send(Order::Serve);
             }
+            running.vigil.begin();
             running.serves.store(true, Ordering::Relaxed);
             running.speak_of_itself();
             Ok(running)
@@ -521,8 +528,8 @@ impl Running {
     /// Takes leave of all clients and ends. Returns within some seconds whatever they do.
     ///
     /// # Errors
-    /// A shard had ended before its time, with this.
-    pub fn stop(mut self) -> io::Result<()> {
+    /// A shard had ended before its time, or does not end.
+    pub fn stop(mut self) -> Result<(), StopError> {
         self.serves.store(false, Ordering::Relaxed);
         self.sys = None;
         if let Some(control) = self.control.take() {
@@ -543,11 +550,13 @@ impl Running {
         self.join_all()
     }
 
-    fn join_all(self) -> io::Result<()> {
-        let mut result = Ok(());
+    fn join_all(self) -> Result<(), StopError> {
         self.certificates.stop();
-        for shard in self.shards {
-            result = result.and(shard.thread.join());
+        let threads = self.shards.into_iter().map(|shard| shard.thread).collect();
+        let result = end::join(threads, &self.vigil, END_WITHIN);
+        if let Err(StopError::Stuck(_)) = result {
+            // Lanes wait for what the shard might still give them.
+            return result;
         }
         if let Some(inquiries) = self.staff.inquiries {
             inquiries.stop();

@@ -5,16 +5,17 @@ use std::fmt;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use petrel_engine::auth::AuthMethods;
-use petrel_engine::boot::{self, FdTables, Running};
+use petrel_engine::boot::{self, FdTables, Running, StopError};
 use petrel_engine::cli::{self, Command};
 use petrel_engine::config::{Config, Listener};
 use petrel_engine::figures::Watch;
 use petrel_engine::log::{self, Event, Level, Value};
 use petrel_engine::memory::Memory;
 use petrel_engine::systemd::Systemd;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 // The shards make and free small blocks all the time, each on its own core.
@@ -75,6 +76,8 @@ fn check(file: Option<&Path>) -> Result<(), Failed> {
 
 fn run(file: Option<&Path>) -> Result<(), Failed> {
     let config = load(file)?;
+    // Whoever is at the limit of a file's size is told so by the write, as where a disk is full, instead of ended.
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(Failed::to_start)?;
     // Caught before anything starts, so that a signal during the start is not lost.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1]).map_err(Failed::to_start)?;
     log::start(&config.log).map_err(Failed::to_start)?;
@@ -100,7 +103,13 @@ fn run(file: Option<&Path>) -> Result<(), Failed> {
     say(Event::BrokerStopping, "stopping: clients are told to go elsewhere");
     let stopped = running.stop();
     say(Event::Figures, watch.figures().stages());
-    stopped.map_err(|error| Failed(1, format!("petrel: a shard had failed: {error}")))?;
+    stopped.map_err(|error| {
+        let code = match error {
+            StopError::Shard(_) => 1,
+            StopError::Stuck(_) => 3,
+        };
+        Failed(code, format!("petrel: {error}"))
+    })?;
     say(Event::BrokerStopped, "stopped");
     Ok(())
 }

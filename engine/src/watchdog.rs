@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::log::{self, Event, Level, Value};
 
-/// How often it looks; four ticks fit in.
+/// How often it looks for forgotten pumps; four ticks fit in.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// The signs of life of one shard.
@@ -65,6 +65,11 @@ impl Pulse {
         self.stalls.load(Ordering::Relaxed)
     }
 
+    /// True if the pump has ended in order.
+    fn has_ended(&self) -> bool {
+        self.turns() > 0 && self.thread.load(Ordering::Relaxed) == 0
+    }
+
     /// True if the pump has had no turn since the last two looks although its thread was free to
     /// run one both times.
     fn is_forgotten(&self, seen: &mut Seen) -> bool {
@@ -96,24 +101,53 @@ fn sleeps(thread: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
-/// A shard that has had no turn for so long is stuck; an idle one has four in a second.
-pub const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// A shard that has had no turn for so long is stuck, unless somebody wants to know sooner; an idle one has four turns
+/// in a second.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
+/// Nobody is told sooner than this: a shard that works for so long may still be all right.
+const STUCK_AFTER_MIN: Duration = Duration::from_secs(1);
+
+/// How long a shard may have no turn before it is stuck, where somebody starts the process anew unless it says within
+/// this time that it is alive: half of that, so that there is time left to say it.
+#[must_use]
+pub fn stuck_after(alive_within: Option<Duration>) -> Duration {
+    alive_within.map_or(STUCK_AFTER, |within| (within / 2).clamp(STUCK_AFTER_MIN, STUCK_AFTER))
+}
 
 /// Which shards have turns: the judgement of all who have to say whether the process does what it is for.
 #[derive(Debug)]
 pub struct Vigil {
     pulses: Vec<Arc<Pulse>>,
+    stuck_after: Duration,
     /// By shard: its turns, and when they were fewer.
     turns: Mutex<Vec<(u64, Instant)>>,
 }
 
 impl Vigil {
-    /// Over these shards.
+    /// Over these shards, which are stuck when they have had no turn for so long.
     #[must_use]
-    pub fn new(pulses: Vec<Arc<Pulse>>) -> Self {
+    pub fn new(pulses: Vec<Arc<Pulse>>, stuck_after: Duration) -> Self {
         let now = Instant::now();
         let turns = pulses.iter().map(|pulse| (pulse.turns(), now)).collect();
-        Self { pulses, turns: Mutex::new(turns) }
+        Self { pulses, stuck_after, turns: Mutex::new(turns) }
+    }
+
+    /// How long a shard has no turn before it is stuck.
+    #[must_use]
+    pub const fn stuck_after(&self) -> Duration {
+        self.stuck_after
+    }
+
+    /// Shards have turns from now on; what was before does not count.
+    pub fn begin(&self) {
+        let now = Instant::now();
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.iter_mut().for_each(|(_, at)| *at = now);
+    }
+
+    /// How often to look, so that what is told of a shard is about true.
+    fn every(&self) -> Duration {
+        EVERY.min(self.stuck_after / 4)
     }
 
     /// Looks which shards have had a turn. Nobody looking any more is seen as if no shard had any.
@@ -126,15 +160,24 @@ impl Vigil {
         }
     }
 
-    /// The first shard that has had no turn for [`STUCK_AFTER`].
+    /// The first shard that is stuck: it has had no turn for [`Self::stuck_after`], and has not ended.
     #[must_use]
     pub fn stuck(&self) -> Option<usize> {
+        self.each_stuck().into_iter().position(|is| is)
+    }
+
+    /// Of each shard, whether it is stuck.
+    #[must_use]
+    pub fn each_stuck(&self) -> Vec<bool> {
         self.stuck_at(Instant::now())
     }
 
-    fn stuck_at(&self, now: Instant) -> Option<usize> {
+    fn stuck_at(&self, now: Instant) -> Vec<bool> {
         let turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.iter().position(|(_, at)| now.saturating_duration_since(*at) > STUCK_AFTER)
+        let is_stuck = |((_, at), pulse): (&(u64, Instant), &Arc<Pulse>)| {
+            now.saturating_duration_since(*at) > self.stuck_after && !pulse.has_ended()
+        };
+        turns.iter().zip(&self.pulses).map(is_stuck).collect()
     }
 }
 
@@ -171,8 +214,14 @@ impl Drop for Watchdog {
 
 fn watch(vigil: &Vigil, stopped: &Receiver<()>) {
     let mut seen = vec![Seen::default(); vigil.pulses.len()];
-    while stopped.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-        vigil.look(Instant::now());
+    let mut next = Instant::now() + EVERY;
+    while stopped.recv_timeout(vigil.every()) == Err(RecvTimeoutError::Timeout) {
+        let now = Instant::now();
+        vigil.look(now);
+        if now < next {
+            continue;
+        }
+        next = now + EVERY;
         for (shard, (pulse, seen)) in vigil.pulses.iter().zip(&mut seen).enumerate() {
             if pulse.is_forgotten(seen) {
                 let fields = [("shard", Value::Number(shard as u64))];
@@ -193,19 +242,35 @@ mod tests {
     #[test]
     fn a_shard_without_turns_is_stuck_until_it_has_one() {
         let pulses = [Arc::new(Pulse::default()), Arc::new(Pulse::default())];
-        let vigil = Vigil::new(pulses.to_vec());
+        let vigil = Vigil::new(pulses.to_vec(), stuck_after(None));
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
-        assert_eq!(vigil.stuck_at(after(4)), None);
+        pulses[0].begin();
+        assert_eq!(vigil.stuck_at(after(4)), [false, false]);
         pulses[0].beat();
         vigil.look(after(4));
-        assert_eq!(vigil.stuck_at(after(6)), Some(1));
+        assert_eq!(vigil.stuck_at(after(6)), [false, true]);
+        pulses[1].begin();
         pulses[1].beat();
         vigil.look(after(7));
-        assert_eq!(vigil.stuck_at(after(8)), None);
+        assert_eq!(vigil.stuck_at(after(8)), [false, false]);
         // Nobody has looked since.
         pulses.iter().for_each(|pulse| pulse.beat());
-        assert_eq!(vigil.stuck_at(after(10)), Some(0));
+        assert_eq!(vigil.stuck_at(after(10)), [true, false]);
+        pulses[0].end();
+        assert_eq!(vigil.stuck_at(after(20)), [false, true]);
+    }
+
+    #[test]
+    fn who_is_told_within_a_time_is_told_of_a_stuck_shard_within_half_of_it() {
+        let [none, long, two, one] =
+            [None, Some(30_000), Some(4_000), Some(500)].map(|ms| ms.map(Duration::from_millis));
+        assert_eq!(stuck_after(none), STUCK_AFTER);
+        assert_eq!(stuck_after(long), STUCK_AFTER);
+        assert_eq!(stuck_after(two), Duration::from_secs(2));
+        assert_eq!(stuck_after(one), STUCK_AFTER_MIN);
+        let vigil = Vigil::new(Vec::new(), stuck_after(one));
+        assert!(vigil.every() * 2 < vigil.stuck_after(), "a look that comes late changes nothing");
     }
 
     #[test]

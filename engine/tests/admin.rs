@@ -7,12 +7,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
-use common::{Client, PATIENCE, RUNTIMES, config, publish_packet, start};
+use common::{Client, PATIENCE, RUNTIMES, config, connect_packet, publish_packet, start};
+use petrel_engine::auth::{AuthMethod, AuthMethods};
 use petrel_engine::boot::Running;
 use petrel_engine::config::AdminConfig;
-use petrel_proto::{Packet, Qos, Version};
+use petrel_proto::{Packet, Qos, ReasonCode, Text, Version};
+use petrel_shard::{Question, Verdict};
 
 /// The status and the body of an answer.
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
@@ -171,6 +174,49 @@ fn health_is_told_and_what_is_not_there_is_not_found() {
         broker.stop().expect("it stops");
         assert!(TcpStream::connect(admin).is_err(), "it does not listen any more");
     }
+}
+
+/// Does what a method must not do: it keeps its shard from its turns until it is let go.
+struct Holds(Mutex<mpsc::Receiver<()>>);
+
+impl AuthMethod for Holds {
+    fn name(&self) -> &str {
+        "holds"
+    }
+
+    fn step(&self, _: &Question) -> Verdict {
+        let _ = self.0.lock().expect("no panic").recv();
+        Verdict::Refuse { reason: ReasonCode::NotAuthorized }
+    }
+}
+
+#[test]
+fn a_shard_that_is_stuck_is_told_by_health_and_metrics_until_it_goes_on() {
+    let mut config = config(2, RUNTIMES[1]);
+    config.admin = Some(AdminConfig::at("127.0.0.1:0".parse().expect("an address")));
+    let (let_go, held) = mpsc::channel();
+    let mut methods = AuthMethods::default();
+    methods.add(Arc::new(Holds(Mutex::new(held))));
+    let broker = petrel_engine::boot::start(config, &methods).expect("it starts");
+    let admin = broker.admin_address().expect("it listens");
+    assert_eq!(sum(&samples(admin), "petrel_shard_stuck{"), 0.0);
+    let mut client = Client::open(broker.addresses()[0]);
+    let Packet::Connect(mut connect) = connect_packet("a", Version::V5) else {
+        panic!("a CONNECT")
+    };
+    connect.properties.authentication_method = Text::try_from("holds").ok();
+    client.send(&Packet::Connect(connect));
+    until(admin, |found| sum(found, "petrel_shard_stuck{") == 1.0);
+    for path in ["/health/live", "/health/ready"] {
+        let (status, text) = get(admin, path);
+        assert!(status == 503 && text.ends_with("has had no turn for 5 seconds\n"), "{text}");
+    }
+    assert_eq!(samples(admin)["petrel_ready"], 0.0);
+    let_go.send(()).expect("it is held");
+    assert!(matches!(client.receive(), Some(Packet::ConnAck(_))));
+    until(admin, |found| sum(found, "petrel_shard_stuck{") == 0.0 && found["petrel_ready"] == 1.0);
+    assert_eq!(get(admin, "/health/ready").0, 200);
+    broker.stop().expect("it stops");
 }
 
 /// The address of another program is told as that of a listener is.

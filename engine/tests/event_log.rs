@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Instant;
 
-use common::process::{Running, folder, petrel, with_config};
+use common::process::{Running, folder, limited, listener, petrel, with_config};
 use common::{Client, PATIENCE, connect_packet, publish_packet};
 use petrel_access::passwords::{Cost, hash};
 use petrel_engine::log::Event;
@@ -134,6 +134,40 @@ fn come(address: SocketAddr, packet: &Packet) -> (Client, ReasonCode) {
 fn disconnect(mut client: Client) {
     client.send(&Packet::Disconnect(Box::new(petrel_proto::Disconnect::new(ReasonCode::Success))));
     client.expect_end();
+}
+
+/// As `LimitFSIZE=` has it: no more is written, and everything else goes on.
+#[test]
+fn a_log_that_has_reached_the_limit_of_a_file_ends_nothing() {
+    // In units of 512 or 1,024 bytes, as the shell likes.
+    let log = "[engine]\nshards = 1\n[log]\nto = \"file\"\nfile = \"petrel.log\"\nclients = \"info\"\n\
+               lines_per_s = 100000\nlines_burst = 100000\n";
+    let (folder, mut command) = limited("-f 8", &(listener("mqtt", 0) + log));
+    let mut broker = Running::start(&mut command);
+    let file = folder.path().join("petrel.log");
+    let text = || String::from_utf8_lossy(&fs::read(&file).unwrap_or_default()).into_owned();
+    let begin = Instant::now();
+    let address: SocketAddr = loop {
+        let text = text();
+        let line = text.lines().find(|line| line.contains("listening for "));
+        let words = line.map(|line| line.split([' ', ',', '/']));
+        if let Some(address) = words.and_then(|mut words| words.find_map(|it| it.parse().ok())) {
+            break address;
+        }
+        assert!(begin.elapsed() < PATIENCE, "it does not serve: {text}");
+        std::thread::yield_now();
+    };
+    let is_full = || fs::metadata(&file).is_ok_and(|file| [4096, 8192].contains(&file.len()));
+    while !is_full() {
+        come(address, &connect_packet("a", Version::V5));
+        assert!(begin.elapsed() < PATIENCE, "{}", text());
+    }
+    for _ in 0..100 {
+        come(address, &connect_packet("a", Version::V5));
+    }
+    assert!(broker.child.try_wait().expect("a child").is_none());
+    broker.signal(Signal::TERM);
+    assert_eq!(broker.end().0, Some(0));
 }
 
 /// A line without its numbers, which are others each time.

@@ -4,7 +4,8 @@ mod common;
 
 use std::collections::VecDeque;
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use common::process::{Running, folder, listener, petrel, with_config};
@@ -42,11 +43,25 @@ fn systemd_is_told_of_the_start_of_life_of_reloads_and_of_the_end() {
     let folder = folder(&(listener("mqtt", 0) + "[engine]\nshards = 2\n"));
     let path = folder.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("bound");
+    is_told(&folder, socket, path.to_str().expect("UTF-8"));
+}
+
+/// As systemd itself has them in containers.
+#[test]
+fn systemd_is_told_at_a_name_that_is_no_path() {
+    let folder = folder(&(listener("mqtt", 0) + "[engine]\nshards = 2\n"));
+    // Nobody else has a folder of this name.
+    let name = folder.path().to_str().expect("UTF-8").to_owned();
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    is_told(&folder, UnixDatagram::bind_addr(&address).expect("bound"), &format!("@{name}"));
+}
+
+fn is_told(folder: &tempfile::TempDir, socket: UnixDatagram, name: &str) {
     socket.set_read_timeout(Some(PATIENCE)).expect("set");
     let mut manager = Manager { socket, heard: VecDeque::new() };
     let mut command = petrel();
-    with_config(&mut command, &folder);
-    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID");
+    with_config(&mut command, folder);
+    command.env("NOTIFY_SOCKET", name).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID");
     let mut broker = Running::start(&mut command);
     let address = broker.address();
 
@@ -64,10 +79,13 @@ fn systemd_is_told_of_the_start_of_life_of_reloads_and_of_the_end() {
 
     let file = folder.path().join("p.toml");
     let text = fs::read_to_string(&file).expect("it is there");
-    fs::write(&file, text + "[engine]\n").expect("written");
+    fs::write(&file, text + "apples = 1\npears = 2\n").expect("written");
     broker.signal(Signal::HUP);
     manager.hears("RELOADING=1");
-    let status = manager.hears("READY=1").pop().expect("a status");
+    let states = manager.hears("READY=1");
+    assert_eq!(states.len(), 2, "a problem is no state: {states:?}");
+    let status = &states[1];
+    assert!(status.contains("apples") && status.contains("pears"), "{status}");
     assert!(status.contains("nothing has changed"), "{status}");
 
     broker.signal(Signal::TERM);

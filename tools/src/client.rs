@@ -7,7 +7,7 @@ mod tls;
 mod trace;
 mod transport;
 
-pub use connection::{Connection, Happening};
+pub use connection::{Connection, Happening, PACKET_BYTES_MAX};
 pub use exchanges::{Event, Exchanges, subscribe};
 pub use signals::Signals;
 pub use tls::make as make_tls;

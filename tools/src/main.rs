@@ -82,11 +82,12 @@ enum Command {
 }
 
 impl Command {
-    fn run(self) -> Result<(), Failure> {
+    /// `quiet` says that nobody wants to hear of errors; what ends the program is told by its exit code.
+    fn run(self, quiet: bool) -> Result<(), Failure> {
         match self {
             Self::Pub(arguments) => publish::run(&arguments.options()?),
             Self::Sub(arguments) => subscribe::run(&arguments.options()?),
-            Self::Probe(arguments) => arguments.run(),
+            Self::Probe(arguments) => arguments.run(quiet),
             Self::Stress(arguments) => arguments.run(),
             Self::Passwd(arguments) => arguments.run(),
             Self::Ban(arguments) => arguments.run(),
@@ -119,7 +120,7 @@ impl Command {
 
 fn main() -> ExitCode {
     let (quiet, done) = match CommandLine::try_parse() {
-        Ok(line) => (line.quiet, line.command.run()),
+        Ok(line) => (line.quiet, line.command.run(line.quiet)),
         // What could not be read to its end may ask for silence all the same.
         Err(error) => (std::env::args_os().any(|it| it == "--quiet"), usage::answer(&error)),
     };

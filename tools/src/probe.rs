@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use petrel_proto::{Qos, TopicName};
 
-use crate::client::Signals;
+use crate::client::{Signals, make_tls};
 use crate::failure::Failure;
 use crate::json;
 use crate::options::broker::BrokerArguments;
@@ -29,7 +29,8 @@ A round connects a subscriber, subscribes to a topic that nobody else has, conne
 until the message is back, and disconnects both. A round that fails does not end the others.
 
 Exit codes: 0 every round was good, else that of the first failure: 1, or the reason code with which the broker \
-refused the connection. --serve ends with 0 on SIGINT and SIGTERM."
+refused the connection. --serve says on stderr why rounds fail, whenever that changes, and ends with 0 on SIGINT \
+and SIGTERM."
 )]
 pub struct ProbeArguments {
     /// So many rounds.
@@ -62,6 +63,9 @@ pub struct ProbeArguments {
     broker: BrokerArguments,
 }
 
+/// Bytes of one packet that a probe takes: its own have less than a hundred, those of others on the same topic have more.
+const PACKET_BYTES_MAX: u32 = 1 << 20;
+
 /// What a round needs to know.
 struct Plan {
     subscriber: Common,
@@ -73,11 +77,11 @@ struct Plan {
 
 impl ProbeArguments {
     /// Probes, once or until it is ended.
-    pub fn run(self) -> Result<(), Failure> {
+    pub fn run(self, quiet: bool) -> Result<(), Failure> {
         let plan = self.plan()?;
         let signals = Signals::catch()?;
         if let Some(address) = self.serve {
-            return exporter::serve(address, &plan, self.interval, &signals);
+            return exporter::serve(address, &plan, self.interval, &signals, quiet);
         }
         let mut rounds = Vec::new();
         let mut next = Instant::now();
@@ -101,10 +105,17 @@ impl ProbeArguments {
 
     fn plan(&self) -> Result<Plan, Failure> {
         let common = self.broker.common()?;
+        // They are read again for every round; what is wrong with them from the start is no failure of the broker.
+        if let Some(tls) = &common.tls {
+            make_tls(&mut tls.clone())?;
+        }
         let [subscriber, publisher] = ["sub", "pub"].map(|role| {
             let prefix = self.id_prefix.as_deref();
-            options::client_id(prefix, common.version, role)
-                .map(|client_id| Common { client_id, ..common.clone() })
+            options::client_id(prefix, common.version, role).map(|client_id| Common {
+                client_id,
+                packet_bytes_max: PACKET_BYTES_MAX,
+                ..common.clone()
+            })
         });
         let topic = match self.broker.topic(self.topic.clone())? {
             Some(topic) => topic,

@@ -33,7 +33,7 @@ pub(super) struct Version {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Overview {
     uptime_s: u64,
-    /// Clients are let in.
+    /// Clients are let in, and all shards have turns.
     ready: bool,
     connections: u64,
     by_state: Vec<Number>,
@@ -193,7 +193,7 @@ pub(super) async fn overview(State(known): State<Arc<Known>>) -> Json<Overview> 
     let shards = shards.map(|(shard, (it, turns))| ShardNumbers::new(shard, &it, &turns));
     Json(Overview {
         uptime_s: known.begun.elapsed().as_secs(),
-        ready: source.serves.load(std::sync::atomic::Ordering::Relaxed),
+        ready: source.is_ready(),
         connections: source.watch.shards().map(|it| it.connections).sum(),
         by_state: states.collect(),
         sessions: figures.sessions,

@@ -53,7 +53,8 @@ pub(super) struct Metrics {
     residency: Vec<Histogram<u64>>,
     guard: GuardFigures,
     stalls: u64,
-    serves: bool,
+    stuck: Vec<bool>,
+    is_ready: bool,
     listeners: Vec<String>,
 }
 
@@ -67,7 +68,8 @@ impl Metrics {
             residency: source.watch.residency().collect(),
             guard: source.guard.figures(),
             stalls: source.shards.pulses().map(|pulse| pulse.stalls()).sum(),
-            serves: source.serves.load(std::sync::atomic::Ordering::Relaxed),
+            stuck: source.vigil.each_stuck(),
+            is_ready: source.is_ready(),
             listeners: source.doors.iter().map(|door| door.name.clone()).collect(),
         }
     }
@@ -164,8 +166,8 @@ impl Metrics {
         let mut of =
             writer.0.encode_descriptor("petrel_build_info", help, None, MetricType::Gauge)?;
         ConstGauge::new(1_u64).encode(of.encode_family(&labels)?)?;
-        let help = "Whether clients are let in: 1, or 0 while it starts and stops";
-        writer.gauge("petrel_ready", help, f64::from(u8::from(self.serves)))?;
+        let help = "Whether clients are let in and no shard is stuck: 1, or 0 as while it starts and stops";
+        writer.gauge("petrel_ready", help, f64::from(u8::from(self.is_ready)))?;
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let cpu_s = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
         let counter = ConstCounter::new(cpu_s);
@@ -373,6 +375,11 @@ impl Metrics {
         let help = "How long what the packets that each shard has sent to clients come of was in the broker: from when it \
                     could be read, by this shard or another, until they were given to their sockets";
         writer.times(("petrel_residency_seconds", help), &self.residency)?;
+        let help =
+            "Whether each shard is stuck, 1, or has turns, 0: by the judgement of /health/live";
+        let stuck = self.stuck.iter().enumerate();
+        let stuck = stuck.map(|(shard, &is)| (shard.to_string(), u64::from(is)));
+        writer.gauges(("petrel_shard_stuck", help, "shard"), stuck)?;
         let help = "Times that an executor had forgotten its shard; more than 0 is a fault";
         writer.counter("petrel_shard_stalls", help, self.stalls)
     }

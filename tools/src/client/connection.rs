@@ -17,8 +17,8 @@ use crate::failure::{Failure, in_words};
 use crate::options::Common;
 use crate::options::properties::PacketKind;
 
-/// The largest packet there is; what the program accepts.
-const PACKET_BYTES_MAX: u32 = 268_435_460;
+/// The largest packet there is.
+pub const PACKET_BYTES_MAX: u32 = 268_435_460;
 
 /// An open MQTT connection.
 pub struct Connection {
@@ -26,6 +26,8 @@ pub struct Connection {
     signals: Signals,
     version: Version,
     debug: bool,
+    /// Bytes of one packet that it takes.
+    packet_bytes_max: u32,
     incoming: BytesMut,
     keep_alive: Option<KeepAlive>,
     next_packet_id: u16,
@@ -87,6 +89,7 @@ impl Connection {
             signals,
             version: options.version,
             debug: options.debug,
+            packet_bytes_max: options.packet_bytes_max,
             incoming: BytesMut::new(),
             keep_alive: None,
             next_packet_id: 1,
@@ -128,13 +131,15 @@ impl Connection {
             }
             match self.wait(Some(deadline), None)? {
                 Happening::Interrupted => return Err(Failure::interrupted()),
-                Happening::Deadline => {
+                Happening::Received | Happening::Written | Happening::Input
+                    if Instant::now() < deadline => {}
+                // Whoever sends other things all the time does not answer either.
+                _ => {
                     return Err(Failure::new(format!(
                         "{} does not answer CONNECT; is that an MQTT broker?",
                         self.transport.place()
                     )));
                 }
-                Happening::Received | Happening::Written | Happening::Input => {}
             }
         }
     }
@@ -225,8 +230,13 @@ impl Connection {
     /// The broker said DISCONNECT, or something that is not MQTT.
     pub fn arrived(&mut self) -> Result<Option<Packet>, Failure> {
         loop {
-            let whole = frame(&self.incoming, PACKET_BYTES_MAX)
-                .map_err(|error| self.not_mqtt(error.what))?;
+            let whole =
+                frame(&self.incoming, self.packet_bytes_max).map_err(|error| {
+                    match error.reason {
+                        ReasonCode::PacketTooLarge => self.too_large(),
+                        _ => self.not_mqtt(error.what),
+                    }
+                })?;
             let Frame::Complete(bytes) = whole else { return Ok(None) };
             let encoded = self.incoming.split_to(bytes).freeze();
             let packet = decode(&encoded, Some(self.version)).map_err(|error| {
@@ -286,12 +296,14 @@ impl Connection {
             self.transport.flush()?;
             let pending = self.transport.is_pending();
             let until = [deadline, patience].into_iter().flatten().min();
-            let until = if was_pending && !pending { Some(Instant::now()) } else { until };
+            let more = self.transport.has_more();
+            let at_once = more || was_pending && !pending;
+            let until = if at_once { Some(Instant::now()) } else { until };
             let ready = self.signals.wait(self.transport.as_fd(), pending, input, until)?;
             if ready.interrupted {
                 return Ok(Happening::Interrupted);
             }
-            if ready.readable {
+            if ready.readable || more {
                 self.transport.read(&mut self.incoming)?;
                 return Ok(Happening::Received);
             }
@@ -369,6 +381,11 @@ impl Connection {
         })
     }
 
+    fn too_large(&self) -> Failure {
+        let (place, most) = (self.transport.place(), self.packet_bytes_max);
+        Failure::new(format!("{place} sends a packet of more than {most} bytes"))
+    }
+
     /// Guesses from the first bytes what else is spoken at that port.
     fn not_mqtt(&self, what: &str) -> Failure {
         let place = self.transport.place();
@@ -393,6 +410,11 @@ fn connect(options: &Common) -> Connect {
     let list = &options.properties;
     let mut properties = list.connect.clone();
     properties.user_properties = list.user_properties(PacketKind::Connect);
+    if options.version.is_v5() && options.packet_bytes_max < PACKET_BYTES_MAX {
+        let most = options.packet_bytes_max;
+        let given = properties.maximum_packet_size.unwrap_or(most);
+        properties.maximum_packet_size = Some(given.min(most));
+    }
     properties.session_expiry_interval_s =
         options.session_expiry_s.or(properties.session_expiry_interval_s);
     let will = options.will.as_ref().map(|will| {

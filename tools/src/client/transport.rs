@@ -23,6 +23,9 @@ use crate::options::{Common, Link};
 /// How long a broker may take from TCP to the end of all handshakes, CONNACK included.
 pub const HANDSHAKE_TIME: Duration = Duration::from_secs(30);
 
+/// Bytes that are read before somebody looks at them.
+const READ_BYTES_MAX: usize = 256 << 10;
+
 /// How long a broker may take for the last bytes and for its own close.
 const CLOSING_TIME: Duration = Duration::from_secs(5);
 
@@ -39,6 +42,8 @@ pub struct Transport {
     written: usize,
     queued_bytes: usize,
     open: bool,
+    /// The last read ended before there was nothing more.
+    more: bool,
     place: String,
 }
 
@@ -59,6 +64,7 @@ impl Transport {
             written: 0,
             queued_bytes: 0,
             open: true,
+            more: false,
             place,
         };
         let mut upgraded = true;
@@ -109,6 +115,11 @@ impl Transport {
     /// False once the broker has ended its side.
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// True if there may be bytes to read that the socket has not any more.
+    pub fn has_more(&self) -> bool {
+        self.more
     }
 
     /// True if bytes wait for the socket.
@@ -166,17 +177,27 @@ impl Transport {
         Ok(())
     }
 
-    /// Appends to `plain` what the broker has sent; false while a WebSocket handshake goes on.
+    /// Appends to `plain` what the broker has sent, or a part of that, which [`Self::has_more`] says; false while a
+    /// WebSocket handshake goes on.
     pub fn read(&mut self, plain: &mut BytesMut) -> Result<bool, Failure> {
         let mut upgraded = self.websocket.is_none();
         let mut buffer = [0; 16 << 10];
+        let mut read_bytes = 0;
+        self.more = false;
         loop {
+            if read_bytes >= READ_BYTES_MAX {
+                self.more = true;
+                return Ok(upgraded);
+            }
             match self.read_some(&mut buffer) {
                 Ok(0) => {
                     self.open = false;
                     return Ok(upgraded);
                 }
-                Ok(count) => upgraded |= self.receive(&buffer[..count], plain)?,
+                Ok(count) => {
+                    read_bytes += count;
+                    upgraded |= self.receive(&buffer[..count], plain)?;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(upgraded),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_gone(error.kind()) => {
@@ -267,18 +288,23 @@ impl Transport {
                 }
             }
             let ready = signals.wait(self.as_fd(), self.is_pending(), None, Some(deadline))?;
+            if ready.writable {
+                deadline = Instant::now() + CLOSING_TIME;
+            }
             if ready.readable {
                 // The MQTT session has ended; what goes wrong below it now does not matter.
                 if self.read(&mut ignored).is_err() || !self.open {
                     return Ok(());
                 }
                 ignored.clear();
-            } else if ready.writable {
-                deadline = Instant::now() + CLOSING_TIME;
-            } else if half_closed {
-                return Ok(());
-            } else {
-                return Err(Failure::new(format!("{} does not read what is sent", self.place)));
+            }
+            if ready.interrupted || deadline <= Instant::now() {
+                return match half_closed {
+                    true => Ok(()),
+                    false => {
+                        Err(Failure::new(format!("{} does not read what is sent", self.place)))
+                    }
+                };
             }
         }
     }

@@ -13,6 +13,7 @@ use super::common::{Common, Credentials};
 use super::properties::PropertyList;
 use super::url::{self, Url};
 use super::{bytes, text, topic_name};
+use crate::client::PACKET_BYTES_MAX;
 use crate::failure::Failure;
 
 /// What is between MQTT and TCP or TLS.
@@ -172,6 +173,7 @@ impl BrokerArguments {
             properties: PropertyList::default(),
             debug: self.debug,
             time_limit: None,
+            packet_bytes_max: PACKET_BYTES_MAX,
         })
     }
 

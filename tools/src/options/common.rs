@@ -71,6 +71,8 @@ pub struct Common {
     pub debug: bool,
     /// `-W`: after this time the program ends.
     pub time_limit: Option<Duration>,
+    /// Bytes of one packet that the program takes.
+    pub packet_bytes_max: u32,
 }
 
 impl Common {

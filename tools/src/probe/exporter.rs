@@ -1,6 +1,7 @@
 //! `--serve`: rounds one after the other, and what the last of them said for Prometheus.
 
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +10,7 @@ use super::Plan;
 use super::round::{self, Round};
 use crate::client::Signals;
 use crate::failure::Failure;
-use crate::step::Step;
+use crate::step::{Failed, Step};
 
 mod http;
 
@@ -27,6 +28,7 @@ pub fn serve(
     plan: &Plan,
     interval: Duration,
     signals: &Signals,
+    quiet: bool,
 ) -> Result<(), Failure> {
     let cannot = |error| Failure::new(format!("cannot serve on {address}: {error}"));
     let listener = TcpListener::bind(address).map_err(cannot)?;
@@ -37,15 +39,37 @@ pub fn serve(
         .map_err(cannot)?;
     crate::print(&format!("http://{address}/metrics\n"))?;
     let mut next = Instant::now();
+    let mut news = News::default();
     while !signals.pause(Some(next))? {
         next = Instant::now() + interval;
         let round = round::run(plan);
         if round.was_interrupted() {
             break;
         }
+        let new = news.of(&round).filter(|_| !quiet);
+        if let Some(new) = new {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(io::stderr(), "petrelctl: {new}");
+        }
         figures.lock().unwrap_or_else(PoisonError::into_inner).add(round);
     }
     Ok(())
+}
+
+/// Why the last round failed, to say only what is new.
+#[derive(Debug, Default)]
+struct News(Option<String>);
+
+impl News {
+    /// What a round says that the one before it did not.
+    fn of(&mut self, round: &Round) -> Option<String> {
+        let now = round.failed.as_ref().map(Failed::sentence);
+        if self.0 == now {
+            return None;
+        }
+        self.0.clone_from(&now);
+        Some(now.unwrap_or_else(|| "messages go through again".to_owned()))
+    }
 }
 
 impl Figures {
@@ -104,7 +128,24 @@ impl Figures {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::step::Failed;
+
+    #[test]
+    fn a_failure_is_said_once_and_its_end_too() {
+        let mut news = News::default();
+        let failed = |text: &str| {
+            let mut round = Round::default();
+            round.failed = Some(Failed { step: Step::Connect, failure: Failure::new(text) });
+            round
+        };
+        let good = Round::default();
+        let mut say = |round: &Round| news.of(round);
+        assert_eq!(say(&good), None);
+        assert_eq!(say(&failed("x")).as_deref(), Some("step connect: x"));
+        assert_eq!(say(&failed("x")), None);
+        assert_eq!(say(&failed("y")).as_deref(), Some("step connect: y"));
+        assert_eq!(say(&good).as_deref(), Some("messages go through again"));
+        assert_eq!(say(&good), None);
+    }
 
     #[test]
     fn what_is_said_is_openmetrics() {

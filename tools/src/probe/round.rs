@@ -158,12 +158,14 @@ impl Exchange {
                 .wait(Some(deadline), Some(subscriber.as_fd()))
                 .map_err(Step::Publish.failed())?;
         } else if happened != Happening::Interrupted {
-            return Ok(false);
+            return Ok(deadline <= Instant::now());
         }
         match happened {
             Happening::Interrupted => Err(Step::RoundTrip.failed()(Failure::interrupted())),
             Happening::Deadline => Ok(true),
-            Happening::Received | Happening::Written | Happening::Input => Ok(false),
+            Happening::Received | Happening::Written | Happening::Input => {
+                Ok(deadline <= Instant::now())
+            }
         }
     }
 

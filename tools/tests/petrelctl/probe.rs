@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Stdio;
 
-use petrel_proto::{ConnAckProperties, ReasonCode};
+use petrel_proto::{ConnAckProperties, Packet, ReasonCode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -97,6 +97,48 @@ fn a_refusal_ends_with_its_code_and_silence_with_the_time() {
     broker.finish();
 }
 
+/// A broker that announces much and sends it is not believed, nor waited for.
+#[test]
+fn a_packet_without_measure_ends_the_round_before_it_is_taken() {
+    for version in ["311", "5"] {
+        let broker = Broker::start(|mut client| {
+            let connect = client.accept();
+            let most = connect.properties.maximum_packet_size;
+            assert_eq!(most, connect.version.is_v5().then_some(1 << 20));
+            assert!(matches!(client.next(), Some(Packet::Subscribe(_))));
+            client.stream.write_all(b"\x30\xff\xff\xff\x7f").expect("it reads");
+            while client.stream.write_all(&[b'z'; 65536]).is_ok() {}
+        });
+        let line = format!("probe --count 1 --timeout 60 -V {version}");
+        let said = failed(broker.address.port(), &line);
+        let expected = format!(
+            "petrelctl: step subscribe: {} sends a packet of more than 1048576 bytes\n",
+            broker.address
+        );
+        assert_eq!(said, (1, expected));
+        broker.finish();
+    }
+}
+
+#[test]
+fn a_round_ends_in_time_whatever_a_broker_sends_meanwhile() {
+    for answers_connect in [false, true] {
+        let broker = Broker::start(move |mut client| {
+            match answers_connect {
+                true => drop(client.accept()),
+                false => assert!(matches!(client.next(), Some(Packet::Connect(_)))),
+            }
+            let pongs = [0xd0, 0].repeat(1000);
+            while client.stream.write_all(&pongs).is_ok() {}
+        });
+        let (code, said) = failed(broker.address.port(), "probe --count 1 --timeout 0.5");
+        let step = if answers_connect { "step subscribe" } else { "step connect" };
+        assert_eq!(code, 1);
+        assert!(said.contains(step) && said.contains("does not answer"), "{said}");
+        broker.finish();
+    }
+}
+
 /// A number of the page; `None` if it is not there.
 fn sample(address: SocketAddr, name: &str) -> Option<f64> {
     let mut stream = TcpStream::connect(address).expect("it listens");
@@ -117,7 +159,9 @@ fn what_is_served_follows_the_broker() {
     let line = "probe --serve 0 --interval 0.05 --timeout 60 -h 127.0.0.1 -p";
     let mut words: Vec<_> = line.split_whitespace().collect();
     words.push(&port);
-    let mut child = petrelctl(&words).stdout(Stdio::piped()).spawn().expect("petrelctl starts");
+    let mut command = petrelctl(&words);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("petrelctl starts");
     let mut line = String::new();
     let stdout = child.stdout.take().expect("a pipe");
     BufReader::new(stdout).read_line(&mut line).expect("where it serves");
@@ -136,12 +180,28 @@ fn what_is_served_follows_the_broker() {
         std::thread::yield_now();
     }
     // The round in which the broker stopped may have failed in any step; those after it cannot connect.
-    while sample(address, "petrel_probe_failures_total{step=\"connect\"}") < Some(1.0) {
+    while sample(address, "petrel_probe_failures_total{step=\"connect\"}") < Some(3.0) {
         std::thread::yield_now();
     }
     let time = sample(address, "petrel_probe_duration_seconds{step=\"round_trip\"}");
     assert_eq!(time, None, "it did not come so far");
     let pid = Pid::from_raw(child.id().try_into().expect("a process id")).expect("not zero");
     kill_process(pid, Signal::TERM).expect("it runs");
+    let mut said = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("UTF-8");
+    let refused = format!(
+        "petrelctl: step connect: cannot connect to 127.0.0.1:{port}: connection refused; is the broker running there?"
+    );
+    assert_eq!(said.lines().filter(|line| *line == refused).count(), 1, "{said}");
+    assert_eq!(said.lines().last(), Some(&*refused), "{said}");
     assert_eq!(code(child.wait().expect("it ends")), 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_keeps_it_from_serving() {
+    let line = "probe --serve 0 -h localhost --cafile nowhere.pem";
+    let words: Vec<_> = line.split_whitespace().collect();
+    let (code, stdout, stderr) = outcome(&mut petrelctl(&words));
+    assert_eq!((code, stdout.len()), (1, 0), "{stderr}");
+    assert!(stderr.contains("nowhere.pem"), "{stderr}");
 }

@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Connections at once; who comes meanwhile waits in the kernel.
-const THREADS: usize = 4;
+/// Connections at once, a thread for each; who comes meanwhile waits in the kernel.
+const THREADS: usize = 64;
+/// Nothing here is deep.
+const STACK_BYTES: usize = 256 << 10;
 const REQUEST_BYTES_MAX: usize = 8 << 10;
-/// For a request and its answer.
+/// For a request: who says nothing keeps others waiting for no longer, however many of them there are.
+const REQUEST_TIME_MAX: Duration = Duration::from_secs(1);
+/// For an answer, and until who asked has let go.
 const TIME_MAX: Duration = Duration::from_secs(3);
 /// Between tries when the system has no socket to give.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -20,15 +24,23 @@ pub fn answer(
     listener: TcpListener,
     page: impl Fn() -> String + Send + Sync + 'static,
 ) -> io::Result<()> {
+    answer_within(listener, REQUEST_TIME_MAX, page)
+}
+
+fn answer_within(
+    listener: TcpListener,
+    request_time: Duration,
+    page: impl Fn() -> String + Send + Sync + 'static,
+) -> io::Result<()> {
     let (listener, page) = (Arc::new(listener), Arc::new(page));
     for number in 0..THREADS {
         let (listener, page) = (Arc::clone(&listener), Arc::clone(&page));
-        let thread = thread::Builder::new().name(format!("http-{number}"));
+        let thread = thread::Builder::new().name(format!("http-{number}")).stack_size(STACK_BYTES);
         thread.spawn(move || {
             loop {
                 match listener.accept() {
                     // Who asks and does not wait for the answer is no concern of the others.
-                    Ok((stream, _)) => drop(converse(&stream, &*page)),
+                    Ok((stream, _)) => drop(converse(&stream, request_time, &*page)),
                     Err(_) => thread::sleep(PAUSE),
                 }
             }
@@ -37,9 +49,13 @@ pub fn answer(
     Ok(())
 }
 
-fn converse(mut stream: &TcpStream, page: &dyn Fn() -> String) -> io::Result<()> {
+fn converse(
+    mut stream: &TcpStream,
+    request_time: Duration,
+    page: &dyn Fn() -> String,
+) -> io::Result<()> {
+    let request = head(stream, Instant::now() + request_time)?;
     let deadline = Instant::now() + TIME_MAX;
-    let request = head(stream, deadline)?;
     let answer = answer_to(&request, page);
     stream.set_write_timeout(Some(left(deadline)?))?;
     stream.write_all(answer.as_bytes())?;
@@ -128,6 +144,23 @@ mod tests {
         }
         let head = answer_to(b"HEAD /metrics HTTP/1.1\r\n\r\n", &|| "page\n".to_owned());
         assert!(head.contains("Content-Length: 5\r\n") && head.ends_with("\r\n\r\n"), "{head}");
+    }
+
+    #[test]
+    fn who_says_nothing_holds_nobody_up() {
+        const LONG: Duration = Duration::from_secs(600);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        answer_within(listener, LONG, || "page\n".to_owned()).expect("threads");
+        let _silent: Vec<_> =
+            (0..THREADS - 1).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        // Much longer than it takes, and shorter than the others may.
+        stream.set_read_timeout(Some(LONG / 20)).expect("a timeout");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("it reads");
+        let mut said = String::new();
+        stream.read_to_string(&mut said).expect("an answer and its end");
+        assert!(said.ends_with("\r\n\r\npage\n"), "{said:?}");
     }
 
     #[test]
