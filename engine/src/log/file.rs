@@ -2,8 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// Only its owner writes it, and its group reads it where the umask leaves it that: client identifiers and addresses
 /// stand there.
@@ -19,14 +21,16 @@ pub(super) struct LogFile {
     files_kept: u32,
     /// The last line is not whole, since the disk took no more of it.
     is_torn: bool,
+    /// Why it has grown beyond its size, if nobody has been told yet.
+    grows: Option<io::Error>,
 }
 
 impl LogFile {
     /// Goes on where the file ends, or makes it.
     pub(super) fn open(path: &Path, bytes_maximum: u64, files_kept: u32) -> io::Result<Self> {
-        let (file, bytes) = open(path)?;
-        let is_torn = false;
-        Ok(Self { path: path.to_owned(), file, bytes, bytes_maximum, files_kept, is_torn })
+        let Opened { file, bytes, is_torn } = open(path)?;
+        let (path, grows) = (path.to_owned(), None);
+        Ok(Self { path, file, bytes, bytes_maximum, files_kept, is_torn, grows })
     }
 
     /// Writes a line, to a new file if the present one has no room for it.
@@ -34,8 +38,9 @@ impl LogFile {
         let room = self.bytes_maximum.saturating_sub(self.bytes);
         if self.bytes > 0 && room < line.len() as u64 {
             // One that cannot be moved away goes on growing, and is tried again after as much.
-            if self.rotate().is_err() {
+            if let Err(error) = self.rotate() {
                 self.bytes = 1;
+                self.grows = Some(error);
             }
         }
         if self.is_torn {
@@ -52,9 +57,14 @@ impl LogFile {
 
     /// Opens the file once more: somebody may have moved it away.
     pub(super) fn reopen(&mut self) -> io::Result<()> {
-        (self.file, self.bytes) = open(&self.path)?;
-        self.is_torn = false;
+        let Opened { file, bytes, is_torn } = open(&self.path)?;
+        (self.file, self.bytes, self.is_torn) = (file, bytes, is_torn);
         Ok(())
+    }
+
+    /// Why it could not begin anew, once for each time.
+    pub(super) const fn why_it_grows(&mut self) -> Option<io::Error> {
+        self.grows.take()
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -75,10 +85,25 @@ impl LogFile {
     }
 }
 
-fn open(path: &Path) -> io::Result<(File, u64)> {
-    let file = OpenOptions::new().append(true).create(true).mode(MODE).open(path)?;
-    let bytes = file.metadata()?.len();
-    Ok((file, bytes))
+struct Opened {
+    file: File,
+    bytes: u64,
+    is_torn: bool,
+}
+
+fn open(path: &Path) -> io::Result<Opened> {
+    let mut options = OpenOptions::new();
+    // A named pipe that nobody reads would be waited for.
+    options.append(true).create(true).mode(MODE).custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    let metadata = file.metadata()?;
+    let (is_file, bytes) = (metadata.is_file(), metadata.len());
+    let mut last = [b'\n'];
+    if is_file && bytes > 0 {
+        // What cannot be read is taken to be whole.
+        let _ = File::open(path).and_then(|file| file.read_exact_at(&mut last, bytes - 1));
+    }
+    Ok(Opened { file, bytes, is_torn: last != [b'\n'] })
 }
 
 fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
@@ -128,6 +153,39 @@ mod tests {
         let expected =
             [("log", "six, and it is long\n"), ("log.1", "four\nfive\n"), ("log.2", "three\n")];
         assert_eq!(contents(folder.path()), files(&expected));
+    }
+
+    #[test]
+    fn what_a_process_has_left_half_written_stays_a_line_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "hal").unwrap();
+        let mut log = LogFile::open(&path, 100, 2).unwrap();
+        log.write(b"whole\n").unwrap();
+        assert_eq!(contents(folder.path()), files(&[("log", "hal\nwhole\n")]));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_moved_away_grows_and_it_is_said_why() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::create_dir_all(folder.path().join("log.1/full")).unwrap();
+        let mut log = LogFile::open(&path, 10, 1).unwrap();
+        for line in ["one\n", "three\n", "four\n"] {
+            log.write(line.as_bytes()).unwrap();
+        }
+        assert!(log.why_it_grows().is_some() && log.why_it_grows().is_none());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\nthree\nfour\n");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_is_an_error_and_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let (kind, mode) =
+            (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+        assert!(LogFile::open(&path, 10, 1).is_err());
     }
 
     #[test]

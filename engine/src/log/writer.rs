@@ -158,6 +158,7 @@ impl Writer {
                 Ok(Entry::Wake) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.say_grows();
             self.say_lost();
             if self.sum_at <= Instant::now() {
                 self.sum();
@@ -185,6 +186,19 @@ impl Writer {
             );
             self.say(Level::Error, Event::Note, &[], text);
         }
+    }
+
+    /// Says why the file has more than its size, if it has not been said.
+    fn say_grows(&mut self) {
+        let Sink::File(file) = &mut self.sink else { return };
+        let Some(error) = file.why_it_grows() else { return };
+        let path = self.config.file.clone().unwrap_or_default();
+        let path = path.display();
+        let text = format_args!(
+            "the log at {path} is full and cannot begin anew: {error}; it goes on growing, and this is tried again \
+             after as much"
+        );
+        self.say(Level::Error, Event::Note, &[], text);
     }
 
     /// Says how many lines nobody has taken, if now somebody does.
