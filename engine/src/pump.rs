@@ -55,7 +55,7 @@ use history::History;
 use load::{Level, Load, ProcessLoad, Signals};
 use peers::PeerLoad;
 use rate::{Pace, PublishRate, Rates};
-use times::Lately;
+use times::{Gathered, Lately};
 
 /// What the sockets bring is taken in one turn up to so much work, in packets of some 0.3 µs, so that neither a
 /// flood of them nor a crowd that comes or goes keeps the others waiting.
@@ -424,12 +424,12 @@ impl Pump {
             self.look_at_the_doorway();
         }
         self.receive();
-        self.times.handles_its_own(self.outbox.writes.len());
+        self.times.handles_its_own(|| gathered(&self.outbox));
         self.hear_storage();
         self.hear_desk();
         self.let_in();
         self.read();
-        self.times.handles_its_own(self.outbox.writes.len());
+        self.times.handles_its_own(|| gathered(&self.outbox));
         // After what has been read: who has sent something meanwhile has not been silent.
         if ticked || self.shard.is_overdue() {
             self.feed(Input::Timer);
@@ -651,7 +651,8 @@ impl Pump {
         self.sockets_wait = false;
         while left > 0 && !self.is_full() {
             let Some(event) = self.parts.wire.next_event() else { return };
-            self.times.handles(self.parts.wire.readable_since_ns(), self.outbox.writes.len());
+            let outbox = &self.outbox;
+            self.times.handles(self.parts.wire.readable_since_ns(), || gathered(outbox));
             let work = match &event {
                 WireEvent::Connect { .. } | WireEvent::Closed { .. } => WORK_OF_A_SESSION,
                 WireEvent::Packet {
@@ -857,6 +858,8 @@ impl Pump {
     fn carry_out(&mut self) {
         for _ in 0..ROUNDS_MAX {
             self.shard.end_turn(&mut self.outbox);
+            let since = self.times.since_of_messages(self.outbox.peers.len());
+            self.parts.mesh.set_since(since);
             if let Some(storage) = &mut self.parts.storage {
                 storage.take(&mut self.outbox);
             }
@@ -872,7 +875,6 @@ impl Pump {
             });
             outbox.peers.clear();
             self.ask();
-            self.parts.mesh.set_since(self.times.earliest());
             self.parts.mesh.flush();
             self.write();
             for at in 0..self.outbox.closes.len() {
@@ -934,10 +936,14 @@ impl Pump {
         }
         outbox.clear_writes();
         parts.wire.flush(|conn, pending_bytes| flushed.push((conn, pending_bytes)));
-        if packets > 0 {
-            times.sent(packets, parts.clock.nanos());
-        }
+        // Who sends nothing need not know how late it is.
+        times.sent(packets, if packets > 0 { parts.clock.nanos() } else { 0 });
     }
+}
+
+/// What an outbox holds.
+const fn gathered(outbox: &Outbox) -> Gathered {
+    Gathered { packets: outbox.writes.len(), messages: outbox.peers.len() }
 }
 
 const fn id_of(key: ConnKey) -> ConnId {

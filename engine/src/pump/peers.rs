@@ -108,7 +108,8 @@ impl Pump {
                 }
             };
             let before = batch.len();
-            self.times.handles(batch.since(), self.outbox.writes.len());
+            let outbox = &self.outbox;
+            self.times.handles(batch.since(), || super::gathered(outbox));
             while left > 0
                 && self.takes_from_peers()
                 && let Some(message) = batch.pop()

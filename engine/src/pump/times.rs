@@ -47,9 +47,26 @@ pub(super) struct Lately {
     turns: Histogram<u64>,
     /// Since when what is handled now could be read.
     since: Stamp,
-    /// The same of what has been handled and is not sent yet: from which of the packets to be sent on.
-    causes: Vec<(usize, Stamp)>,
+    /// The same of what has been handled and whose packets and messages are not sent yet.
+    causes: Vec<Cause>,
     residency: Histogram<u64>,
+}
+
+/// How much is to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Gathered {
+    /// Packets to clients.
+    pub(super) packets: usize,
+    /// Messages to other shards.
+    pub(super) messages: usize,
+}
+
+/// What is handled from some moment on.
+#[derive(Debug, Clone, Copy)]
+struct Cause {
+    /// What had been gathered before.
+    before: Gathered,
+    since: Stamp,
 }
 
 impl Default for Lately {
@@ -64,8 +81,12 @@ impl Lately {
     pub(super) fn begin_turn(&mut self, now: Stamp) {
         self.began = now;
         self.since = now;
+        self.begin_round();
+    }
+
+    fn begin_round(&mut self) {
         self.causes.clear();
-        self.causes.push((0, now));
+        self.causes.push(Cause { before: Gathered::default(), since: self.since });
     }
 
     /// It has ended.
@@ -74,37 +95,46 @@ impl Lately {
         self.turns.saturating_record(us_between(self.began, now));
     }
 
-    /// What is handled from now on could be read since then; so many packets are to be sent for what came before.
+    /// What is handled from now on could be read since then; so much has been gathered before.
     /// *Cost*: a comparison where neighbours came together.
     #[inline]
-    pub(super) fn handles(&mut self, since: Stamp, packets: usize) {
+    pub(super) fn handles(&mut self, since: Stamp, before: impl FnOnce() -> Gathered) {
         if self.since != since {
             self.since = since;
-            self.causes.push((packets, since));
+            self.causes.push(Cause { before: before(), since });
         }
     }
 
     /// What is handled from now on comes of this turn itself.
-    pub(super) fn handles_its_own(&mut self, packets: usize) {
-        self.handles(self.began, packets);
+    pub(super) fn handles_its_own(&mut self, before: impl FnOnce() -> Gathered) {
+        self.handles(self.began, before);
     }
 
-    /// Since when the first of what has been handled could be read, of what is not sent yet.
-    pub(super) fn earliest(&self) -> Stamp {
-        self.causes.iter().map(|(_, since)| *since).min().unwrap_or(self.since)
+    /// Since when the first of what these messages come of could be read, all that are gathered for other shards. What has
+    /// led to none of them says nothing of them: it may have come from another shard itself, and its time would go round.
+    pub(super) fn since_of_messages(&self, messages: usize) -> Stamp {
+        let (mut upto, mut first) = (messages, None);
+        for Cause { before, since } in self.causes.iter().rev() {
+            if upto > before.messages {
+                first = Some(first.unwrap_or(*since).min(*since));
+            }
+            upto = upto.min(before.messages);
+        }
+        first.unwrap_or(self.since)
     }
 
-    /// So many packets have been given to their sockets: all that were to be sent.
+    /// So many packets have been given to their sockets: all that were gathered, as the messages were sent.
     pub(super) fn sent(&mut self, packets: usize, now: Stamp) {
         let mut upto = packets;
-        for (from, since) in self.causes.drain(..).rev() {
-            if upto > from {
+        for Cause { before, since } in self.causes.iter().rev() {
+            if upto > before.packets {
                 // A count of packets of a turn.
-                self.residency.saturating_record_n(us_between(since, now), (upto - from) as u64);
+                let count = (upto - before.packets) as u64;
+                self.residency.saturating_record_n(us_between(*since, now), count);
             }
-            upto = upto.min(from);
+            upto = upto.min(before.packets);
         }
-        self.causes.push((0, self.since));
+        self.begin_round();
     }
 
     /// Shows all that to those who watch.
@@ -173,18 +203,24 @@ mod tests {
         let times = Times::default();
         let mut lately = Lately::default();
         let us = |us: u64| us * 1000;
+        let gathered = |packets, messages| move || Gathered { packets, messages };
         lately.begin_turn(us(100));
-        // Another shard could read at 40 what two packets come of, and a socket at 90 what three do.
-        lately.handles(us(40), 0);
-        lately.handles(us(90), 2);
-        lately.handles(us(90), 4);
+        // Another shard could read at 40 what two packets come of, and a socket at 90 what three and a message do.
+        lately.handles(us(40), gathered(0, 0));
+        lately.handles(us(90), gathered(2, 0));
+        lately.handles(us(90), gathered(4, 1));
         // What causes no packet.
-        lately.handles(us(1), 5);
-        lately.handles_its_own(5);
-        assert_eq!(lately.earliest(), us(1));
+        lately.handles(us(1), gathered(5, 1));
+        assert_eq!(lately.since_of_messages(1), us(90), "what came last did not lead to it");
+        lately.handles_its_own(gathered(5, 1));
+        assert_eq!(
+            lately.since_of_messages(1),
+            us(90),
+            "what came from the other shard did not lead to it"
+        );
         lately.sent(6, us(110));
         // What is sent in the same turn later.
-        assert_eq!(lately.earliest(), us(100));
+        assert_eq!(lately.since_of_messages(3), us(100));
         lately.sent(4, us(200));
         lately.publish(&Times::default(), &times);
         let all = times.all();
